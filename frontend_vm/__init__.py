@@ -1,0 +1,1 @@
+"""The front-end VM. What runs inside the VM imports only this package."""
