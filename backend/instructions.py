@@ -41,7 +41,7 @@ NewPassword = Annotated[str, Meta(min_length=12, max_length=128)]
 Token = Annotated[str, Meta(min_length=43, max_length=43, pattern=r"^[A-Za-z0-9_-]+\Z")]
 """256 random bits, base64url without padding: what ``secrets.token_urlsafe(32)`` makes."""
 Peer = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z:.%\[\]/ -]+\Z")]
-"""Where the operator comes from as the front-end saw it (``https 192.0.2.7``): for the audit log, believed by nobody."""
+"""Where the operator comes from as the front-end saw it (``https 192.0.2.7``): for the audit log only."""
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -70,13 +70,19 @@ class PortsList(Instruction, frozen=True, tag="ports.list"):
 
 
 class HostnameSet(Instruction, frozen=True, tag="hostname.set"):
-    """Give the host a name that survives reboot and power loss; needs a token; answered with `Done` once it is in force."""
+    """Give the host a name that survives reboot and power loss; needs a token.
+
+    Answered with `Done` once it is in force.
+    """
 
     hostname: Hostname
 
 
 class PasswordSet(Instruction, frozen=True, tag="password.set"):
-    """Change the operator's password; needs a token and the present password; ends all other sessions; answered with `Done`."""
+    """Change the operator's password; needs a token and the present password.
+
+    Ends all other sessions; answered with `Done`.
+    """
 
     old: Password
     new: NewPassword
@@ -98,7 +104,10 @@ AnyInstruction = (
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
-    """One request. ``seq`` must be larger than every ``seq`` before it under the same link keys, else it is a replay."""
+    """One request.
+
+    ``seq`` must be larger than every ``seq`` before it under the same link keys, else it is a replay.
+    """
 
     v: Literal[1]
     seq: Annotated[int, Meta(ge=1, le=2**63 - 1)]
