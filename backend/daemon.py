@@ -1,0 +1,176 @@
+"""The backend daemon: ``python3 -m backend.daemon``.
+
+A systemd service (Type=notify) of an unprivileged user. Its log goes to standard error. Standard output is the
+serial console and shows one thing: the first password, or why nobody can log in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from backend.actions import Actions
+from backend.audit import Audit, LogFile
+from backend.credential import Passwords
+from backend.gate import Gate
+from backend.host_status import HostStatus
+from backend.instructions import OPERATOR
+from backend.limits import Bucket
+from backend.link import listen, load_keys
+from backend.notify import notify, watchdog_interval
+from backend.server import LinkServer
+from backend.settings import Settings
+from backend.worker import Worker
+
+log = logging.getLogger("daemon")
+
+STDOUT = 1
+"""Its file descriptor: what is shown must neither be buffered nor recoded."""
+
+
+def to_console(lines: list[str]) -> None:
+    """Show lines on the serial console.
+
+    In a thread that nobody waits for: a terminal that is held (XOFF, no cable) must not hold the daemon.
+    """
+    # In one write, so that kernel messages do not get in between; \r for a console in raw mode.
+    text = "".join(f"\r\n{line}" for line in ["", *lines, "", ""]).encode()
+
+    def show() -> None:
+        try:
+            rest = memoryview(text)
+            while rest:
+                rest = rest[os.write(STDOUT, rest) :]
+        except OSError as error:
+            log.error("cannot write to the console: %s", error)
+
+    threading.Thread(target=show, name="console", daemon=True).start()
+
+
+def first_password_lines(password: str) -> list[str]:
+    """What the console shows. The third line is for programs as well: its form must not change."""
+    bar = "=" * 64
+    return [
+        bar,
+        "First password of this appliance, shown on this console only:",
+        f"sallyport: first password for {OPERATOR}: {password}",
+        "A restart replaces it, until somebody has logged in with it.",
+        bar,
+    ]
+
+
+class Daemon:
+    """The running service: started when entered, stopped when left."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        console: Callable[[list[str]], None] = to_console,
+        hostname: Callable[[], str] = socket.gethostname,
+    ) -> None:
+        self._settings = settings
+        self._console = console
+        self._hostname = hostname
+        self._stack = contextlib.AsyncExitStack()
+        self.port = 0
+        """Where it listens."""
+        self.serving: asyncio.Task[None] | None = None
+        """Ends only if the service broke."""
+
+    async def __aenter__(self) -> Daemon:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self._settings
+        keys = load_keys(settings.link)
+        disk, cpu = Worker("disk"), Worker("cpu")
+        stack.callback(disk.stop)
+        stack.callback(cpu.stop)
+        host = HostStatus(settings, self._hostname)
+        audit = Audit(LogFile(settings.data / "audit.jsonl"), disk, host.boot_id)
+        stack.push_async_callback(audit.close)
+        attempts = Bucket(settings.change_rate, settings.change_burst)
+        passwords = Passwords(settings.data / "credential.json", disk, cpu, attempts)
+        first_password = await passwords.start()
+        actions = Actions(settings, audit, passwords, host, disk, hostname=self._hostname)
+        stack.callback(actions.close)
+        listener = stack.enter_context(listen(settings))
+        self.port = listener.getsockname()[1]
+        gate = Gate(settings.request_rate, settings.request_burst)
+        server = LinkServer(settings, keys, listener, gate, actions, audit)
+        await audit.record("backend.start", outcome="failed" if passwords.problem else "ok", detail=passwords.problem)
+        self.serving = asyncio.create_task(server.serve())
+        stack.push_async_callback(_end, self.serving)
+        if first_password is not None:
+            self._console(first_password_lines(first_password))
+        if passwords.problem:
+            self._console(
+                [
+                    f"sallyport: logins are refused: {passwords.problem}.",
+                    "Restore that file, or erase the data partition to begin anew, then reboot.",
+                ]
+            )
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+
+
+async def _feed_watchdog() -> None:
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
+
+
+async def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Daemon(settings) as daemon:
+        log.info("listening on %s:%d %s", settings.address, daemon.port, settings.device)
+        notify("READY=1")
+        watchdog = asyncio.create_task(_feed_watchdog())
+        stopped = asyncio.create_task(stop.wait())
+        assert daemon.serving is not None
+        await asyncio.wait({stopped, daemon.serving}, return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        broke = daemon.serving.done()
+        if broke and (error := daemon.serving.exception()):
+            log.error("the server broke", exc_info=error)
+        for task in (watchdog, stopped):
+            task.cancel()
+    return 1 if broke else 0
+
+
+def main(settings: Settings | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    os.umask(0o077)
+    try:
+        return asyncio.run(serve(settings or Settings()))
+    except (OSError, ValueError) as error:
+        log.error("cannot start: %s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

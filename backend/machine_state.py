@@ -1,0 +1,79 @@
+"""What the supervisor says about the front-end VM, as a file that the daemon reads.
+
+The supervisor writes it, the daemon answers ``status.get`` from it; they share nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from backend import store
+from backend.instructions import Count, Machine
+
+LIMIT = 4096
+"""Bytes of the file at most."""
+TEXT = 200
+"""Characters of a text in it at most: `Machine` has to fit in one message together with the rest of `Status`."""
+
+
+class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
+    """The front-end VM. ``started_at`` is CLOCK_MONOTONIC (`time.monotonic`) in seconds."""
+
+    state: Literal["starting", "running", "restarting"]
+    accelerator: Literal["kvm", "tcg"]
+    accelerator_reason: Annotated[str, Meta(max_length=TEXT)]
+    starts: Count
+    started_at: float
+    last_exit: Annotated[str, Meta(max_length=TEXT)]
+
+
+def write(path: Path, state: MachineState) -> None:
+    """Replace the file at once; texts are cut to `TEXT` characters. The folder is in memory, so no fsync.
+
+    Raises:
+        OSError: the old file is still there.
+    """
+    short = msgspec.structs.replace(
+        state, accelerator_reason=state.accelerator_reason[:TEXT], last_exit=state.last_exit[:TEXT]
+    )
+    store.replace(path, msgspec.json.encode(short) + b"\n", mode=0o644, durable=False)
+
+
+def read(path: Path) -> MachineState | None:
+    """What the supervisor wrote last; None if it has not yet.
+
+    Raises:
+        OSError: the file cannot be read.
+        msgspec.DecodeError, ValueError: it is not a `MachineState`.
+    """
+    try:
+        return msgspec.json.decode(store.read(path, LIMIT), type=MachineState)
+    except FileNotFoundError:
+        return None
+
+
+def machine(state: MachineState | None, now: float | None = None) -> Machine:
+    """The wire form; `now` is CLOCK_MONOTONIC in seconds, by default the present."""
+    if state is None:
+        return Machine(
+            state="starting",
+            accelerator="tcg",
+            accelerator_reason="not known yet",
+            starts=0,
+            uptime_s=0.0,
+            last_exit="",
+        )
+    uptime = (time.monotonic() if now is None else now) - state.started_at
+    return Machine(
+        state=state.state,
+        accelerator=state.accelerator,
+        accelerator_reason=state.accelerator_reason,
+        starts=state.starts,
+        uptime_s=round(max(0.0, uptime), 3),
+        last_exit=state.last_exit,
+    )

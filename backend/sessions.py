@@ -1,0 +1,77 @@
+"""Operators who are logged in. Only in memory: a reboot logs everybody out."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+
+from backend.limits import Clock
+
+
+@dataclass
+class OpenSession:
+    """One operator who is logged in. Times are those of the table's clock."""
+
+    digest: bytes
+    peer: str
+    opened_at: float
+    used_at: float
+
+
+class Sessions:
+    """The table of open sessions, bounded in number and in time.
+
+    Keeps the SHA-256 of each token instead of the token, so a look into this process' memory gives no session,
+    and a look-up by an attacker's token says nothing through its timing.
+    """
+
+    def __init__(self, most: int, idle_s: float, life_s: float, clock: Clock = time.monotonic) -> None:
+        self._most = most
+        self._idle_s = idle_s
+        self._life_s = life_s
+        self._clock = clock
+        self._by_digest: dict[bytes, OpenSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def open(self, peer: str) -> str:
+        """Open a session and give its token; the one that was idle longest makes room where there is none."""
+        self._expire()
+        if len(self._by_digest) >= self._most:
+            self.close(min(self._by_digest.values(), key=lambda session: session.used_at))
+        token = secrets.token_urlsafe(32)
+        now = self._clock()
+        digest = _digest(token)
+        self._by_digest[digest] = OpenSession(digest, peer, now, now)
+        return token
+
+    def find(self, token: str | None) -> OpenSession | None:
+        """The session of `token`, which counts as used now; None if it is not (or no longer) open."""
+        if token is None:
+            return None
+        self._expire()
+        session = self._by_digest.get(_digest(token))
+        if session is not None:
+            session.used_at = self._clock()
+        return session
+
+    def close(self, session: OpenSession) -> None:
+        """End one session; one that is closed already stays so."""
+        self._by_digest.pop(session.digest, None)
+
+    def close_others(self, session: OpenSession) -> None:
+        """End all sessions but this."""
+        self._by_digest = {key: one for key, one in self._by_digest.items() if key == session.digest}
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for session in list(self._by_digest.values()):
+            if now - session.used_at >= self._idle_s or now - session.opened_at >= self._life_s:
+                self.close(session)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

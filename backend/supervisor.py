@@ -1,0 +1,191 @@
+"""Supervises the front-end VM: starts QEMU, listens for its heartbeat, starts it anew when it ends or falls silent.
+
+Runs, like QEMU itself, as a user without privileges: the access tap comes as an open file descriptor from the port's
+process, the link's tap belongs to this user. Both descriptors stay open here while QEMU comes and goes, so the host's
+side of the network never changes under a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend import accelerator, machine_state, tap, vm
+from backend.accelerator import Accelerator
+from backend.heartbeat import BEAT
+from backend.machine_state import MachineState
+from backend.notify import notify, watchdog_interval
+
+RUN = Path("/run/sallyport/vm")
+TAPS = Path("/run/sallyport/port/taps.sock")
+log = logging.getLogger("supervisor")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds to wait for signs of life."""
+
+    first_kvm: float = 60.0
+    first_tcg: float = 240.0
+    """From QEMU's start to the first heartbeat."""
+    next: float = 6.0
+    """From one heartbeat to the next; the front-end sends one a second."""
+    backoff: float = 5.0
+    """Longest pause before a VM that keeps dying at once is started again."""
+
+
+def receive_tap() -> int:
+    """The access tap from the port's process.
+
+    Raises:
+        OSError: the process does not answer, or sent no descriptor.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(10)
+        client.connect(str(TAPS))
+        _, descriptors, _, _ = socket.recv_fds(client, 64, 1)
+    if len(descriptors) != 1:
+        raise OSError(f"{TAPS}: no file descriptor came")
+    return descriptors[0]
+
+
+class Heart:
+    """The socket that heartbeats arrive at, and when the last one did."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(path))
+        shutil.chown(path, group="sallyport-beat")
+        path.chmod(0o660)
+
+    def drain(self) -> None:
+        """Forget what came before: beats of the VM that is gone."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(16)
+
+    async def beat(self) -> None:
+        """Wait for one heartbeat."""
+        while await asyncio.get_running_loop().sock_recv(self._socket, 16) != BEAT:
+            pass
+
+
+class Supervisor:
+    """Keeps one VM alive."""
+
+    def __init__(self, taps: vm.Taps, chosen: Accelerator, heart: Heart, patience: Patience) -> None:
+        self._taps = taps
+        self._accelerator = chosen
+        self._heart = heart
+        self._patience = patience
+        self._starts = 0
+        self._started_at = time.monotonic()
+        self._silent_boots = 0
+        self._last_exit = ""
+
+    def _tell(self, state: str) -> None:
+        machine_state.write(
+            RUN / "state.json",
+            MachineState(
+                state=state,  # type: ignore[arg-type]
+                accelerator=self._accelerator.name,
+                accelerator_reason=self._accelerator.reason,
+                starts=self._starts,
+                started_at=self._started_at,
+                last_exit=self._last_exit,
+            ),
+        )
+
+    async def keep(self) -> None:
+        """Run VMs, one after the other, for ever."""
+        pause = 0.0
+        while True:
+            self._tell("restarting" if self._starts else "starting")
+            await asyncio.sleep(pause)
+            self._heart.drain()
+            self._starts += 1
+            self._started_at = time.monotonic()
+            child = await vm.start(self._accelerator, self._taps)
+            self._tell("restarting" if self._starts > 1 else "starting")
+            try:
+                self._last_exit = await self._watch(child)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                await child.wait()
+            lived = time.monotonic() - self._started_at
+            pause = 0.0 if lived > 10 else min(self._patience.backoff, max(0.2, pause * 2))
+            log.warning("the VM is started again after %.1f s: %s", lived, self._last_exit)
+
+    async def _watch(self, child: asyncio.subprocess.Process) -> str:
+        """Wait until the VM has ended or is silent; says which."""
+        first = self._patience.first_kvm if self._accelerator.name == "kvm" else self._patience.first_tcg
+        ended = asyncio.create_task(child.wait())
+        wait, beats = first, 0
+        try:
+            while True:
+                beat = asyncio.create_task(self._heart.beat())
+                done, _ = await asyncio.wait([ended, beat], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                beat.cancel()
+                if ended in done:
+                    return f"QEMU ended with status {ended.result()}"
+                if beat not in done:
+                    if beats == 0:
+                        self._doubt()
+                    return f"no heartbeat for {wait:.0f} s"
+                if beats == 0:
+                    self._silent_boots = 0
+                    log.info("first heartbeat after %.1f s", time.monotonic() - self._started_at)
+                    self._tell("running")
+                beats += 1
+                wait = self._patience.next
+        finally:
+            ended.cancel()
+
+    def _doubt(self) -> None:
+        """A VM that never came up under KVM twice in a row gets TCG, whatever the trial said."""
+        self._silent_boots += 1
+        if self._accelerator.name == "kvm" and self._silent_boots >= 2:
+            self._accelerator = Accelerator("tcg", "the VM did not come up under KVM twice in a row")
+
+
+async def _watchdog() -> None:
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
+
+
+async def main() -> None:
+    """Supervise until SIGTERM."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    taps = vm.Taps(access=receive_tap(), link=tap.open_tap("link0"))
+    chosen = await accelerator.choose(vm.QEMU_KVM, RUN)
+    log.info("%s: %s", chosen.name, chosen.reason)
+    heart = Heart(RUN / "heartbeat.sock")
+    notify("READY=1")
+    watchdog = asyncio.create_task(_watchdog())
+    try:
+        await Supervisor(taps, chosen, heart, Patience()).keep()
+    finally:
+        watchdog.cancel()
+        for descriptor in (taps.access, taps.link):
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(main())

@@ -1,0 +1,358 @@
+"""The REST API under ``/api/v1``: what the page and tools say to the front-end.
+
+A login answers with a cookie that holds a random session name. The backend's token stays in this process's
+memory, under the digest of that name: a stolen cookie is worth nothing away from this front-end, a cookie that
+was made up costs the backend nothing, and a restarted VM knows no sessions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import secrets
+import time
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from tornado.web import Application, HTTPError, stream_request_body
+
+from frontend_vm.instructions import (
+    AnyInstruction,
+    Done,
+    Hostname,
+    HostnameSet,
+    NewPassword,
+    Password,
+    PasswordSet,
+    Ports,
+    PortsList,
+    Result,
+    Session,
+    Status,
+    StatusGet,
+    SystemReboot,
+)
+from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.settings import peer_address
+from frontend_vm.web import PAGES, Handler, NotFound, Page
+
+log = logging.getLogger("api")
+
+COOKIE = "__Host-session"  # the prefix makes browsers insist on Secure, Path=/ and no Domain
+MAX_BODY = 4096
+MAX_SESSIONS = 32
+"""Web sessions at a time; the one unused for longest makes room."""
+
+HTTP_STATUS = {
+    "malformed": 400,
+    "denied": 401,
+    "limited": 429,
+    "failed": 500,
+}
+"""Of the backend's error codes; the others mean that the two ends do not fit together: 502."""
+
+T = TypeVar("T", bound=Struct)
+R = TypeVar("R", bound=Result)
+
+
+class Problem(HTTPError):
+    """An error answer: HTTP status, code and a sentence for the operator."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(status)
+        self.body = {"error": {"code": code, "message": message}}
+        self.retry_after_s = retry_after_s
+
+
+class Sessions:
+    """Backend sessions of logged-in browsers: at most `MAX_SESSIONS`, each ends when idle."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._open: dict[bytes, tuple[Session, float]] = {}  # least recently used first
+
+    def add(self, session: Session) -> str:
+        """Keep a session and return the name for its cookie."""
+        if len(self._open) >= MAX_SESSIONS:
+            self._close(next(iter(self._open)))
+        name = secrets.token_urlsafe(32)
+        self._open[self._digest(name)] = (session, time.monotonic())
+        return name
+
+    def token(self, name: str) -> str | None:
+        """The backend's token for a cookie; None if there is no such session or it was idle for too long."""
+        digest = self._digest(name)
+        session, used = self._open.pop(digest, (None, 0.0))
+        now = time.monotonic()
+        if session is None or now - used > session.idle_s:
+            return None
+        self._open[digest] = (session, now)
+        return session.token
+
+    def remove(self, name: str, close: bool) -> None:
+        """Forget a session, and close it at the backend too unless that has ended it already."""
+        if close:
+            self._close(self._digest(name))
+        else:
+            self._open.pop(self._digest(name), None)
+
+    def _close(self, digest: bytes) -> None:
+        session, _ = self._open.pop(digest, (None, 0.0))
+        if session is not None:
+            self._link.logout(session.token)
+
+    @staticmethod
+    def _digest(name: str) -> bytes:
+        # Looked up by digest: how long a dictionary takes to miss tells nothing about the name.
+        return hashlib.sha256(name.encode()).digest()
+
+
+@stream_request_body  # bodies are bounded while they arrive, and never meet Tornado's form parsers
+class Api(Handler):
+    """Base of the API's handlers."""
+
+    link: Link
+    sessions: Sessions
+
+    def initialize(self, link: Link, sessions: Sessions) -> None:
+        """Tornado's form of ``__init__``."""
+        self.link = link
+        self.sessions = sessions
+        self._body = bytearray()
+
+    def set_default_headers(self) -> None:
+        """Answers of the API are nobody's to keep."""
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    def compute_etag(self) -> str | None:
+        """None: see above."""
+        return None
+
+    def prepare(self) -> None:
+        """Refuse what another site made a browser send (CSRF), and bodies that are not JSON or too long.
+
+        Source: Fetch Metadata Request Headers (W3C), section 2.4; RFC 6454 section 7. Tools that are not
+        browsers send neither header, and have no cookie that somebody else could make them use.
+        """
+        headers = self.request.headers
+        site = headers.get("Sec-Fetch-Site")
+        origin = headers.get("Origin")
+        if (site is not None and site not in ("same-origin", "none")) or (
+            origin is not None and origin != f"https://{self.request.host}"
+        ):
+            raise Problem(403, "forbidden", "The request comes from another site.")
+        if headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers:
+            if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+                raise Problem(415, "media_type", "The body must be application/json.")
+            length = headers.get("Content-Length", "0")
+            if not length.isdecimal() or int(length) > MAX_BODY:
+                raise Problem(413, "oversized", f"The body may have {MAX_BODY} bytes.")
+
+    def data_received(self, chunk: bytes) -> None:
+        """Collect the body, up to one byte past its bound."""
+        self._body += chunk[: MAX_BODY + 1 - len(self._body)]
+
+    def body(self, kind: type[T], hint: str) -> T:
+        """The request's body as a typed object; the hint is the sentence for the operator if it is not one."""
+        if len(self._body) > MAX_BODY:
+            raise Problem(413, "oversized", f"The body may have {MAX_BODY} bytes.")
+        try:
+            return msgspec.json.decode(self._body, type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Problem(400, "malformed", hint) from error
+
+    @property
+    def peer(self) -> str:
+        """Where the operator comes from, for the audit log."""
+        return f"https {peer_address(self.request.remote_ip or '')}"
+
+    async def ask(self, do: AnyInstruction, expect: type[R]) -> R:
+        """Have the backend carry out an instruction for the operator who is logged in.
+
+        Raises:
+            Problem: 401 without a session, 503 without a backend, else by `HTTP_STATUS`.
+        """
+        name = self.get_cookie(COOKIE, "") or ""
+        token = self.sessions.token(name)
+        if token is None:
+            raise Problem(401, "denied", "Please log in.")
+        try:
+            return await self.link.ask(do, expect, token)
+        except Refused as refusal:
+            if refusal.error.code == "denied" and not isinstance(do, PasswordSet):
+                self.sessions.remove(name, close=False)
+                self.end_cookie()
+            raise problem_of(refusal) from refusal
+        except Unreachable as error:
+            raise Problem(503, "unreachable", str(error)) from error
+
+    def set_session(self, name: str) -> None:
+        """Hand the browser its session."""
+        self.set_cookie(COOKIE, name, path="/", secure=True, httponly=True, samesite="Strict")
+
+    def end_cookie(self) -> None:
+        """Have the browser forget its session."""
+        self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
+
+    def send(self, value: object) -> None:
+        """Answer JSON."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(value))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an error as JSON."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, Problem):
+            if error.retry_after_s > 0:
+                self.set_header("Retry-After", str(math.ceil(error.retry_after_s)))
+            self.send(error.body)
+        else:
+            code = {404: "not_found", 405: "method"}.get(status_code, "failed")
+            self.send({"error": {"code": code, "message": self._reason}})
+
+
+def problem_of(refusal: Refused) -> Problem:
+    """The HTTP form of an error of the backend."""
+    error = refusal.error
+    return Problem(HTTP_STATUS.get(error.code, 502), error.code, error.message, error.retry_after_s)
+
+
+class Login(Struct, forbid_unknown_fields=True):
+    """Body of ``POST session``."""
+
+    user: str
+    password: str
+
+
+class SessionHandler(Api):
+    """Log in and out."""
+
+    async def post(self) -> None:
+        """Open a session: 200 and a cookie, 401 wrong, 429 too often, 503 no backend."""
+        login = self.body(Login, "Expected a user and a password.")
+        try:
+            session = await self.link.login(login.user, login.password, self.peer)
+        except Refused as refusal:
+            if refusal.error.code == "malformed":  # outside of the schema, so no user's password either
+                raise Problem(401, "denied", "Wrong user or password.") from refusal
+            raise problem_of(refusal) from refusal
+        except Unreachable as error:
+            raise Problem(503, "unreachable", str(error)) from error
+        if before := self.get_cookie(COOKIE):
+            self.sessions.remove(before, close=True)
+        self.set_session(self.sessions.add(session))
+        self.send({"user": login.user, "idle_s": session.idle_s})
+
+    def delete(self) -> None:
+        """Close the session; without one this is no error."""
+        if name := self.get_cookie(COOKIE):
+            self.sessions.remove(name, close=True)
+        self.end_cookie()
+        self.send({})
+
+
+class StatusHandler(Api):
+    """State of the appliance."""
+
+    async def get(self) -> None:
+        """Answer `Status`."""
+        self.send(await self.ask(StatusGet(), Status))
+
+
+class PortsHandler(Api):
+    """The management port's counters."""
+
+    async def get(self) -> None:
+        """Answer `Ports`."""
+        self.send(await self.ask(PortsList(), Ports))
+
+
+class NewHostname(Struct, forbid_unknown_fields=True):
+    """Body of ``PUT hostname``."""
+
+    hostname: Hostname
+
+
+class HostnameHandler(Api):
+    """The host name."""
+
+    hint = "A host name has 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a letter or digit."
+
+    async def put(self) -> None:
+        """Set it: 200 once it is in force."""
+        wanted = self.body(NewHostname, self.hint).hostname
+        await self.ask(HostnameSet(hostname=wanted), Done)
+        log.info("%s set the host name to %s", self.peer, wanted)
+        self.send({"hostname": wanted})
+
+
+class PasswordChange(Struct, forbid_unknown_fields=True):
+    """Body of ``PUT password``."""
+
+    old: Password
+    new: NewPassword
+
+
+class PasswordHandler(Api):
+    """The operator's password."""
+
+    async def put(self) -> None:
+        """Change it: 200, or 403 if the present one is wrong. All other sessions end."""
+        change = self.body(PasswordChange, "The new password must have 12 to 128 characters.")
+        try:
+            await self.ask(PasswordSet(old=change.old, new=change.new), Done)
+        except Problem as problem:
+            if problem.status_code == 401 and isinstance(problem.__cause__, Refused):
+                # Not 401: the session may well be good, and if it is not, the next request will say so.
+                raise Problem(403, "denied", "The present password is not right.") from problem
+            raise
+        log.info("%s changed the password", self.peer)
+        self.send({})
+
+
+class RebootHandler(Api):
+    """Reboot."""
+
+    async def post(self) -> None:
+        """Reboot the appliance: 202 once the backend has agreed."""
+        await self.ask(SystemReboot(), Done)
+        log.info("%s asked for a reboot", self.peer)
+        self.set_status(202)
+        self.send({})
+
+
+class HealthHandler(Api):
+    """For tools that wait for the appliance; needs no login and asks nobody."""
+
+    def get(self) -> None:
+        """Whether the backend answers."""
+        self.send({"backend": self.link.up})
+
+
+class NoSuchApi(Api):
+    """Every path under /api that is not ours."""
+
+    def prepare(self) -> None:
+        """Refuse."""
+        raise Problem(404, "not_found", "There is no such resource.")
+
+
+def make_application(link: Link) -> Application:
+    """The page and the API."""
+    shared = {"link": link, "sessions": Sessions(link)}
+    handlers: list[tuple[str, type[Api]]] = [
+        ("/api/v1/session", SessionHandler),
+        ("/api/v1/status", StatusHandler),
+        ("/api/v1/ports", PortsHandler),
+        ("/api/v1/hostname", HostnameHandler),
+        ("/api/v1/password", PasswordHandler),
+        ("/api/v1/reboot", RebootHandler),
+        ("/api/v1/health", HealthHandler),
+        ("/api(?:/.*)?", NoSuchApi),
+    ]
+    rules: list[Any] = [(path, Page) for path in PAGES]
+    rules += [(path, handler, shared) for path, handler in handlers]
+    return Application(rules, default_handler_class=NotFound, log_function=lambda handler: None)

@@ -1,0 +1,85 @@
+"""Builds the front-end VM's image: kernel, initrd and root file system, the files that the host image carries."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import backend.instructions
+from rootfs import initramfs, kernel, overlay, squashfs
+from rootfs.debian import engine
+from rootfs.debian.engine import Engine, compile_python
+from rootfs.kernel import Kernel
+from rootfs.profile import Profile
+from rootfs.steps import digest_code, digest_path
+from rootfs.version import PROJECT, version
+
+SOURCE = Path(__file__).parent
+MODULES = ("virtio_mmio", "virtio_blk", "squashfs", "qemu_fw_cfg", "virtio_net", "virtio_rng")
+INIT = PROJECT / "overlays/frontend_vm_initramfs/init.j2"
+_APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "mkdir")
+_BUILD_ONLY = {"build.py", "buildroot.config"}
+
+
+def values(profile: Profile) -> dict[str, object]:
+    """What the VM's templates may use."""
+    return {"profile": profile, "version": version(), "link": backend.instructions}
+
+
+def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ()) -> Path:
+    """Build the VM's image.
+
+    Args:
+        debian: makes the base tree.
+        profile: whose VM it is.
+        extra_overlays: laid over the root file system last (test access, sabotage).
+
+    Returns:
+        a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json``.
+    """
+    base, wish = debian.root("frontend", engine.FRONTEND_CONFIG)
+    linux = Kernel(debian.cache, debian.tools, debian.kernel("cloud"))
+    overlays = [*wish.overlays, *extra_overlays]
+    inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}
+    inputs |= {"overlays/frontend_vm_initramfs": digest_path(INIT.parent), "version": version()}
+    inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
+    inputs |= {"profile": profile.model_dump_json(), "hostname": wish.hostname}
+    inputs |= digest_code(initramfs, kernel, overlay, squashfs)
+
+    def make(output: Path) -> None:
+        tree = output / "tree"
+        overlay.link_tree(base / "tree", tree)
+        overlay.skeleton(tree)
+        for directory in overlays:
+            overlay.apply(directory, tree, values(profile))
+        (tree / "etc/hostname").write_text(wish.hostname + "\n")
+        install_package(SOURCE, tree, _BUILD_ONLY)
+        compile_python(debian.tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
+        initramfs.build(
+            output,
+            base=base / "tree",
+            programs=(),
+            applets=_APPLETS,
+            kernel=linux,
+            modules=MODULES,
+            init=INIT,
+            values=values(profile),
+            tools=debian.tools,
+            where=str(Path(__file__)),
+        )
+        shutil.copyfile(linux.image, output / "vmlinuz")
+        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=19)
+        shutil.copyfile(base / "packages.json", output / "packages.json")
+
+    return debian.cache.step("frontend", "Front-end VM image", inputs, make)
+
+
+def install_package(source: Path, tree: Path, without: set[str]) -> None:
+    """Copy one of our packages into a tree's Python, links followed, nothing that only the build needs."""
+    target = tree / "usr/lib/python3/dist-packages" / source.name
+    shutil.copytree(
+        source, target, ignore=lambda _directory, names: {n for n in names if n in without} | {"__pycache__"}
+    )
+    for path in target.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)

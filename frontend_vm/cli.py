@@ -1,0 +1,278 @@
+"""The operator's command line: commands, their arguments and what they print. Where it is typed is `ssh`'s matter."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from frontend_vm.instructions import (
+    Done,
+    Hostname,
+    HostnameSet,
+    NewPassword,
+    PasswordSet,
+    Ports,
+    PortsList,
+    Status,
+    StatusGet,
+    SystemReboot,
+)
+from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.log import printable
+
+OK, FAILED, USAGE = 0, 1, 2
+"""Exit statuses."""
+MAX_COMMAND = 1024
+"""Characters of a command line."""
+TEXT = 1024
+"""Characters of one text of the backend that are printed; more than any it sends."""
+
+
+class Terminal(Protocol):
+    """What the command line needs of the other side."""
+
+    interactive: bool
+    """Whether a person can be asked."""
+
+    def write(self, text: str) -> None:
+        """Print to standard output."""
+
+    def complain(self, text: str) -> None:
+        """Print to standard error."""
+
+    async def ask(self, prompt: str, hidden: bool = False) -> str:
+        """Print a prompt and read one line, without its end; hidden means without echo.
+
+        Raises:
+            EOFError: the other side has no more to say, or was silent for too long.
+        """
+
+
+class Complaint(Exception):
+    """A command was not carried out; the text says why, the status is the exit status."""
+
+    def __init__(self, text: str, status: int = USAGE) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its arguments in words, what it does, its flags and how many operands it takes."""
+
+    run: Callable[[CommandLine, frozenset[str], list[str]], Awaitable[None]]
+    usage: str
+    summary: str
+    flags: frozenset[str] = frozenset()
+    operands: int = 0
+
+
+class CommandLine:
+    """The commands of one operator who is logged in.
+
+    Args:
+        terminal: where to print and ask.
+        link: the way to the backend.
+        token: the operator's session.
+    """
+
+    def __init__(self, terminal: Terminal, link: Link, token: str) -> None:
+        self.finished = False
+        """Whether the operator or the backend has ended the session."""
+        self._terminal = terminal
+        self._link = link
+        self._token = token
+
+    async def execute(self, line: str) -> int:
+        """Carry out one command line and return its exit status; an empty one does nothing."""
+        try:
+            words = shlex.split(line[: MAX_COMMAND + 1], comments=False)
+            if len(line) > MAX_COMMAND:
+                raise Complaint("the line is too long")
+            if words:
+                await self._dispatch(words[0], words[1:])
+        except (Complaint, ValueError) as error:  # ValueError: quotes without an end
+            self._terminal.complain(f"{printable(str(error), TEXT)}\n")
+            return error.status if isinstance(error, Complaint) else USAGE
+        except Unreachable as error:
+            self._terminal.complain(f"{error}\n")
+            return FAILED
+        except Refused as refusal:
+            self._complain(refusal)
+            return FAILED
+        return OK
+
+    async def prompt(self) -> str:
+        """What to print before a line is read."""
+        try:
+            return f"{printable((await self._status()).hostname)}> "
+        except Unreachable:
+            return "(no backend)> "
+        except Refused as refusal:
+            self._complain(refusal)
+            return "> "
+
+    async def _dispatch(self, name: str, words: list[str]) -> None:
+        command = COMMANDS.get(name)
+        if command is None:
+            raise Complaint(f"unknown command: {name}; 'help' lists all")
+        flags = frozenset(word for word in words if word.startswith("--"))
+        operands = [word for word in words if not word.startswith("--")]
+        if not flags <= command.flags or len(operands) != command.operands:
+            raise Complaint(f"usage: {name} {command.usage}".rstrip())
+        await command.run(self, flags, operands)
+
+    def _complain(self, refusal: Refused) -> None:
+        error = refusal.error
+        text = printable(error.message, TEXT)
+        if error.code == "limited":
+            text += f" Try again in {error.retry_after_s:.0f} s."
+        self._terminal.complain(text + "\n")
+        if error.code == "denied":
+            self._terminal.complain("Your session has ended: log in again.\n")
+            self.finished = True
+
+    async def _status(self) -> Status:
+        return await self._link.ask(StatusGet(), Status, self._token)
+
+    async def status(self, flags: frozenset[str], _operands: list[str]) -> None:
+        """Print the state of the appliance."""
+        status = await self._status()
+        if flags:
+            self._terminal.write(_json(status))
+            return
+        machine = status.machine
+        rows = [
+            ("Host name", status.hostname),
+            ("Product", f"{status.product} {status.version}"),
+            ("Profile", f"{status.profile}, engine {status.engine}"),
+            ("Image", status.image),
+            ("Boot", status.boot_id),
+            ("Uptime", duration(status.uptime_s)),
+            ("Load", f"{status.load_1m:.2f}"),
+            ("Memory", f"{size(status.memory_available)} of {size(status.memory_total)} available"),
+            ("Data", f"{size(status.data_available)} of {size(status.data_total)} available"),
+            ("Front-end VM", f"{machine.state}, up {duration(machine.uptime_s)}, started {machine.starts} x"),
+            ("Accelerator", f"{machine.accelerator} ({machine.accelerator_reason})"),
+            ("Last exit", machine.last_exit or "none"),
+        ]
+        self._terminal.write("".join(f"{name:<14}{printable(value, TEXT)}\n" for name, value in rows))
+
+    async def ports(self, flags: frozenset[str], _operands: list[str]) -> None:
+        """Print the counters of the management port."""
+        ports = await self._link.ask(PortsList(), Ports, self._token)
+        if flags:
+            self._terminal.write(_json(ports))
+            return
+        for port in ports.ports:
+            carrier = "link up" if port.carrier else "no link"
+            rows = [("", "FRAMES", "BYTES"), ("received", f"{port.rx_frames:,}", f"{port.rx_bytes:,}")]
+            rows += [("sent", f"{port.tx_frames:,}", f"{port.tx_bytes:,}")]
+            rows += [(verdict.name, f"{verdict.frames:,}", f"{verdict.bytes:,}") for verdict in port.verdicts]
+            width = max(16, *(len(name) for name, _, _ in rows))
+            self._terminal.write(printable(f"{port.name}  {port.mac}  {carrier}") + "\n")
+            for name, frames, count in rows:
+                self._terminal.write(f"  {printable(name):<{width}}{frames:>16}{count:>20}".rstrip() + "\n")
+
+    async def hostname(self, _flags: frozenset[str], operands: list[str]) -> None:
+        """Give the host a name."""
+        try:
+            name = msgspec.convert(operands[0], Hostname)
+        except msgspec.ValidationError:
+            raise Complaint("a host name has 1 to 63 of a-z, 0-9 and '-', and no '-' at either end") from None
+        await self._link.ask(HostnameSet(hostname=name), Done, self._token)
+
+    async def password(self, _flags: frozenset[str], _operands: list[str]) -> None:
+        """Change the password."""
+        if not self._terminal.interactive:
+            raise Complaint("a password is asked for, which needs a terminal: ssh -t")
+        old = await self._terminal.ask("Present password: ", hidden=True)
+        new = await self._terminal.ask("New password: ", hidden=True)
+        if new != await self._terminal.ask("New password again: ", hidden=True):
+            raise Complaint("these two are not the same; nothing was changed", FAILED)
+        try:
+            msgspec.convert(new, NewPassword)
+        except msgspec.ValidationError:
+            raise Complaint("a password has 12 to 128 characters; nothing was changed") from None
+        try:
+            await self._link.ask(PasswordSet(old=old, new=new), Done, self._token)
+        except Refused as refusal:
+            if refusal.error.code != "denied":
+                raise
+            # The session may well be good; if it is not, the next command will say so.
+            raise Complaint("the present password is not right; nothing was changed", FAILED) from refusal
+        self._terminal.write("Changed. All other sessions have ended.\n")
+
+    async def reboot(self, flags: frozenset[str], _operands: list[str]) -> None:
+        """Reboot the appliance."""
+        if not flags:
+            if not self._terminal.interactive:
+                raise Complaint("usage: reboot --yes")
+            if (await self._terminal.ask("Reboot the appliance? Type yes: ")).strip() != "yes":
+                self._terminal.write("Not rebooted.\n")
+                return
+        await self._link.ask(SystemReboot(), Done, self._token)
+        self._terminal.write("The appliance reboots.\n")
+        self.finished = True
+
+    async def help(self, _flags: frozenset[str], _operands: list[str]) -> None:
+        """Print all commands."""
+        lines = [(f"{name} {command.usage}".rstrip(), command.summary) for name, command in COMMANDS.items()]
+        self._terminal.write("".join(f"  {usage:<20}{summary}\n" for usage, summary in lines))
+
+    async def exit(self, _flags: frozenset[str], _operands: list[str]) -> None:
+        """End the session."""
+        self.finished = True
+
+
+COMMANDS = {
+    "status": Command(CommandLine.status, "[--json]", "state of the appliance", frozenset({"--json"})),
+    "ports": Command(CommandLine.ports, "[--json]", "counters of the management port", frozenset({"--json"})),
+    "hostname": Command(CommandLine.hostname, "NAME", "give the host a name", operands=1),
+    "password": Command(CommandLine.password, "", "change the password"),
+    "reboot": Command(CommandLine.reboot, "[--yes]", "reboot the appliance", frozenset({"--yes"})),
+    "help": Command(CommandLine.help, "", "this list"),
+    "exit": Command(CommandLine.exit, "", "end the session"),
+}
+
+
+def complete(line: str, position: int) -> tuple[str, int] | bool:
+    """Complete the name of a command at the cursor; False if there is not exactly one."""
+    begun = line[:position]
+    fits = [name for name in COMMANDS if name.startswith(begun)]
+    if not begun or len(fits) != 1:
+        return False
+    done = f"{fits[0]} "
+    return done + line[position:].lstrip(), len(done)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as days, hours and minutes: the two largest that count."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: int) -> str:
+    """Bytes in binary units (IEC 80000-13)."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def _json(value: Status | Ports) -> str:
+    # JSON escapes C0 controls only; a terminal also acts on C1 and bidirectional ones.
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text) + "\n"

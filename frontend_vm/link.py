@@ -1,0 +1,243 @@
+"""The link's client: one mutually authenticated connection to the backend, requests pipelined, replies in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from frontend_vm.instructions import (
+    BACKEND_NAME,
+    HEARTBEAT_INTERVAL,
+    MAX_LINE,
+    AnyInstruction,
+    Done,
+    Error,
+    Heartbeat,
+    Password,
+    Reply,
+    Request,
+    Result,
+    Session,
+    SessionClose,
+    SessionOpen,
+    decode_reply,
+    decode_request,
+    encode,
+)
+
+log = logging.getLogger("link")
+
+CONNECT_TIMEOUT = 5.0
+REQUEST_TIMEOUT = 10.0
+BACKOFF_FIRST = 0.2
+BACKOFF_LAST = 2.0
+"""Seconds between two attempts to connect; doubled from the first to the last."""
+MAX_PENDING = 32
+"""Requests without a reply: bounds the memory of both ends."""
+MAX_LOGINS = 4
+"""Logins in flight or waiting. Strangers can cause these, so they may not fill `MAX_PENDING`."""
+LAST_SEQ = 2**63 - 1
+
+R = TypeVar("R", bound=Result)
+
+
+class Unreachable(Exception):
+    """The backend gave no answer; the text is a sentence for the operator."""
+
+
+class Refused(Exception):
+    """The backend answered with an error, or would have: a request outside of the schema is not sent at all."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def client_context(directory: Path) -> ssl.SSLContext:
+    """TLS 1.3 with ``link.key``/``link.crt`` as our identity and ``backend.crt`` as the only one we trust.
+
+    Raises:
+        OSError: a file is missing, or not a key or certificate (`ssl.SSLError`).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name by default
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(directory / "backend.crt")
+    context.load_cert_chain(directory / "link.crt", directory / "link.key")
+    return context
+
+
+class Link:
+    """The connection to the backend; `run` keeps it up, everything else may be called at any time.
+
+    Args:
+        tls: what `client_context` returns.
+        address: IP address and port of the backend.
+        alive: asked before each heartbeat; while it says no, none is sent and the supervisor will notice.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, address: tuple[str, int], alive: Callable[[], bool]) -> None:
+        self.up = False
+        """Whether the backend answered on the present connection."""
+        self._tls = tls
+        self._address = address
+        self._alive = alive
+        self._seq = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._pending: deque[tuple[int, asyncio.Future[Result]]] = deque()
+        self._logins = 0
+        self._closings: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Connect, receive replies, connect again, until cancelled."""
+        backoff = BACKOFF_FIRST
+        complaint = ""
+        while True:
+            was_up = False
+            try:
+                await self._serve_connection()
+            except (OSError, EOFError, ValueError) as error:  # TimeoutError and ssl.SSLError are OSErrors
+                was_up = self.up
+                # The same complaint every two seconds says nothing new.
+                text = f"{type(error).__name__} {error}"
+                if was_up or text != complaint:
+                    log.warning("no link to the backend: %s", text)
+                complaint = text
+            finally:
+                self._drop()
+            backoff = BACKOFF_FIRST if was_up else min(2 * backoff, BACKOFF_LAST)
+            await asyncio.sleep(backoff)
+
+    async def ask(self, do: AnyInstruction, expect: type[R], token: str | None = None) -> R:
+        """Have an instruction carried out and return its result.
+
+        Raises:
+            Refused: the backend (or the schema) refused it.
+            Unreachable: no connection, no answer within `REQUEST_TIMEOUT`, or not the answer that was expected.
+        """
+        result = await self._exchange(do, token)
+        if isinstance(result, Error) and result.code == "replayed":
+            # Our clock went back, or this VM was returned to a checkpoint: go on where the backend is.
+            log.warning("sequence continues from the backend's")
+            self._seq = max(self._seq, result.last_seq)
+            result = await self._exchange(do, token)
+        if isinstance(result, Error):
+            raise Refused(result)
+        if not isinstance(result, expect):
+            raise Unreachable("The backend gave an answer of the wrong kind.")
+        return result
+
+    async def login(self, user: str, password: Password, peer: str) -> Session:
+        """Open a session.
+
+        Raises:
+            Refused: code ``denied`` or ``limited``, the latter also when too many logins are under way.
+            Unreachable: see `ask`.
+        """
+        if self._logins >= MAX_LOGINS:
+            raise Refused(Error(code="limited", message="Too many logins at once.", retry_after_s=1.0))
+        self._logins += 1
+        try:
+            session = await self.ask(SessionOpen(user=user, password=password, peer=peer), Session)
+        except Refused as refusal:
+            log.warning("login from %s refused: %s", peer, refusal.error.code)
+            raise
+        finally:
+            self._logins -= 1
+        log.info("login from %s", peer)
+        return session
+
+    def logout(self, token: str) -> None:
+        """Close a session in the background; one that cannot be closed now ends by its own idle time."""
+
+        async def close() -> None:
+            try:
+                await self.ask(SessionClose(), Done, token)
+            except (Refused, Unreachable) as error:
+                log.info("session not closed: %s", error)
+
+        task = asyncio.get_running_loop().create_task(close())
+        self._closings.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._closings.discard)
+
+    async def _serve_connection(self) -> None:
+        host, port = self._address
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            reader, self._writer = await asyncio.open_connection(
+                host, port, ssl=self._tls, server_hostname=BACKEND_NAME, limit=MAX_LINE
+            )
+        heartbeat = asyncio.create_task(self._send_heartbeats())
+        try:
+            while line := await reader.readline():  # ValueError: longer than MAX_LINE
+                if not line.endswith(b"\n"):
+                    break
+                self._deliver(decode_reply(line))
+        finally:
+            heartbeat.cancel()
+        raise EOFError("the backend closed the connection")
+
+    async def _send_heartbeats(self) -> None:
+        while True:
+            if self._alive():
+                try:
+                    await self.ask(Heartbeat(), Done)
+                except (Refused, Unreachable) as error:
+                    log.warning("heartbeat failed: %s", error)
+            else:
+                log.error("no heartbeat: the web listener is gone")
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+    async def _exchange(self, do: AnyInstruction, token: str | None) -> Result:
+        """Send one request and wait for its reply; nothing is awaited between choosing ``seq`` and sending."""
+        writer = self._writer
+        if writer is None:
+            raise Unreachable("The backend is not reachable.")
+        if len(self._pending) >= MAX_PENDING:
+            raise Refused(Error(code="limited", message="Too many requests at once.", retry_after_s=1.0))
+        seq = max(self._seq + 1, time.time_ns())
+        if seq > LAST_SEQ:
+            raise Unreachable("The backend's sequence is exhausted.")
+        try:
+            line = encode(Request(v=1, seq=seq, do=do, token=token))
+            decode_request(line)  # what the backend would refuse as malformed never leaves
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise Refused(Error(code="malformed", message=str(error))) from error
+        self._seq = seq
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._pending.append((seq, answer))
+        writer.write(line)
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            # Replies come in order, so everything behind this one hangs too.
+            writer.transport.abort()
+            raise Unreachable("The backend did not answer in time; the request may still be carried out.") from None
+
+    def _deliver(self, reply: Reply) -> None:
+        if not self._pending or reply.seq != self._pending[0][0]:
+            message = reply.result.message if isinstance(reply.result, Error) else ""
+            raise ValueError(f"a reply that no request waits for {message}")
+        _, answer = self._pending.popleft()
+        if not self.up:
+            self.up = True
+            log.info("the backend answers")
+        if not answer.done():  # the one who asked may be gone
+            answer.set_result(reply.result)
+
+    def _drop(self) -> None:
+        self.up = False
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._writer = None
+        while self._pending:
+            _, answer = self._pending.popleft()
+            if not answer.done():
+                answer.set_exception(Unreachable("The connection to the backend was lost before its answer."))

@@ -1,0 +1,66 @@
+"""Event log: one line on stderr for each event, bounded in rate and length, free of control characters."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+LINES = 40
+PERIOD = 10.0
+"""At most `LINES` lines in `PERIOD` seconds, so that no peer can fill the console or the host's journal."""
+WIDTH = 240
+"""Characters of one line."""
+
+
+def printable(text: str, width: int = WIDTH) -> str:
+    """Cut a text to a width and replace everything that is not printable (control, bidirectional, surrogate)."""
+    return "".join(char if char.isprintable() else "?" for char in text[:width])
+
+
+class OneLine(logging.Formatter):
+    """Level, logger and message in one printable line; of an exception the last line and where it was raised."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render a record."""
+        message = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+            # The first line only: libraries put whole requests, and so possibly secrets, into the others.
+            message = f"{message.splitlines()[0] if message else ''} ({type(error).__name__} at {where})"
+        return printable(f"{record.levelname.lower()} {record.name}: {message}")
+
+
+class RateBound(logging.Filter):
+    """Lets `LINES` records pass in `PERIOD` seconds and then says how many were dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = 0.0
+        self._lines = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Decide about one record."""
+        now = time.monotonic()
+        if now - self._since >= PERIOD:
+            dropped = self._lines - LINES
+            self._since, self._lines = now, 0
+            if dropped > 0:
+                record.msg, record.args = f"{record.getMessage()} [{dropped} lines before this were dropped]", None
+        self._lines += 1
+        return self._lines <= LINES
+
+
+def start_log() -> None:
+    """Send the events of this process to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    handler.addFilter(RateBound())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # Below these levels they write a line for every connection that a port scan makes.
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    logging.getLogger("tornado").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

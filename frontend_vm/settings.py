@@ -1,0 +1,90 @@
+"""The front-end's settings: what the host hands to the VM at every start, and the sockets that follow from it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from frontend_vm.instructions import BACKEND_ADDRESS, BACKEND_PORT
+
+DEFAULT_DIRECTORY = Path("/run/frontend")
+BACKLOG = 64
+"""Connections that the kernel keeps for us while the loop is busy (listen(2))."""
+
+TcpPort = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Contents of ``settings.json``; every field has the value that the appliance uses."""
+
+    addresses: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] = ("::",)
+    """Numeric addresses to listen on; ``::`` also takes IPv4."""
+    access_interface: Annotated[str, Meta(max_length=15)] = "access"
+    """Listeners take connections from this interface only, never from the link; empty for any (tests)."""
+    web_port: TcpPort = 443
+    ssh_port: TcpPort = 22
+    """0 lets the kernel choose (tests)."""
+    backend_address: str = BACKEND_ADDRESS
+    backend_port: TcpPort = BACKEND_PORT
+
+
+def load_settings(directory: Path) -> Settings:
+    """Read ``settings.json`` of a configuration directory; a missing file means the defaults.
+
+    Raises:
+        ValueError: the file is not what `Settings` says; the message names file and field.
+    """
+    path = directory / "settings.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Settings)
+    except FileNotFoundError:
+        return Settings()
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def open_listeners(settings: Settings, port: int) -> list[socket.socket]:
+    """Open one listening, non-blocking TCP socket for each address.
+
+    Raises:
+        OSError: an address is not ours or the port is taken; the message names both.
+    """
+    listeners: list[socket.socket] = []
+    for address in settings.addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listeners.append(listener)
+        try:
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
+            if settings.access_interface:
+                # Needs no privilege since Linux 5.7, as the socket is not bound to a device yet.
+                device = settings.access_interface.encode() + b"\0"
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+            listener.bind((address, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            for opened in listeners:
+                opened.close()
+            where = f"[{address}]:{port} on {settings.access_interface or 'any interface'}"
+            raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+    return listeners
+
+
+def is_listening(listener: socket.socket) -> bool:
+    """Whether the kernel still accepts connections for this socket."""
+    try:
+        return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    except OSError:
+        return False
+
+
+def peer_address(address: str) -> str:
+    """Textual address of a peer as the audit log wants it: IPv4 peers of a dual-stack socket lose their prefix."""
+    return address.removeprefix("::ffff:")[:48]

@@ -1,0 +1,414 @@
+// The page: login, live status, settings, reboot. Everything the appliance says is set as text, never as markup.
+
+const REFRESH_MS = 2000;
+const TIMEOUT_MS = 12000; // longer than the front-end waits for the backend
+const SLOW_REBOOT_S = 90;
+
+const $ = (id) => document.getElementById(id);
+const views = ["login-view", "main-view", "wait-view"];
+
+let timer = 0; // of the next refresh
+let epoch = 0; // counts views: an answer that belongs to an earlier one is dropped
+let counters = new Map(); // "port counter" -> [frames, milliseconds]
+let bootId = "";
+let rootHash = "";
+let lastTouch = Date.now();
+
+class Problem extends Error {
+  constructor(status, code, message, retryAfter) {
+    super(message);
+    this.status = status; // 0: no answer at all
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+async function call(method, path, body) {
+  const request = { method, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) };
+  if (body !== undefined) {
+    request.headers = { "Content-Type": "application/json" };
+    request.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(`/api/v1/${path}`, request);
+  } catch {
+    throw new Problem(0, "silent", "The appliance does not answer.", 0);
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    const error = answer.error ?? {};
+    const message = error.message ?? `The appliance answered ${response.status}.`;
+    throw new Problem(response.status, error.code ?? "", message, Number(response.headers.get("Retry-After")) || 0);
+  }
+  return answer;
+}
+
+// ---- words for numbers
+
+function duration(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  const hours = Math.floor(minutes / 60);
+  const days = Math.floor(hours / 24);
+  if (days) return `${days} d ${hours % 24} h`;
+  if (hours) return `${hours} h ${minutes % 60} min`;
+  return minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.floor(seconds)} s`;
+}
+
+function size(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1024 && unit < units.length - 1) {
+    count /= 1024;
+    unit += 1;
+  }
+  return `${count.toFixed(unit < 2 || count >= 100 ? 0 : 1)} ${units[unit]}`;
+}
+
+const grouped = (count) => count.toLocaleString("en");
+
+// ---- small pieces
+
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text; // untouched text keeps a selection alive
+}
+
+function setPill(id, kind, text) {
+  $(id).className = `pill ${kind}`;
+  setText(`${id}-text`, text);
+}
+
+function setMessage(id, text, kind) {
+  $(id).className = `message ${kind ?? ""}`;
+  $(id).textContent = text;
+}
+
+function setBanner(text) {
+  $("banner").hidden = text === "";
+  if ($("banner").textContent !== text) $("banner").textContent = text;
+}
+
+function show(view) {
+  epoch += 1;
+  clearTimeout(timer);
+  for (const name of views) $(name).hidden = name !== view;
+  setBanner("");
+  return epoch;
+}
+
+// ---- login
+
+function showLogin(message) {
+  if ($("reboot-dialog").open) $("reboot-dialog").close("cancel");
+  show("login-view");
+  document.title = "Sallyport";
+  for (const id of ["login-form", "password-form", "hostname-form"]) $(id).reset();
+  setMessage("hostname-message", "");
+  setMessage("password-message", "");
+  setMessage("login-message", message ?? "", "error");
+  counters = new Map();
+  $("login-password").focus();
+}
+
+async function logIn(event) {
+  event.preventDefault();
+  const user = $("login-user").value.trim();
+  const password = $("login-password").value;
+  if (!user || !password) {
+    setMessage("login-message", "Enter user and password.", "error");
+    (user ? $("login-password") : $("login-user")).focus();
+    return;
+  }
+  $("login-button").disabled = true;
+  setMessage("login-message", "");
+  try {
+    const session = await call("POST", "session", { user, password });
+    sessionStorage.setItem("idle_s", String(session.idle_s));
+    lastTouch = Date.now();
+    $("login-button").disabled = false;
+    showMain();
+  } catch (problem) {
+    $("login-password").value = "";
+    if (problem.status === 429) {
+      holdLogin(Math.max(1, problem.retryAfter));
+      return;
+    }
+    setMessage("login-message", problem.status === 401 ? "Wrong user or password." : problem.message, "error");
+    $("login-button").disabled = false;
+    $("login-password").focus();
+  }
+}
+
+function holdLogin(seconds) {
+  if (seconds <= 0) {
+    setMessage("login-message", "You may try again.");
+    $("login-button").disabled = false;
+    $("login-password").focus();
+    return;
+  }
+  setMessage("login-message", `Too many attempts. Try again in ${seconds} s.`, "error");
+  setTimeout(holdLogin, 1000, seconds - 1);
+}
+
+async function logOut(message) {
+  await call("DELETE", "session").catch(() => {});
+  showLogin(message);
+}
+
+// ---- status
+
+function showMain() {
+  const mine = show("main-view");
+  setPill("live", "", "Connecting");
+  $("hostname").focus();
+  refresh(mine);
+}
+
+async function refresh(mine) {
+  const idle = Number(sessionStorage.getItem("idle_s")) || 600;
+  if ((Date.now() - lastTouch) / 1000 > idle) {
+    // Refreshing alone would keep the session open for ever on a desk that was left.
+    logOut("You were logged out after a time without activity.");
+    return;
+  }
+  if (!document.hidden) {
+    try {
+      const [status, ports] = await Promise.all([call("GET", "status"), call("GET", "ports")]);
+      if (mine !== epoch) return;
+      setBanner("");
+      setPill("live", "good", "Live");
+      renderStatus(status);
+      renderPorts(ports.ports);
+    } catch (problem) {
+      if (mine !== epoch) return;
+      if (problem.status === 401) {
+        showLogin("The session has ended.");
+        return;
+      }
+      setPill("live", "bad", "Stale");
+      setBanner(problem.status === 503 ? "Backend not reachable. Trying again …" : `${problem.message} Trying again …`);
+    }
+  }
+  timer = setTimeout(refresh, REFRESH_MS, mine);
+}
+
+function renderUse(id, total, available) {
+  setText(id, size(total - available));
+  setText(`${id}-total`, `of ${size(total)}`);
+  $(`${id}-meter`).value = total > 0 ? (total - available) / total : 0;
+}
+
+function renderStatus(status) {
+  const machine = status.machine;
+  bootId = status.boot_id;
+  rootHash = status.image;
+  document.title = `${status.hostname} – Sallyport`;
+  setText("hostname", status.hostname);
+  setText("product", `${status.product} ${status.version}`);
+  setText("uptime", duration(status.uptime_s));
+  setText("load", status.load_1m.toFixed(2));
+  renderUse("memory", status.memory_total, status.memory_available);
+  renderUse("data", status.data_total, status.data_available);
+  setText("version", status.version);
+  setText("profile", status.profile);
+  setText("engine", status.engine);
+  setText("image", status.image.length > 24 ? `${status.image.slice(0, 12)}…${status.image.slice(-8)}` : status.image);
+  $("image").title = status.image;
+  setText("boot", status.boot_id);
+  setPill("machine-state", machine.state === "running" ? "good" : "warn", machine.state);
+  setText("accelerator", machine.accelerator);
+  setText("accelerator-reason", machine.accelerator_reason);
+  setText("machine-uptime", duration(machine.uptime_s));
+  setText("machine-starts", grouped(machine.starts));
+  setText("machine-exit", machine.last_exit || "none");
+  $("hostname-input").placeholder = status.hostname;
+}
+
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function counterRow(port, name, frames, bytes, kind) {
+  const now = performance.now();
+  const key = `${port} ${name}`;
+  const before = counters.get(key);
+  counters.set(key, [frames, now]);
+  const rate = before && frames >= before[0] ? ((frames - before[0]) * 1000) / (now - before[1]) : null;
+  const row = document.createElement("tr");
+  if (kind) row.className = kind;
+  const head = element("th", name);
+  head.scope = "row";
+  const speed = rate === null ? "–" : rate.toFixed(rate > 0 && rate < 10 ? 1 : 0);
+  row.append(head, element("td", grouped(frames)), element("td", size(bytes)), element("td", speed, rate ? "" : "idle"));
+  return row;
+}
+
+function renderPorts(ports) {
+  const made = ports.map((port) => {
+    const card = $("port-template").content.cloneNode(true);
+    card.querySelector(".port-name").textContent = port.name;
+    card.querySelector(".port-mac").textContent = port.mac;
+    card.querySelector(".port-carrier").textContent = port.carrier ? "Link up" : "No link";
+    card.querySelector(".pill").classList.add(port.carrier ? "good" : "bad");
+    card.querySelector(".scroll").setAttribute("aria-label", `Counters of ${port.name}`);
+    const body = card.querySelector("tbody");
+    body.append(
+      counterRow(port.name, "received", port.rx_frames, port.rx_bytes),
+      counterRow(port.name, "sent", port.tx_frames, port.tx_bytes),
+    );
+    const group = document.createElement("tr");
+    group.className = "group";
+    const head = element("th", "Verdicts of the bridge rules");
+    head.colSpan = 4;
+    group.append(head);
+    if (port.verdicts.length) body.append(group);
+    for (const verdict of port.verdicts) {
+      body.append(counterRow(port.name, verdict.name, verdict.frames, verdict.bytes, "verdict"));
+    }
+    return card;
+  });
+  const scrolled = document.activeElement?.classList.contains("scroll");
+  $("ports").replaceChildren(...(made.length ? made : [element("p", "This appliance has no management port.", "muted")]));
+  if (scrolled) $("ports").querySelector(".scroll")?.focus({ preventScroll: true });
+}
+
+async function copyRootHash() {
+  const label = await navigator.clipboard.writeText(rootHash).then(() => "Copied", () => "Failed");
+  $("copy-button").textContent = label;
+  setTimeout(() => { $("copy-button").textContent = "Copy"; }, 1500);
+}
+
+// ---- settings
+
+async function submit(form, messageId, work) {
+  const button = form.querySelector("button");
+  button.disabled = true;
+  setMessage(messageId, "");
+  try {
+    setMessage(messageId, await work(), "done");
+    form.reset();
+  } catch (problem) {
+    if (problem.status === 401) showLogin("The session has ended.");
+    else setMessage(messageId, problem.message, "error");
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function complain(inputId, messageId, text) {
+  for (const input of $(inputId).form.querySelectorAll("input")) input.removeAttribute("aria-invalid");
+  if (!text) return false;
+  $(inputId).setAttribute("aria-invalid", "true");
+  setMessage(messageId, text, "error");
+  $(inputId).focus();
+  return true;
+}
+
+function hostnameFault(name) {
+  if (name === "") return "Enter a name.";
+  if (/[^a-z0-9-]/.test(name)) return "Only a to z, 0 to 9 and the hyphen are possible.";
+  if (name.startsWith("-") || name.endsWith("-")) return "A name cannot begin or end with a hyphen.";
+  return name.length > 63 ? "The name is too long." : "";
+}
+
+function setHostname(event) {
+  event.preventDefault();
+  const hostname = $("hostname-input").value.trim();
+  if (complain("hostname-input", "hostname-message", hostnameFault(hostname))) return;
+  submit(event.target, "hostname-message", async () => {
+    await call("PUT", "hostname", { hostname });
+    setText("hostname", hostname);
+    return `The host is now called ${hostname}.`;
+  });
+}
+
+function setPassword(event) {
+  event.preventDefault();
+  const [old, wanted, again] = ["password-old", "password-new", "password-again"].map((id) => $(id).value);
+  const say = (id, text) => complain(id, "password-message", text);
+  if (say("password-old", old ? "" : "Enter the present password.")) return;
+  if (say("password-new", [...wanted].length >= 12 ? "" : "Use at least 12 characters.")) return;
+  if (say("password-again", wanted === again ? "" : "The two new passwords differ.")) return;
+  submit(event.target, "password-message", async () => {
+    await call("PUT", "password", { old, new: wanted });
+    return "The password was changed.";
+  });
+}
+
+// ---- reboot
+
+async function reboot() {
+  const before = bootId;
+  $("reboot-button").disabled = true;
+  try {
+    await call("POST", "reboot");
+  } catch (problem) {
+    if (problem.status === 401) showLogin("The session has ended.");
+    else if (problem.status !== 0) setBanner(problem.message);
+    if (problem.status !== 0) return;
+  } finally {
+    $("reboot-button").disabled = false;
+  }
+  waitForReturn(before);
+}
+
+async function waitForReturn(before) {
+  const mine = show("wait-view");
+  const start = Date.now();
+  let gone = false;
+  $("wait-hint").hidden = true;
+  $("wait-title").focus();
+  setText("wait-text", "The appliance is going down …");
+  setText("wait-seconds", "0");
+  const clock = setInterval(() => {
+    const seconds = Math.floor((Date.now() - start) / 1000);
+    setText("wait-seconds", String(seconds));
+    $("wait-hint").hidden = seconds < SLOW_REBOOT_S;
+  }, 1000);
+  while (mine === epoch) {
+    await new Promise((resume) => { setTimeout(resume, REFRESH_MS); });
+    const back = await call("GET", "health").then((health) => health.backend, () => false);
+    if (!back) {
+      gone = true;
+      setText("wait-text", "Waiting for the appliance …");
+      continue;
+    }
+    const boot = await call("GET", "status").then((status) => status.boot_id, (problem) => problem.status);
+    // A front-end that has started again knows no session: 401. Before it went down that would mean something else.
+    if ((boot === 401 && gone) || (typeof boot === "string" && boot !== before)) {
+      clearInterval(clock);
+      if (boot === 401) showLogin();
+      else showMain();
+      if (boot === 401) setMessage("login-message", "The appliance is back.", "done");
+      return;
+    }
+    if (boot === 401 && (Date.now() - start) / 1000 > SLOW_REBOOT_S) gone = true;
+  }
+  clearInterval(clock);
+}
+
+// ---- start
+
+$("login-form").addEventListener("submit", logIn);
+$("hostname-form").addEventListener("submit", setHostname);
+$("password-form").addEventListener("submit", setPassword);
+$("logout-button").addEventListener("click", () => logOut());
+$("copy-button").addEventListener("click", copyRootHash);
+$("reboot-button").addEventListener("click", () => $("reboot-dialog").showModal());
+$("reboot-dialog").addEventListener("close", () => {
+  const choice = $("reboot-dialog").returnValue;
+  $("reboot-dialog").returnValue = "cancel";
+  if (choice === "reboot") reboot();
+});
+for (const kind of ["pointerdown", "keydown", "wheel", "touchstart"]) {
+  addEventListener(kind, () => { lastTouch = Date.now(); }, { passive: true });
+}
+
+call("GET", "status").then(showMain, (problem) => {
+  // While the backend is away a session may still be good: the status view says so and keeps trying.
+  if (problem.status === 401) showLogin();
+  else showMain();
+});

@@ -1,0 +1,1 @@
+"""Builds the host image: engines, trees, initial RAM file system, verified root, disk."""

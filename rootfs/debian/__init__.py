@@ -1,0 +1,1 @@
+"""Engine ``debian``: the root file systems from Debian packages."""

@@ -1,0 +1,202 @@
+"""Engine ``debian``: reads a Buildroot defconfig through ``map.toml`` and makes the tree it describes from packages."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rootfs import defconfig, run, select_files, tools
+from rootfs.debian import packages
+from rootfs.defconfig import Symbol
+from rootfs.errors import SallyportError
+from rootfs.steps import Cache, digest_code
+from rootfs.tools import Tools
+from rootfs.version import PROJECT
+
+MAP = Path(__file__).parent / "map.toml"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    packages: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    value: str = "y"
+    means: str = ""
+
+
+class _Map(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    tools: _Entry
+    kernel: dict[str, _Entry]
+    always: _Entry
+    symbols: dict[str, _Entry]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a defconfig asks for, in Debian's terms."""
+
+    packages: tuple[str, ...]
+    keep: tuple[str, ...]
+    hostname: str
+    overlays: tuple[Path, ...]
+
+
+def read_map() -> _Map:
+    """The declared map.
+
+    Raises:
+        SallyportError: a field is unknown or of the wrong type.
+    """
+    try:
+        return _Map.model_validate(tomllib.loads(MAP.read_text()))
+    except (ValidationError, tomllib.TOMLDecodeError) as error:
+        raise SallyportError(f"{MAP}: {error}", "mend the map") from error
+
+
+def translate(symbols: dict[str, Symbol]) -> Wish:
+    """Turn a defconfig into packages, files and settings.
+
+    Raises:
+        SallyportError: the map does not know a symbol, or cannot serve its value; names file, line and symbol.
+    """
+    table = read_map()
+    wanted, keep = list(table.always.packages), list(table.always.keep)
+    hostname, overlays = "", []
+    for symbol in symbols.values():
+        entry = table.symbols.get(symbol.name)
+        if entry is None:
+            close = difflib.get_close_matches(symbol.name, table.symbols, n=1)
+            guess = f"did you mean {close[0]}? otherwise " if close else ""
+            raise SallyportError(
+                f"{symbol.where}: engine `debian` does not know the symbol {symbol.name}",
+                f"{guess}add it to {MAP.relative_to(PROJECT)}",
+            )
+        if entry.value not in ("*", symbol.value):
+            raise SallyportError(
+                f"{symbol.where}: {symbol.name} is {symbol.value!r}; engine `debian` can only serve {entry.value!r}",
+                "change it back, or use engine `buildroot`",
+            )
+        wanted += entry.packages
+        keep += entry.keep
+        if symbol.name == "BR2_TARGET_GENERIC_HOSTNAME":
+            hostname = symbol.value
+        if symbol.name == "BR2_ROOTFS_OVERLAY":
+            overlays = [_overlay(symbol, word) for word in symbol.value.split()]
+    return Wish(tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(keep)), hostname, tuple(overlays))
+
+
+def _overlay(symbol: Symbol, word: str) -> Path:
+    directory = Path(word.replace("$(BR2_EXTERNAL_SALLYPORT_PATH)", str(PROJECT / "rootfs"))).resolve()
+    if not directory.is_dir():
+        raise SallyportError(f"{symbol.where}: {symbol.name}: no directory {directory}", "mend the path")
+    return directory
+
+
+class Engine:
+    """Makes trees in a cache.
+
+    Args:
+        cache: where they are kept.
+        locked: see `packages.fetch`.
+    """
+
+    def __init__(self, cache: Cache, *, locked: bool = False) -> None:
+        self.cache = cache
+        self.locked = locked
+
+    def _fetch(self, name: str, include: Sequence[str]) -> Path:
+        lock = packages.read_lock().get(name, [])
+        inputs = {"packages": " ".join(sorted(include)), "suite": packages.SUITE, "locked": str(self.locked)}
+        inputs |= {"packages.lock": json.dumps([asdict(p) for p in lock])} | digest_code(packages, run)
+        sentences: list[str] = []
+
+        def build(output: Path) -> None:
+            packages.fetch(
+                name, include, output, locked=self.locked, say=sentences.append, progress=self.cache.progress
+            )
+
+        output = self.cache.step(f"packages-{name}", f"Debian packages for {name}", inputs, build)
+        for sentence in sentences:
+            self.cache.console.print(f"  [yellow]![/] {sentence}", highlight=False)
+        return output
+
+    @cached_property
+    def tools(self) -> Tools:
+        """The tools tree, made if need be."""
+        return Tools(self._fetch("tools", read_map().tools.packages) / "tree")
+
+    def kernel(self, flavour: str) -> Path:
+        """A directory whose ``tree`` has boot/vmlinuz-* and usr/lib/modules."""
+        return self._fetch(f"kernel-{flavour}", read_map().kernel[flavour].packages)
+
+    def root(self, name: str, config: Path) -> tuple[Path, Wish]:
+        """The tree that a defconfig describes, without overlays, Python compiled.
+
+        Returns:
+            a directory with ``tree`` and ``packages.json`` (the packages that something was kept of), and the wish.
+        """
+        wish = translate(defconfig.read(config))
+        fetched = self._fetch(name, wish.packages)
+        toolbox = self.tools
+        inputs = {"packages": fetched.name, "keep": "\n".join(wish.keep), "tools": toolbox.tree.parent.name}
+        inputs |= digest_code(select_files, tools)
+
+        def build(output: Path) -> None:
+            tree = output / "tree"
+            tree.mkdir()
+            chosen = select_files.choose(fetched / "tree", wish.keep, str(MAP))
+            select_files.copy(fetched / "tree", chosen, tree)
+            compile_python(toolbox, output, "tree/usr/lib")
+            origin = json.loads((fetched / "files.json").read_text())
+            inside = set(chosen)
+            kept = [p for p in packages.load(fetched) if any(_merged(f) in inside for f in origin[p.name])]
+            (output / "packages.json").write_text(json.dumps([asdict(package) for package in kept]))
+
+        return self.cache.step(f"base-{name}", f"Files of {name}", inputs, build), wish
+
+    def lock(self) -> dict[str, list[packages.Package]]:
+        """Resolve all sets anew against the archive, for the lock file."""
+        table = read_map()
+        sets: dict[str, Sequence[str]] = {"tools": table.tools.packages}
+        sets |= {f"kernel-{flavour}": entry.packages for flavour, entry in table.kernel.items()}
+        sets["host"] = translate(defconfig.read(HOST_CONFIG)).packages
+        sets["frontend"] = translate(defconfig.read(FRONTEND_CONFIG)).packages
+        packages.LOCK.unlink(missing_ok=True)
+        return {name: packages.load(self._fetch(name, include)) for name, include in sets.items()}
+
+
+HOST_CONFIG = PROJECT / "buildroot.config"
+FRONTEND_CONFIG = PROJECT / "frontend_vm" / "buildroot.config"
+
+
+def _merged(path: str) -> str:
+    """The path after the merge of / and /usr (https://wiki.debian.org/UsrMerge)."""
+    return f"usr/{path}" if path.split("/", 1)[0] in ("bin", "sbin", "lib", "lib64") else path
+
+
+def compile_python(toolbox: Tools, build: Path, directory: str) -> None:
+    """Compile every module below ``build/directory`` and drop the sources.
+
+    The byte code's file is marked unchecked (PEP 552), so that it holds no time stamp and needs no source; the path
+    that tracebacks show is the one on the target.
+    """
+    top = directory.split("/", 1)[0]
+    toolbox.run(
+        [
+            *("python3", "-m", "compileall", "-q", "-b", "-f", "-j1", "--invalidation-mode", "unchecked-hash"),
+            *("-s", f"/build/{top}", "-p", "/", directory),
+        ],
+        build=build,
+        env={"PYTHONHASHSEED": "0"},
+    )
+    for source in (build / directory).rglob("*.py"):
+        if source.with_suffix(".pyc").exists():
+            source.unlink()

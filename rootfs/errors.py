@@ -1,0 +1,20 @@
+"""The errors that people see: one sentence that says what and where, and a hint that says what to do."""
+
+from __future__ import annotations
+
+
+class SallyportError(Exception):
+    """Something the user can mend.
+
+    Args:
+        message: what is wrong and where (file:line, field), one sentence.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class CommandError(SallyportError):
+    """A child process failed; the message carries its command line in a form that can be pasted."""

@@ -1,0 +1,227 @@
+"""Makes the flash image: front-end VM, host root file system, disk, checksums, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import backend.instructions
+from frontend_vm import build as frontend
+from rootfs import disk, initramfs, kernel, overlay, squashfs
+from rootfs.debian import engine, packages
+from rootfs.debian.engine import Engine, compile_python
+from rootfs.disk import Verity
+from rootfs.kernel import Kernel
+from rootfs.profile import Profile
+from rootfs.steps import Cache, digest_code, digest_path
+from rootfs.version import PROJECT, version
+
+OUT = PROJECT / "out"
+CACHE = OUT / "cache"
+_INIT = PROJECT / "overlays/host_initramfs/init.j2"
+_APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "sed", "reboot", "cat")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What image to make.
+
+    ``test_access`` puts a root shell on the host's second serial port and one into the VM: for QA, never shipped.
+    ``extra`` are overlays for the host laid over all others: the tests plant holes with them.
+    """
+
+    profile: Profile
+    test_access: bool = False
+    extra: tuple[Path, ...] = ()
+    tag: str = ""
+    locked: bool = False
+
+    @property
+    def name(self) -> str:
+        """File name without its ending."""
+        parts = ["sallyport", version(), self.profile.name, "test" if self.test_access else "", self.tag]
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished image in ``out/``."""
+
+    image: Path
+    manifest: Path
+    host_tree: Path
+    frontend: Path
+    root_hash: str
+
+
+def make(recipe: Recipe, console: Console, out: Path = OUT) -> Built:
+    """Make ``out/<name>.img`` with .bmap, .manifest.json and SHA256SUMS; each appears by one rename.
+
+    Raises:
+        SallyportError: whatever the user can mend.
+    """
+    cache = Cache(CACHE, console)
+    debian = Engine(cache, locked=recipe.locked)
+    vm = frontend.build(debian, recipe.profile, [PROJECT / "overlays/frontend_vm_test"] if recipe.test_access else [])
+    root = _root(debian, recipe, vm)
+    linux = Kernel(cache, debian.tools, debian.kernel(recipe.profile.kernel))
+    finished = _disk(debian, recipe, root, linux)
+    verity = Verity(**json.loads((root / "verity.json").read_text()))
+    out.mkdir(exist_ok=True)
+    built = Built(out / f"{recipe.name}.img", out / f"{recipe.name}.manifest.json", root / "tree", vm, verity.root_hash)
+    _publish(finished, out)
+    return built
+
+
+def _values(recipe: Recipe) -> dict[str, object]:
+    return {
+        "profile": recipe.profile,
+        "version": version(),
+        "engine": "debian",
+        "link": backend.instructions,
+        "test_access": recipe.test_access,
+    }
+
+
+def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
+    """The host's root file system: ``tree``, ``root.verity``, ``verity.json``, ``initrd``."""
+    base, wish = debian.root("host", engine.HOST_CONFIG)
+    linux = Kernel(debian.cache, debian.tools, debian.kernel(recipe.profile.kernel))
+    extra = [*([PROJECT / "overlays/host_test"] if recipe.test_access else []), *recipe.extra]
+    overlays = [*wish.overlays, *extra]
+    inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend": vm.name, "version": version()}
+    inputs |= {"profile": recipe.profile.model_dump_json(), "hostname": wish.hostname}
+    inputs |= {"backend": digest_path(PROJECT / "backend"), "overlays/host_initramfs": digest_path(_INIT.parent)}
+    inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
+    inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs)
+
+    def build(output: Path) -> None:
+        tree = output / "tree"
+        overlay.link_tree(base / "tree", tree)
+        overlay.skeleton(tree)
+        for directory in overlays:
+            overlay.apply(directory, tree, _values(recipe))
+        (tree / "etc/hostname").write_text(wish.hostname + "\n")
+        frontend.install_package(PROJECT / "backend", tree, set())
+        compile_python(debian.tools, output, "tree/usr/lib/python3/dist-packages/backend")
+        modules = [*recipe.profile.modules.initrd, *recipe.profile.modules.host]
+        linux.install(linux.closure(modules, f"profile {recipe.profile.name!r}: modules"), output, "tree")
+        shelf = tree / "usr/share/sallyport/frontend"
+        shelf.mkdir(parents=True)
+        for name in ("vmlinuz", "initrd", "root.squashfs"):
+            os.link(vm / name, shelf / name)
+        squashfs.make(
+            debian.tools, output, "tree", "root.squashfs", level=12, stored=("vmlinuz", "initrd", "root.squashfs")
+        )
+        shutil.copyfile(vm / "packages.json", output / "frontend-packages.json")
+        verity = disk.seal(debian.tools, output, output / "root.squashfs")
+        (output / "verity.json").write_text(json.dumps(verity.__dict__))
+        initramfs.build(
+            output,
+            base=base / "tree",
+            programs=["usr/sbin/dmsetup"],
+            applets=_APPLETS,
+            kernel=linux,
+            modules=recipe.profile.modules.initrd,
+            init=_INIT,
+            values=_values(recipe),
+            tools=debian.tools,
+            where=f"profile {recipe.profile.name!r}: modules.initrd",
+        )
+
+    return debian.cache.step(f"host-{recipe.profile.name}", f"Host root file system ({recipe.name})", inputs, build)
+
+
+def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
+    base, _ = debian.root("host", engine.HOST_CONFIG)
+    inputs = {"root": root.name, "disk": recipe.profile.disk.model_dump_json(), "name": recipe.name}
+    inputs |= digest_code(disk) | {"genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")}
+
+    def build(output: Path) -> None:
+        verity = Verity(**json.loads((root / "verity.json").read_text()))
+        os.link(root / "root.verity", output / "root.verity")
+        image = disk.assemble(
+            debian.tools,
+            output,
+            profile=recipe.profile,
+            kernel=linux.image,
+            initrd=root / "initrd",
+            verity=verity,
+            release=version(),
+        )
+        named = image.rename(output / f"{recipe.name}.img")
+        disk.block_map(debian.tools, output, named.name)
+        _manifest(output / f"{recipe.name}.manifest.json", recipe, root, base, linux, verity, output)
+        for path in list(output.iterdir()):
+            if not path.name.startswith(recipe.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        sums = [f"{_sha256(path)}  {path.name}" for path in sorted(output.iterdir())]
+        (output / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+
+    return debian.cache.step("disk", f"Flash image {recipe.name}.img", inputs, build)
+
+
+def _manifest(
+    target: Path, recipe: Recipe, root: Path, base: Path, linux: Kernel, verity: Verity, disk_output: Path
+) -> None:
+    tree = root / "tree"
+    shelf = tree / "usr/share/sallyport/frontend"
+    files = sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
+    content = {
+        "name": recipe.name,
+        "version": version(),
+        "profile": recipe.profile.name,
+        "engine": "debian",
+        "test_access": recipe.test_access,
+        "kernel": linux.release,
+        "root_hash": verity.root_hash,
+        "sizes": {
+            "image_bytes": (disk_output / f"{recipe.name}.img").stat().st_size,
+            "root_bytes": (root / "root.squashfs").stat().st_size,
+            "uki_bytes": (disk_output / "uki.efi").stat().st_size,
+            "frontend_bytes": sum(path.stat().st_size for path in shelf.iterdir()),
+        },
+        "packages": {
+            "host": [package.__dict__ for package in packages.load(base)],
+            "kernel": [p.__dict__ for p in packages.load(linux.fetched) if p.name.startswith("linux-image-")],
+            "frontend": json.loads((root / "frontend-packages.json").read_text()),
+        },
+        "files": {path.relative_to(tree).as_posix(): _sha256(path) for path in files},
+    }
+    target.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(finished: Path, out: Path) -> None:
+    """Put the outputs into ``out`` by rename: hard links, read-only, so that nobody changes the cache by them."""
+    for path in sorted(finished.iterdir()):
+        if path.name == "SHA256SUMS":
+            continue
+        target = out / path.name
+        if target.exists() and os.path.samefile(target, path):
+            continue
+        with tempfile.TemporaryDirectory(dir=out, prefix=".publish-") as temporary:
+            linked = Path(temporary) / path.name
+            path.chmod(0o444)
+            os.link(path, linked)
+            linked.replace(target)
+    sums = {line.split("  ")[1]: line for line in _lines(out / "SHA256SUMS") if (out / line.split("  ")[1]).exists()}
+    sums |= {line.split("  ")[1]: line for line in _lines(finished / "SHA256SUMS")}
+    new = out / ".SHA256SUMS.new"
+    new.write_text("\n".join(sums[key] for key in sorted(sums)) + "\n")
+    new.replace(out / "SHA256SUMS")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,119 @@
+"""Device profiles: the declaration of one hardware model, read from ``rootfs/profiles/<name>.toml``."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rootfs.errors import SallyportError
+
+DIRECTORY = Path(__file__).parent / "profiles"
+
+_Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Disk(_Part):
+    """Partition sizes of the flash image, MiB."""
+
+    esp_mib: int = Field(ge=48, le=1024)
+    slot_mib: int = Field(ge=64, le=4096)
+    data_mib: int = Field(ge=16, le=65536)
+
+
+class ManagementPort(_Part):
+    """Which NIC is the management port, and the front-end VM's address on it."""
+
+    match: str = Field(pattern=r"^(first|pci:[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$")
+    """``first``: the lowest PCI address among all NICs; ``pci:DDDD:BB:DD.F``: exactly that one."""
+    address: str
+    """IPv4 address/prefix of the VM on the management port."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_interface(cls, value: str) -> str:
+        interface = ipaddress.IPv4Interface(value)
+        if interface.ip.is_link_local or "/" not in value or interface.network.prefixlen > 30:
+            raise ValueError("want IPv4 address/prefix outside 169.254.0.0/16 with a prefix of 30 or less")
+        return value
+
+    @property
+    def interface(self) -> ipaddress.IPv4Interface:
+        """The address, parsed."""
+        return ipaddress.IPv4Interface(self.address)
+
+
+class FrontendVm(_Part):
+    """Resources of the front-end VM."""
+
+    memory_mib: int = Field(ge=96, le=4096)
+    cpus: int = Field(ge=1, le=16)
+
+
+class Modules(_Part):
+    """Kernel modules of the host; none but these (and what they depend on) is in the image or can be loaded."""
+
+    initrd: tuple[_Module, ...]
+    host: tuple[_Module, ...]
+
+    @field_validator("initrd", "host", mode="before")
+    @classmethod
+    def _tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Profile(_Part):
+    """One hardware model."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    description: str
+    arch: Literal["x86_64"]
+    kernel: Literal["cloud", "generic"]
+    """Kernel flavour of engine ``debian``: ``cloud`` for virtual machines, ``generic`` for hardware."""
+    console: str = Field(pattern=r"^tty[A-Z]*[0-9]+(,[0-9]+)?$")
+    """Serial console as the kernel's ``console=`` takes it; the first password is shown there."""
+    disk: Disk
+    management: ManagementPort
+    vm: FrontendVm
+    modules: Modules
+
+
+def names() -> list[str]:
+    """All profiles there are."""
+    return sorted(file.stem for file in DIRECTORY.glob("*.toml"))
+
+
+def load(name: str) -> Profile:
+    """Read and check one profile.
+
+    Args:
+        name: its name, or the path of a .toml file of your own.
+
+    Raises:
+        SallyportError: unknown name, or a field is missing, unknown or out of range; names file and field.
+    """
+    file = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
+    if not file.is_file():
+        close = difflib.get_close_matches(name, names(), n=1)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise SallyportError(f"no device profile {name!r}", f"{guess}there are: {', '.join(names())}")
+    try:
+        data = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SallyportError(f"{file}: {error}", "mend the TOML syntax there") from error
+    try:
+        profile = Profile.model_validate(data)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise SallyportError(f"{file}: {wrong}", "the fields are documented in rootfs/profile.py") from error
+    if profile.name != file.stem:
+        raise SallyportError(f"{file}: name: {profile.name!r} is not the file's name", f"write name = {file.stem!r}")
+    return profile

@@ -1,0 +1,147 @@
+"""Build steps cached by content: a step runs only when one of its inputs changed, and says which.
+
+A step's output is a directory ``<cache>/<name>-<key>`` that appears by one rename; its key is a digest of all its
+inputs, the source of the code that does the work included. So an output is either whole or absent, an interrupted
+build loses only the step it was in, and going back to an earlier state finds the earlier output again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+_KEEP = 4
+"""Outputs kept per step: the present one and some to go back to (another profile, a sabotaged image)."""
+
+
+def digest_path(path: Path) -> str:
+    """Digest of a file or of a directory's names, modes, links and contents (times left out)."""
+    digest = hashlib.sha256()
+    files = [path] if not path.is_dir() or path.is_symlink() else sorted(path.rglob("*"))
+    for file in files:
+        if file.name == "__pycache__" or file.suffix == ".pyc":
+            continue
+        name = file.relative_to(path).as_posix() if file != path else ""
+        if file.is_symlink() and file != path:
+            digest.update(f"l {name} {os.readlink(file)}\0".encode())
+        elif file.is_file():
+            mode = "x" if os.access(file, os.X_OK) else "-"
+            content = file.read_bytes()
+            digest.update(f"f {name} {mode} {len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def digest_code(*modules: ModuleType) -> dict[str, str]:
+    """Inputs that stand for the code that does a step's work."""
+    return {f"code {module.__name__}": digest_path(Path(str(module.__file__))) for module in modules}
+
+
+class Cache:
+    """The directory of step outputs.
+
+    Args:
+        directory: where outputs are kept.
+        console: where is told what runs and why.
+    """
+
+    def __init__(self, directory: Path, console: Console) -> None:
+        self.directory = directory
+        self.console = console
+        self._show: Callable[[str], None] | None = None
+        self._seen: set[Path] = set()
+
+    def progress(self, words: str) -> None:
+        """Show what the running step is doing just now."""
+        if self._show is not None:
+            self._show(words)
+
+    def step(self, name: str, title: str, inputs: Mapping[str, str], build: Callable[[Path], None]) -> Path:
+        """Return the step's output directory, made now by ``build(directory)`` unless it is there.
+
+        Args:
+            name: the step, as in the directory's name.
+            title: what people read while it runs.
+            inputs: name of each input to its digest or value.
+            build: fills the empty directory that it is given.
+        """
+        key = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()[:20]
+        output = self.directory / f"{name}-{key}"
+        record = self.directory / f"{name}.json"
+        if output in self._seen:
+            return output
+        self._seen.add(output)
+        if output.is_dir():
+            os.utime(output)
+            self.console.print(f"  [green]✓[/] {title} [dim](nothing changed)[/]", highlight=False)
+            record.write_text(json.dumps(dict(inputs)))
+            return output
+        reason = self._reason(record, inputs)
+        started = time.monotonic()
+        work = self.directory / f".{name}-{key}.{os.getpid()}"
+        work.mkdir(parents=True)
+        try:
+            with self._bar(title, reason):
+                build(work)
+            work.rename(output)
+        finally:
+            remove(work)
+        seconds = time.monotonic() - started
+        self.console.print(f"  [green]✓[/] {title} [dim]({reason}; {seconds:.1f} s)[/]", highlight=False)
+        record.write_text(json.dumps(dict(inputs)))
+        self._forget(name)
+        return output
+
+    @contextmanager
+    def _bar(self, title: str, reason: str) -> Iterator[None]:
+        if not self.console.is_terminal:
+            self.console.print(f"  … {title} [dim]({reason})[/]", highlight=False)
+            yield
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(f"{title} [dim]({reason})[/]")
+            self._show = lambda words: bar.update(task, description=f"{title} [dim]{escape(words[:80])}[/]")
+            try:
+                yield
+            finally:
+                self._show = None
+
+    def _reason(self, record: Path, inputs: Mapping[str, str]) -> str:
+        try:
+            before: dict[str, str] = json.loads(record.read_text())
+        except (OSError, ValueError):
+            return "never built here"
+        changed = [key for key in sorted(inputs.keys() | before.keys()) if inputs.get(key) != before.get(key)]
+        if not changed:
+            return "its output is gone"
+        more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+        return f"changed: {', '.join(changed[:2])}{more}"
+
+    def _forget(self, name: str) -> None:
+        outputs = [path for path in self.directory.glob(f"{name}-*") if len(path.name) == len(name) + 21]
+        for old in sorted(outputs, key=lambda path: path.stat().st_mtime)[:-_KEEP]:
+            remove(old)
+
+
+def remove(directory: Path) -> None:
+    """Remove a tree that may hold directories without write permission; absent is fine."""
+
+    def retry(function: Callable[..., object], path: str, _error: object) -> None:
+        os.chmod(Path(path).parent, 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, 0o700)
+        function(path)
+
+    if directory.exists():
+        shutil.rmtree(directory, onerror=retry)

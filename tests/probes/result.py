@@ -1,0 +1,55 @@
+"""What a probe found, in a form that people, JUnit and the exit code share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+EXIT_SEALED = 0
+EXIT_HOLE = 3
+EXIT_NOT_TESTED = 4
+"""Exit codes of the proof; 1 and 2 stay free for a crash and for wrong usage."""
+
+
+class Verdict(StrEnum):
+    """The outcome of one probe."""
+
+    CONTROL = "control"
+    """A positive control was seen: the thing that must answer answered."""
+    SEALED = "sealed"
+    """A negative probe found nothing, and its own positive control was seen."""
+    HOLE = "hole"
+    NOT_TESTED = "not-tested"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One probe's outcome. ``duration`` in seconds; ``frames`` are summaries of the first offenders."""
+
+    group: str
+    name: str
+    tried: str
+    verdict: Verdict
+    evidence: str
+    control: str
+    duration: float
+    frames: tuple[str, ...] = ()
+
+
+def overall(results: Iterable[Result]) -> Verdict:
+    """Return the verdict of a whole run: a hole outweighs all, then whatever could not be tested.
+
+    A run without a single negative probe has shown nothing and is "not-tested".
+    """
+    verdicts = [result.verdict for result in results]
+    if Verdict.HOLE in verdicts:
+        return Verdict.HOLE
+    if Verdict.NOT_TESTED in verdicts or Verdict.SEALED not in verdicts:
+        return Verdict.NOT_TESTED
+    return Verdict.SEALED
+
+
+def exit_code(results: Iterable[Result]) -> int:
+    """Return `EXIT_SEALED`, `EXIT_HOLE` or `EXIT_NOT_TESTED` for a whole run."""
+    return {Verdict.SEALED: EXIT_SEALED, Verdict.HOLE: EXIT_HOLE}.get(overall(results), EXIT_NOT_TESTED)

@@ -1,0 +1,408 @@
+"""What the instructions do, through the link, on a host in a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from backend import host_status, machine_state, store
+from backend import instructions as ins
+from backend.settings import Settings
+from tests.unit.backend.rig import NEW_PASSWORD, Rig, run, running, until
+
+pytestmark = pytest.mark.usefixtures("cheap_hash")
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+PORT = ins.Port(
+    name="mgmt0",
+    mac="52:54:00:00:00:01",
+    carrier=True,
+    rx_frames=7,
+    rx_bytes=700,
+    tx_frames=3,
+    tx_bytes=300,
+    verdicts=[ins.Counter("to-vm", 7, 700)],
+)
+
+
+@contextlib.asynccontextmanager
+async def port_process(settings: Settings, answer: bytes, *, hang: bool = False) -> AsyncIterator[list[int]]:
+    """The port process' status socket; gives the list of answers it gave."""
+    answers: list[int] = []
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers.append(len(answer))
+        writer.write(answer)
+        if hang:
+            await asyncio.sleep(30)
+        with contextlib.suppress(OSError):
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_unix_server(serve, settings.port_status)
+    try:
+        yield answers
+    finally:
+        server.close()
+
+
+@contextlib.asynccontextmanager
+async def root_unit(rig: Rig) -> AsyncIterator[None]:
+    """The root unit that puts a requested host name in force."""
+    request = rig.settings.request / "hostname"
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            if request.exists():
+                rig.hostname = request.read_text().strip()
+                request.unlink()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def assert_error(result: Any, code: str) -> ins.Error:
+    assert isinstance(result, ins.Error)
+    assert result.code == code
+    return result
+
+
+def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            state = machine_state.MachineState("running", "kvm", "a trial guest ran", 2, time.monotonic() - 5, "killed")
+            machine_state.write(settings.machine_state, state)
+            status = await client.ask(ins.StatusGet(), token)
+            assert isinstance(status, ins.Status)
+            assert (status.hostname, status.product, status.version) == ("sallyport", "Sallyport", "0.1.0")
+            assert (status.profile, status.engine, status.image) == ("qemu-x86_64", "debian", "5a" * 32)
+            assert status.boot_id == BOOT_ID
+            assert 0 < status.memory_available < status.memory_total
+            assert 0 < status.data_available <= status.data_total
+            assert status.uptime_s > 0
+            assert status.machine.accelerator == "kvm"
+            assert status.machine.starts == 2
+            assert 5.0 <= status.machine.uptime_s < 15.0
+
+    run(test())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state":"evil"}', b"[" * 4000, b"x" * 10000])
+def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
+    if content is not None:
+        settings.machine_state.write_bytes(content)
+    found = host_status.HostStatus(settings).get().machine
+    assert (found.state, found.accelerator, found.accelerator_reason) == ("starting", "tcg", "not known yet")
+
+
+def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
+    state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, 0.0, "\x01" * 5000)
+    machine_state.write(settings.machine_state, state)
+    assert ins.encode(ins.Reply(1, host_status.HostStatus(settings).get()))
+
+
+def test_ports_are_asked_from_the_port_process_once_for_many(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            other = await rig.connect()
+            ports = ins.Ports([PORT])
+            async with port_process(settings, msgspec.json.encode(ports)) as answers:
+                assert await client.ask(ins.PortsList(), token) == ports
+                assert await other.ask(ins.PortsList(), token) == ports
+                assert len(answers) == 1
+                await asyncio.sleep(0.55)
+                assert await other.ask(ins.PortsList(), token) == ports
+                assert len(answers) == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"{}",
+        b"x" * 70000,
+        b"[" * 5000,
+        b'{"type":"ports","ports":[{"name":1}]}',
+        b'{"type":"ports","ports":[],"x":1}',
+    ],
+    ids=["nothing", "empty", "too long", "deep", "wrong type", "extra field"],
+)
+def test_a_port_process_that_talks_nonsense_is_an_error(settings: Settings, answer: bytes) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            async with port_process(settings, answer):
+                assert_error(await client.ask(ins.PortsList(), token), "failed")
+            async with port_process(settings, msgspec.json.encode(ins.Ports([PORT]))):
+                assert isinstance(await client.ask(ins.PortsList(), token), ins.Ports)
+
+    run(test())
+
+
+def test_a_port_process_that_hangs_or_is_gone_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.port_status.DEADLINE_S", 0.1)
+
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            assert_error(await client.ask(ins.PortsList(), token), "failed")
+            async with port_process(settings, b'{"type":', hang=True):
+                assert_error(await client.ask(ins.PortsList(), token), "failed")
+
+    run(test())
+
+
+def test_more_ports_than_fit_in_a_message_is_an_error(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            async with port_process(settings, msgspec.json.encode(ins.Ports([PORT] * 50))):
+                assert_error(await client.ask(ins.PortsList(), token), "failed")
+                assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+
+    run(test())
+
+
+def test_a_host_name_is_stored_and_in_force_when_the_answer_comes(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig, root_unit(rig):
+            client, token = await rig.operator()
+            assert await client.ask(ins.HostnameSet("gate-7"), token) == ins.Done()
+            assert rig.hostname == "gate-7"
+            assert (settings.data / "hostname").read_bytes() == b"gate-7\n"
+            entries = rig.audit(instruction="hostname.set", peer="https 192.0.2.7")
+            assert [entry["outcome"] for entry in entries] == ["begun", "ok"]
+            assert entries[-1]["detail"] == "gate-7"
+
+    run(test())
+
+
+def test_a_host_name_that_nobody_applies_fails_after_the_deadline(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(replace(settings, hostname_s=0.2)) as rig:
+            client, token = await rig.operator()
+            assert_error(await client.ask(ins.HostnameSet("gate-8"), token), "failed")
+            assert [entry["outcome"] for entry in rig.audit(instruction="hostname.set")] == ["begun", "failed"]
+
+    run(test())
+
+
+def test_an_unexpected_error_is_told_without_details(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            settings.request.rmdir()
+            error = assert_error(await client.ask(ins.HostnameSet("gate-9"), token), "failed")
+            assert str(settings.request) not in error.message
+            assert [entry["outcome"] for entry in rig.audit(instruction="hostname.set")] == ["begun", "failed"]
+            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+
+    run(test())
+
+
+def test_a_reboot_is_audited_and_answered_before_it_is_asked_for(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(replace(settings, reboot_delay_s=0.2)) as rig:
+            client, token = await rig.operator()
+            assert await client.ask(ins.SystemReboot(), token) == ins.Done()
+            assert not (settings.request / "reboot").exists()
+            assert [entry["outcome"] for entry in rig.audit(instruction="system.reboot")] == ["begun", "ok"]
+            await until((settings.request / "reboot").exists)
+
+    run(test())
+
+
+def test_a_promised_reboot_is_not_forgotten_when_the_daemon_is_stopped(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(replace(settings, reboot_delay_s=60.0)) as rig:
+            client, token = await rig.operator()
+            assert await client.ask(ins.SystemReboot(), token) == ins.Done()
+        assert (settings.request / "reboot").exists()
+
+    run(test())
+
+
+def test_heartbeats_reach_the_supervisor_and_need_none(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client = await rig.connect()
+            assert await client.ask(ins.Heartbeat()) == ins.Done()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+                supervisor.bind(str(settings.heartbeat))
+                supervisor.settimeout(5)
+                assert await client.ask(ins.Heartbeat()) == ins.Done()
+                assert supervisor.recv(100) == b"beat"
+                # A supervisor that does not read: its queue fills, nobody waits for it.
+                for _ in range(300):
+                    assert await client.ask(ins.Heartbeat()) == ins.Done()
+            assert await client.ask(ins.Heartbeat()) == ins.Done()
+            assert not rig.audit(instruction="vm.heartbeat")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        ins.StatusGet(),
+        ins.PortsList(),
+        ins.HostnameSet("x"),
+        ins.PasswordSet(old="x", new=NEW_PASSWORD),
+        ins.SystemReboot(),
+        ins.SessionClose(),
+    ],
+    ids=lambda do: type(do).__name__,
+)
+def test_without_a_session_nothing_happens(settings: Settings, do: ins.AnyInstruction) -> None:
+    async def test() -> None:
+        async with running(replace(settings, reboot_delay_s=0.02)) as rig:
+            client, token = await rig.operator()
+            before = sorted(path.name for path in settings.request.iterdir())
+            for wrong in None, "A" * 43, token[:-1] + ("A" if token[-1] != "A" else "B"):
+                assert_error(await client.ask(do, wrong), "denied")
+            assert await client.ask(ins.SessionClose(), token) == ins.Done()
+            assert_error(await client.ask(do, token), "denied")
+            await asyncio.sleep(0.05)
+            assert sorted(path.name for path in settings.request.iterdir()) == before
+            assert not (settings.data / "hostname").exists()
+            assert len(rig.audit(instruction=str(do.__struct_config__.tag), outcome="denied")) == 4
+
+    run(test())
+
+
+def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            clients = [await rig.connect() for _ in range(3)]
+            # Side by side, so that they would slip past a check that is not serialised.
+            results = await asyncio.gather(*(client.login("wrong") for client in clients))
+            assert [result.code for result in results] == ["denied"] * 3
+            for client in clients:
+                limited = assert_error(await client.login(rig.first_password), "limited")
+                assert 0.0 < limited.retry_after_s <= 1.0
+            # Others' names are counted apart: they can neither lock the operator out nor let him in.
+            assert_error(await clients[0].login(rig.first_password, user="root"), "denied")
+            await asyncio.sleep(limited.retry_after_s)
+            assert isinstance(await clients[0].login(rig.first_password), ins.Session)
+            outcomes = [entry["outcome"] for entry in rig.audit(instruction="session.open")]
+            assert outcomes == ["denied"] * 3 + ["limited"] * 3 + ["denied", "ok"]
+
+    run(test())
+
+
+def test_logins_in_parallel_do_not_slip_past_the_slow_down(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            clients = [await rig.connect() for _ in range(8)]
+            results = await asyncio.gather(*(client.login("wrong") for client in clients))
+            assert sorted(result.code for result in results) == ["denied"] * 3 + ["limited"] * 5
+
+    run(test())
+
+
+def test_a_new_password_ends_other_sessions_and_survives_a_restart(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            first = rig.first_password
+            other = (await client.login(first)).token
+            assert_error(await client.ask(ins.PasswordSet(old="wrong", new=NEW_PASSWORD), token), "denied")
+            assert await client.ask(ins.PasswordSet(old=first, new=NEW_PASSWORD), token) == ins.Done()
+            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            assert_error(await client.ask(ins.StatusGet(), other), "denied")
+        async with running(settings) as rig:
+            assert rig.console == []
+            client = await rig.connect()
+            assert_error(await client.login(first), "denied")
+            assert isinstance(await client.login(NEW_PASSWORD), ins.Session)
+        log = (settings.data / "audit.jsonl").read_text() + (settings.data / "credential.json").read_text()
+        for secret in first, NEW_PASSWORD, token, other, 'wrong"':
+            assert secret not in log
+
+    run(test())
+
+
+def test_a_wrong_old_password_counts_as_a_failed_login(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            change = ins.PasswordSet(old="wrong", new=NEW_PASSWORD)
+            for code in "denied", "denied", "denied", "limited":
+                assert_error(await client.ask(change, token), code)
+            assert_error(await client.login(rig.first_password), "limited")
+
+    run(test())
+
+
+def test_changes_are_limited(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(replace(settings, change_burst=4.0, change_rate=0.01)) as rig, root_unit(rig):
+            client, token = await rig.operator()
+            for number in range(4):
+                assert await client.ask(ins.HostnameSet(f"n{number}"), token) == ins.Done()
+            assert assert_error(await client.ask(ins.HostnameSet("n4"), token), "limited").retry_after_s > 1.0
+            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            assert rig.hostname == "n3"
+
+    run(test())
+
+
+def test_a_full_disk_takes_neither_the_daemon_nor_the_reboot_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            with monkeypatch.context() as broken:
+                broken.setattr("backend.audit.LogFile.append", full)
+                broken.setattr("backend.actions.store.replace", full)
+                assert_error(await client.ask(ins.HostnameSet("x"), token), "failed")
+                assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            assert await client.ask(ins.SystemReboot(), token) == ins.Done()
+            assert rig.audit(instruction="system.reboot", outcome="begun")[0]["lost"] == 2
+
+    run(test())
+
+
+def test_the_stored_files_are_private(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig, root_unit(rig):
+            client, token = await rig.operator()
+            await client.ask(ins.HostnameSet("x"), token)
+
+    run(test())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in settings.data.iterdir()}
+    assert modes == {"credential.json": 0o600, "hostname": 0o600, "audit.jsonl": 0o600}
+
+
+def test_the_credential_file_has_its_promised_form(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            assert json.loads(store.read(settings.data / "credential.json", 4096))["used"] is False
+            await rig.operator()
+            stored = json.loads(store.read(settings.data / "credential.json", 4096))
+            assert stored.keys() == {"salt", "hash", "n", "r", "p", "used"}
+            assert stored["used"] is True
+
+    run(test())

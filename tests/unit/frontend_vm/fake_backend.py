@@ -1,0 +1,179 @@
+"""A backend without a host: real TLS, real schema, state in memory, and switches for what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import ssl
+import time
+from pathlib import Path
+
+from frontend_vm.instructions import (
+    MAX_LINE,
+    AnyInstruction,
+    Counter,
+    Done,
+    Error,
+    Heartbeat,
+    HostnameSet,
+    Machine,
+    PasswordSet,
+    Port,
+    Ports,
+    PortsList,
+    Reply,
+    Request,
+    Result,
+    Session,
+    SessionClose,
+    SessionOpen,
+    Status,
+    StatusGet,
+    SystemReboot,
+    decode_request,
+    encode,
+)
+
+PASSWORD = "correct horse battery"
+
+
+class FakeBackend:
+    """Answers every instruction; `requests` holds all that arrived but heartbeats, which are counted."""
+
+    def __init__(self, directory: Path) -> None:
+        self.password = PASSWORD
+        self.hostname = "sallyport"
+        self.last_exit = ""
+        self.limited = 0.0
+        """Seconds that failed logins are to wait."""
+        self.silent = False
+        self.idle_s = 600
+        self.last_seq = 0
+        self.heartbeats = 0
+        self.tokens: set[str] = set()
+        self.requests: list[AnyInstruction] = []
+        self.port = 0
+        self._started = time.monotonic()
+        self._frames = itertools.count(1200, 37)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context.verify_mode = ssl.CERT_REQUIRED
+        self._context.load_cert_chain(directory / "backend.crt", directory / "backend.key")
+        self._context.load_verify_locations(directory / "link.crt")
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> None:
+        """Listen, on the same port as before if there was one."""
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._context, limit=MAX_LINE
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """Vanish."""
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            while line := await reader.readline():
+                request = decode_request(line)
+                if self.silent:
+                    continue
+                writer.write(encode(Reply(seq=request.seq, result=self._answer(request))))
+        except OSError:
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    def _answer(self, request: Request) -> Result:  # noqa: PLR0911
+        if request.seq <= self.last_seq:
+            return Error(code="replayed", message="seen before", last_seq=self.last_seq)
+        self.last_seq = request.seq
+        if isinstance(request.do, Heartbeat):
+            self.heartbeats += 1
+            return Done()
+        self.requests.append(request.do)
+        if isinstance(request.do, SessionOpen):
+            if self.limited:
+                return Error(code="limited", message="Too many failed logins.", retry_after_s=self.limited)
+            if (request.do.user, request.do.password) != ("admin", self.password):
+                return Error(code="denied", message="Wrong user or password.")
+            token = secrets.token_urlsafe(32)
+            self.tokens.add(token)
+            return Session(token=token, idle_s=self.idle_s)
+        if request.token not in self.tokens:
+            return Error(code="denied", message="No such session.")
+        return self._carry_out(request.do, request.token)
+
+    def _carry_out(self, do: AnyInstruction, token: str) -> Result:
+        match do:
+            case SessionClose():
+                self.tokens.discard(token)
+            case StatusGet():
+                return self._status()
+            case PortsList():
+                return self._ports()
+            case HostnameSet(hostname=name):
+                self.hostname = name
+            case PasswordSet(old=old, new=new):
+                if old != self.password:
+                    return Error(code="denied", message="Wrong password.")
+                self.password = new
+                self.tokens = {token}
+            case SystemReboot():
+                pass
+        return Done()
+
+    def _status(self) -> Status:
+        uptime = time.monotonic() - self._started + 93_784
+        return Status(
+            hostname=self.hostname,
+            product="Sallyport",
+            version="0.1.0",
+            profile="qemu-x86_64",
+            engine="debian",
+            image="9f2c4e1b7a60d385c2e1f4a9b87d6053e4c1a2f0b9d8e7c6a5b4938271605f4e",
+            boot_id="3b1f0c52-7f4f-4a51-9d0e-2f6f3f1c9a77",
+            uptime_s=uptime,
+            load_1m=0.18,
+            memory_total=2_055_208_960,
+            memory_available=1_402_208_960,
+            data_total=1_073_741_824,
+            data_available=961_741_824,
+            machine=Machine(
+                state="running",
+                accelerator="kvm",
+                accelerator_reason="a trial guest ran to its end on /dev/kvm in 0.4 s",
+                starts=1,
+                uptime_s=uptime - 9,
+                last_exit=self.last_exit,
+            ),
+        )
+
+    def _ports(self) -> Ports:
+        frames = next(self._frames)
+        verdicts = [
+            Counter(name="to_vm", frames=frames, bytes=frames * 212),
+            Counter(name="from_vm", frames=frames - 40, bytes=(frames - 40) * 611),
+            Counter(name="foreign_mac", frames=3, bytes=192),
+            Counter(name="not_for_vm", frames=frames // 9, bytes=frames // 9 * 74),
+            Counter(name="rate_limited", frames=0, bytes=0),
+        ]
+        port = Port(
+            name="mgmt0",
+            mac="52:54:00:5a:11:01",
+            carrier=True,
+            rx_frames=frames + frames // 9 + 3,
+            rx_bytes=frames * 215,
+            tx_frames=frames - 40,
+            tx_bytes=(frames - 40) * 611,
+            verdicts=verdicts,
+        )
+        return Ports(ports=[port])
