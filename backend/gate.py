@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from backend.instructions import VERSION, Count, Request, decode_request
+from backend.instructions import VERSION, Request, decode_request
 from backend.limits import Bucket, Clock
 from backend.refusal import Refused
 
@@ -25,7 +26,7 @@ class Glance(Struct):
     """The two fields that a message of any version has."""
 
     v: int = VERSION
-    seq: Count = 0
+    seq: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
 _glance_decoder = msgspec.json.Decoder(Glance)
@@ -72,8 +73,6 @@ def _refusal(line: bytes, error: Exception) -> Refused:
         glance = _glance_decoder.decode(line)
     except NOT_A_MESSAGE:
         glance = Glance()
-    # Beyond the schema's range the number could not be sent back.
-    seq = glance.seq if glance.seq < 2**63 else 0
     if glance.v != VERSION:
-        return Refused("version", f"this backend speaks version {VERSION} only", seq=seq)
-    return Refused("malformed", "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error), seq=seq)
+        return Refused("version", f"this backend speaks version {VERSION} only", seq=glance.seq)
+    return Refused("malformed", "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error), seq=glance.seq)

@@ -136,7 +136,7 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     descriptor = tap.open_tap(TAP)
     try:
-        await _command("ip", "link", "set", TAP, "arp", "off", "multicast", "off", "addrgenmode", "none")
+        await _command("ip", "link", "set", TAP, "arp", "off", "multicast", "off")
         await _command("ip", "link", "set", TAP, "master", BRIDGE)
         await _command("ip", "link", "set", TAP, "up")
         server = await asyncio.start_unix_server(_answer_status, sock=_listen("status.sock", "sallyport"))

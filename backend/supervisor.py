@@ -37,8 +37,8 @@ class Patience:
     first_kvm: float = 60.0
     first_tcg: float = 240.0
     """From QEMU's start to the first heartbeat."""
-    next: float = 6.0
-    """From one heartbeat to the next; the front-end sends one a second."""
+    next: float = 10.0
+    """From one heartbeat to the next; the front-end sends one a second, but one slow instruction may hold it up for five."""
     backoff: float = 5.0
     """Longest pause before a VM that keeps dying at once is started again."""
 

@@ -34,8 +34,6 @@ class Frontend:
     """
 
     def __init__(self, directory: Path, settings: Settings) -> None:
-        # Tornado loads every public certification authority at import. This process trusts none of them.
-        os.environ.setdefault("SSL_CERT_FILE", os.devnull)
         from frontend_vm.api import make_application
         from frontend_vm.link import Link, client_context
         from frontend_vm.web import BoundedServer, server_context
@@ -107,6 +105,8 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="frontend", description="Web and SSH front-end of the appliance.")
     parser.add_argument("--config", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s")
+    # Tornado loads every public certification authority at import. This process trusts none of them.
+    os.environ["SSL_CERT_FILE"] = os.devnull
     directory: Path = parser.parse_args().config
     start_log()
     try:

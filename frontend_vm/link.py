@@ -32,6 +32,7 @@ from frontend_vm.instructions import (
     decode_request,
     encode,
 )
+from frontend_vm.settings import load_identity
 
 log = logging.getLogger("link")
 
@@ -65,12 +66,16 @@ def client_context(directory: Path) -> ssl.SSLContext:
     """TLS 1.3 with ``link.key``/``link.crt`` as our identity and ``backend.crt`` as the only one we trust.
 
     Raises:
-        OSError: a file is missing, or not a key or certificate (`ssl.SSLError`).
+        OSError: a file is missing or broken.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name by default
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(directory / "backend.crt")
-    context.load_cert_chain(directory / "link.crt", directory / "link.key")
+    trusted = directory / "backend.crt"
+    try:
+        context.load_verify_locations(trusted)
+    except OSError as error:  # ssl.SSLError is one, and names no file
+        raise OSError(f"{trusted}: {error}") from error
+    load_identity(context, directory, "link")
     return context
 
 
@@ -103,7 +108,7 @@ class Link:
             was_up = False
             try:
                 await self._serve_connection()
-            except (OSError, EOFError, ValueError) as error:  # TimeoutError and ssl.SSLError are OSErrors
+            except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:  # TimeoutError is an OSError
                 was_up = self.up
                 # The same complaint every two seconds says nothing new.
                 text = f"{type(error).__name__} {error}"

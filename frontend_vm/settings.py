@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,19 @@ def is_listening(listener: socket.socket) -> bool:
         return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
     except OSError:
         return False
+
+
+def load_identity(context: ssl.SSLContext, directory: Path, stem: str) -> None:
+    """Give a TLS context the certificate ``stem.crt`` and its key ``stem.key``.
+
+    Raises:
+        OSError: one is missing or not what it should be, or they do not belong together; the message names them.
+    """
+    certificate, key = directory / f"{stem}.crt", directory / f"{stem}.key"
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one, and names no file
+        raise OSError(f"{certificate}, {key}: {error}") from error
 
 
 def peer_address(address: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes.util
 import logging
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from frontend_vm.log import printable
 from frontend_vm.settings import peer_address
 
 # asyncssh looks for liboqs and libnettle, for algorithms that are not offered here. The search starts ldconfig and
-# a compiler if there is one: half a second under emulation.
+# a compiler if there is one, which is slow under emulation.
 _find_library = ctypes.util.find_library
 ctypes.util.find_library = lambda name: None
 try:
     import asyncssh
+    from asyncssh.editor import SSHLineEditor
 finally:
     ctypes.util.find_library = _find_library
 
@@ -32,6 +34,22 @@ if TYPE_CHECKING:
     from asyncssh.editor import SSHLineEditorChannel
 
 log = logging.getLogger("ssh")
+
+
+class LineEditor(SSHLineEditor):
+    """asyncssh's, without holding up the event loop for each terminal.
+
+    It looks at 65,536 characters to learn which runs can be inserted at once, at its creation and again for each
+    key. Runs of ASCII suffice: where the pattern matches nothing, a printable character is inserted on its own.
+    """
+
+    _printable = re.compile("[ -~]*")
+
+    def _build_printable(self) -> None:
+        """Nothing: see above."""
+
+
+asyncssh.editor.SSHLineEditor = LineEditor  # type: ignore[misc]
 
 MAX_STRANGERS = 8
 """Connections that have not logged in; the oldest makes room for the newest."""
@@ -41,8 +59,8 @@ MAX_CHANNELS = 4
 MAX_TRIES = 3
 """Passwords that one connection may try."""
 MAX_STRANGER_BYTES = 65536
-"""Bytes that a connection may send before it has logged in: an honest client needs below 8 KiB. asyncssh itself
-would believe, and wait for, a first packet of any length (4 GiB)."""
+"""Bytes that a connection may send before it has logged in: OpenSSH, paramiko and asyncssh need below 4 KiB.
+asyncssh itself would believe, and wait for, a first packet of any length (4 GiB)."""
 LOGIN_TIMEOUT = 30.0
 IDLE_TIMEOUT = 600.0
 """Seconds at a prompt without a line."""

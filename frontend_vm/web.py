@@ -11,12 +11,15 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler
 
-from frontend_vm.settings import peer_address
+from frontend_vm.settings import load_identity, peer_address
 
 MAX_CONNECTIONS = 64
 MAX_CONNECTIONS_PER_PEER = 24
 """A browser opens six at a time. Beyond either bound the oldest connection makes room for the newest."""
 MAX_HEADER = 8192
+RECORD = 16384
+"""Bytes read at once: a whole TLS record (RFC 8446 section 5.1). Reads that end at exactly `MAX_HEADER` would leave
+the rest of a record unseen in the TLS layer, and a header that is too long waiting for its time-out."""
 MAX_DISCARD = 65536
 """Bytes of a body that are read only to answer in an orderly way; `api.MAX_BODY` is what may be said."""
 IDLE_TIMEOUT = 30.0
@@ -47,14 +50,14 @@ def server_context(directory: Path) -> ssl.SSLContext:
     """TLS 1.2 or 1.3 for browsers, with ``web.key`` and ``web.crt``.
 
     Raises:
-        OSError: a file is missing, or not a key or certificate (`ssl.SSLError`).
+        OSError: a file is missing or broken.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; all of TLS 1.3 are sound
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(directory / "web.crt", directory / "web.key")
+    load_identity(context, directory, "web")
     return context
 
 
@@ -71,7 +74,7 @@ class BoundedServer(HTTPServer):
             max_header_size=MAX_HEADER,
             max_body_size=MAX_DISCARD,
             max_buffer_size=MAX_DISCARD + MAX_HEADER,
-            chunk_size=MAX_HEADER,
+            chunk_size=RECORD,
         )
         self._open: dict[IOStream, str] = {}  # in order of arrival
 
@@ -86,6 +89,12 @@ class BoundedServer(HTTPServer):
             next(iter(self._open)).close()
         self._open[stream] = peer
         super().handle_stream(stream, address)
+
+    def stop(self) -> None:
+        """Stop listening and end all connections."""
+        super().stop()
+        for stream in self._open:
+            stream.close()
 
 
 class Handler(RequestHandler):

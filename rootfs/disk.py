@@ -120,7 +120,7 @@ def command_line(profile: Profile, verity: Verity) -> str:
         "ipv6.disable=1",
         "panic=10",
         "quiet",
-        "loglevel=4",
+        "loglevel=3",
         "systemd.show_status=yes",
         "systemd.gpt_auto=no",
         "systemd.firstboot=no",

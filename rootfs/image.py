@@ -14,7 +14,7 @@ from rich.console import Console
 
 import backend.instructions
 from frontend_vm import build as frontend
-from rootfs import disk, initramfs, kernel, overlay, squashfs
+from rootfs import disk, initramfs, kernel, overlay, squashfs, test_access
 from rootfs.debian import engine, packages
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.disk import Verity
@@ -69,7 +69,8 @@ def make(recipe: Recipe, console: Console, out: Path = OUT) -> Built:
     """
     cache = Cache(CACHE, console)
     debian = Engine(cache, locked=recipe.locked)
-    vm = frontend.build(debian, recipe.profile, [PROJECT / "overlays/frontend_vm_test"] if recipe.test_access else [])
+    extra = [PROJECT / "overlays/frontend_vm_test", test_access.prepare()] if recipe.test_access else []
+    vm = frontend.build(debian, recipe.profile, extra)
     root = _root(debian, recipe, vm)
     linux = Kernel(cache, debian.tools, debian.kernel(recipe.profile.kernel))
     finished = _disk(debian, recipe, root, linux)

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxEr
 from rootfs.errors import SallyportError
 from rootfs.select_files import files
 
-SKELETON = ("data", "dev", "proc", "root", "run", "sys", "tmp", "var", "usr/bin", "usr/lib64", "usr/sbin")
+SKELETON = ("data", "dev", "proc", "root", "run", "sys", "tmp", "var/tmp", "usr/bin", "usr/lib64", "usr/sbin")
 """Directories of every root file system: git keeps no empty ones."""
 MERGED = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
 

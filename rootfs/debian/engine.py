@@ -192,7 +192,7 @@ def compile_python(toolbox: Tools, build: Path, directory: str) -> None:
     toolbox.run(
         [
             *("python3", "-m", "compileall", "-q", "-b", "-f", "-j1", "--invalidation-mode", "unchecked-hash"),
-            *("-s", f"/build/{top}", "-p", "/", directory),
+            *("-s", f"/build/{top}", "-p", "/", f"/build/{directory}"),
         ],
         build=build,
         env={"PYTHONHASHSEED": "0"},

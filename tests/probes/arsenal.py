@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
-from scapy.contrib.igmp import IGMP
 from scapy.layers.inet import ICMP, IP, UDP, IPOption_LSRR
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
@@ -35,6 +34,8 @@ GROUP_MACS = {
     "33:33:00:00:00:fb": "ff02::fb",
 }
 """IPv6 groups that a host joins by itself (RFC 4291 section 2.7.1), with their MACs (RFC 2464 section 7)."""
+IGMP_QUERY = bytes.fromhex("110aeef500000000")
+"""A general membership query to be answered within a second (RFC 2236 section 2)."""
 
 
 class Arsenal:
@@ -129,7 +130,8 @@ class Arsenal:
         for mac, group in (("01:00:5e:00:00:01", "224.0.0.1"), ("01:00:5e:00:00:fb", "224.0.0.251")):
             for dst in (mac, *self.target.host_macs.values()):
                 path = self.v4.to(mac=dst, ip=group)
-                yield bytes(path.layers(1) / IGMP(type=0x11, gaddr="0.0.0.0"))
+                query = IP(src=path.src_ip, dst=group, ttl=1, proto=2) / Raw(IGMP_QUERY)
+                yield bytes(Ether(src=path.src_mac, dst=dst) / query)
                 yield ping(path, self.rng.getrandbits(16), 1)
 
     def pings(self) -> Iterator[bytes]:

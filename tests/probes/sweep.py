@@ -68,7 +68,7 @@ def sweep_tcp(
     passes = {sport: rng.getrandbits(32) for sport in sports}  # source port and sequence number of each pass
     began = time.monotonic()
     misses: dict[int, int] = {}
-    dead = 0
+    dead, slow = 0, Tally(0, 0)
     resets: list[bytes] = []
     peer, address = mac_bytes(path.dst_mac), ip_address(path.dst_ip).packed
 
@@ -104,6 +104,10 @@ def sweep_tcp(
                 resets.clear()
             sweep.controls += tally
             dead = 0 if tally.answered else dead + 1
+            if pace.window == 1:
+                slow += tally
+            if slow.sent >= 256 and slow.answered < 0.9 * slow.sent:
+                dead = DEAD_BATCHES  # one control in flight, and still one in ten is lost: no pace will help
             for port in batch:
                 if answered(port):
                     continue

@@ -83,7 +83,7 @@ def fire(
     elif trouble or failed or not volley.frames:
         verdict, evidence = Verdict.NOT_TESTED, trouble or f"controls of batch {failed} stayed unseen {TRIES} times"
     else:
-        verdict, evidence = Verdict.SEALED, f"{sent}, none answered"
+        verdict, evidence = Verdict.SEALED, f"{sent}, no answer that must not be"
     took = time.monotonic() - began
     return Result(volley.group, volley.name, volley.tried, verdict, evidence, seen, took, offences.summaries())
 

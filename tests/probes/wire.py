@@ -180,7 +180,6 @@ class Wire:
             self._die(str(error) or type(error).__name__)
 
     def _deliver(self, raw: bytes, now: float) -> None:
-        self.received += 1
         if self.capture is not None:
             self.capture.add(raw, INBOUND)
         frame = parse(raw, now)
@@ -188,6 +187,7 @@ class Wire:
             self.ledger.add(frame)
         for tap in tuple(self._taps):
             tap.put(frame)
+        self.received += 1
 
     def _die(self, reason: str) -> None:
         self.error = self.error or reason

@@ -113,7 +113,9 @@ def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, c
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
     state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, 0.0, "\x01" * 5000)
     machine_state.write(settings.machine_state, state)
-    assert ins.encode(ins.Reply(1, host_status.HostStatus(settings).get()))
+    status = host_status.HostStatus(settings).get()
+    assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
+    assert ins.encode(ins.Reply(1, status))
 
 
 def test_ports_are_asked_from_the_port_process_once_for_many(settings: Settings) -> None:
@@ -138,7 +140,7 @@ def test_ports_are_asked_from_the_port_process_once_for_many(settings: Settings)
     [
         b"",
         b"{}",
-        b"x" * 70000,
+        b'{"type":"ports","ports":[]}' + b" " * 70000,
         b"[" * 5000,
         b'{"type":"ports","ports":[{"name":1}]}',
         b'{"type":"ports","ports":[],"x":1}',
@@ -304,6 +306,19 @@ def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -
             assert isinstance(await clients[0].login(rig.first_password), ins.Session)
             outcomes = [entry["outcome"] for entry in rig.audit(instruction="session.open")]
             assert outcomes == ["denied"] * 3 + ["limited"] * 3 + ["denied", "ok"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("do", [ins.HostnameSet("x"), ins.SessionOpen(user="admin", password="wrong", peer="x")])
+def test_who_is_not_let_in_cannot_fill_the_audit_log(settings: Settings, do: ins.AnyInstruction) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, _ = await rig.operator()
+            for _ in range(80):
+                assert isinstance(await client.ask(do), ins.Error)
+            assert 50 <= len(rig.audit()) <= 56
+        assert rig.audit(event="backend.stop")[0]["suppressed"] >= 26
 
     run(test())
 

@@ -287,10 +287,12 @@ def test_what_a_full_disk_swallowed_is_counted(tmp_path: Path, monkeypatch: pyte
             with monkeypatch.context() as patch:
                 patch.setattr(os, "write", broken)
                 await audit.record("lost", outcome="ok")
-        await audit.record("two", outcome="ok")
+        await audit.record("two", outcome="ok", peer="\x9b2J", detail="\u202e" + "x" * 5000)
         lines = (tmp_path / "audit.jsonl").read_bytes().splitlines()
         assert [json.loads(lines[number])["event"] for number in (0, 2)] == ["one", "two"]
         assert json.loads(lines[2])["lost"] == 2
+        assert lines[2].isascii()
+        assert len(json.loads(lines[2])["detail"]) == 200
         with pytest.raises(json.JSONDecodeError):
             json.loads(lines[1])
         disk.stop()
@@ -374,6 +376,27 @@ def test_the_first_password_is_new_at_every_start_until_it_is_used(tmp_path: Pat
         await passwords.check("admin", fourth)
         with pytest.raises(Refused):
             await passwords.check("admin", third or "")
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("cheap_hash")
+def test_a_login_that_succeeds_forgets_the_failures(tmp_path: Path) -> None:
+    async def test() -> None:
+        now = Now()
+        passwords = Passwords(tmp_path / "credential.json", Worker("disk"), Worker("cpu"), Bucket(100.0, 100.0), now)
+        first = await passwords.start()
+        assert first
+        for _ in range(2):
+            for wait in 0, 0, 1:
+                with pytest.raises(Refused) as refused:
+                    await passwords.check("admin", "wrong")
+                assert (refused.value.error.code, refused.value.error.retry_after_s) == ("denied", wait)
+            with pytest.raises(Refused) as refused:
+                await passwords.check("admin", first)
+            assert refused.value.error.code == "limited"
+            now.s += 1
+            await passwords.check("admin", first)
 
     asyncio.run(test())
 

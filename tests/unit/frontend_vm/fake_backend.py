@@ -24,7 +24,6 @@ from frontend_vm.instructions import (
     PortsList,
     Reply,
     Request,
-    Result,
     Session,
     SessionClose,
     SessionOpen,
@@ -35,6 +34,7 @@ from frontend_vm.instructions import (
     encode,
 )
 
+AnyResult = Done | Session | Status | Ports | Error
 PASSWORD = "correct horse battery"
 
 
@@ -48,6 +48,8 @@ class FakeBackend:
         self.limited = 0.0
         """Seconds that failed logins are to wait."""
         self.silent = False
+        self.junk = b""
+        """Sent instead of the next reply, and then the connection is closed."""
         self.idle_s = 600
         self.last_seq = 0
         self.heartbeats = 0
@@ -85,14 +87,18 @@ class FakeBackend:
                 request = decode_request(line)
                 if self.silent:
                     continue
+                if self.junk:
+                    writer.write(self.junk)
+                    await writer.drain()
+                    break
                 writer.write(encode(Reply(seq=request.seq, result=self._answer(request))))
         except OSError:
             pass
         finally:
             self._writers.discard(writer)
-            writer.transport.abort()
+            writer.close()
 
-    def _answer(self, request: Request) -> Result:  # noqa: PLR0911
+    def _answer(self, request: Request) -> AnyResult:
         if request.seq <= self.last_seq:
             return Error(code="replayed", message="seen before", last_seq=self.last_seq)
         self.last_seq = request.seq
@@ -112,7 +118,7 @@ class FakeBackend:
             return Error(code="denied", message="No such session.")
         return self._carry_out(request.do, request.token)
 
-    def _carry_out(self, do: AnyInstruction, token: str) -> Result:
+    def _carry_out(self, do: AnyInstruction, token: str) -> AnyResult:
         match do:
             case SessionClose():
                 self.tokens.discard(token)

@@ -17,9 +17,7 @@ Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 def write_key(path: Path, key: Key) -> None:
     path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 
@@ -27,7 +25,7 @@ def make_identity(directory: Path, stem: str, name: str) -> None:
     """Write ``stem.key`` and the self-signed ``stem.crt``, P-256."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -1,0 +1,247 @@
+"""The SSH command line: what it offers, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from frontend_vm import cli, ssh
+from tests.unit.frontend_vm.rig import DEADLINE, Rig, running, until
+
+
+def test_one_command_each(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            result = await connection.run("status --json")
+            assert result.exit_status == 0
+            assert json.loads(str(result.stdout))["hostname"] == "sallyport"
+            assert "Accelerator   kvm (" in str((await connection.run("status")).stdout)
+            assert "foreign_mac" in str((await connection.run("ports")).stdout)
+            assert (await connection.run("hostname edge-9")).exit_status == 0
+            assert rig.backend.hostname == "edge-9"
+            for bad in ("hostname -x", "hostname", "hostname a b", "nonsense", "status --yaml", "status 'x", "reboot"):
+                result = await connection.run(bad, timeout=DEADLINE)
+                assert (result.exit_status, result.stdout) == (2, ""), bad
+                assert result.stderr
+            assert "SystemReboot" not in rig.instructions()
+            assert (await connection.run("reboot --yes")).exit_status == 0
+            assert "SystemReboot" in rig.instructions()
+
+    asyncio.run(scenario())
+
+
+def test_session_lives_as_long_as_the_connection(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            async with await rig.ssh() as connection:
+                assert len(rig.backend.tokens) == 1
+                rig.backend.tokens.clear()
+                result = await connection.run("status")
+                assert (result.exit_status, result.stdout) == (1, "")
+                assert "log in again" in str(result.stderr)
+            async with await rig.ssh():
+                assert len(rig.backend.tokens) == 1
+            await until(lambda: not rig.backend.tokens)
+
+    asyncio.run(scenario())
+
+
+def test_backend_away(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            rig.backend.stop()
+            await until(lambda: not rig.frontend.link.up)
+            result = await connection.run("status")
+            assert (result.exit_status, result.stderr) == (1, "The backend is not reachable.\n")
+
+    asyncio.run(scenario())
+
+
+async def expect(process: asyncssh.SSHClientProcess[str], text: str) -> str:
+    """Read until a text has come."""
+    seen = ""
+    async with asyncio.timeout(DEADLINE):
+        while text not in seen:
+            chunk = await process.stdout.read(4096)
+            assert chunk, f"ended after {seen!r}"
+            seen += chunk
+    return seen
+
+
+def test_interactive(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            rig.backend.last_exit = "killed \x1b]0;owned\x07"
+            async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+                await expect(process, "sallyport> ")
+                process.stdin.write("sta\t\n")
+                seen = await expect(process, "sallyport> ")
+                assert "killed ?]0;owned?" in seen
+                assert "\x1b]" not in seen
+                process.stdin.write("hostname gäte\n")
+                assert "hostname gäte" in await expect(process, "sallyport> ")
+                process.stdin.write("hostname gate\n")
+                await expect(process, "gate> ")
+                process.stdin.write("reboot\n")
+                await expect(process, "Type yes: ")
+                process.stdin.write("no\n")
+                await expect(process, "gate> ")
+                assert "SystemReboot" not in rig.instructions()
+                process.stdin.write("password\n")
+                shown = await expect(process, "Present password: ")
+                process.stdin.write(rig.backend.password + "\n")
+                shown += await expect(process, "New password: ")
+                process.stdin.write("a better password\n")
+                shown += await expect(process, "again: ")
+                process.stdin.write("a better password\n")
+                shown += await expect(process, "gate> ")
+                assert rig.backend.password == "a better password"
+                assert "better" not in shown
+                process.stdin.write("\x1b[A\x1b[A\n")  # history: the last but one line is the answer "no"
+                assert "better" not in await expect(process, "gate> ")
+                process.stdin.write("\x03")
+                await expect(process, "gate> ")
+                process.stdin.write("exit\n")
+                result = await asyncio.wait_for(process.wait(), DEADLINE)
+                assert result.exit_status == 0
+
+    asyncio.run(scenario())
+
+
+def test_lines_without_a_terminal(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            result = await connection.run(None, input="hostname gate\npassword\n")
+            assert rig.backend.hostname == "gate"
+            assert result.exit_status == 2
+            assert "needs a terminal" in str(result.stderr)
+
+    asyncio.run(scenario())
+
+
+def test_wrong_password_and_other_methods(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            with pytest.raises(asyncssh.PermissionDenied):
+                await rig.ssh(password="wrong")
+            assert rig.instructions() == ["SessionOpen"]
+            methods = await asyncssh.get_server_auth_methods(
+                "127.0.0.1", rig.frontend.ssh_port, username="admin", config=None
+            )
+            assert list(methods) == ["password"]
+
+    asyncio.run(scenario())
+
+
+def test_tries_are_bounded(configuration: Path) -> None:
+    class Guesser(asyncssh.SSHClient):
+        tries = 0
+
+        def password_auth_requested(self) -> str:
+            self.tries += 1
+            return f"guess {self.tries}"
+
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            await rig.frontend.ssh_ready.wait()
+            with pytest.raises((asyncssh.DisconnectError, ConnectionError)):
+                await asyncssh.connect(
+                    "127.0.0.1",
+                    rig.frontend.ssh_port,
+                    username="admin",
+                    client_factory=Guesser,
+                    known_hosts=None,
+                    config=None,
+                    client_keys=None,
+                )
+            assert rig.instructions() == ["SessionOpen"] * ssh.MAX_TRIES
+
+    asyncio.run(scenario())
+
+
+def test_forwarding_and_file_transfer_are_refused(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_connection("127.0.0.1", rig.backend.port)
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_unix_connection("/run/x")
+            with pytest.raises(asyncssh.ChannelListenError):
+                await connection.forward_remote_port("127.0.0.1", 0, "127.0.0.1", 9)
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.start_sftp_client()
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.create_process(subsystem="netconf")
+            result = await connection.run("scp -t /tmp")
+            assert result.exit_status == 2
+            assert (await connection.run("help")).exit_status == 0, "the control"
+
+    asyncio.run(scenario())
+
+
+def test_channels_of_one_connection_are_bounded(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            shells = [await connection.create_process(term_type="xterm") for _ in range(ssh.MAX_CHANNELS)]
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.run("help")
+            shells[0].stdin.write("exit\n")
+            await asyncio.wait_for(shells[0].wait(), DEADLINE)
+            assert (await connection.run("help")).exit_status == 0
+
+    asyncio.run(scenario())
+
+
+def test_strangers_make_room_for_the_next(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            await rig.frontend.ssh_ready.wait()
+            held = [
+                await asyncio.open_connection("127.0.0.1", rig.frontend.ssh_port) for _ in range(ssh.MAX_STRANGERS + 2)
+            ]
+            for reader, _ in held[:2]:
+                await asyncio.wait_for(reader.read(), DEADLINE)  # to the end
+            assert not held[-1][0].at_eof()
+            async with await rig.ssh() as connection:
+                assert (await connection.run("help")).exit_status == 0
+            for _, writer in held:
+                writer.transport.abort()
+
+    asyncio.run(scenario())
+
+
+def test_stranger_cannot_make_us_collect_a_huge_packet(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            await rig.frontend.ssh_ready.wait()
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.frontend.ssh_port)
+            assert await reader.readline() == b"SSH-2.0-Sallyport\r\n"
+            writer.write(b"SSH-2.0-x\r\n" + (1 << 30).to_bytes(4, "big"))
+            await flood(rig, writer)
+
+    async def flood(rig: Rig, writer: asyncio.StreamWriter) -> None:
+        for _ in range(64):
+            if writer.transport.is_closing():
+                return
+            writer.write(b"\0" * ssh.MAX_STRANGER_BYTES)
+            await asyncio.sleep(0.01)
+        pytest.fail("4 MiB of a first packet were taken")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("sta", ("status ", 7)), ("p", False), ("", False), ("x", False), ("hostname e", False)],
+)
+def test_completion(line: str, expected: object) -> None:
+    assert cli.complete(line, len(line)) == expected
+
+
+def test_figures_for_people() -> None:
+    assert [cli.duration(s) for s in (5, 65, 3660, 90000)] == ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]
+    assert [cli.size(b) for b in (7, 2048, 3 << 20, 5 << 30)] == ["7 B", "2 KiB", "3 MiB", "5.0 GiB"]

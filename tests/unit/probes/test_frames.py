@@ -1,0 +1,75 @@
+"""Frames are built and read correctly, and no bytes make the parser raise."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from scapy.layers.inet import TCP, UDP
+from scapy.layers.l2 import Ether
+
+from tests.probes.arsenal import Arsenal
+from tests.probes.craft import Path, arp_request, neighbour_advert, ping, tagged, tcp_syn, udp
+from tests.probes.frame import NEIGHBOUR_ADVERT, parse, summary
+from tests.probes.judge import PortJudge
+from tests.probes.target import Target, eui64
+from tests.unit.probes.simpeer import TARGET
+
+V4 = Path("02:00:00:00:00:01", "02:00:00:00:00:02", "192.0.2.1", "192.0.2.2")
+V6 = Path("02:00:00:00:00:01", "02:00:00:00:00:02", "fe80::1", "fe80::2")
+
+
+@pytest.mark.parametrize("path", [V4, V6])
+def test_patched_checksums_are_those_of_scapy(path: Path) -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        sport, dport, seq = rng.randrange(65536), rng.randrange(65536), rng.getrandbits(32)
+        for raw, layer in ((tcp_syn(path, sport, dport, seq), TCP), (udp(path, sport, dport, b"odd"), UDP)):
+            packet = Ether(raw)
+            packet[layer].chksum = None
+            assert bytes(packet) == raw
+            assert (packet[layer].sport, packet[layer].dport) == (sport, dport)
+
+
+def test_fields_are_read() -> None:
+    syn = parse(tcp_syn(V4, 1000, 443, 7), 1.5)
+    assert (syn.sport, syn.dport, syn.seq, syn.flags, syn.time) == (1000, 443, 7, 2, 1.5)
+    assert parse(ping(V6, 5, 6), 0).icmp_id == 5
+    advert = parse(neighbour_advert(V6), 0)
+    assert (advert.icmp_type, advert.nd_target[-1], advert.nd_mac[-1]) == (NEIGHBOUR_ADVERT, 1, 1)
+    tag = parse(tagged(tagged(arp_request(V4), 5), 9, 0x88A8), 0)
+    assert (tag.tags, tag.arp_target) == ((9, 5), bytes([192, 0, 2, 2]))
+
+
+def test_no_bytes_make_the_parser_the_judge_or_the_summary_raise() -> None:
+    rng, judge = random.Random(2), PortJudge(TARGET)
+    seeds = [frame for volley in Arsenal(TARGET, rng).volleys() for frame in rng.sample(volley.frames, 4)]
+    for count in range(3000):
+        raw = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(4)):
+            raw[rng.randrange(len(raw))] = rng.getrandbits(8)
+        cut = bytes(raw[: rng.randrange(len(raw) + 1)])
+        judge(parse(cut, 0))
+        if count % 10 == 0:
+            assert summary(cut).isprintable()
+
+
+def test_link_local_address_of_a_mac() -> None:
+    assert eui64("52:54:00:12:34:56") == "fe80::5054:ff:fe12:3456"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"vm_mac": "02-53-4c-00-00-01"},
+        {"vm_ipv4": "10.0.0.1"},
+        {"vm_ipv4": "192.168.42"},
+        {"host_macs": {"mgmt0": "02:53:4c:00:00:01"}},
+        {"tcp_open": frozenset({22})},
+    ],
+)
+def test_a_target_that_contradicts_itself_is_refused(wrong: dict[str, object]) -> None:
+    right = {"vm_mac": "02:53:4c:00:00:01", "vm_ipv4": "192.168.42.1", "host_macs": {"mgmt0": "52:54:00:00:00:01"}}
+    Target(**right)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"."):
+        Target(**{**right, **wrong})  # type: ignore[arg-type]
