@@ -27,6 +27,7 @@ from backend.notify import notify, watchdog_interval
 
 RUN = Path("/run/sallyport/vm")
 TAPS = Path("/run/sallyport/port/taps.sock")
+TAPS_DEADLINE_S = 60.0
 log = logging.getLogger("supervisor")
 
 
@@ -43,15 +44,23 @@ class Patience:
     """Longest pause before a VM that keeps dying at once is started again."""
 
 
-def receive_tap() -> int:
-    """The access tap from the port's process.
+async def receive_tap() -> int:
+    """The access tap from the port's process, which may be starting just now.
 
     Raises:
         OSError: the process does not answer, or sent no descriptor.
     """
+    deadline = time.monotonic() + TAPS_DEADLINE_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(10)
-        client.connect(str(TAPS))
+        while True:
+            try:
+                client.connect(str(TAPS))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
         _, descriptors, _, _ = socket.recv_fds(client, 64, 1)
     if len(descriptors) != 1:
         raise OSError(f"{TAPS}: no file descriptor came")
@@ -171,9 +180,9 @@ async def main() -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    taps = vm.Taps(access=receive_tap(), link=tap.open_tap("link0"))
     chosen = await accelerator.choose(vm.QEMU_KVM, RUN)
     log.info("%s: %s", chosen.name, chosen.reason)
+    taps = vm.Taps(access=await receive_tap(), link=tap.open_tap("link0"))
     heart = Heart(RUN / "heartbeat.sock")
     notify("READY=1")
     watchdog = asyncio.create_task(_watchdog())

@@ -54,7 +54,7 @@ def command(
         # panic=-1 with -no-reboot: a VM that panics ends QEMU at once, and the supervisor starts it anew.
         *(
             "-append",
-            "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on tsc=reliable no_timer_check",
+            "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 audit=0 8250.nr_uarts=1",
         ),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),

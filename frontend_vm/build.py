@@ -67,9 +67,12 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
             values=values(profile),
             tools=debian.tools,
             where=str(Path(__file__)),
+            compress=False,
         )
         shutil.copyfile(linux.image, output / "vmlinuz")
-        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=19)
+        # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
+        # the VM, whose processor may be an emulated one, never unpacks anything.
+        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=None)
         shutil.copyfile(base / "packages.json", output / "packages.json")
 
     return debian.cache.step("frontend", "Front-end VM image", inputs, make)

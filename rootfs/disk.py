@@ -121,6 +121,8 @@ def command_line(profile: Profile, verity: Verity) -> str:
         "panic=10",
         "quiet",
         "loglevel=3",
+        "rcupdate.rcu_expedited=1",
+        "audit=0",
         "systemd.show_status=yes",
         "systemd.gpt_auto=no",
         "systemd.firstboot=no",

@@ -118,9 +118,7 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
         shelf.mkdir(parents=True)
         for name in ("vmlinuz", "initrd", "root.squashfs"):
             os.link(vm / name, shelf / name)
-        squashfs.make(
-            debian.tools, output, "tree", "root.squashfs", level=12, stored=("vmlinuz", "initrd", "root.squashfs")
-        )
+        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=15, stored=("vmlinuz",))
         shutil.copyfile(vm / "packages.json", output / "frontend-packages.json")
         verity = disk.seal(debian.tools, output, output / "root.squashfs")
         (output / "verity.json").write_text(json.dumps(verity.__dict__))
@@ -135,6 +133,7 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
             values=_values(recipe),
             tools=debian.tools,
             where=f"profile {recipe.profile.name!r}: modules.initrd",
+            compress=True,
         )
 
     return debian.cache.step(f"host-{recipe.profile.name}", f"Host root file system ({recipe.name})", inputs, build)

@@ -25,6 +25,7 @@ def build(
     values: Mapping[str, object],
     tools: Tools,
     where: str,
+    compress: bool,
 ) -> Path:
     """Make ``output/initrd``.
 
@@ -39,9 +40,10 @@ def build(
         values: what it may use.
         tools: for compression.
         where: who names the modules, for messages.
+        compress: with zstd; without where what carries it is compressed.
 
     Returns:
-        the compressed archive.
+        the archive.
     """
     tree = output / "initrd-tree"
     tree.mkdir()
@@ -61,7 +63,10 @@ def build(
     (tree / "init").write_text(render(init, values))
     (tree / "init").chmod(0o755)
     (output / "initrd.cpio").write_bytes(archive(tree))
-    tools.run(["zstd", "-q", "-19", "--rm", "initrd.cpio", "-o", "initrd"], build=output)
+    if compress:
+        tools.run(["zstd", "-q", "-19", "--rm", "initrd.cpio", "-o", "initrd"], build=output)
+    else:
+        (output / "initrd.cpio").rename(output / "initrd")
     return output / "initrd"
 
 

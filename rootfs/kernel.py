@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rootfs.errors import SallyportError
 from rootfs.steps import Cache, digest_path
@@ -50,8 +51,9 @@ class Kernel:
 
         inputs = {"kernel": self.fetched.name, "code": digest_path(Path(__file__))}
         output = self.cache.step(f"modules-{self.release}", f"Module index of Linux {self.release}", inputs, build)
-        found = json.loads((output / "index.json").read_text())
-        return {path: [] for path in found["builtin"]} | found["modules"]
+        found: dict[str, Any] = json.loads((output / "index.json").read_text())
+        modules: dict[str, list[str]] = found["modules"]
+        return {path: [] for path in found["builtin"]} | modules
 
     def closure(self, names: Iterable[str], where: str) -> list[str]:
         """Paths (below ``usr/lib/modules/<release>``) of modules and all they need, in the order to load them.

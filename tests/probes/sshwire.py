@@ -98,7 +98,8 @@ class SshWire(StreamWire):
             except WireError as error:
                 said = channel.recv_stderr(2000).decode(errors="replace") if channel.recv_stderr_ready() else ""
                 wire.close()
-                raise WireError(f"{error} {said.strip()}".strip()) from error
+                reason = said.strip().splitlines()[-1:] or [""]  # the last line of a traceback
+                raise WireError(f"no relay on {interface}: {error}; {reason[0][:200]}".rstrip("; ")) from error
         # Whatever the relay complains about later must be read, or a full window would stop it.
         threading.Thread(target=_discard, args=(channel,), name="relay-stderr", daemon=True).start()
         return wire

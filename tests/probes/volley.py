@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.probes.controls import Question, ask
+from tests.probes.frame import Frame
 from tests.probes.judge import Judge
 from tests.probes.ledger import Offences
 from tests.probes.pace import Pace, SynControl, Tally, clocked, settle
@@ -51,7 +52,7 @@ def fire(
     try:
         with wire.tap() as tap:
 
-            def on_frame(frame):  # type: ignore[no-untyped-def]
+            def on_frame(frame: Frame) -> None:
                 reason = judge(frame)
                 if reason is not None:
                     offences.add(reason, frame)
@@ -92,7 +93,7 @@ def _bracket(wire: Wire, tap: Tap, questions: Sequence[Question], judge: Judge, 
     """Ask the controls around a batch; frames that are no answer are judged too."""
 
     def match_or_judge(question: Question) -> Question:
-        def match(frame):  # type: ignore[no-untyped-def]
+        def match(frame: Frame) -> bool:
             if question.match(frame):
                 return True
             reason = judge(frame)

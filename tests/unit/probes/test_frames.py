@@ -31,6 +31,10 @@ def test_patched_checksums_are_those_of_scapy(path: Path) -> None:
             assert (packet[layer].sport, packet[layer].dport) == (sport, dport)
 
 
+def test_a_udp_checksum_is_never_zero() -> None:
+    assert all(udp(V4, 1, port, b"even")[40:42] != b"\0\0" for port in range(65536))
+
+
 def test_fields_are_read() -> None:
     syn = parse(tcp_syn(V4, 1000, 443, 7), 1.5)
     assert (syn.sport, syn.dport, syn.seq, syn.flags, syn.time) == (1000, 443, 7, 2, 1.5)

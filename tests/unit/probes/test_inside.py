@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.probes.frame import Frame
 from tests.probes.host import BACKEND, Listener, command, listeners, run_host
 from tests.probes.inside import run_inside
 from tests.probes.result import EXIT_SEALED, Result, Verdict, exit_code
@@ -24,7 +25,7 @@ ADDRESS = socket.inet_aton(TARGET.host_ipv4)
 class FirewalledHost(Stack):
     """A host that takes the backend's port from the VM's own MAC and address, and drops all else."""
 
-    def answer(self, frame):  # type: ignore[no-untyped-def]
+    def answer(self, frame: Frame) -> bytes | None:
         asked_by_vm = frame.src == mac_bytes(VM_MAC) and frame.ip_src == socket.inet_aton(TARGET.vm_ipv4)
         wanted = frame.arp_op == 1 or frame.dport in self.open | self.answers_udp
         return super().answer(frame) if asked_by_vm and wanted and not frame.tags else None
@@ -56,6 +57,18 @@ def test_a_foreign_frame_on_the_link_is_a_hole() -> None:
     foreign = mac_bytes("52:54:00:00:00:02")
     peer = Peer([host], extra=lambda frame: [arp_reply(frame, foreign)] if frame.kind == 0x88CC else [])
     assert inside(peer)["ethertypes"].verdict is Verdict.HOLE
+
+
+def test_an_answer_to_a_false_mac_that_finds_the_vm_is_a_hole() -> None:
+    class Cached(FirewalledHost):
+        """Does not look at the sender's MAC, and answers to the one in its neighbour table, as a kernel does."""
+
+        def answer(self, frame: Frame) -> bytes | None:
+            frame.src = mac_bytes(VM_MAC)
+            return super().answer(frame)
+
+    results = inside(Peer([Cached(mac_bytes(HOST_MAC), {ADDRESS}, {7000}, drop_closed=True)]))
+    assert {name for name, result in results.items() if result.verdict is Verdict.HOLE} == {"spoofed"}
 
 
 def test_a_silent_link_is_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:
