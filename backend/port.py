@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -53,10 +53,20 @@ class _Link(Struct):
     stats64: _Stats64
 
 
+class _Verdict(Struct):
+    name: str
+    packets: Annotated[int, Meta(ge=0)]
+    bytes: Annotated[int, Meta(ge=0)]
+
+
+class _Item(Struct):
+    counter: _Verdict | None = None
+
+
 class _Rules(Struct):
     """``nft -json list counters``: a list of objects with one key each."""
 
-    nftables: list[dict[str, Any]]
+    nftables: list[_Item]
 
 
 async def _command(*argv: str) -> bytes:
@@ -80,9 +90,9 @@ async def read_ports() -> Ports:
         _command("ip", "-json", "-statistics", "link", "show", "dev", PORT),
         _command("nft", "-json", "list", "counters", "table", "bridge", "port"),
     )
-    link = msgspec.json.decode(links, type=list[_Link])[0]
-    counters = [item["counter"] for item in msgspec.json.decode(rules, type=_Rules).nftables if "counter" in item]
-    verdicts = [Counter(name=c["name"], frames=c["packets"], bytes=c["bytes"]) for c in counters]
+    link = msgspec.json.decode(links, type=Annotated[list[_Link], Meta(min_length=1)])[0]
+    counters = [item.counter for item in msgspec.json.decode(rules, type=_Rules).nftables if item.counter is not None]
+    verdicts = [Counter(name=c.name, frames=c.packets, bytes=c.bytes) for c in counters]
     port = Port(
         name=PORT,
         mac=link.address,

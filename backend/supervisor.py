@@ -39,7 +39,7 @@ class Patience:
     first_tcg: float = 240.0
     """From QEMU's start to the first heartbeat."""
     next: float = 10.0
-    """From one heartbeat to the next; the front-end sends one a second, but one slow instruction may hold it up for five."""
+    """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five."""
     backoff: float = 5.0
     """Longest pause before a VM that keeps dying at once is started again."""
 
@@ -57,7 +57,8 @@ async def receive_tap() -> int:
             try:
                 client.connect(str(TAPS))
                 break
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (FileNotFoundError, ConnectionRefusedError, PermissionError):
+                # Not there, not listening yet, or not yet given to our group.
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.1)
@@ -99,7 +100,7 @@ class Supervisor:
         self._patience = patience
         self._starts = 0
         self._started_at = time.monotonic()
-        self._silent_boots = 0
+        self._failed_boots = 0
         self._last_exit = ""
 
     def _tell(self, state: str) -> None:
@@ -147,13 +148,15 @@ class Supervisor:
                 done, _ = await asyncio.wait([ended, beat], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 beat.cancel()
                 if ended in done:
+                    if beats == 0:
+                        self._doubt()
                     return f"QEMU ended with status {ended.result()}"
                 if beat not in done:
                     if beats == 0:
                         self._doubt()
                     return f"no heartbeat for {wait:.0f} s"
                 if beats == 0:
-                    self._silent_boots = 0
+                    self._failed_boots = 0
                     log.info("first heartbeat after %.1f s", time.monotonic() - self._started_at)
                     self._tell("running")
                 beats += 1
@@ -163,8 +166,8 @@ class Supervisor:
 
     def _doubt(self) -> None:
         """A VM that never came up under KVM twice in a row gets TCG, whatever the trial said."""
-        self._silent_boots += 1
-        if self._accelerator.name == "kvm" and self._silent_boots >= 2:
+        self._failed_boots += 1
+        if self._accelerator.name == "kvm" and self._failed_boots >= 2:
             self._accelerator = Accelerator("tcg", "the VM did not come up under KVM twice in a row")
 
 

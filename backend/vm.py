@@ -18,6 +18,12 @@ GUEST = Path("/run/sallyport/guest")
 """What the VM is handed at its start, by fw_cfg (QEMU docs/specs/fw_cfg.rst): its keys and settings."""
 VM_MAC = Path("/run/sallyport/port/vm-mac")
 RESOURCES = Path("/etc/sallyport/vm.json")
+_COMMAND_LINE = (
+    # A VM that panics ends QEMU at once (with -no-reboot), and the supervisor starts it anew.
+    "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t "
+    # Only for a quick start: nothing to calibrate, no grace periods to wait for, one serial port.
+    "random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 audit=0 8250.nr_uarts=1"
+)
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,9 @@ def command(
         *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max")),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),
-        # panic=-1 with -no-reboot: a VM that panics ends QEMU at once, and the supervisor starts it anew.
         *(
             "-append",
-            "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 audit=0 8250.nr_uarts=1",
+            _COMMAND_LINE,
         ),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),

@@ -41,8 +41,11 @@ class ManagementPort(_Part):
     @classmethod
     def _is_interface(cls, value: str) -> str:
         interface = ipaddress.IPv4Interface(value)
-        if interface.ip.is_link_local or "/" not in value or interface.network.prefixlen > 30:
+        if interface.ip.is_link_local or str(interface) != value or interface.network.prefixlen > 30:
             raise ValueError("want IPv4 address/prefix outside 169.254.0.0/16 with a prefix of 30 or less")
+        ends = (interface.network.network_address, interface.network.broadcast_address)
+        if interface.ip in ends or interface.ip.is_loopback or interface.ip.is_multicast or int(interface.ip) < 2**24:
+            raise ValueError(f"{interface.ip} is not an address that a machine can have in {interface.network}")
         return value
 
     @property

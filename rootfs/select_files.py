@@ -79,7 +79,7 @@ def choose(tree: Path, keep: Sequence[str], where: str) -> list[str]:
         more = (
             [_link_target(tree, path)] if file.is_symlink() else [_library(name, everything) for name in needed(file)]
         )
-        for name, found in zip([path] if file.is_symlink() else needed(file), more, strict=True):
+        for name, found in zip([os.readlink(file)] if file.is_symlink() else needed(file), more, strict=True):
             if found is None or found not in everything:
                 raise SallyportError(
                     f"{where}: {path} needs {name}, which no package has", "add the package that has it"

@@ -80,11 +80,11 @@ class Cache:
         record = self.directory / f"{name}.json"
         if output in self._seen:
             return output
-        self._seen.add(output)
         if output.is_dir():
             os.utime(output)
             self.console.print(f"  [green]✓[/] {title} [dim](nothing changed)[/]", highlight=False)
             record.write_text(json.dumps(dict(inputs)))
+            self._seen.add(output)
             return output
         reason = self._reason(record, inputs)
         started = time.monotonic()
@@ -99,6 +99,7 @@ class Cache:
         seconds = time.monotonic() - started
         self.console.print(f"  [green]✓[/] {title} [dim]({reason}; {seconds:.1f} s)[/]", highlight=False)
         record.write_text(json.dumps(dict(inputs)))
+        self._seen.add(output)
         self._forget(name)
         return output
 

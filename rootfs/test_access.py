@@ -1,4 +1,4 @@
-"""The key of the test images' root shells: made once per checkout, kept in ``out/``, in no tree and no release image."""
+"""The key of the test images' root shells: made once per checkout, kept in ``out/``, in no release image."""
 
 from __future__ import annotations
 

@@ -69,11 +69,14 @@ def archive() -> list[str]:
     Raises:
         SallyportError: apt knows no Debian archive.
     """
-    found = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
+    found = run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)", "Created-By: Packages"]
+    )
     lines = []
     for line in found.splitlines():
-        words = line.split()
-        if len(words) != 3 or words[2] != "main":
+        words = line.split(maxsplit=3)
+        # By origin: a browser's archive has a suite `stable` with a component `main`, too.
+        if words[2:] != ["main", "Debian"]:
             continue
         if match := re.fullmatch(r"(bookworm|trixie|forky|stable|testing)(|-updates|-security)", words[1]):
             lines.append(f"deb [signed-by={KEYRING}] {words[0]} {SUITE}{match.group(2)} main")

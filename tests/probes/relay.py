@@ -1,7 +1,8 @@
 """Bridges a NIC to standard input and output, inside the VM: sent as source text to ``python3 -c``.
 
-Usage: ``relay.py INTERFACE``. Needs root and nothing but the standard library. The framing is that of `wire`. The
-first message is no frame but a greeting, ``SALLYPORT-RELAY 1 <mac>``, that proves that the relay runs.
+Usage: ``relay.py INTERFACE [mute]``; mute only sends: a relay must not listen to the NIC that carries its own SSH.
+Needs root and nothing but the standard library. The framing is that of `wire`. The first message is no frame but a
+greeting, ``SALLYPORT-RELAY 1 <mac>``, that proves that the relay runs.
 """
 
 import os
@@ -36,13 +37,13 @@ def untagged(frame: bytes, extra: list[tuple[int, int, bytes]]) -> bytes:
     return frame
 
 
-def main(interface: str) -> None:
+def main(interface: str, *, mute: bool) -> None:
     """Relay until standard input ends."""
     nic = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     nic.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     nic.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     nic.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    nic.bind((interface, ETH_P_ALL))
+    nic.bind((interface, 0 if mute else ETH_P_ALL))
     index = socket.if_nametoindex(interface)
     nic.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("IHH8s", index, PACKET_MR_PROMISC, 0, b""))
     nic.setblocking(False)
@@ -78,4 +79,4 @@ def main(interface: str) -> None:
                 data = data[end:]
 
 
-main(sys.argv[1])
+main(sys.argv[1], mute=sys.argv[2:] == ["mute"])

@@ -19,11 +19,11 @@ RELAY = Path(__file__).with_name("relay.py")
 GREETING = re.compile(rb"SALLYPORT-RELAY 1 ([0-9a-f]{2}(?::[0-9a-f]{2}){5})\Z")
 
 
-def relay_command(interface: str) -> str:
+def relay_command(interface: str, *, mute: bool = False) -> str:
     """Return the command line that runs the relay on ``interface``; `ValueError` for an impossible name."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", interface):
         raise ValueError(f"not an interface name: {interface!r}")
-    return f"exec python3 -I -c {shlex.quote(RELAY.read_text())} {interface}"
+    return f"exec python3 -I -c {shlex.quote(RELAY.read_text())} {interface}{' mute' if mute else ''}"
 
 
 def greeted(tap: Tap, timeout: float) -> str:
@@ -79,15 +79,24 @@ class SshWire(StreamWire):
 
     @classmethod
     def open(
-        cls, client: paramiko.SSHClient, interface: str, *, pcap: Path | None = None, timeout: float = 30.0
+        cls,
+        client: paramiko.SSHClient,
+        interface: str,
+        *,
+        pcap: Path | None = None,
+        timeout: float = 30.0,
+        mute: bool = False,
     ) -> Self:
-        """Start the relay and wait for its greeting; `WireError` with what it said instead."""
+        """Start the relay and wait for its greeting; `WireError` with what it said instead.
+
+        ``mute``: only send. Needed on the NIC that carries this SSH connection, else it would hear itself for ever.
+        """
         transport = client.get_transport()
         if transport is None:
             raise WireError("the SSH client is not connected")
         try:
             channel = transport.open_session(window_size=4 << 20, timeout=timeout)
-            channel.exec_command(relay_command(interface))
+            channel.exec_command(relay_command(interface, mute=mute))
         except (paramiko.SSHException, OSError) as error:
             raise WireError(f"cannot start the relay on {interface}: {error}") from error
         wire = cls(capture=Capture(pcap) if pcap is not None else None)

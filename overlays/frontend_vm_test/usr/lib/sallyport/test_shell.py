@@ -18,10 +18,16 @@ async def serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": "/usr/bin:/usr/sbin", "HOME": "/"},
     )
-    await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
-    status = await child.wait()
-    await process.stdout.drain()
-    process.exit(status if status >= 0 else 128 - status)
+    try:
+        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+        status = await child.wait()
+        await process.stdout.drain()
+        process.exit(status if status >= 0 else 128 - status)
+    except (OSError, asyncssh.Error):
+        pass  # the client closed this channel; its others must live on
+    finally:
+        if child.returncode is None:
+            child.kill()
 
 
 async def main() -> None:

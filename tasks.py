@@ -1,0 +1,241 @@
+"""Sallyport's tasks: `invoke --list` shows them, `invoke --help <task>` explains one."""
+
+from __future__ import annotations
+
+import functools
+import json as json_module
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke import Collection, Context, Exit, task
+from rich.console import Console
+
+from rootfs import image as images
+from rootfs import profile as profiles
+from rootfs.debian import packages
+from rootfs.debian.engine import Engine
+from rootfs.errors import SallyportError
+from rootfs.image import OUT, Built, Recipe
+from rootfs.steps import Cache, remove
+
+PROFILE = "qemu"
+_console = Console(stderr=True, soft_wrap=True)
+
+
+def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn expected errors into a sentence and a hint, Ctrl-C into a quiet end."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except SallyportError as error:
+            _console.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+            if error.hint:
+                _console.print(f"[bold]what to do:[/] {_escape(error.hint)}", highlight=False)
+            raise Exit(code=1) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _console.print(f"[bold red]error:[/] {_escape(where)}{error.strerror or error}", highlight=False)
+            raise Exit(code=1) from error
+        except KeyboardInterrupt:
+            _console.print("interrupted", style="yellow")
+            raise Exit(code=130) from None
+
+    return wrapper
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _build(profile: str, *, test_access: bool = False, locked: bool = False) -> Built:
+    return images.make(Recipe(profiles.load(profile), test_access=test_access, locked=locked), _console)
+
+
+def _engine() -> Engine:
+    return Engine(Cache(images.CACHE, _console))
+
+
+@task(
+    help={
+        "profile": f"device profile: {', '.join(profiles.names())}, or a .toml file of your own",
+        "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
+        "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
+        "json": "print the manifest's summary as JSON",
+    }
+)
+@friendly
+def image(
+    _: Context, profile: str = PROFILE, test_access: bool = False, locked: bool = False, json: bool = False
+) -> None:
+    """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest and SHA256SUMS."""
+    built = _build(profile, test_access=test_access, locked=locked)
+    manifest = json_module.loads(built.manifest.read_text())
+    sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}
+    if json:
+        print(json_module.dumps({"image": str(built.image), "root_hash": built.root_hash, "sizes": manifest["sizes"]}))
+    else:
+        _console.print(f"[bold]{built.image.relative_to(OUT.parent)}[/]  root hash {built.root_hash[:16]}…")
+        _console.print("  ".join(f"{name.removesuffix('_bytes')} {size}" for name, size in sizes.items()), style="dim")
+
+
+@task
+@friendly
+def lock(_: Context) -> None:
+    """Resolve all packages anew and write rootfs/debian/packages.lock."""
+    sets = _engine().lock()
+    packages.write_lock(sets)
+    _console.print(f"{packages.LOCK.relative_to(OUT.parent)}: {sum(len(found) for found in sets.values())} packages")
+
+
+@task(
+    help={
+        "image": "image file to boot; built if it is not named",
+        "profile": "device profile to build when no image is named",
+        "https": "port of 127.0.0.1 for the page",
+        "ssh": "port of 127.0.0.1 for the command line",
+        "persist": "keep what the appliance writes (in out/run/), for the next run",
+        "serial": "put the appliance's serial console on this terminal",
+    }
+)
+@friendly
+def run(
+    _: Context,
+    image: str = "",
+    profile: str = PROFILE,
+    https: int = 8443,
+    ssh: int = 2222,
+    persist: bool = False,
+    serial: bool = False,
+) -> None:
+    """Boot an image in QEMU: page on https://localhost:8443, SSH on port 2222, until Ctrl-C."""
+    from tests.qemu import imagefile
+    from tests.qemu import run as runner
+
+    path = Path(image) if image else _build(profile).image
+    runner.run(
+        _engine().tools, imagefile.open_image(path), _console, https=https, ssh=ssh, persist=persist, serial=serial
+    )
+
+
+@task(
+    positional=["image"],
+    help={
+        "image": "image file to prove; built if it is not named",
+        "profile": "device profile to build when no image is named",
+        "seed": "seed of every random choice; printed and reported",
+        "outside-only": "leave out the probes from inside the VM (the verdict is then at best `not-tested`)",
+        "report": "directory for report.html, report.json, junit.xml and captures",
+        "json": "print the report as JSON",
+    },
+)
+@friendly
+def verify(
+    _: Context,
+    image: str = "",
+    profile: str = PROFILE,
+    seed: int = -1,
+    outside_only: bool = False,
+    report: str = "",
+    json: bool = False,
+) -> None:
+    """Prove that the VM is the only way in. Exit code: 0 sealed, 3 hole found, 4 could not test."""
+    from tests.probes import report as reports
+    from tests.probes.result import exit_code
+    from tests.qemu import imagefile
+    from tests.qemu import verify as prover
+
+    subject = imagefile.open_image(Path(image) if image else _build(profile).image)
+    prover.check_sums(subject)
+    inner = None if outside_only else prover.test_variant(subject, _build)
+    folder = Path(report) if report else OUT / "verify" / subject.name
+    seed = random.SystemRandom().randrange(2**32) if seed < 0 else seed
+    result = prover.verify(_engine().tools, subject, inner, folder, _console, seed=seed)
+    files = reports.write_report(result, folder)
+    if json:
+        print(reports.to_json(result))
+    else:
+        reports.print_summary(result, _console)
+        _console.print(f"report: {files['html']}")
+    sys.exit(exit_code(result.results))
+
+
+@task(help={"part": "unit, image, qemu, or all", "options": "further options for pytest"})
+@friendly
+def test(context: Context, part: str = "all", options: str = "") -> None:
+    """Run the tests: unit (seconds), image (reads the built tree), qemu (boots it; minutes)."""
+    parts = {"unit": ["tests/unit"], "image": ["tests/image"], "qemu": ["tests/qemu"], "all": ["tests"]}
+    if part not in parts:
+        raise SallyportError(f"no part {part!r} of the tests", f"choose one of {', '.join(parts)}")
+    if part != "unit":
+        _build(PROFILE)
+        _build(PROFILE, test_access=True)
+    _python(context, "pytest", *parts[part], *options.split())
+
+
+@task
+@friendly
+def lint(context: Context) -> None:
+    """Check style and types: ruff, mypy --strict."""
+    _python(context, "ruff", "check", ".")
+    _python(context, "ruff", "format", "--check", ".")
+    _python(context, "mypy")
+    _console.print("[green]clean[/]")
+
+
+def _python(context: Context, *words: str) -> None:
+    """Run one of our Python tools with its output as it comes; its failure is ours."""
+    import subprocess
+
+    del context
+    status = subprocess.run([sys.executable, "-m", *words], cwd=OUT.parent, check=False).returncode
+    if status != 0:
+        raise Exit(code=status)
+
+
+@task(help={"all": "the caches of Python tools, too"})
+@friendly
+def clean(_: Context, all: bool = False) -> None:
+    """Remove everything that was built: out/ with images, trees, the tools tree and reports."""
+    remove(OUT)
+    if all:
+        for name in (".mypy_cache", ".ruff_cache", ".pytest_cache"):
+            remove(OUT.parent / name)
+    _console.print("out/ is gone")
+
+
+@task(
+    name="build",
+    help={"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
+)
+@friendly
+def bench_build(_: Context, runs: int = 3, output: str = "out/bench/build.json") -> None:
+    """Measure the build: cold, nothing changed, one overlay file changed; sizes."""
+    from tests.bench import build
+
+    build.run(runs, Path(output), _console)
+
+
+@task(
+    name="boot",
+    help={"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
+)
+@friendly
+def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -> None:
+    """Measure the appliance: power-on to UI, VM killed to UI back."""
+    from tests.bench import boot
+
+    boot.run(runs, Path(output), _console, _build(PROFILE, test_access=True), _build(PROFILE))
+
+
+_image = Collection("image")
+_image.add_task(image, name="build", default=True)
+_image.add_task(lock)
+_bench = Collection("bench")
+_bench.add_task(bench_build)
+_bench.add_task(bench_boot)
+namespace = Collection(run, verify, test, lint, clean, _image, _bench)

@@ -1,0 +1,69 @@
+"""Shared by the tests that need what `invoke image` built; quick ones use none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from rich.console import Console
+
+from rootfs import image as images
+from rootfs import profile
+from rootfs.debian.engine import Engine
+from rootfs.image import Built, Recipe
+from rootfs.steps import Cache
+from rootfs.tools import Tools
+from tests.qemu.appliance import Api, first_password, wait_managed
+from tests.qemu.imagefile import open_image
+from tests.qemu.machine import Forward, Machine, free_port
+from tests.qemu.shell import HostShell, wait_host_shell
+
+CONSOLE = Console(stderr=True)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    """The tools tree."""
+    return Engine(Cache(images.CACHE, CONSOLE)).tools
+
+
+@pytest.fixture(scope="session")
+def release() -> Built:
+    """The release image of profile qemu."""
+    return images.make(Recipe(profile.load("qemu")), CONSOLE)
+
+
+@pytest.fixture(scope="session")
+def testing() -> Built:
+    """The test image of profile qemu."""
+    return images.make(Recipe(profile.load("qemu"), test_access=True), CONSOLE)
+
+
+@dataclass
+class Appliance:
+    """A managed appliance: UI up, password known, root shell on the host."""
+
+    machine: Machine
+    forward: Forward
+    host: HostShell
+    password: str
+    boot_seconds: float
+
+    def api(self) -> Api:
+        """The REST API with an open session."""
+        api = Api(self.forward.https)
+        api.login(self.password)
+        return api
+
+
+@pytest.fixture(scope="module")
+def appliance(tools: Tools, testing: Built) -> Iterator[Appliance]:
+    """The test image, booted and managed; one for each module of tests."""
+    forward = Forward(free_port(), free_port(), free_port())
+    with Machine(tools, open_image(testing.image), forward=forward, log=images.OUT / "test-serial.log") as machine:
+        machine.run()
+        seconds = wait_managed(machine, Api(forward.https))
+        host = wait_host_shell(machine.shell_socket)
+        yield Appliance(machine, forward, host, first_password(machine), seconds)
+        host.close()

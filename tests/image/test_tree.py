@@ -1,0 +1,132 @@
+"""The built trees, read by testinfra: what is in them, and above all what is not."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+import testinfra
+
+from rootfs.debian import engine
+from rootfs.defconfig import read
+from rootfs.image import Built
+from tests.qemu.imagefile import open_image
+
+pytestmark = pytest.mark.image
+
+
+@pytest.fixture(scope="module")
+def host():  # type: ignore[no-untyped-def]
+    return testinfra.get_host("local://")
+
+
+def test_sizes(release: Built) -> None:
+    sizes = json.loads(release.manifest.read_text())["sizes"]
+    assert sizes["root_bytes"] + sizes["uki_bytes"] <= 128 * 2**20
+
+
+def test_frontend_compressed(release: Built, tools, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The VM's files are stored unpacked inside the compressed root; compressed on their own they fit 24 MB."""
+    total = 0
+    for name in ("vmlinuz", "initrd", "root.squashfs"):
+        (tmp_path / name).write_bytes((release.frontend / name).read_bytes())
+        tools.run(["zstd", "-q", "-12", name], build=tmp_path)
+        total += (tmp_path / f"{name}.zst").stat().st_size
+    assert total <= 24_000_000
+
+
+def test_image_is_ours_and_summed(release: Built, host) -> None:  # type: ignore[no-untyped-def]
+    assert open_image(release.image).profile.name == "qemu"
+    out = release.image.parent
+    sums = dict(reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines())
+    for name in (release.image.name, release.image.name + ".bmap", release.manifest.name):
+        assert host.file(str(out / name)).sha256sum == sums[name]
+
+
+def test_manifest_lists_every_file(release: Built) -> None:
+    listed = set(json.loads(release.manifest.read_text())["files"])
+    tree = release.host_tree
+    there = {p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file() and not p.is_symlink()}
+    assert there == listed
+    assert len(there) > 300
+
+
+def test_no_setuid_no_world_writable(release: Built) -> None:
+    for tree in (release.host_tree, release.frontend / "tree"):
+        checked = 0
+        for path in tree.rglob("*"):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                checked += 1
+                assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH), path
+        assert checked > 100
+
+
+def test_no_secret_in_the_image(release: Built, testing: Built) -> None:
+    """No private key, no password hash. The control: the same search finds the key that the test access made."""
+    pattern = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s*\n[A-Za-z0-9+/=]{16}")
+    for tree in (release.host_tree, release.frontend / "tree"):
+        for path in tree.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert not pattern.search(path.read_bytes()), path
+    from rootfs import test_access
+
+    assert pattern.search(test_access.KEY.read_bytes())
+    for name in ("host_tree",):
+        passwd = (getattr(release, name) / "etc/passwd").read_text().splitlines()
+        assert all(line.split(":")[1] == "x" and line.endswith("/false") for line in passwd)
+    assert not (release.host_tree / "etc/shadow").exists()
+
+
+def test_test_access_is_only_in_the_test_image(release: Built, testing: Built) -> None:
+    assert (testing.host_tree / "etc/systemd/system/test-shell.service").exists()
+    assert (testing.frontend / "tree/usr/lib/sallyport/test_shell.py").exists()
+    assert not (release.host_tree / "etc/systemd/system/test-shell.service").exists()
+    assert not (release.frontend / "tree/usr/lib/sallyport/test_shell.py").exists()
+    assert not (release.frontend / "tree/etc/test-access").exists()
+
+
+def test_no_user_interface_on_the_host(release: Built) -> None:
+    names = {path.name for path in release.host_tree.rglob("*")}
+    assert {"systemd", "nft", "qemu-system-x86_64-microvm"} <= names  # the search does find what is there
+    for name in ("agetty", "getty", "login", "sshd", "dropbear", "sulogin", "systemd-logind", "dbus-daemon", "su", "sudo"):
+        assert name not in names
+    units = release.host_tree / "etc/systemd/system"
+    for unit in units.rglob("*.service*"):
+        assert "ListenStream" not in unit.read_text() if unit.is_file() else True
+
+
+def test_services_are_sandboxed(release: Built) -> None:
+    units = release.host_tree / "etc/systemd/system"
+    for name in ("sallyport-backend.service", "sallyport-vm.service", "sallyport-port.service"):
+        text = (units / name).read_text()
+        for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "DevicePolicy=closed", "RestrictNamespaces=yes"):
+            assert line in text, (name, line)
+        assert re.search(r"^User=sallyport", text, re.MULTILINE), name
+    assert "CapabilityBoundingSet=\n" in (units / "sallyport-backend.service").read_text()
+    assert "CapabilityBoundingSet=\n" in (units / "sallyport-vm.service").read_text()
+
+
+def test_only_backend_runs_on_the_host_and_only_frontend_in_the_vm(release: Built) -> None:
+    ours = "usr/lib/python3/dist-packages"
+    assert (release.host_tree / ours / "backend/daemon.pyc").exists()
+    assert not (release.host_tree / ours / "frontend_vm").exists()
+    assert (release.frontend / "tree" / ours / "frontend_vm/app.pyc").exists()
+    assert not (release.frontend / "tree" / ours / "backend").exists()
+    assert not (release.frontend / "tree" / ours / "frontend_vm/build.pyc").exists()
+
+
+def test_one_schema_at_both_ends(release: Built) -> None:
+    ours = "usr/lib/python3/dist-packages"
+    here = release.host_tree / ours / "backend/instructions.pyc"
+    there = release.frontend / "tree" / ours / "frontend_vm/instructions.pyc"
+    # The header holds the hash of the source (PEP 552): the same source was compiled at both ends.
+    assert here.read_bytes()[:16] == there.read_bytes()[:16]
+
+
+def test_every_symbol_of_the_defconfigs_is_served() -> None:
+    for config in (engine.HOST_CONFIG, engine.FRONTEND_CONFIG):
+        assert engine.translate(read(config)).packages

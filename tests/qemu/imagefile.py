@@ -1,0 +1,86 @@
+"""A flash image as a file somebody hands us: recognised, or refused in one sentence, before QEMU sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rootfs import profile
+from rootfs.errors import SallyportError
+from rootfs.profile import Profile
+
+_SECTOR = 512
+_PARTITIONS = ("esp", "slot-a", "slot-b", "data")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image with what its manifest says."""
+
+    path: Path
+    name: str
+    profile: Profile
+    test_access: bool
+
+    def sha256(self) -> str:
+        """Digest of the whole file, hexadecimal."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_image(path: Path) -> ImageFile:
+    """Check that ``path`` is a whole image of ours.
+
+    Raises:
+        SallyportError: missing, truncated, foreign, or without its manifest.
+    """
+    if not path.is_file():
+        raise SallyportError(f"no image {path}", "build one: `invoke image`")
+    found = _partitions(path)
+    if tuple(found) != _PARTITIONS:
+        raise SallyportError(
+            f"{path} is a disk image, but not one of Sallyport's: its partitions are {', '.join(found) or 'none'}",
+            "name an image that `invoke image` made",
+        )
+    manifest = path.with_suffix(".manifest.json")
+    try:
+        said = json.loads(manifest.read_text())
+        return ImageFile(path, str(said["name"]), profile.load(str(said["profile"])), bool(said["test_access"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise SallyportError(
+            f"{manifest}: {error}", "keep the manifest beside the image: it tells which machine the image is for"
+        ) from error
+
+
+def _partitions(path: Path) -> list[str]:
+    """Partition names (UEFI specification 2.10, section 5.3: GUID partition table)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(_SECTOR)
+        header = file.read(92)
+        if len(header) < 92 or header[:8] != b"EFI PART":
+            raise SallyportError(
+                f"{path} is not a disk image: it has no GUID partition table", "`invoke image` makes one"
+            )
+        (length, crc) = struct.unpack_from("<II", header, 12)
+        (last,) = struct.unpack_from("<Q", header, 32)
+        start, count, entry, table_crc = struct.unpack_from("<QIII", header, 72)
+        if length != 92 or zlib.crc32(header[:16] + bytes(4) + header[20:]) != crc:
+            raise SallyportError(f"{path}: the partition table's header is damaged", "build or copy the image again")
+        if size != (last + 1) * _SECTOR:
+            raise SallyportError(
+                f"{path} has {size} bytes, its partition table says {(last + 1) * _SECTOR}: it is truncated or padded",
+                "build or copy the image again",
+            )
+        if not (entry == 128 and count <= 128):
+            raise SallyportError(f"{path}: its partition table is of an unknown form", "build the image again")
+        file.seek(start * _SECTOR)
+        table = file.read(entry * count)
+    if zlib.crc32(table) != table_crc:
+        raise SallyportError(f"{path}: the partition table is damaged", "build or copy the image again")
+    entries = [table[i : i + entry] for i in range(0, len(table), entry)]
+    return [e[56:].decode("utf-16-le").rstrip("\0") for e in entries if any(e[:16])]

@@ -1,0 +1,325 @@
+"""One QEMU machine that boots an image: the hardware of profile ``qemu``, serial ports, QMP.
+
+QEMU comes from the tools tree. The machine starts paused, everything is attached, then it runs: no race at boot. KVM is
+nested (the emulated processor has SVM), so the appliance runs its VM under real KVM as on hardware.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from qemu.qmp import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from rootfs.errors import SallyportError
+from rootfs.tools import Tools
+from tests.qemu.imagefile import ImageFile
+
+PORT_MAC = "52:54:00:5a:11:01"
+"""Burned-in address of the emulated management port."""
+_FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+_CPU = "qemu64,+svm,+npt"
+"""With nested KVM. A plain model, because every feature more costs an emulator time."""
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?!=]*[ -/]*[@-~]|[()][A-Z0-9]|[^\[])")
+
+
+class MachineError(SallyportError):
+    """QEMU did not do what it was asked: nothing can be said about the image."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """TCP ports of 127.0.0.1 that lead to the VM; 0 for none."""
+
+    https: int = 0
+    ssh: int = 0
+    test_shell: int = 0
+
+    def rules(self, address: str) -> str:
+        """As QEMU's user network takes them."""
+        pairs = [(self.https, 443), (self.ssh, 22), (self.test_shell, 2022)]
+        return "".join(f",hostfwd=tcp:127.0.0.1:{here}-{address}:{there}" for here, there in pairs if here)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def check_port(port: int, option: str) -> None:
+    """Refuse a port that is taken.
+
+    Raises:
+        SallyportError: somebody listens there, or we may not.
+    """
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SallyportError(
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", f"choose another with {option}"
+            ) from error
+
+
+class Machine:
+    """A booted image; a context manager that leaves nothing behind.
+
+    Args:
+        tools: has QEMU.
+        image: what to boot.
+        forward: user network with these ports, or None.
+        wire: unix socket that somebody listens at for the management port's frames, or None.
+        persist: keep what the appliance writes in this file (a copy of the image); else it is discarded.
+        console: serial console on this terminal instead of the log.
+        log: the serial console's log.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        image: ImageFile,
+        *,
+        forward: Forward | None = None,
+        wire: Path | None = None,
+        persist: Path | None = None,
+        console: bool = False,
+        log: Path | None = None,
+    ) -> None:
+        self.image = image
+        self._tools = tools
+        self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
+        self._log = log
+        self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._qmp: QEMUMonitorProtocol | None = None
+        self._serial_text = ""
+        self._serial_lock = threading.Condition()
+        self.on_line: Callable[[str], None] = lambda line: None
+        """Called with each line of the serial console, without terminal control sequences."""
+        self.powered_on_at = 0.0
+
+    @property
+    def shell_socket(self) -> Path:
+        """The second serial port: the root shell of a test image."""
+        return self._directory / "shell.sock"
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _network(self) -> list[str]:
+        interface = self.image.profile.management.interface
+        network = interface.network
+        gateway = network[-2] if interface.ip != network[-2] else network[-3]
+        nic = ["-device", f"virtio-net-pci,netdev=port,mac={PORT_MAC},romfile="]
+        user = f"user,id=%s,restrict=on,net={network},host={gateway}"
+        if self._wire is not None:
+            stream = f"stream,id=%s,server=off,addr.type=unix,addr.path={self._wire}"
+            if self._forward is None:
+                return ["-netdev", stream % "port", *nic]
+            # A hub joins the port, the wire and the user network.
+            hub = [("port", ""), ("hub-wire", "wire"), ("hub-user", "user")]
+            words = ["-netdev", stream % "wire"]
+            words += ["-netdev", user % "user" + self._forward.rules(str(interface.ip))]
+            for name, peer in hub:
+                words += ["-netdev", f"hubport,id={name},hubid=0" + (f",netdev={peer}" if peer else "")]
+            return [*words, *nic]
+        rules = self._forward.rules(str(interface.ip)) if self._forward else ""
+        return ["-netdev", user % "port" + rules, *nic]
+
+    def _command(self) -> list[str]:
+        directory, disk = self._directory, self._persist or self.image.path
+        snapshot = "off" if self._persist else "on"
+        serial = (
+            "stdio,id=serial,signal=off"
+            if self._console
+            else f"socket,id=serial,path={directory}/serial.sock,server=on,wait=off"
+        )
+        return [
+            *(
+                "qemu-system-x86_64",
+                "-name",
+                self.image.name,
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-S",
+            ),
+            *("-M", "q35,smm=off", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", _CPU, "-smp", "2", "-m", "1024"),
+            *("-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE}"),
+            *("-drive", f"if=pflash,format=raw,file={directory}/vars.fd"),
+            *("-drive", f"id=disk,if=none,format=raw,file={disk},snapshot={snapshot}"),
+            *("-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"),
+            *("-chardev", serial, "-serial", "chardev:serial"),
+            *("-chardev", f"socket,id=shell,path={self.shell_socket},server=on,wait=off", "-serial", "chardev:shell"),
+            *(
+                "-chardev",
+                f"socket,id=qmp,path={directory}/qmp.sock,server=on,wait=off",
+                "-mon",
+                "chardev=qmp,mode=control",
+            ),
+            *self._network(),
+        ]
+
+    def _start(self) -> None:
+        directory = self._directory
+        shutil.copyfile(self._tools.tree / "usr/share/OVMF/OVMF_VARS_4M.fd", directory / "vars.fd")
+        places = [self.image.path.parent.resolve(), directory]
+        places += [self._wire.parent.resolve()] if self._wire else []
+        places += [self._persist.parent.resolve()] if self._persist else []
+        self._errors: IO[bytes] = (directory / "errors").open("w+b")
+        self._process = self._tools.start(
+            ["env", f"TMPDIR={directory}", *self._command()],
+            binds=[(place, place) for place in dict.fromkeys(places)],
+            cwd=Path.cwd() if Path.cwd() in places else directory,
+            stdin=None if self._console else subprocess.DEVNULL,
+            stdout=None if self._console else self._errors,
+            stderr=self._errors,
+            # With the console on this terminal Ctrl-C belongs to us, not to the appliance.
+            start_new_session=not self._console,
+        )
+        self._await_socket("qmp.sock")
+        self._qmp = QEMUMonitorProtocol(str(directory / "qmp.sock"))
+        self._qmp.connect()
+        if not self._console:
+            serial = socket.socket(socket.AF_UNIX)
+            serial.connect(str(directory / "serial.sock"))
+            threading.Thread(target=self._read_serial, args=(serial,), name="serial", daemon=True).start()
+
+    def _await_socket(self, name: str) -> None:
+        deadline = time.monotonic() + 30
+        while not (self._directory / name).exists():
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                raise MachineError(
+                    f"QEMU did not start: {self._said()}", "see the message; `invoke clean` rebuilds the tools"
+                )
+            time.sleep(0.02)
+
+    def _said(self) -> str:
+        self._errors.flush()
+        text = (self._directory / "errors").read_text(errors="replace").strip()
+        return text.splitlines()[-1] if text else "it said nothing"
+
+    def _read_serial(self, serial: socket.socket) -> None:
+        pending = ""
+        with serial:
+            log = self._log.open("w") if self._log else None
+            try:
+                while chunk := serial.recv(4096):
+                    text = _ESCAPE.sub("", chunk.decode(errors="replace")).replace("\r", "")
+                    if log:
+                        log.write(text)
+                        log.flush()
+                    pending += text
+                    *lines, pending = pending.split("\n")
+                    with self._serial_lock:
+                        self._serial_text += text
+                        self._serial_lock.notify_all()
+                    for line in lines:
+                        self.on_line(line)
+            except OSError:
+                pass
+            finally:
+                if log:
+                    log.close()
+
+    def run(self) -> None:
+        """Let the paused machine run: power-on."""
+        self.powered_on_at = time.monotonic()
+        self.qmp("cont")
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """One QMP command (QEMU docs/interop/qemu-qmp-ref).
+
+        Raises:
+            MachineError: QEMU refused it or is gone.
+        """
+        if self._qmp is None:
+            raise MachineError("the machine is off", "start it first")
+        try:
+            return self._qmp.cmd(command, **arguments)
+        except (QMPError, OSError) as error:
+            raise MachineError(f"QEMU: {command}: {error}; {self._said()}", "start the machine again") from error
+
+    def alive(self) -> bool:
+        """Whether QEMU still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def serial(self) -> str:
+        """All that the serial console said."""
+        with self._serial_lock:
+            return self._serial_text
+
+    def wait_serial(self, pattern: str, timeout: float, *, start: int = 0) -> re.Match[str]:
+        """Wait until the serial console says ``pattern`` (searched from character ``start``).
+
+        Raises:
+            MachineError: it has not after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        with self._serial_lock:
+            while True:
+                if match := re.compile(pattern).search(self._serial_text, start):
+                    return match
+                left = deadline - time.monotonic()
+                if left <= 0 or not self.alive():
+                    tail = "\n".join(self._serial_text.strip().splitlines()[-8:])
+                    raise MachineError(
+                        f"the serial console did not say {pattern!r} within {timeout:.0f} s; its last words:\n{tail}",
+                        f"the whole log is in {self._log}" if self._log else "boot it with `invoke run --serial`",
+                    )
+                self._serial_lock.wait(min(left, 1.0))
+
+    def power_cycle(self) -> None:
+        """Pull the plug and put it back: no shutdown, what was not on the disk is lost."""
+        self.powered_on_at = time.monotonic()
+        self.qmp("system_reset")
+
+    def stop(self) -> None:
+        """End QEMU and remove what it needed; never raises."""
+        if self._qmp is not None:
+            # It may be gone already, and that is what we want.
+            with suppress(Exception):
+                self._qmp.settimeout(5)
+                self._qmp.cmd("quit")
+            with suppress(Exception):
+                self._qmp.close()
+            self._qmp = None
+        if self._process is not None:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    self._process.wait(timeout=5)
+                    break
+                except subprocess.TimeoutExpired:
+                    os.kill(self._process.pid, number)
+            self._process = None
+            self._errors.close()
+        shutil.rmtree(self._directory, ignore_errors=True)

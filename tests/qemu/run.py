@@ -1,0 +1,96 @@
+"""`invoke run`: an image in QEMU the way QA wants it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+
+from rootfs.errors import SallyportError
+from rootfs.image import OUT
+from rootfs.tools import Tools
+from tests.qemu.appliance import PASSWORD, Api, wait_managed
+from tests.qemu.imagefile import ImageFile
+from tests.qemu.machine import Forward, Machine, MachineError, check_port
+
+
+def run(tools: Tools, image: ImageFile, console: Console, *, https: int, ssh: int, persist: bool, serial: bool) -> None:
+    """Boot, wait until the UI answers, say how to get in, and stay until Ctrl-C or the machine's end.
+
+    Args:
+        tools: has QEMU.
+        image: what to boot.
+        console: where to tell.
+        https: port of 127.0.0.1 for the page.
+        ssh: port of 127.0.0.1 for the command line.
+        persist: keep changes in ``out/run/<name>.img``.
+        serial: the appliance's serial console on this terminal.
+
+    Raises:
+        SallyportError: a port is taken, or the image does not come up.
+    """
+    check_port(https, "--https")
+    check_port(ssh, "--ssh")
+    kept = _persistent(image) if persist else None
+    log = OUT / "run" / f"{image.name}.serial.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with Machine(tools, image, forward=Forward(https, ssh), persist=kept, console=serial, log=log) as machine:
+        machine.run()
+        api = Api(https)
+        if serial:
+            console.print("the appliance's console is this terminal; Ctrl-C ends the machine", style="dim")
+            seconds = wait_managed(machine, api)
+        else:
+            with console.status("the appliance boots") as status:
+                machine.on_line = lambda line: status.update(f"the appliance boots [dim]{_plain(line)}[/]")
+                seconds = wait_managed(machine, api)
+        console.print(_welcome(machine, https, ssh, seconds, kept, None if serial else log))
+        while machine.alive():
+            time.sleep(0.3)
+        raise MachineError("QEMU ended by itself", f"the console's log is in {log}")
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"[\[\]]", " ", line).strip()[:70]
+
+
+def _persistent(image: ImageFile) -> Path:
+    """The working copy that keeps changes; made anew when the image it came from is another."""
+    directory = OUT / "run"
+    directory.mkdir(parents=True, exist_ok=True)
+    kept, mark = directory / f"{image.name}.img", directory / f"{image.name}.from"
+    digest = image.sha256()
+    if not (kept.exists() and mark.exists() and mark.read_text() == digest):
+        if shutil.disk_usage(directory).free < image.path.stat().st_size:
+            raise SallyportError(
+                f"{directory}: no room for a copy of {image.path}", "free some room, or leave --persist"
+            )
+        new = kept.with_suffix(".new")
+        shutil.copyfile(image.path, new)
+        new.chmod(0o600)
+        new.replace(kept)
+        mark.write_text(digest)
+    return kept
+
+
+def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path | None, log: Path | None) -> Panel:
+    match = re.search(PASSWORD, machine.serial)
+    if match:
+        secret = f"password [bold]{match.group(1)}[/] (the serial console shows it until somebody has logged in)"
+    elif log:
+        secret = "the password that was set before"
+    else:
+        secret = "the password on the serial console above"
+    lines = [
+        f"page     [bold]https://localhost:{https}[/]  (its certificate is its own; the browser will ask)",
+        f"ssh      [bold]ssh -p {ssh} admin@localhost[/]",
+        f"user     [bold]admin[/], {secret}",
+        f"changes  {'kept in ' + str(kept) if kept else 'discarded at the end (--persist keeps them)'}",
+        f"console  {log}" if log else "console  this terminal",
+        f"up       {seconds:.0f} s after power-on; Ctrl-C ends it",
+    ]
+    return Panel("\n".join(lines), title=machine.image.name, expand=False)

@@ -1,0 +1,161 @@
+"""A managed appliance: what an operator does, over the page's API and SSH, and what survives what."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import paramiko
+import pytest
+import testinfra
+
+from rootfs import test_access
+from tests.conftest import Appliance
+from tests.qemu.appliance import Api, wait_managed
+from tests.qemu.machine import MachineError
+
+pytestmark = pytest.mark.qemu
+
+
+def ssh(appliance: Appliance, command: str, password: str | None = None) -> tuple[int, str]:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+    with client:
+        client.connect(
+            "127.0.0.1", appliance.forward.ssh, "admin", password or appliance.password, timeout=30,
+            banner_timeout=60, auth_timeout=60, allow_agent=False, look_for_keys=False,
+        )  # fmt: skip
+        _, out, _ = client.exec_command(command, timeout=60)
+        text = out.read().decode()
+        return out.channel.recv_exit_status(), text
+
+
+def test_status_over_the_api(appliance: Appliance) -> None:
+    status = appliance.api().get("/status")
+    assert status["profile"] == "qemu"
+    assert status["machine"]["state"] == "running"
+    # The emulated processor has SVM: a trial guest runs there, so the VM must be under KVM.
+    assert status["machine"]["accelerator"] == "kvm", status["machine"]["accelerator_reason"]
+    assert status["image"] in appliance.host.check("cat /proc/cmdline")
+
+
+def test_no_session_no_answer(appliance: Appliance) -> None:
+    api = Api(appliance.forward.https)
+    for method, path, body in (
+        ("GET", "/status", None), ("GET", "/ports", None),
+        ("PUT", "/hostname", {"hostname": "stolen"}), ("POST", "/reboot", {}),
+    ):  # fmt: skip
+        assert api.request(method, path, body)[0] == 401
+    assert appliance.host.check("hostname") != "stolen"
+
+
+def test_ports_count(appliance: Appliance) -> None:
+    api = appliance.api()
+    first = api.get("/ports")["ports"][0]
+    for _ in range(3):
+        api.get("/status")
+    time.sleep(1)
+    second = api.get("/ports")["ports"][0]
+    assert first["name"] == "mgmt0"
+    assert second["rx_frames"] > first["rx_frames"]
+    counters = {c["name"]: c["frames"] for c in second["verdicts"]}
+    assert counters["rx_passed"] > 0
+    assert counters["tx_passed"] > 0
+    # The host's own stack had nothing to say in there.
+    assert counters["from_host"] == 0
+
+
+def test_ssh_command_line(appliance: Appliance) -> None:
+    code, text = ssh(appliance, "status --json")
+    assert code == 0
+    assert json.loads(text)["profile"] == "qemu"
+    assert ssh(appliance, "no-such-command")[0] == 2
+
+
+def test_testinfra_in_the_vm(appliance: Appliance, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = tmp_path / "ssh_config"
+    config.write_text(
+        f"Host vm\n HostName 127.0.0.1\n Port {appliance.forward.test_shell}\n User root\n"
+        f" IdentityFile {test_access.KEY}\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n"
+    )
+    vm = testinfra.get_host("paramiko://vm", ssh_config=str(config))
+    assert vm.run("id -u").stdout.strip() == "0"
+    assert vm.file("/usr/lib/python3/dist-packages/frontend_vm/app.pyc").exists
+    assert not vm.file("/usr/lib/python3/dist-packages/backend").exists
+    assert vm.run("touch /usr/x").rc != 0  # read-only root
+    assert vm.run("cat /proc/sys/net/ipv4/ip_forward").stdout.strip() == "0"
+    assert vm.run("cat /proc/sys/net/ipv6/conf/all/forwarding").stdout.strip() == "0"
+    front_end = vm.run("ps -o user,args").stdout
+    assert any(line.startswith("frontend") and "frontend_vm.app" in line for line in front_end.splitlines())
+    # Only two NICs, and nothing but 443, 22 and the test's own shell listens.
+    assert sorted(vm.run("ls /sys/class/net").stdout.split()) == ["access", "link", "lo"]
+    rows = vm.run("cat /proc/net/tcp /proc/net/tcp6").stdout.splitlines()
+    listening = {int(row.split()[1].rpartition(":")[2], 16) for row in rows if " 0A " in row}
+    assert listening == {22, 443, 2022}
+
+
+def test_host_from_inside(appliance: Appliance) -> None:
+    host = appliance.host
+    assert host.run("touch /usr/x")[0] != 0
+    assert host.check("cat /proc/sys/kernel/modules_disabled") == "1"
+    # QEMU and the services run as their own users; init, the journal and this test's shell are all of root's.
+    lines = host.check("ps -o user,args").splitlines()
+    assert any(line.startswith("sallyport-vm") and "qemu-system-x86_64-microvm" in line for line in lines) or any(
+        line.split()[0].startswith("sallypor") and "qemu-system" in line for line in lines
+    )
+    assert host.check("ip -o link show").count("\n") == 1  # lo and link0, no more
+    assert "inet6" not in host.check("ip address")
+
+
+def test_wrong_passwords_are_slowed(appliance: Appliance) -> None:
+    api = Api(appliance.forward.https)
+    codes = [api.request("POST", "/session", {"user": "admin", "password": f"wrong {n}"})[0] for n in range(6)]
+    assert codes[0] == 401
+    assert 429 in codes
+    # The right one works again once the wait is over.
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            Api(appliance.forward.https).login(appliance.password)
+            return
+        except MachineError:
+            assert time.monotonic() < deadline
+            time.sleep(2)
+
+
+def test_killed_vm_is_back(appliance: Appliance) -> None:
+    before = appliance.api().get("/status")["machine"]["starts"]
+    appliance.host.check("kill -9 $(pidof qemu-system-x86_64-microvm)")
+    killed = time.monotonic()
+    wait_managed(appliance.machine, Api(appliance.forward.https), 120)
+    print(f"UI back {time.monotonic() - killed:.1f} s after the VM was killed")
+    machine = appliance.api().get("/status")["machine"]
+    assert machine["starts"] == before + 1
+    assert "QEMU ended" in machine["last_exit"]
+
+
+def test_hung_vm_is_back(appliance: Appliance) -> None:
+    appliance.host.check("kill -STOP $(pidof qemu-system-x86_64-microvm)")
+    time.sleep(3)
+    assert not Api(appliance.forward.https).healthy()  # it does hang
+    wait_managed(appliance.machine, Api(appliance.forward.https), 180)
+    assert "no heartbeat" in appliance.api().get("/status")["machine"]["last_exit"]
+
+
+def test_host_name_survives_power_loss(appliance: Appliance) -> None:
+    """The last of this module: pulls the plug right after the answer."""
+    status, _ = appliance.api().request("PUT", "/hostname", {"hostname": "edge-7"})
+    assert status in (200, 204)
+    mark = len(appliance.machine.serial)
+    appliance.machine.power_cycle()
+    time.sleep(2)
+    wait_managed(appliance.machine, Api(appliance.forward.https))
+    assert appliance.api().get("/status")["hostname"] == "edge-7"
+    # Somebody has logged in: the password stays, and the console shows none.
+    assert "first password" not in appliance.machine.serial[mark:]
+    assert appliance.api().request("PUT", "/hostname", {"hostname": "Not a name"})[0] == 400
+    # An orderly reboot, too.
+    assert appliance.api().request("POST", "/reboot", {})[0] in (200, 202, 204)
+    appliance.machine.wait_serial(r"reboot: Restarting system|BdsDxe", 60, start=len(appliance.machine.serial))
+    wait_managed(appliance.machine, Api(appliance.forward.https))
+    assert appliance.api().get("/status")["hostname"] == "edge-7"

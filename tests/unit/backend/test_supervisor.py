@@ -1,0 +1,311 @@
+"""The supervisor with a sleeping child in QEMU's place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from asyncio.subprocess import Process
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from backend import machine_state, port, supervisor, vm
+from backend.accelerator import Accelerator
+from backend.heartbeat import BEAT, Heartbeats
+from backend.machine_state import MachineState
+from backend.supervisor import Heart, Patience, Supervisor
+
+TAPS = vm.Taps(access=7, link=8)
+QUICK = Patience(first_kvm=0.15, first_tcg=0.15, next=0.15, backoff=0.01)
+PATIENT = Patience(first_kvm=60, first_tcg=60, next=60, backoff=0.01)
+DEADLINE_S = 5.0
+
+
+class Bench:
+    """One supervisor, the VMs that it starts, and the states that it tells."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(supervisor, "RUN", folder)
+        monkeypatch.setattr(shutil, "chown", lambda *_words, **_names: None)
+        monkeypatch.setattr(vm, "start", self._start)
+        monkeypatch.setattr(machine_state, "write", self._write)
+        self._really_write = _WRITE
+        self.folder = folder
+        self.argv = ["sleep", "60"]
+        self.beats_from: set[int] = set()
+        """Numbers of the starts whose VM sends one heartbeat."""
+        self.started: list[Process] = []
+        self.accelerators: list[str] = []
+        self.told: list[MachineState] = []
+        self.heart = Heart(folder / "heartbeat.sock")
+        self.sender = Heartbeats(folder / "heartbeat.sock")
+
+    async def _start(self, chosen: Accelerator, taps: vm.Taps) -> Process:
+        assert taps == TAPS
+        assert all(child.returncode is not None for child in self.started), "two VMs at once"
+        self.accelerators.append(chosen.name)
+        self.started.append(await asyncio.create_subprocess_exec(*self.argv))
+        if len(self.started) in self.beats_from:
+            self.sender.beat()
+        return self.started[-1]
+
+    def _write(self, path: Path, state: MachineState) -> None:
+        assert path == self.folder / "state.json"
+        self._really_write(path, state)
+        self.told.append(state)
+
+    def run(
+        self, kind: str, patience: Patience, until: Callable[[], bool], *, prod: Callable[[], None] | None = None
+    ) -> None:
+        """Supervise until the condition holds; ``prod`` is called every few milliseconds."""
+
+        async def play() -> None:
+            chosen = Accelerator("kvm" if kind == "kvm" else "tcg", "a test says so")
+            task = asyncio.create_task(Supervisor(TAPS, chosen, self.heart, patience).keep())
+            async with asyncio.timeout(DEADLINE_S):
+                while not until():
+                    assert not task.done(), task.exception()
+                    if prod is not None:
+                        prod()
+                    await asyncio.sleep(0.005)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(play())
+
+    def close(self) -> None:
+        self.sender.close()
+        self.heart._socket.close()
+
+
+_WRITE = machine_state.write
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    made = Bench(tmp_path, monkeypatch)
+    yield made
+    made.close()
+    assert all(child.returncode is not None for child in made.started), "a VM outlived its supervisor"
+
+
+def test_a_vm_that_ends_is_started_again(bench: Bench) -> None:
+    bench.argv = ["sh", "-c", "exit 7"]
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= 3)
+    assert {state.last_exit for state in bench.told[2:]} == {"QEMU ended with status 7"}
+
+
+def test_a_vm_that_is_killed_while_it_runs_is_started_again(bench: Bench) -> None:
+    bench.beats_from = {1}
+
+    def kill_the_first() -> None:
+        if len(bench.started) == 1 and bench.told[-1].state == "running" and bench.started[0].returncode is None:
+            bench.started[0].kill()
+
+    bench.run("kvm", PATIENT, lambda: len(bench.started) == 2, prod=kill_the_first)
+    assert bench.told[-1].last_exit == "QEMU ended with status -9"
+    assert bench.accelerators == ["kvm", "kvm"]
+
+
+def test_a_vm_that_never_beats_is_killed_and_started_again(bench: Bench) -> None:
+    bench.run("tcg", QUICK, lambda: len(bench.started) == 2)
+    assert bench.started[0].returncode == -9
+    assert bench.told[-1].last_exit.startswith("no heartbeat for")
+
+
+def test_a_vm_that_falls_silent_is_killed_and_started_again(bench: Bench) -> None:
+    bench.beats_from = {1}
+    patience = Patience(first_kvm=60, first_tcg=60, next=0.1, backoff=0.01)
+    bench.run("kvm", patience, lambda: len(bench.started) == 2)
+    assert bench.started[0].returncode == -9
+    assert [state.state for state in bench.told][:3] == ["starting", "starting", "running"]
+
+
+def test_a_vm_that_beats_is_left_alone(bench: Bench) -> None:
+    bench.beats_from = {1}
+    ticks = iter(range(120))  # of 5 ms at least: four times the patience
+    bench.run("kvm", QUICK, lambda: next(ticks, None) is None, prod=bench.sender.beat)
+    assert len(bench.started) == 1
+    assert bench.told[-1].state == "running"
+
+
+def test_first_patience_is_the_accelerators(bench: Bench) -> None:
+    patience = Patience(first_kvm=60, first_tcg=0.05, next=60, backoff=0.01)
+    bench.run("tcg", patience, lambda: len(bench.started) == 2)
+    before = len(bench.started)
+    ticks = iter(range(40))
+    bench.run("kvm", patience, lambda: next(ticks, None) is None)
+    assert len(bench.started) == before + 1
+
+
+def test_only_the_beat_itself_is_a_sign_of_life(bench: Bench) -> None:
+    def babble() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as stranger:
+            for words in (b"", b"beats", BEAT * 8):
+                try:
+                    stranger.sendto(words, str(bench.folder / "heartbeat.sock"))
+                except BlockingIOError:
+                    return
+
+    bench.run("tcg", QUICK, lambda: len(bench.started) == 2, prod=babble)
+    assert "running" not in [state.state for state in bench.told]
+
+
+def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> None:
+    bench.beats_from = {1, 2}
+    patience = Patience(first_kvm=60, first_tcg=60, next=0.1, backoff=0.01)
+    bench.run("kvm", patience, lambda: [s.state for s in bench.told].count("running") == 2)
+    assert [(s.state, s.starts) for s in bench.told] == [
+        ("starting", 0),
+        ("starting", 1),
+        ("running", 1),
+        ("restarting", 1),
+        ("restarting", 2),
+        ("running", 2),
+    ]
+    assert {(s.accelerator, s.accelerator_reason) for s in bench.told} == {("kvm", "a test says so")}
+    assert bench.told[0].last_exit == ""
+    assert bench.told[4].started_at > bench.told[2].started_at
+    assert machine_state.read(bench.folder / "state.json") == bench.told[-1]
+
+
+def test_two_boots_in_silence_under_kvm_make_it_tcg(bench: Bench) -> None:
+    bench.run("kvm", QUICK, lambda: len(bench.started) == 4)
+    assert bench.accelerators == ["kvm", "kvm", "tcg", "tcg"]
+    assert bench.told[-1].accelerator == "tcg"
+    assert "KVM twice" in bench.told[-1].accelerator_reason
+
+
+def test_two_vms_that_die_under_kvm_before_they_ever_beat_make_it_tcg(bench: Bench) -> None:
+    bench.argv = ["sh", "-c", "exit 1"]
+    bench.run("kvm", PATIENT, lambda: len(bench.started) == 3)
+    assert bench.accelerators == ["kvm", "kvm", "tcg"]
+
+
+def test_a_boot_that_comes_up_takes_the_doubt_away(bench: Bench) -> None:
+    bench.beats_from = {2}
+    bench.run("kvm", QUICK, lambda: len(bench.started) == 5)
+    assert bench.accelerators == ["kvm", "kvm", "kvm", "kvm", "tcg"]
+
+
+def test_pauses_grow_to_the_limit_and_a_vm_that_lived_is_started_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    lived = iter([0, 0, 0, 0, 0, 0, 11, 0])
+    clock = [0.0]
+    really_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds != 0.005:  # the bench's own
+            pauses.append(seconds)
+        await really_sleep(0)
+
+    async def watch(_self: Supervisor, child: Process) -> str:
+        clock[0] += next(lived)
+        return "over"
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(Supervisor, "_watch", watch)
+    bench.run("kvm", Patience(backoff=2.0), lambda: len(pauses) >= 8)
+    assert pauses[:8] == [0.0, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.0]
+
+
+def test_beats_of_the_vm_that_is_gone_count_for_nobody(bench: Bench) -> None:
+    for _ in range(3):
+        bench.sender.beat()
+    bench.heart.drain()
+
+    async def wait(seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await bench.heart.beat()
+        except TimeoutError:
+            return False
+        return True
+
+    assert not asyncio.run(wait(0.05))
+    bench.sender.beat()
+    assert asyncio.run(wait(DEADLINE_S))
+    bench.heart.drain()  # nothing there: comes back at once
+
+
+def test_the_supervisor_forgets_old_beats_before_each_start(bench: Bench) -> None:
+    bench.sender.beat()
+    bench.run("tcg", QUICK, lambda: len(bench.started) == 2)
+    assert "running" not in [state.state for state in bench.told]
+
+
+def test_the_heartbeat_socket_is_for_its_group_alone(bench: Bench) -> None:
+    path = bench.folder / "heartbeat.sock"
+    assert path.stat().st_mode & 0o777 == 0o660
+    Heart(path)._socket.close()  # one that a predecessor left is replaced
+
+
+@pytest.fixture
+def taps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(supervisor, "TAPS", tmp_path / "taps.sock")
+    monkeypatch.setattr(port, "RUN", tmp_path)
+    monkeypatch.setattr(shutil, "chown", lambda *_words, **_names: None)
+    return tmp_path / "taps.sock"
+
+
+def test_the_tap_goes_from_the_ports_process_to_the_supervisor(taps: Path, tmp_path: Path) -> None:
+    """Also when the supervisor asks first."""
+    tap = os.open(tmp_path / "tap", os.O_CREAT | os.O_RDWR)
+
+    async def play() -> tuple[int, int]:
+        early = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap())))
+        await asyncio.sleep(0.05)
+        listener = port._listen("taps.sock", "somebody")
+        giver = asyncio.create_task(port._hand_out(listener, tap))
+        first = await early
+        second = await asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap()))
+        giver.cancel()
+        listener.close()
+        return first, second
+
+    received = asyncio.run(play())
+    assert taps.stat().st_mode & 0o777 == 0o660
+    assert {os.fstat(descriptor).st_ino for descriptor in received} == {os.fstat(tap).st_ino}
+    for descriptor in (*received, tap):
+        os.close(descriptor)
+
+
+def test_a_ports_process_that_gives_nothing_is_an_error(taps: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(taps))
+        listener.listen()
+
+        async def play() -> int:
+            receiver = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap())))
+            peer, _ = await asyncio.to_thread(listener.accept)
+            peer.close()
+            return await receiver
+
+        with pytest.raises(OSError, match="no file descriptor"):
+            asyncio.run(play())
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ConnectionRefusedError, PermissionError])
+def test_a_ports_process_that_is_not_ready_is_asked_again_until_the_deadline(
+    taps: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """PermissionError: between bind(2) and chown(2), the socket is there and not yet ours to use."""
+    asked: list[str] = []
+
+    class Client(socket.socket):
+        def connect(self, address: object) -> None:
+            asked.append(str(address))
+            raise error("not yet")
+
+    monkeypatch.setattr(socket, "socket", Client)
+    monkeypatch.setattr(supervisor, "TAPS_DEADLINE_S", 0.15)
+    with pytest.raises(error):
+        asyncio.run(supervisor.receive_tap())
+    assert len(asked) >= 2

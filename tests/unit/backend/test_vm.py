@@ -1,0 +1,289 @@
+"""The front-end VM's QEMU: its command line, the trial that chooses its accelerator, its taps."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import re
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from backend import accelerator, tap, vm
+from backend.accelerator import Accelerator
+from backend.instructions import FRONTEND_MAC
+
+KVM, TCG = Accelerator("kvm", "a test says so"), Accelerator("tcg", "a test says so")
+TAPS = vm.Taps(access=7, link=8)
+VM_MAC = "02:5a:11:00:00:09"
+
+
+def command(chosen: Accelerator) -> list[str]:
+    return vm.command(chosen, TAPS, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"])
+
+
+def values(words: list[str], option: str) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == option]
+
+
+@pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
+def test_the_vm_has_two_taps_a_read_only_disk_and_nothing_else(chosen: Accelerator) -> None:
+    words = command(chosen)
+    assert values(words, "-netdev") == ["tap,id=access,fd=7", "tap,id=link,fd=8"]
+    assert values(words, "-device") == [
+        "virtio-blk-device,drive=root",
+        f"virtio-net-device,netdev=access,mac={VM_MAC}",
+        f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}",
+        "virtio-rng-device",
+    ]
+    (drive,) = values(words, "-drive")
+    assert "readonly=on" in drive.split(",")
+    assert "snapshot=on" not in drive
+    assert drive.endswith(f"file={vm.FILES}/root.squashfs")
+    assert values(words, "-fw_cfg") == [
+        f"name=opt/sallyport/{name},file={vm.GUEST}/{name}" for name in ("link.key", "settings.json")
+    ]
+    assert (values(words, "-m"), values(words, "-smp")) == (["192"], ["2"])
+
+
+@pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
+def test_qemu_is_in_its_sandbox_and_offers_nobody_a_way_in(chosen: Accelerator) -> None:
+    words = command(chosen)
+    assert values(words, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(words)
+    assert values(words, "-display") == ["none"]
+    # The console only speaks: its input is /dev/null, and `signal=off` takes the terminal's signals from it.
+    assert values(words, "-chardev") == ["stdio,id=console,signal=off"]
+    assert values(words, "-serial") == ["chardev:console"]
+    ways_in = re.compile(
+        r"-(monitor|mon|qmp|qmp-pretty|vnc|spice|gdb|s|incoming|net|nic|usb|virtfs|fsdev|runas|daemonize)"
+    )
+    assert [word for word in words if ways_in.fullmatch(word)] == []
+    assert not re.search(r"hostfwd|guestfwd|smb=|script=|unix:|tcp:|telnet:|socket,", " ".join(words))
+
+
+@pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
+def test_a_guest_that_panics_ends_qemu(chosen: Accelerator) -> None:
+    (append,) = values(command(chosen), "-append")
+    assert {"panic=-1", "reboot=t"} <= set(append.split())
+
+
+def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
+    kvm, tcg = command(KVM), command(TCG)
+    assert (kvm[0], values(kvm, "-accel"), values(kvm, "-cpu")) == (vm.QEMU_KVM, ["kvm"], ["host"])
+    (accel,) = values(tcg, "-accel")
+    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (vm.QEMU_TCG, "tcg", ["max"])
+
+
+@pytest.fixture
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a boot leaves for the supervisor."""
+    for name in ("RESOURCES", "VM_MAC", "GUEST"):
+        monkeypatch.setattr(vm, name, tmp_path / name)
+    vm.RESOURCES.write_text(json.dumps({"memory_mib": 111, "cpus": 3}))
+    vm.VM_MAC.write_text(f"{VM_MAC}\n")
+    vm.GUEST.mkdir()
+    for name in ("web.key", "link.key"):
+        (vm.GUEST / name).write_text("")
+    return tmp_path
+
+
+def test_the_command_line_follows_the_image_and_the_boot(boot: Path) -> None:
+    expected = vm.command(KVM, TAPS, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"])
+    assert vm.present(KVM, TAPS) == expected
+
+
+def test_what_a_boot_did_not_leave_is_an_error(boot: Path) -> None:
+    vm.VM_MAC.unlink()
+    with pytest.raises(OSError, match="VM_MAC"):
+        vm.present(KVM, TAPS)
+
+
+def test_qemu_gets_the_two_taps_and_no_other_descriptor(
+    boot: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Started for real, with a script in QEMU's place that lists what it holds."""
+    qemu = boot / "qemu"
+    qemu.write_text("#!/bin/sh\nls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /fd \\1 /p'\n")
+    qemu.chmod(0o755)
+    monkeypatch.setattr(vm, "QEMU_TCG", str(qemu))
+    access, link, other = (os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other"))
+    os.set_inheritable(other, True)
+
+    async def start() -> int:
+        return await (await vm.start(TCG, vm.Taps(access, link))).wait()
+
+    try:
+        assert asyncio.run(start()) == 0
+    finally:
+        for descriptor in (access, link, other):
+            os.close(descriptor)
+    held = dict(line.split()[1:3] for line in capfd.readouterr().err.splitlines() if line.startswith("fd "))
+    assert held.pop("0") == "/dev/null"
+    assert {held[str(access)], held[str(link)]} == {str(boot / "access"), str(boot / "link")}
+    assert str(boot / "other") not in held.values()
+
+
+def test_the_trial_guest_says_k_after_a_thousand_exits() -> None:
+    """An interpreter for the eleven instructions of the ROM, from the reset vector on (Intel SDM volume 2)."""
+    rom = accelerator.trial_rom()
+    assert len(rom) == 0x10000
+    ip, ecx, dx, al, zero = 0xFFF0, 0, 0, 0, False
+    said = bytearray()
+    for _ in range(20_000):
+        code = rom[ip : ip + 6]
+        if code[0] == 0xE9:  # jmp rel16
+            ip = (ip + 3 + int.from_bytes(code[1:3], "little", signed=True)) & 0xFFFF
+            assert ip == 0xF000
+        elif code[:2] == b"\x66\xb9":  # mov ecx, imm32
+            ecx, ip = int.from_bytes(code[2:6], "little"), ip + 6
+            assert ecx == 2_000_000
+        elif code[:2] == b"\x66\x49":  # dec ecx; a Python would take seconds for all of them
+            ecx, ip = (ecx if ecx < 100 else 100) - 1, ip + 2
+            zero = ecx == 0
+        elif code[0] == 0x49:  # dec cx
+            ecx, ip = (ecx & ~0xFFFF) | (ecx - 1 & 0xFFFF), ip + 1
+            zero = ecx & 0xFFFF == 0
+        elif code[0] in (0x75, 0xEB):  # jnz, jmp rel8
+            jump = int.from_bytes(code[1:2], "little", signed=True) if code[0] == 0xEB or not zero else 0
+            ip += 2 + jump
+        elif code[0] == 0xBA:  # mov dx, imm16
+            dx, ip = int.from_bytes(code[1:3], "little"), ip + 3
+        elif code[0] == 0xB9:  # mov cx, imm16
+            ecx, ip = (ecx & ~0xFFFF) | int.from_bytes(code[1:3], "little"), ip + 3
+        elif code[0] == 0xB0:  # mov al, imm8
+            al, ip = code[1], ip + 2
+        elif code[0] == 0xEE:  # out dx, al
+            assert dx == 0x3F8
+            said.append(al)
+            ip += 1
+        elif code[0] == 0xF4:  # hlt
+            break
+        else:
+            raise AssertionError(f"unknown code {code.hex()} at {ip:#x}")
+    else:
+        raise AssertionError("it never halts")
+    assert bytes(said) == b"." * 1000 + b"K"
+    # Should something wake it, it halts again.
+    assert rom[ip + 1 : ip + 3] == b"\xeb\xfd"
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A /dev/kvm that opens."""
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) == "/dev/kvm")
+
+
+def choose(tmp_path: Path, script: str) -> Accelerator:
+    qemu, run = tmp_path / "qemu", tmp_path / "run"
+    qemu.write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/words\n{script}\n')
+    qemu.chmod(0o755)
+    run.mkdir()
+    try:
+        return asyncio.run(accelerator.choose(str(qemu), run))
+    finally:
+        assert list(run.iterdir()) == []
+
+
+SAYS_K = "printf '.%.0s' $(seq 1000); printf K; exec sleep 60"
+
+
+@pytest.mark.usefixtures("node")
+def test_a_trial_guest_that_says_k_means_kvm(tmp_path: Path) -> None:
+    started = time.monotonic()
+    chosen = choose(tmp_path, SAYS_K)
+    assert chosen.name == "kvm"
+    assert re.fullmatch(r"a trial guest ran under KVM in \d+ ms", chosen.reason)
+    assert time.monotonic() - started < 3, "the guest that is done was waited for"
+    words = (tmp_path / "words").read_text()
+    assert "-M microvm -accel kvm -cpu host" in words
+    assert "-nodefaults -no-user-config" in words
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "echo 'qemu: Could not access KVM kernel module' >&2; echo more >&2; exit 1",
+            "Could not access KVM kernel module",
+        ),
+        ("printf ....; exit 0", "no word from it"),
+        ("kill -9 $$", "no word from it"),
+    ],
+)
+def test_a_trial_guest_that_dies_means_tcg_with_the_reason(tmp_path: Path, script: str, reason: str) -> None:
+    chosen = choose(tmp_path, script)
+    assert chosen.name == "tcg"
+    assert reason in chosen.reason
+    assert "more" not in chosen.reason
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("script", ["exec sleep 60", "printf .....; exec sleep 60"], ids=["silent", "crawling"])
+def test_a_trial_guest_that_hangs_means_tcg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(accelerator, "DEADLINE_S", 0.3)
+    started = time.monotonic()
+    chosen = choose(tmp_path, script)
+    assert chosen.name == "tcg"
+    assert "not done after" in chosen.reason
+    assert time.monotonic() - started < 3
+
+
+def test_without_a_usable_node_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def access(path: str, mode: int) -> bool:
+        asked.append((path, mode))
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+    chosen = choose(tmp_path, SAYS_K)
+    assert chosen.name == "tcg"
+    assert "/dev/kvm" in chosen.reason
+    assert asked == [("/dev/kvm", os.R_OK | os.W_OK)]
+    assert not (tmp_path / "words").exists()
+
+
+def test_a_tap_is_asked_for_by_name_with_offloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[tuple[int, bytes]] = []
+    real = os.open
+    node = tmp_path / "tun"
+    node.touch()
+    monkeypatch.setattr(os, "open", lambda path, flags: real(node, flags))
+    monkeypatch.setattr(fcntl, "ioctl", lambda _fd, request, argument: requests.append((request, argument)))
+    descriptor = tap.open_tap("access0")
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+    ((request, argument),) = requests
+    # struct ifreq is 40 bytes; flags: IFF_TAP 0x2, IFF_NO_PI 0x1000, IFF_VNET_HDR 0x4000 (linux/if_tun.h).
+    assert (request, len(argument)) == (0x400454CA, 40)
+    name, flags = struct.unpack_from("16sH", argument)
+    assert (name.rstrip(b"\0"), flags) == (b"access0", 0x5002)
+
+
+def test_a_tap_that_somebody_holds_is_named_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    real = os.open
+
+    def open_node(_path: str, flags: int) -> int:
+        opened.append(real(tmp_path / "tun", flags | os.O_CREAT))
+        return opened[-1]
+
+    def busy(*_arguments: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "open", open_node)
+    monkeypatch.setattr(fcntl, "ioctl", busy)
+    with pytest.raises(OSError, match="tap link0: Device or resource busy") as caught:
+        tap.open_tap("link0")
+    assert caught.value.errno == errno.EBUSY
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])

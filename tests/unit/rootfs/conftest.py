@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rootfs.steps import Cache
+from rootfs.tools import Tools
+
+Program = Callable[[str, str], Path]
+
+
+class FakeTools(Tools):
+    """Records what is run in the tools tree, and lets a test do the work instead."""
+
+    def __init__(self, work: Callable[[list[str], Path], str] = lambda _command, _build: "") -> None:
+        super().__init__(Path("/no/tools/tree"))
+        self.commands: list[list[str]] = []
+        self._work = work
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        build: Path,
+        env: dict[str, str] | None = None,
+        epoch: bool = True,
+        on_line: Callable[[str], None] | None = None,
+    ) -> str:
+        words = [str(word) for word in command]
+        self.commands.append(words)
+        return self._work(words, build)
+
+
+class Desk:
+    """A cache in a folder and what it has said."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._output = io.StringIO()
+
+    def cache(self) -> Cache:
+        """A cache as a new `invoke` would have it."""
+        return Cache(self.directory, Console(file=self._output, width=200))
+
+    @property
+    def said(self) -> str:
+        """Everything said since the last look."""
+        text = self._output.getvalue()
+        self._output.seek(0)
+        self._output.truncate()
+        return text
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "cache")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Puts a shell script of that name before everything else on PATH."""
+    directory = tmp_path / "fake-bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+    def write(name: str, script: str) -> Path:
+        file = directory / name
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        return file
+
+    return write
