@@ -61,18 +61,24 @@ class Built:
     root_hash: str
 
 
-def make(recipe: Recipe, console: Console, out: Path = OUT) -> Built:
+def make(recipe: Recipe, console: Console, out: Path = OUT, cache: Path = CACHE) -> Built:
     """Make ``out/<name>.img`` with .bmap, .manifest.json and SHA256SUMS; each appears by one rename.
+
+    Args:
+        recipe: what to make.
+        console: where is told what runs and why.
+        out: where the image goes.
+        cache: where outputs of steps are kept; on the same file system as ``out``, which shares files with it.
 
     Raises:
         SallyportError: whatever the user can mend.
     """
-    cache = Cache(CACHE, console)
-    debian = Engine(cache, locked=recipe.locked)
+    steps = Cache(cache, console)
+    debian = Engine(steps, locked=recipe.locked)
     extra = [PROJECT / "overlays/frontend_vm_test", test_access.prepare()] if recipe.test_access else []
     vm = frontend.build(debian, recipe.profile, extra)
     root = _root(debian, recipe, vm)
-    linux = Kernel(cache, debian.tools, debian.kernel(recipe.profile.kernel))
+    linux = Kernel(steps, debian.tools, debian.kernel(recipe.profile.kernel))
     finished = _disk(debian, recipe, root, linux)
     verity = Verity(**json.loads((root / "verity.json").read_text()))
     out.mkdir(exist_ok=True)

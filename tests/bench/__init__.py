@@ -1,0 +1,1 @@
+"""Benchmarks: how long the build and the appliance take, and how big the image is. Nothing here fails by a figure."""
