@@ -8,8 +8,10 @@ import socket
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from backend import instructions as ins
-from backend import store
+from backend import machine_state, store
 from backend.audit import Audit
 from backend.credential import Passwords
 from backend.heartbeat import Heartbeats
@@ -51,7 +53,9 @@ class Actions:
         self._host = host
         self._disk = disk
         self._hostname = hostname
-        self._sessions = Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s, clock)
+        self._clock = clock
+        self._sessions = self._no_sessions()
+        self._vm_starts: int | None = None
         self._changes = Bucket(settings.change_rate, settings.change_burst, clock)
         self._ports = PortStatus(settings.port_status, clock)
         self._heartbeats = Heartbeats(settings.heartbeat)
@@ -96,8 +100,25 @@ class Actions:
             self._reboot.cancel()
             self._request_reboot()
 
+    def _no_sessions(self) -> Sessions:
+        settings = self._settings
+        return Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s, self._clock)
+
+    def _forget_old_vm(self) -> None:
+        """End all sessions when the VM was started anew: what the old one knew, taken over or not, is void."""
+        try:
+            state = machine_state.read(self._settings.machine_state)
+        except (OSError, ValueError, RecursionError, msgspec.DecodeError):
+            return
+        starts = state.starts if state else None
+        if starts != self._vm_starts and self._vm_starts is not None:
+            self._sessions = self._no_sessions()
+        self._vm_starts = starts
+
     def _admit(self, request: ins.Request) -> OpenSession | None:
         session = None
+        if not isinstance(request.do, ins.Heartbeat):
+            self._forget_old_vm()
         if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat):
             session = self._sessions.find(request.token)
             if session is None:

@@ -7,7 +7,8 @@ keeps CAP_NET_ADMIN for its own namespace and nothing else. It serves two socket
 * ``taps.sock`` gives the supervisor the tap's file descriptor (SCM_RIGHTS, unix(7)); the supervisor needs no privilege.
 * ``status.sock`` answers every connection with one `Ports` document.
 
-When it ends, the tap goes with it, and the port is taken down: closed, never open.
+When it ends, the port is taken down: closed, never open. The VM holds the tap, too, and ends with this process
+(BindsTo= of its unit), so that both begin anew together.
 """
 
 from __future__ import annotations
@@ -148,6 +149,7 @@ async def main() -> None:
     try:
         await _command("ip", "link", "set", TAP, "arp", "off", "multicast", "off")
         await _command("ip", "link", "set", TAP, "master", BRIDGE)
+        await _command("ip", "link", "set", TAP, "type", "bridge_slave", "learning", "off")
         await _command("ip", "link", "set", TAP, "up")
         server = await asyncio.start_unix_server(_answer_status, sock=_listen("status.sock", "sallyport"))
         taps = asyncio.create_task(_hand_out(_listen("taps.sock", "sallyport-vm"), descriptor))

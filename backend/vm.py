@@ -54,7 +54,11 @@ def command(
             "-M",
             "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,usb=off,pcie=off,mem-merge=off,dump-guest-core=off",
         ),
-        *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max")),
+        *(
+            ("-accel", "kvm", "-cpu", "host,svm=off,vmx=off,pmu=off")
+            if kvm
+            else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max")
+        ),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),
         *(

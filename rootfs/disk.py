@@ -110,7 +110,10 @@ def assemble(
 
 
 def command_line(profile: Profile, verity: Verity) -> str:
-    """The host kernel's command line; part of the unified kernel image, nobody edits it at boot.
+    """The host kernel's command line; part of the unified kernel image. (Without Secure Boot who holds the device can
+    still add to it in the firmware: that is physical access.)
+
+    ``nosmt``: a guest must not read the host across hyper-threads. ``import_credentials``: none from outside the image.
 
     ``ipv6.disable=1``: the host has no IPv6 stack at all. ``panic``: a host that cannot go on starts again.
     """
@@ -123,6 +126,8 @@ def command_line(profile: Profile, verity: Verity) -> str:
         "loglevel=3",
         "rcupdate.rcu_expedited=1",
         "audit=0",
+        "mitigations=auto,nosmt",
+        "systemd.import_credentials=no",
         "systemd.show_status=yes",
         "systemd.gpt_auto=no",
         "systemd.firstboot=no",

@@ -178,7 +178,7 @@ def _sizes(shop: Workshop, built: Built, console: Console) -> list[Figure]:
     with console.status("sizes"):
         for name in ("vmlinuz", "initrd", "root.squashfs"):
             (squeezed / name).write_bytes((built.frontend / name).read_bytes())
-            tools.run(["zstd", "-q", "-12", name], build=squeezed)
+            tools.run(["zstd", "-q", "-19", name], build=squeezed)
             total += (squeezed / f"{name}.zst").stat().st_size
     return [
         Figure("host image content (root and kernel)", "MB", HOST_MB, (host,)),

@@ -28,7 +28,9 @@ class HostShell:
         """
         mark = secrets.token_hex(8)
         # The mark is put together by the shell, so that no echo of the command can be taken for its end.
-        self._socket.sendall(f"\n{{ {command}\n}} </dev/null 2>&1; s=$?; echo; echo {mark[:8]}''{mark[8:]} $s\n".encode())
+        self._socket.sendall(
+            f"\n{{ {command}\n}} </dev/null 2>&1; s=$?; echo; echo {mark[:8]}''{mark[8:]} $s\n".encode()
+        )
         said, deadline = "", time.monotonic() + timeout
         while f"{mark} " not in said or not said.endswith("\n"):
             left = deadline - time.monotonic()

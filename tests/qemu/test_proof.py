@@ -36,9 +36,7 @@ def holes(results: list[Result]) -> set[str]:
 
 def test_clean_image_is_sealed(tools: Tools, release: Built, testing: Built) -> None:
     folder = images.OUT / "verify" / "ci"
-    report = verify.verify(
-        tools, open_image(release.image), open_image(testing.image), folder, CONSOLE, seed=SEED
-    )
+    report = verify.verify(tools, open_image(release.image), open_image(testing.image), folder, CONSOLE, seed=SEED)
     write_report(report, folder)
     not_sealed = [r for r in report.results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
     assert not not_sealed

@@ -102,6 +102,28 @@ def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     run(test())
 
 
+def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
+    """Tokens that somebody harvested in a VM that was taken over end with that VM."""
+
+    async def test() -> None:
+        async with running(settings) as rig:
+
+            def started(starts: int) -> None:
+                state = machine_state.MachineState("running", "kvm", "", starts, time.monotonic(), "")
+                machine_state.write(settings.machine_state, state)
+
+            started(1)
+            client, token = await rig.operator()
+            started(1)
+            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            started(2)
+            refused = await client.ask(ins.StatusGet(), token)
+            assert isinstance(refused, ins.Error)
+            assert refused.code == "denied"
+
+    run(test())
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state":"evil"}', b"[" * 4000, b"x" * 10000])
 def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
     if content is not None:
