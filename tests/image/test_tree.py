@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import testinfra
 from rootfs.debian import engine
 from rootfs.defconfig import read
 from rootfs.image import Built
+from rootfs.tools import Tools
 from tests.qemu.imagefile import open_image
 
 pytestmark = pytest.mark.image
@@ -144,3 +146,35 @@ def test_one_schema_at_both_ends(release: Built) -> None:
 def test_every_symbol_of_the_defconfigs_is_served() -> None:
     for config in (engine.HOST_CONFIG, engine.FRONTEND_CONFIG):
         assert engine.translate(read(config)).packages
+
+
+@pytest.mark.parametrize(
+    ("end", "modules"),
+    [
+        ("host", "backend.daemon, backend.port, backend.supervisor"),
+        ("frontend", "frontend_vm.app, frontend_vm.web, frontend_vm.ssh, frontend_vm.cli"),
+    ],
+)
+def test_the_services_of_the_tree_can_be_imported(tools: Tools, release: Built, end: str, modules: str) -> None:
+    """Python of the tree, in the tree: nothing that our code needs was left out."""
+    tree = release.host_tree if end == "host" else release.frontend / "tree"
+    bubblewrap = tools.argv([], cwd=Path("/"))
+    bubblewrap = bubblewrap[: bubblewrap.index("--die-with-parent")]
+    command = [
+        *bubblewrap,
+        "--ro-bind",
+        str(tree),
+        "/",
+        "--dev",
+        "/dev",
+        "--proc",
+        "/proc",
+        "--",
+        "/usr/bin/python3",
+        "-I",
+    ]
+    environment = {"CRYPTOGRAPHY_OPENSSL_NO_LEGACY": "1"}
+    done = subprocess.run([*command, "-c", f"import {modules}"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-800:]
+    # The control: a module that is not there is noticed.
+    assert subprocess.run([*command, "-c", "import tkinter"], capture_output=True).returncode != 0
