@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json as json_module
 import random
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
+        # Being told to end is like Ctrl-C, and a shell's background job must hear Ctrl-C's signal, too.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             return function(*args, **options)
         except SallyportError as error:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
+from rich.table import Table
 
 from rootfs.errors import SallyportError
 from rootfs.image import OUT
@@ -77,20 +77,28 @@ def _persistent(image: ImageFile) -> Path:
     return kept
 
 
-def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path | None, log: Path | None) -> Panel:
+def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path | None, log: Path | None) -> Table:
     match = re.search(PASSWORD, machine.serial)
     if match:
-        secret = f"password [bold]{match.group(1)}[/] (the serial console shows it until somebody has logged in)"
+        secret = f"[bold]{match.group(1)}[/]  (on the serial console until somebody has logged in)"
     elif log:
-        secret = "the password that was set before"
+        secret = "the one that was set before"
     else:
-        secret = "the password on the serial console above"
-    lines = [
-        f"page     [bold]https://localhost:{https}[/]  (its certificate is its own; the browser will ask)",
-        f"ssh      [bold]ssh -p {ssh} admin@localhost[/]",
-        f"user     [bold]admin[/], {secret}",
-        f"changes  {'kept in ' + str(kept) if kept else 'discarded at the end (--persist keeps them)'}",
-        f"console  {log}" if log else "console  this terminal",
-        f"up       {seconds:.0f} s after power-on; Ctrl-C ends it",
-    ]
-    return Panel("\n".join(lines), title=machine.image.name, expand=False)
+        secret = "on the serial console above"
+    rows = {
+        "page": f"[bold]https://localhost:{https}[/]  (the certificate is its own)",
+        "ssh": f"[bold]ssh -p {ssh} admin@localhost[/]",
+        "user": "[bold]admin[/]",
+        "password": secret,
+        "changes": f"kept in {_short(kept)}" if kept else "discarded at the end (--persist keeps them)",
+        "console": _short(log) if log else "this terminal",
+        "up": f"{seconds:.0f} s after power-on; Ctrl-C ends it",
+    }
+    table = Table(title=machine.image.name, title_justify="left", show_header=False, box=None)
+    for name, text in rows.items():
+        table.add_row(f"[dim]{name}[/]", text)
+    return table
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(OUT.parent))
