@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
     inputs |= {"profile": recipe.profile.model_dump_json(), "hostname": wish.hostname}
     inputs |= {"backend": digest_path(PROJECT / "backend"), "overlays/host_initramfs": digest_path(_INIT.parent)}
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
-    inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs)
+    inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
 
     def build(output: Path) -> None:
         tree = output / "tree"
@@ -124,7 +125,7 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
         shelf.mkdir(parents=True)
         for name in ("vmlinuz", "initrd", "root.squashfs"):
             os.link(vm / name, shelf / name)
-        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=15, stored=("vmlinuz",))
+        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=12, stored=("vmlinuz",))
         shutil.copyfile(vm / "packages.json", output / "frontend-packages.json")
         verity = disk.seal(debian.tools, output, output / "root.squashfs")
         (output / "verity.json").write_text(json.dumps(verity.__dict__))
@@ -148,7 +149,9 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
 def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
     base, _ = debian.root("host", engine.HOST_CONFIG)
     inputs = {"root": root.name, "disk": recipe.profile.disk.model_dump_json(), "name": recipe.name}
-    inputs |= digest_code(disk) | {"genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")}
+    inputs |= digest_code(disk, sys.modules[__name__]) | {
+        "genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")
+    }
 
     def build(output: Path) -> None:
         verity = Verity(**json.loads((root / "verity.json").read_text()))

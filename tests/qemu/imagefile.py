@@ -40,6 +40,7 @@ def open_image(path: Path) -> ImageFile:
     """
     if not path.is_file():
         raise SallyportError(f"no image {path}", "build one: `invoke image`")
+    path = path.resolve()  # QEMU runs in a directory of its own
     found = _partitions(path)
     if tuple(found) != _PARTITIONS:
         raise SallyportError(

@@ -206,12 +206,26 @@ class Machine:
             start_new_session=not self._console,
         )
         self._await_socket("qmp.sock")
-        self._qmp = QEMUMonitorProtocol(str(directory / "qmp.sock"))
-        self._qmp.connect()
+        self._qmp = self._connect_qmp()
         if not self._console:
             serial = socket.socket(socket.AF_UNIX)
             serial.connect(str(directory / "serial.sock"))
             threading.Thread(target=self._read_serial, args=(serial,), name="serial", daemon=True).start()
+
+    def _connect_qmp(self) -> QEMUMonitorProtocol:
+        """QMP; a socket's name is there a moment before QEMU listens at it."""
+        deadline = time.monotonic() + 30
+        while True:
+            client = QEMUMonitorProtocol(str(self._directory / "qmp.sock"))
+            try:
+                client.connect()
+                return client
+            except (QMPError, OSError) as error:
+                with suppress(Exception):
+                    client.close()
+                if time.monotonic() > deadline or not self.alive():
+                    raise MachineError(f"QEMU does not answer: {error}; {self._said()}", "start it again") from error
+                time.sleep(0.05)
 
     def _await_socket(self, name: str) -> None:
         deadline = time.monotonic() + 30
