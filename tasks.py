@@ -236,10 +236,40 @@ def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -
     boot.run(runs, Path(output), _console, _build(PROFILE, test_access=True), _build(PROFILE))
 
 
+@task(
+    name="forwarder",
+    help={
+        "runs": "how often each is measured; the median counts",
+        "output": "JSON file for the figures",
+        "quick": "one round of 64 bytes",
+        "json": "print the figures as JSON",
+        "modules": "directory with the forwarder's compiled modules, if they are not in the package",
+        "vm": "TCP from the port to a VM, too, in an image that is booted for it (minutes)",
+    },
+)
+@friendly
+def bench_forwarder(
+    _: Context,
+    runs: int = 3,
+    output: str = "out/bench/forwarder.json",
+    quick: bool = False,
+    json: bool = False,
+    modules: str = "",
+    vm: bool = False,
+) -> None:
+    """Measure the ways of forwarding beside the kernel's bridge, in network namespaces."""
+    from tests.bench import forwarder, forwarder_vm
+
+    figures = forwarder_vm.run(runs, _console) if vm else None
+    where = Path(modules) if modules else None
+    forwarder.run(runs, Path(output), _console, quick=quick, json=json, modules=where, vm=figures)
+
+
 _image = Collection("image")
 _image.add_task(image, name="build", default=True)
 _image.add_task(lock)
 _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)
+_bench.add_task(bench_forwarder)
 namespace = Collection(run, verify, test, lint, clean, _image, _bench)

@@ -173,11 +173,18 @@ class Status(Result, frozen=True, tag="status"):
 
 
 class Counter(Struct, frozen=True, forbid_unknown_fields=True):
-    """One verdict of the bridge rules: its name, frames and bytes."""
+    """One verdict on frames: its name (``rx_passed``, ``tx_spoofed``), frames and bytes."""
 
     name: str
     frames: Count
     bytes: Count
+
+
+class Fault(Struct, frozen=True, forbid_unknown_fields=True):
+    """A reason for which the forwarder stopped the VM's NIC, and how often."""
+
+    name: str
+    times: Count
 
 
 class Port(Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,7 +197,13 @@ class Port(Struct, frozen=True, forbid_unknown_fields=True):
     rx_bytes: Count
     tx_frames: Count
     tx_bytes: Count
+    way: Literal["ring", "kernel", "bridge"]
+    """What moves the frames at the port ..."""
+    vm: Literal["vhost-user", "tap"]
+    """... and at the VM."""
+    vm_up: bool
     verdicts: list[Counter]
+    faults: list[Fault]
 
 
 class Ports(Result, frozen=True, tag="ports"):

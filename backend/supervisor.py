@@ -1,8 +1,8 @@
 """Supervises the front-end VM: starts QEMU, listens for its heartbeat, starts it anew when it ends or falls silent.
 
-Runs, like QEMU itself, as a user without privileges: the access tap comes as an open file descriptor from the port's
-process, the link's tap belongs to this user. Both descriptors stay open here while QEMU comes and goes, so the host's
-side of the network never changes under a restart.
+Runs, like QEMU itself, as a user without privileges: the access NIC's end is the forwarder's vhost-user socket or a tap
+that comes from the forwarder as an open file descriptor; the link's tap belongs to this user. Taps stay open here while
+QEMU comes and goes, so the host's side of the network never changes under a restart.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Patience:
 
 
 async def receive_tap() -> int:
-    """The access tap from the port's process, which may be starting just now.
+    """The access tap from the forwarder, which may be starting just now.
 
     Raises:
         OSError: the process does not answer, or sent no descriptor.
@@ -93,8 +93,8 @@ class Heart:
 class Supervisor:
     """Keeps one VM alive."""
 
-    def __init__(self, taps: vm.Taps, chosen: Accelerator, heart: Heart, patience: Patience) -> None:
-        self._taps = taps
+    def __init__(self, ends: vm.Ends, chosen: Accelerator, heart: Heart, patience: Patience) -> None:
+        self._ends = ends
         self._accelerator = chosen
         self._heart = heart
         self._patience = patience
@@ -125,7 +125,7 @@ class Supervisor:
             self._heart.drain()
             self._starts += 1
             self._started_at = time.monotonic()
-            child = await vm.start(self._accelerator, self._taps)
+            child = await vm.start(self._accelerator, self._ends)
             self._tell("restarting" if self._starts > 1 else "starting")
             try:
                 self._last_exit = await self._watch(child)
@@ -185,15 +185,16 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     chosen = await accelerator.choose(vm.QEMU_KVM, RUN)
     log.info("%s: %s", chosen.name, chosen.reason)
-    taps = vm.Taps(access=await receive_tap(), link=tap.open_tap("link0"))
+    access = await receive_tap() if vm.read_resources().access == "tap" else None
+    ends = vm.Ends(access, tap.open_tap("link0"))
     heart = Heart(RUN / "heartbeat.sock")
     notify("READY=1")
     watchdog = asyncio.create_task(_watchdog())
     try:
-        await Supervisor(taps, chosen, heart, Patience()).keep()
+        await Supervisor(ends, chosen, heart, Patience()).keep()
     finally:
         watchdog.cancel()
-        for descriptor in (taps.access, taps.link):
+        for descriptor in ends.descriptors:
             os.close(descriptor)
 
 

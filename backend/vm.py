@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
 
 from backend.accelerator import Accelerator
 from backend.instructions import FRONTEND_MAC
@@ -26,22 +29,61 @@ _COMMAND_LINE = (
 )
 
 
-@dataclass(frozen=True)
-class Taps:
-    """Open file descriptors of the VM's two NICs' host ends."""
+VHOST_USER = Path("/run/sallyport/port/vhost-user.sock")
+"""Where the forwarder listens for QEMU."""
 
-    access: int
+
+@dataclass(frozen=True)
+class Ends:
+    """Host ends of the VM's two NICs: open file descriptors of taps; without ``access`` it is the forwarder's vhost-user."""
+
+    access: int | None
     link: int
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that QEMU inherits."""
+        return (self.link,) if self.access is None else (self.access, self.link)
+
+
+class Resources(Struct, frozen=True, forbid_unknown_fields=True):
+    """``/etc/sallyport/vm.json``, rendered from the device profile."""
+
+    memory_mib: int
+    cpus: int
+    access: Literal["vhost-user", "tap"]
+
+
+def read_resources() -> Resources:
+    """What the device profile says of the VM.
+
+    Raises:
+        OSError: the file is missing.
+        msgspec.DecodeError: it is not what it should be.
+    """
+    return msgspec.json.decode(RESOURCES.read_bytes(), type=Resources)
+
+
+def _access(ends: Ends, memory_mib: int) -> list[str]:
+    """The access NIC's host end. For vhost-user the forwarder maps the VM's memory, which must not shrink under it."""
+    if ends.access is not None:
+        return ["-netdev", f"tap,id=access,fd={ends.access}"]
+    return [
+        *("-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on,seal=on"),
+        # Whichever of the two ends first, the other waits for it.
+        *("-chardev", f"socket,id=forwarder,path={VHOST_USER},reconnect-ms=100"),
+        *("-netdev", "vhost-user,id=access,chardev=forwarder"),
+    ]
 
 
 def command(
-    chosen: Accelerator, taps: Taps, *, memory_mib: int, cpus: int, access_mac: str, handed: list[str]
+    chosen: Accelerator, ends: Ends, *, memory_mib: int, cpus: int, access_mac: str, handed: list[str]
 ) -> list[str]:
     """QEMU's command line.
 
     Args:
         chosen: KVM or TCG.
-        taps: the NICs' host ends.
+        ends: the NICs' host ends.
         memory_mib: the VM's memory.
         cpus: its virtual CPUs.
         access_mac: its address on the management port.
@@ -52,8 +94,11 @@ def command(
         *(QEMU_KVM if kvm else QEMU_TCG, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
         *(
             "-M",
-            "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,usb=off,pcie=off,mem-merge=off,dump-guest-core=off",
+            "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,usb=off,pcie=off,mem-merge=off,dump-guest-core=off"
+            + (",memory-backend=memory" if ends.access is None else ""),
         ),
+        # Virtio 1: the forwarder takes nothing older.
+        *("-global", "virtio-mmio.force-legacy=false"),
         *(
             ("-accel", "kvm", "-cpu", "host,svm=off,vmx=off,pmu=off")
             if kvm
@@ -68,8 +113,9 @@ def command(
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),
         *("-device", "virtio-blk-device,drive=root"),
-        *("-netdev", f"tap,id=access,fd={taps.access}", "-device", f"virtio-net-device,netdev=access,mac={access_mac}"),
-        *("-netdev", f"tap,id=link,fd={taps.link}", "-device", f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}"),
+        *_access(ends, memory_mib),
+        *("-device", f"virtio-net-device,netdev=access,mac={access_mac}"),
+        *("-netdev", f"tap,id=link,fd={ends.link}", "-device", f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}"),
         *("-device", "virtio-rng-device"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
     ]
@@ -78,26 +124,27 @@ def command(
     return words
 
 
-def present(chosen: Accelerator, taps: Taps) -> list[str]:
+def present(chosen: Accelerator, ends: Ends) -> list[str]:
     """`command` with what this host's image and this boot say.
 
     Raises:
         OSError: a file is missing.
+        msgspec.DecodeError: the resources are not what they should be.
     """
-    resources = json.loads(RESOURCES.read_text())
+    resources = read_resources()
     return command(
         chosen,
-        taps,
-        memory_mib=resources["memory_mib"],
-        cpus=resources["cpus"],
+        ends,
+        memory_mib=resources.memory_mib,
+        cpus=resources.cpus,
         access_mac=VM_MAC.read_text().strip(),
         handed=sorted(path.name for path in GUEST.iterdir()),
     )
 
 
-async def start(chosen: Accelerator, taps: Taps) -> asyncio.subprocess.Process:
+async def start(chosen: Accelerator, ends: Ends) -> asyncio.subprocess.Process:
     """Start the VM. Its serial console goes to our standard error, and so to the journal, which bounds it."""
-    words = present(chosen, taps)
+    words = present(chosen, ends)
     return await asyncio.create_subprocess_exec(
-        *words, stdin=asyncio.subprocess.DEVNULL, stdout=2, stderr=2, pass_fds=(taps.access, taps.link)
+        *words, stdin=asyncio.subprocess.DEVNULL, stdout=2, stderr=2, pass_fds=ends.descriptors
     )

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rootfs.errors import SallyportError
 
@@ -54,6 +54,46 @@ class ManagementPort(_Part):
         return ipaddress.IPv4Interface(self.address)
 
 
+class Limits(_Part):
+    """Token buckets of one direction: frames per second (0: no limit) and frames at once, of all frames and of groups'."""
+
+    rate: int = Field(default=200_000, ge=0, le=100_000_000)
+    burst: int = Field(default=8_192, ge=1, le=1_000_000)
+    group_rate: int = Field(default=2_000, ge=0, le=100_000_000)
+    """Broadcast and multicast."""
+    group_burst: int = Field(default=512, ge=1, le=1_000_000)
+
+
+class Forwarder(_Part):
+    """What moves frames between the management port and the VM, and which (backend/forwarder/config.py)."""
+
+    port: Literal["ring", "kernel", "bridge"] = "ring"
+    """A packet ring, a tc-BPF program, or the kernel's bridge with nftables."""
+    vm: Literal["vhost-user", "tap"] = "vhost-user"
+    """The VM's end; ``vhost-user`` wants ``port`` to be ``ring``."""
+    ethertypes: tuple[Annotated[int, Field(ge=0x600, le=0xFFFF)], ...] = Field(
+        default=(0x0800, 0x0806, 0x86DD), min_length=1, max_length=16
+    )
+    """IPv4, ARP, IPv6; all others are dropped. Way ``bridge`` knows these three only."""
+    tags: int = Field(default=0, ge=0, le=2)
+    """Most VLAN tags of a frame that may pass."""
+    max_frame: int = Field(default=1514, ge=60, le=9018)
+    """Bytes, Ethernet header included."""
+    from_port: Limits = Limits()
+    from_vm: Limits = Limits()
+
+    @field_validator("ethertypes", mode="before")
+    @classmethod
+    def _tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Forwarder:
+        if self.vm == "vhost-user" and self.port != "ring":
+            raise ValueError(f'vm = "vhost-user" goes with port = "ring" only; write vm = "tap" for {self.port!r}')
+        return self
+
+
 class FrontendVm(_Part):
     """Resources of the front-end VM."""
 
@@ -86,6 +126,7 @@ class Profile(_Part):
     disk: Disk
     management: ManagementPort
     vm: FrontendVm
+    forwarder: Forwarder = Forwarder()
     modules: Modules
 
 

@@ -75,7 +75,7 @@ class Bench:
             for f in figures
         ]
         text = json.dumps({"when": self.when, "machine": self.machine, "figures": rows}, indent=1) + "\n"
-        _replace(self.output, text)
+        replace(self.output, text)
         self.console.print(_table(figures, self.machine))
         self.console.print(f"figures: {self.output}", highlight=False)
 
@@ -102,7 +102,12 @@ def timed(action: Callable[[], _Value]) -> tuple[float, _Value]:
     return time.monotonic() - started, result
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Write a file by one rename.
+
+    Raises:
+        OSError: it could not be written; the old one stays.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:

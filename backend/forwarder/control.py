@@ -1,0 +1,113 @@
+"""The forwarder's own control socket: status and the capture switch, for whoever is root on the host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from backend.forwarder.errors import ForwarderError
+from backend.forwarder.ways import Way
+from backend.instructions import Port
+
+RUN = Path("/run/sallyport/port")
+CAPTURE_NAME = "capture.pcapng"
+CAPTURE_LIMIT = 4 << 20
+"""Bytes, if nobody says. /run is memory."""
+CAPTURE_MOST = 64 << 20
+LINE = 4096
+DEADLINE_S = 5.0
+
+
+class StatusAsk(Struct, frozen=True, forbid_unknown_fields=True, tag="status"):
+    """How it does."""
+
+
+class CaptureStart(Struct, frozen=True, forbid_unknown_fields=True, tag="capture.start"):
+    """Write frames to a file of at most ``limit`` bytes, from now on."""
+
+    limit: Annotated[int, Meta(ge=4096, le=CAPTURE_MOST)] = CAPTURE_LIMIT
+
+
+class CaptureStop(Struct, frozen=True, forbid_unknown_fields=True, tag="capture.stop"):
+    """End the capture."""
+
+
+class Answer(Struct, frozen=True):
+    """What came of it. ``problem`` is empty when all is well."""
+
+    problem: str = ""
+    port: Port | None = None
+    capture: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
+    file: str = ""
+
+
+Ask = StatusAsk | CaptureStart | CaptureStop
+_decoder = msgspec.json.Decoder(Ask)
+
+
+class Control:
+    """Answers one line of JSON per connection."""
+
+    def __init__(self, way: Way, status: Callable[[], Port], run: Path = RUN) -> None:
+        self._way = way
+        self._status = status
+        self._file = run / CAPTURE_NAME
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                line = await reader.readline()
+            writer.write(msgspec.json.encode(self._carry_out(_decoder.decode(line))))
+            await writer.drain()
+        except (OSError, ValueError, ForwarderError, msgspec.DecodeError) as error:
+            writer.write(msgspec.json.encode(Answer(problem=str(error) or type(error).__name__)))
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _carry_out(self, ask: Ask) -> Answer:
+        match ask:
+            case CaptureStart():
+                self._start(ask.limit)
+            case CaptureStop() if not self._way.capture_stop():
+                return Answer(problem="no capture is running")
+        file = str(self._file) if self._file.exists() else ""
+        return Answer(port=self._status(), capture=self._way.capture_state(), file=file)
+
+    def _start(self, limit: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self._file.with_suffix(".new"), flags, 0o600)
+        try:
+            self._way.capture_start(descriptor, limit)
+            self._file.with_suffix(".new").rename(self._file)
+        finally:
+            os.close(descriptor)
+
+
+async def ask(request: Ask, run: Path = RUN) -> Answer:
+    """Ask the running forwarder.
+
+    Raises:
+        ForwarderError: there is none, or we may not ask it.
+    """
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            reader, writer = await asyncio.open_unix_connection(run / "control.sock")
+            writer.write(msgspec.json.encode(request) + b"\n")
+            answer = await reader.read()
+            writer.close()
+        return msgspec.json.decode(answer, type=Answer)
+    except (OSError, TimeoutError, msgspec.DecodeError) as error:
+        raise ForwarderError(
+            f"no forwarder answers at {run / 'control.sock'}: {error or type(error).__name__}",
+            "is sallyport-port.service running, and are you root?",
+        ) from error

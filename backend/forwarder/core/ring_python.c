@@ -1,0 +1,21 @@
+#include "ring.h"
+
+#include "python.h"
+
+/* ring(interface: str, mac: bytes | None, direction: int) -> Endpoint */
+PyObject *python_ring(PyObject *module, PyObject *args) {
+    const char *interface, *mac, *step;
+    Py_ssize_t mac_len;
+    int from;
+    struct endpoint *endpoint;
+
+    if (!PyArg_ParseTuple(args, "sz#i", &interface, &mac, &mac_len, &from)) {
+        return NULL;
+    }
+    if ((mac != NULL && mac_len != 6) || from < 0 || from >= DIRECTIONS) {
+        PyErr_SetString(PyExc_ValueError, "want a MAC address of 6 bytes and a direction");
+        return NULL;
+    }
+    endpoint = ring_open(interface, (const uint8_t *)mac, (enum direction)from, &step);
+    return endpoint == NULL ? raise_errno(step) : endpoint_wrap(module, endpoint);
+}

@@ -1,0 +1,129 @@
+"""Way ``kernel``: policy, counters and limits as tc-BPF programs between the port and the VM's tap.
+
+The process only loads them. They are attached by links that it holds ("tcx", Linux 6.6), so however the process ends
+the programs end with it, and nothing forwards a frame: the port is closed. Loading needs CAP_BPF and CAP_NET_ADMIN,
+both in the first user namespace. With CAP_PERFMON, too, the kernel leaves out fences against speculation that cost more
+than the programs themselves. What comes after needs no privilege and makes no system call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from backend.forwarder import errors
+from backend.forwarder.counters import Counts
+
+try:
+    from backend.forwarder import _kernel
+except ImportError as error:
+    raise errors.FeatureMissingError(f"this build has no way `kernel`: {error}") from error
+
+MARK: Final = _kernel.MARK
+"""``skb->mark`` of every frame that passed; an egress chain may let out these alone."""
+BPF_CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN")
+"""Needed to open the way, not after that."""
+FAST_CAPABILITIES: Final = ("CAP_PERFMON",)
+"""Not needed, but worth having at that moment: see above."""
+
+# linux/rtnetlink.h, linux/netlink.h, linux/if.h
+_RTM_NEWLINK = 16
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_NLMSG_ERROR = 2
+_IFF_PROMISC = 0x100
+
+
+def _promiscuous(interface: int) -> None:
+    """Let the port take frames for the VM's address, which is not its own; by rtnetlink(7), as ``ip link`` does."""
+    # struct ifinfomsg: family, type, index, flags, which of them to change
+    info = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, interface, _IFF_PROMISC, _IFF_PROMISC)
+    header = struct.pack("=IHHII", 16 + len(info), _RTM_NEWLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        netlink.sendto(header + info, (0, 0))
+        answer = netlink.recv(4096)
+    kind, number = struct.unpack_from("=4xH10xi", answer)
+    if kind != _NLMSG_ERROR or number != 0:
+        raise OSError(-number, os.strerror(-number))
+
+
+class KernelWay:
+    """Frames go between two interfaces of this network namespace from here on, until `close` or the end of the process.
+
+    Args:
+        port: interface index of the management port; it becomes promiscuous.
+        vm: interface index of the VM's tap.
+        policy: ``struct policy`` of ``core/policy.h``.
+        program: the object file of ``kernel/kernel.bpf.c``.
+
+    Raises:
+        InterfaceMissingError: there is no interface of an index.
+        AlreadyRunningError: another process forwards at one of them, or filters.
+        NotPermittedError: CAP_BPF or CAP_NET_ADMIN is missing.
+        FeatureMissingError: the kernel has no tcx or refuses the programs; the object file is missing, or of another
+            build.
+    """
+
+    def __init__(self, port: int, vm: int, policy: bytes, program: Path) -> None:
+        ends = {"the port": port, "the VM's tap": vm}
+        self._expect(ends, 0)
+        try:
+            self._programs = _kernel.Programs(str(program), policy, port, vm)
+        except OSError as error:
+            raise self._refused(f"{program}: {error.strerror}", error) from error
+        except RuntimeError as error:
+            raise errors.FeatureMissingError(str(error)) from error
+        try:
+            try:
+                self._programs.attach()
+                _promiscuous(port)
+            except OSError as error:
+                raise self._refused(error.strerror or "cannot attach", error) from error
+            # Whoever was not there at the first look has made the same mistake, and backs off as well.
+            self._expect(ends, 1)
+        except errors.ForwarderError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _refused(sentence: str, error: OSError) -> errors.ForwarderError:
+        match error.errno:
+            case errno.EPERM:  # not EACCES: with that the verifier rejects a program
+                return errors.NotPermittedError(
+                    sentence,
+                    f"the process needs {' and '.join(BPF_CAPABILITIES)} of the first user namespace at its start",
+                )
+            case errno.ENODEV:
+                return errors.InterfaceMissingError(sentence)
+            case errno.ENOENT | errno.ENOEXEC:
+                return errors.FeatureMissingError(sentence, "build the image again, or choose another way")
+        return errors.FeatureMissingError(sentence)
+
+    @classmethod
+    def _expect(cls, ends: dict[str, int], programs: int) -> None:
+        """Raise unless each interface has so many programs: none before attaching, ours alone after it."""
+        for name, interface in ends.items():
+            try:
+                found = _kernel.attached(interface)
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    raise errors.FeatureMissingError(
+                        f"Linux {os.uname().release} cannot attach programs by links (tcx, since 6.6)"
+                    ) from error
+                raise cls._refused(f"{name}, interface {interface}: {error.strerror}", error) from error
+            if found != programs:
+                raise errors.AlreadyRunningError(
+                    f"{name}, interface {interface}, has {found} programs at its ingress, not {programs}",
+                    "stop what filters there: `bpftool net` names it",
+                )
+
+    def counters(self) -> Counts:
+        """Frames and bytes of every verdict; no privilege, no system call."""
+        return self._programs.counters()
+
+    def close(self) -> None:
+        """Detach the programs: the port is closed."""
+        self._programs.close()

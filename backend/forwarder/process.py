@@ -1,0 +1,265 @@
+"""The forwarder's process: opens what it needs, gives up its privileges, moves frames, tells what it counts.
+
+Theory of operation. Four stages, in this order, because each takes away what the one before needed:
+
+1. As its own user with a few capabilities (the unit names them): lock, sockets, the way's rings or programs.
+2. No capability in any set.
+3. The data path runs in a thread of its own, in C, without the GIL.
+4. A system-call filter over all threads. From here on the process can do nothing but move frames, answer on its unix
+   sockets, and open the VM's tap, which belongs to its user.
+
+The port is up before and stays up after: closed is what rules make it (``port.nft``: all that its stack gets or says is
+dropped) and that nothing else moves frames. So a restart lets nothing through, and the VM does not notice it but for the
+frames that were lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from backend import tap
+from backend.forwarder import bridge, config, ways
+from backend.forwarder.control import LINE, RUN, Control
+from backend.forwarder.counters import named
+from backend.forwarder.errors import AlreadyRunningError, ConfigError
+from backend.forwarder.interface import Interface
+from backend.instructions import Fault, Port, Ports
+from backend.notify import notify, watchdog_interval
+
+VHOST = "vhost-user.sock"
+log = logging.getLogger("forwarder")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are, and who may ask; production runs with the defaults."""
+
+    run: Path = RUN
+    settings: Path = config.PATH
+    backend_group: str = "sallyport"
+    vm_group: str = "sallyport-vm"
+
+
+def lock(run: Path) -> int:
+    """Hold the port: one forwarder at a time. Returns the lock's descriptor, which the process keeps.
+
+    Raises:
+        AlreadyRunningError: another process has it.
+    """
+    descriptor = os.open(run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AlreadyRunningError(f"{run / 'lock'} is held: another forwarder has the port") from None
+    return descriptor
+
+
+def listen(path: Path, group: str = "") -> socket.socket:
+    """A unix socket that only this user, and members of ``group``, may connect to."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    listener.bind(str(path))
+    if group:
+        shutil.chown(path, group=group)
+    path.chmod(0o660 if group else 0o600)
+    listener.listen(4)
+    return listener
+
+
+class PortState:
+    """Tells the port's state: facts of the interface, counters of the way."""
+
+    def __init__(self, settings: config.Config, way: ways.Way) -> None:
+        self._settings = settings
+        self._way = way
+        self._interface = Interface(ways.PORT)
+
+    def __call__(self) -> Port:
+        """The port now.
+
+        Raises:
+            OSError: the interface is gone.
+        """
+        facts = self._interface.facts()
+        return Port(
+            name=self._interface.name,
+            mac=facts.mac,
+            carrier=facts.carrier,
+            rx_frames=facts.rx[0],
+            rx_bytes=facts.rx[1],
+            tx_frames=facts.tx[0],
+            tx_bytes=facts.tx[1],
+            way=self._settings.port,
+            vm=self._settings.vm,
+            vm_up=self._way.vm_up(),
+            verdicts=named(self._way.counters()),
+            faults=[Fault(name=name, times=times) for name, times in self._way.faults().items() if times],
+        )
+
+
+async def _answer(writer: asyncio.StreamWriter, document: bytes) -> None:
+    with contextlib.suppress(OSError):
+        writer.write(document)
+        await writer.drain()
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _hand_out(listener: socket.socket) -> None:
+    """Give whoever may connect the VM's tap, opened anew: only one process can hold it."""
+    loop = asyncio.get_running_loop()
+    while True:
+        peer, _ = await loop.sock_accept(listener)
+        with peer:
+            try:
+                descriptor = tap.open_tap(ways.TAP)
+            except OSError as error:
+                log.error("the VM's tap: %s", error)
+                continue
+            with contextlib.suppress(OSError):
+                socket.send_fds(peer, [ways.TAP.encode()], [descriptor])
+            os.close(descriptor)
+
+
+async def _feed_watchdog(way: ways.Way | None) -> None:
+    interval, last = watchdog_interval(), -1
+    while interval is not None:
+        # A data path that hangs must not be hidden by this thread's good health.
+        beat = last + 1 if way is None else way.beat()
+        if beat != last:
+            notify("WATCHDOG=1")
+        last = beat
+        await asyncio.sleep(interval)
+
+
+class _Thread(threading.Thread):
+    """The data path's thread; ``problem`` is why it ended by itself."""
+
+    def __init__(self, way: ways.Way, ended: asyncio.Event) -> None:
+        super().__init__(name="data path", daemon=True)
+        self._way = way
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        """Move frames."""
+        try:
+            self._way.run()
+        except BaseException as problem:
+            self.problem = problem
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+
+async def serve(places: Places | None = None) -> None:
+    """Be the forwarder until SIGTERM.
+
+    Raises:
+        ForwarderError: it cannot start, or the data path broke.
+    """
+    places = places or Places()
+    settings = config.read(places.settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    held = lock(places.run)
+    try:
+        if settings.port == "bridge":
+            await _serve_bridge(places, stop)
+        else:
+            await _serve_way(settings, places, stop)
+    finally:
+        os.close(held)
+
+
+async def _serve_bridge(places: Places, stop: asyncio.Event) -> None:
+    """The kernel's bridge moves the frames; this process reads its counters, and so keeps CAP_NET_ADMIN."""
+
+    async def status(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        document = b""
+        try:
+            document = msgspec.json.encode(await bridge.read_ports())
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("counters: %s", error)
+        await _answer(writer, document)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(bridge.close_port)
+        await stack.enter_async_context(
+            await asyncio.start_unix_server(status, sock=listen(places.run / "status.sock", places.backend_group))
+        )
+        await bridge.open_port()
+        await _wait(stack, [_hand_out(listen(places.run / "taps.sock", places.vm_group)), _feed_watchdog(None)], stop)
+
+
+async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Event) -> None:
+    from backend.forwarder import _core
+
+    try:
+        vm_mac = (places.run / "vm-mac").read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"{places.run / 'vm-mac'}: {error.strerror}", "sallyport-network.service writes it; restart that"
+        ) from error
+    vhost = listen(places.run / VHOST, places.vm_group) if settings.vm == "vhost-user" else None
+    way = ways.open_way(settings, vm_mac, vhost)
+    state = PortState(settings, way)
+
+    async def status(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        document = b""
+        try:
+            document = msgspec.json.encode(Ports(ports=[state()]))
+        except OSError as error:
+            log.error("status: %s", error)
+        await _answer(writer, document)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for listener, answer in (
+            (listen(places.run / "status.sock", places.backend_group), status),
+            (listen(places.run / "control.sock"), Control(way, state, places.run).answer),
+        ):
+            await stack.enter_async_context(await asyncio.start_unix_server(answer, sock=listener, limit=LINE))
+        waits = [_feed_watchdog(way)]
+        if settings.vm == "tap":
+            waits.append(_hand_out(listen(places.run / "taps.sock", places.vm_group)))
+        _core.drop_capabilities()
+        thread = _Thread(way, stop)
+        thread.start()
+        stack.callback(thread.join, 2.0)
+        stack.callback(way.stop)
+        # Before the filter: what is imported later would be opened later.
+        _core.confine()
+        await _wait(stack, waits, stop)
+        if thread.problem is not None:
+            raise thread.problem
+
+
+async def _wait(stack: contextlib.AsyncExitStack, waits: list[object], stop: asyncio.Event) -> None:
+    """Tell systemd that all is up, then wait for the end, or for the failure of one of ``waits``."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+    for task in tasks:
+        stack.callback(task.cancel)
+    notify("READY=1\nSTATUS=frames move")
+    stopped = asyncio.create_task(stop.wait())
+    stack.callback(stopped.cancel)
+    pending = {stopped, *tasks}
+    while stopped in pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()

@@ -1,0 +1,1 @@
+"""TCP from the port to a VM (placeholder)."""
