@@ -78,11 +78,13 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
     return debian.cache.step("frontend", "Front-end VM image", inputs, make)
 
 
-def install_package(source: Path, tree: Path, without: set[str]) -> None:
-    """Copy one of our packages into a tree's Python, links followed, nothing that only the build needs."""
+def install_package(source: Path, tree: Path, without: set[str]) -> Path:
+    """Copy one of our packages into a tree's Python, links followed; returns where it is.
+
+    ``without`` are names, or globs of names, of what only the build needs.
+    """
     target = tree / "usr/lib/python3/dist-packages" / source.name
-    shutil.copytree(
-        source, target, ignore=lambda _directory, names: {n for n in names if n in without} | {"__pycache__"}
-    )
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *without))
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+    return target

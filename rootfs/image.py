@@ -15,7 +15,7 @@ from rich.console import Console
 
 import backend.instructions
 from frontend_vm import build as frontend
-from rootfs import disk, initramfs, kernel, overlay, squashfs, test_access
+from rootfs import disk, extension, initramfs, kernel, overlay, squashfs, test_access
 from rootfs.debian import engine, packages
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.disk import Verity
@@ -27,6 +27,7 @@ from rootfs.version import PROJECT, version
 OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
+_SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "sed", "reboot", "cat")
 
 
@@ -102,10 +103,11 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
     """The host's root file system: ``tree``, ``root.verity``, ``verity.json``, ``initrd``."""
     base, wish = debian.root("host", engine.HOST_CONFIG)
     linux = Kernel(debian.cache, debian.tools, debian.kernel(recipe.profile.kernel))
+    compiled = extension.build(debian)
     extra = [*([PROJECT / "overlays/host_test"] if recipe.test_access else []), *recipe.extra]
     overlays = [*wish.overlays, *extra]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend": vm.name, "version": version()}
-    inputs |= {"profile": recipe.profile.model_dump_json(), "hostname": wish.hostname}
+    inputs |= {"extension": compiled.name, "profile": recipe.profile.model_dump_json(), "hostname": wish.hostname}
     inputs |= {"backend": digest_path(PROJECT / "backend"), "overlays/host_initramfs": digest_path(_INIT.parent)}
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
     inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
@@ -117,7 +119,10 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
         for directory in overlays:
             overlay.apply(directory, tree, _values(recipe))
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
-        frontend.install_package(PROJECT / "backend", tree, set())
+        installed = frontend.install_package(PROJECT / "backend", tree, _SOURCES_ONLY)
+        for name in extension.OUTPUTS:
+            shutil.copyfile(compiled / name, installed / "forwarder" / name)
+            (installed / "forwarder" / name).chmod(0o644)
         compile_python(debian.tools, output, "tree/usr/lib/python3/dist-packages/backend")
         modules = [*recipe.profile.modules.initrd, *recipe.profile.modules.host]
         linux.install(linux.closure(modules, f"profile {recipe.profile.name!r}: modules"), output, "tree")

@@ -24,13 +24,16 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 _KEEP = 4
 """Outputs kept per step: the present one and some to go back to (another profile, a sabotaged image)."""
 
+_COMPILED = (".pyc", ".so", ".bpf.o")
+"""Made of the sources beside it: Python's, and what `extension.install` puts there."""
+
 
 def digest_path(path: Path) -> str:
-    """Digest of a file or of a directory's names, modes, links and contents (times left out)."""
+    """Digest of a file or of a directory's names, modes, links and contents; times and compiled files left out."""
     digest = hashlib.sha256()
     files = [path] if not path.is_dir() or path.is_symlink() else sorted(path.rglob("*"))
     for file in files:
-        if file.name == "__pycache__" or file.suffix == ".pyc":
+        if file.name == "__pycache__" or file.name.endswith(_COMPILED):
             continue
         name = file.relative_to(path).as_posix() if file != path else ""
         if file.is_symlink() and file != path:

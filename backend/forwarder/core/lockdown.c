@@ -16,7 +16,8 @@ static const int CALLS[] = {
     /* data path: path.c, loop.c, ring.c, tap.c, vhost_user.c, virtqueue.c, guest_memory.c */
     SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendmmsg), SCMP_SYS(sendmsg),
     SCMP_SYS(sendto), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(bind), SCMP_SYS(readv), SCMP_SYS(writev),
-    SCMP_SYS(accept4), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(clock_gettime), SCMP_SYS(nanosleep),
+    SCMP_SYS(accept4), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
+    SCMP_SYS(newfstatat), SCMP_SYS(preadv2), SCMP_SYS(pwritev2), SCMP_SYS(clock_gettime), SCMP_SYS(nanosleep),
     SCMP_SYS(clock_nanosleep), SCMP_SYS(shutdown),
     /* capture.c, Python's files */
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(dup), SCMP_SYS(openat), SCMP_SYS(lseek),

@@ -17,6 +17,8 @@ struct vhost_net {
     uint32_t taken; /* chains of the transmit queue that are out */
     uint16_t taken_head[FRAME_BATCH];
     uint32_t buffers; /* of the receive queue that a frame takes lately; at least 1 */
+    uint32_t most_available; /* buffers that the guest had in its receive queue at once; both of this guest only */
+    uint64_t guest; /* device.connections when they were learned */
     struct frame segment; /* one piece of a super-frame that the guest does not take whole */
 };
 
@@ -167,7 +169,8 @@ static void net_release(struct endpoint *endpoint) {
 static uint32_t buffers_of_frame(const struct vhost_net *net) {
     uint32_t half = net->device.ring[VHOST_RX].size / 2;
 
-    /* A guest with few buffers must not wait for what it never gives. */
+    /* A guest with few buffers, or one that fills little of its queue, must not wait for what it never gives. */
+    half = net->most_available < half ? net->most_available : half;
     return half == 0 ? 1 : net->buffers < half ? net->buffers : half;
 }
 
@@ -183,6 +186,14 @@ static unsigned net_room(struct endpoint *endpoint) {
     if (queue->fault != FAULT_NONE) {
         vhost_user_fail(&net->device, queue->fault);
         return FRAME_BATCH;
+    }
+    if (net->guest != net->device.connections) {
+        net->guest = net->device.connections;
+        net->buffers = 1;
+        net->most_available = 0;
+    }
+    if (available > net->most_available) {
+        net->most_available = available;
     }
     return available / buffers_of_frame(net);
 }

@@ -5,6 +5,7 @@
 #include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -293,9 +294,15 @@ static bool drain(int file) {
 }
 
 static enum fault knock(const struct vhost_ring *ring) {
+    struct pollfd event = {.fd = ring->call, .events = POLLOUT};
     const uint64_t one = 1;
 
-    /* A counter that is full has the guest's attention already. */
+    /* A counter that is full has the guest's attention already; writing to it would wait once the front-end has cleared
+     * O_NONBLOCK, and eventfds know no RWF_NOWAIT for that.
+     */
+    if (poll(&event, 1, 0) == 0) {
+        return FAULT_NONE;
+    }
     return write(ring->call, &one, sizeof one) > 0 || errno == EAGAIN || errno == EINTR ? FAULT_NONE
                                                                                         : FAULT_QUEUE_EVENT;
 }

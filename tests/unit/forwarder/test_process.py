@@ -28,6 +28,7 @@ from rootfs.version import PROJECT
 from tests.unit.forwarder.rig import (
     VM_MAC, RawSocket, Row, frame, from_vm, inside, ip, needs_root, settings, wait_for,
 )  # fmt: skip
+from tests.unit.forwarder.vhost_frontend import Frontend
 
 pytestmark = needs_root
 
@@ -220,6 +221,26 @@ def test_told_to_stop_it_ends_in_order(appliance: Appliance) -> None:
     child.terminate()
     assert child.communicate(timeout=5)[1] == ""
     assert child.returncode == 0
+
+
+def test_under_the_filter_a_guest_comes_goes_and_comes_again(appliance: Appliance) -> None:
+    appliance.configure(vm="vhost-user")
+    with appliance.forwarder() as child, appliance.row.socket("outside") as outside:
+        for _ in range(2):
+            guest = Frontend(str(appliance.run / "vhost-user.sock")).start()
+            guest.give_buffers(4)
+            outside.send(frame())
+            assert [data for _, data in guest.receive()] == [frame()]
+            guest.transmit(from_vm())
+            assert outside.receive(1) == [from_vm()]
+            guest.close()
+            assert wait_for(lambda: not appliance.port().vm_up)
+        hostile = Frontend(str(appliance.run / "vhost-user.sock"))
+        hostile.connection.raw(b"\xff" * 64)
+        assert hostile.connection.closed()
+        assert wait_for(lambda: appliance.port().faults)
+        assert child.poll() is None
+        assert appliance.port().vm == "vhost-user"
 
 
 def test_the_capture_switch(appliance: Appliance) -> None:

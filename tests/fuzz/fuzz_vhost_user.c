@@ -1,0 +1,555 @@
+/* A hostile front-end, and a hostile guest behind it.
+ *
+ * An input is a row of records (records.h), each one thing that the front-end, the guest, or the data path does; see
+ * enum what. RAW takes bytes of the input behind it as bytes of the connection. Unless its highest bit is set, the
+ * endpoint gets a turn after each record.
+ *
+ * What must hold: no crash and no wait, whatever comes; behind the conversation no descriptor and no mapping is left; each
+ * connection ended for exactly one reason that was counted; frames from the guest lie where they may; an honest
+ * front-end is then served at once.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "front_end.h"
+#include "records.h"
+
+#define NO_TURN 0x80
+#define FILES_MOST 12 /* descriptors with a message */
+#define HELD_MOST 64 /* of them, kept by the front-end */
+#define FLOOD_MOST 600
+#define FRAMES 4
+#define WAIT_MOST 2.0 /* seconds that this thread may have been off the processor */
+
+enum what {
+    NEGOTIATE, /* all of it: a, b: sizes as powers of two; e: features */
+    SAY, /* a message: a: request; b: variant; c: ring; d, e: its fields */
+    RAW, /* d: bytes of the connection, from the input; a: descriptors */
+    CHAIN, /* an offered chain: c: ring; a: descriptors; d: offset and length; b: variant */
+    POKE, /* guest memory: a: bytes of e; d: where */
+    AVAILABLE, /* c: ring; a: how far its index moves */
+    RECEIVE, /* a: most frames; d, e: poked while they are held */
+    SEND, /* a: frames; d: length and offload */
+    TURN, /* a: what is wanted */
+    EVENTS, /* a: what happens to the eventfds of ring c */
+    CONNECTION, /* a: it ends, half of it ends, another comes */
+    FILES, /* a: what happens to the memory that was handed over; d: a size */
+    FLOOD, /* d: requests whose answers nobody reads */
+    FLUSH,
+    WHATS
+};
+
+static struct front_end front_end;
+static int held[HELD_MOST]; /* memory that was handed over, for later mischief */
+static unsigned held_count;
+static uint8_t payload[FRAME_MAX];
+static volatile uint8_t seen; /* so that what is read is read */
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A descriptor of some kind; the caller closes it. */
+static int new_file(unsigned kind) {
+    int file, pair[2];
+
+    switch (kind % 16) {
+    case 0:
+        return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    case 1:
+        return eventfd(0, EFD_CLOEXEC); /* reading it waits */
+    case 2: /* writing it waits, reading it never ends */
+        file = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+        must(write(file, &(uint64_t){UINT64_MAX - 1}, 8) == 8);
+        return file;
+    case 3:
+        file = new_memory(FILE_BYTES, 0);
+        break;
+    case 4:
+        file = new_memory(FILE_BYTES, F_SEAL_SHRINK | F_SEAL_WRITE);
+        break;
+    case 5:
+        file = new_memory(FILE_BYTES, F_SEAL_GROW);
+        break;
+    case 6:
+        file = new_memory(PAGE, F_SEAL_SHRINK);
+        break;
+    case 7:
+        return epoll_create1(EPOLL_CLOEXEC);
+    case 8:
+        must(pipe2(pair, O_CLOEXEC) == 0);
+        close(pair[0]);
+        return pair[1];
+    case 9:
+        must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        close(pair[0]);
+        return pair[1];
+    case 10:
+        return open("/dev/zero", O_RDWR | O_CLOEXEC);
+    case 11:
+        return open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    case 12: { /* sealed, but not open for writing */
+        char path[32];
+
+        file = new_memory(FILE_BYTES, F_SEAL_SHRINK);
+        must(snprintf(path, sizeof path, "/proc/self/fd/%d", file) > 0);
+        pair[0] = open(path, O_RDONLY | O_CLOEXEC);
+        close(file);
+        return pair[0];
+    }
+    case 13:
+        return open("/", O_PATH | O_CLOEXEC);
+    default:
+        file = dup(front_end.file);
+        break;
+    }
+    if (held_count < HELD_MOST) {
+        held[held_count++] = dup(file);
+    }
+    return file;
+}
+
+static struct say_region region_of(unsigned kind, uint64_t e) {
+    static const struct say_region honest[2] = {{GUEST_0, REGION_BYTES, USER_0, 0},
+                                                {GUEST_1, REGION_BYTES, USER_1, REGION_BYTES}};
+    struct say_region region = honest[kind & 1];
+
+    switch (kind >> 1 & 7) {
+    case 0:
+    case 1:
+    case 2:
+        break;
+    case 3:
+        region.size = e;
+        break;
+    case 4:
+        region.guest = e;
+        break;
+    case 5:
+        region.user = e;
+        break;
+    case 6:
+        region.offset = e;
+        break;
+    case 7:
+        region = (struct say_region){
+            .guest = (e & 0xff) * PAGE, .size = PAGE, .user = USER_0 + (e >> 8 & 0xff) * PAGE, .offset = e >> 16};
+        break;
+    }
+    return region;
+}
+
+/* A message of the request's own form, but for what `b` changes: bit 0: a reply is asked for; bit 1: other flags; bit 2:
+ * another size; bits 3 to 6: descriptors of another kind; bit 7: their number.
+ */
+static void do_say(const struct record *record) {
+    static const uint8_t requests[] = {1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 0, 6, 20, 24, 37};
+    uint32_t request = requests[record->a % sizeof requests], flags = VHOST_VERSION, len = 0, n = 0;
+    uint32_t ring = record->c & 3;
+    uint8_t bytes[sizeof(struct say_regions)] = {0};
+    int files[FILES_MOST];
+
+    switch (request) {
+    case SAY_SET_FEATURES:
+    case SAY_SET_PROTOCOL_FEATURES:
+    case SAY_SEND_RARP:
+    case 0:
+        len = 8;
+        memcpy(bytes, &record->e, len);
+        break;
+    case SAY_SET_MEM_TABLE: {
+        struct say_regions regions = {.regions = record->d % (GUEST_REGIONS + 3)};
+
+        n = regions.regions < GUEST_REGIONS + 2 ? regions.regions : GUEST_REGIONS + 2;
+        for (uint32_t i = 0; i < n; i++) {
+            regions.region[i] = region_of((record->c >> 2 & 15) ^ i, record->e + (uint64_t)i * (record->d >> 8));
+        }
+        len = 8 + n * (uint32_t)sizeof(struct say_region);
+        memcpy(bytes, &regions, len);
+        break;
+    }
+    case SAY_SET_VRING_NUM:
+    case SAY_SET_VRING_BASE:
+    case SAY_GET_VRING_BASE:
+    case SAY_SET_VRING_ENABLE:
+        len = 8;
+        memcpy(bytes, &ring, 4);
+        memcpy(bytes + 4, &record->d, 4);
+        break;
+    case SAY_SET_VRING_ADDR: {
+        struct say_addresses addresses = {.index = ring,
+                                          .flags = record->c >> 7,
+                                          .table = USER_0 + TABLE_AT(ring & 1),
+                                          .used = USER_0 + USED_AT(ring & 1),
+                                          .available = USER_0 + AVAILABLE_AT(ring & 1)};
+
+        addresses.table += record->c & 16 ? record->e : 0;
+        addresses.used += record->c & 32 ? record->e : 0;
+        addresses.available += record->c & 64 ? record->e : 0;
+        len = sizeof addresses;
+        memcpy(bytes, &addresses, len);
+        break;
+    }
+    case SAY_SET_VRING_KICK:
+    case SAY_SET_VRING_CALL:
+    case SAY_SET_VRING_ERR: {
+        uint64_t word = ring | (record->c & 4 ? 1U << 8 : 0) | (record->c & 8 ? record->e : 0);
+
+        n = record->c & 4 ? 0 : 1;
+        len = 8;
+        memcpy(bytes, &word, len);
+        break;
+    }
+    default:
+        break;
+    }
+    flags |= record->b & 1 ? VHOST_NEED_REPLY : 0;
+    flags ^= record->b & 2 ? record->d : 0;
+    if (record->b & 4) {
+        len = record->d % (sizeof(struct say_regions) + 1);
+    }
+    if (record->b & 128) {
+        n = record->d % (FILES_MOST + 1);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        unsigned kind = record->b >> 3 & 15;
+
+        files[i] = new_file(kind != 0 || request == SAY_SET_VRING_KICK || request == SAY_SET_VRING_CALL ? kind : 15);
+    }
+    (void)say(front_end.connection, request, flags, bytes, len, files, n);
+    for (uint32_t i = 0; i < n; i++) {
+        close(files[i]);
+    }
+}
+
+static size_t do_raw(const struct record *record, const uint8_t *data, size_t size) {
+    size_t len = record->d % 513;
+    unsigned n = record->a % 4;
+    int files[4];
+
+    len = len < size ? len : size;
+    for (unsigned i = 0; i < n; i++) {
+        files[i] = new_file(record->b + i);
+    }
+    (void)say_bytes(front_end.connection, data, len, files, len > 0 ? n : 0);
+    for (unsigned i = 0; i < n; i++) {
+        close(files[i]);
+    }
+    return len;
+}
+
+static void do_chain(const struct record *record) {
+    unsigned ring = record->c & 1, most = front_end.size[ring], n = 1 + record->a % 40;
+    uint32_t at = TABLE_AT(ring), offset = record->d & 0x7fff, len = record->d >> 16;
+    uint16_t write = ring == VHOST_RX ? VRING_DESC_F_WRITE : 0, head = (uint16_t)(record->e & 0xff);
+
+    if (most == 0) {
+        return;
+    }
+    head %= (uint16_t)most;
+    if (record->b & 1) { /* the chain is in an indirect table */
+        put_descriptor(&front_end, at + head * 16U, GUEST_0 + INDIRECT_AT, n * 16, VRING_DESC_F_INDIRECT, 0);
+        offer(&front_end, ring, head);
+        at = INDIRECT_AT;
+        head = 0;
+        most = n;
+    } else {
+        offer(&front_end, ring, head);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        uint16_t flags = write, here = (uint16_t)((head + i) % most), next = (uint16_t)((here + 1) % most);
+
+        if (i + 1 < n || record->b & 2) {
+            flags |= VRING_DESC_F_NEXT;
+        }
+        flags ^= record->b & 4 && i == 1 ? (uint16_t)(record->e >> 16) : 0;
+        put_descriptor(&front_end, at + here * 16U, GUEST_1 + offset + (record->b & 8 ? record->e : 0),
+                       i == 0 && !(record->b & 16) ? 12 : len / n, flags,
+                       record->b & 32 ? (uint16_t)(record->e >> 32) : next);
+    }
+}
+
+/* Look at all that the endpoint gave, as whoever gets it does. */
+static void check_frame(const struct frame *frame) {
+    uint64_t len = 0;
+
+    must(frame->parts >= 1 && frame->parts <= FRAME_PARTS && frame->len >= POLICY_ETHER && frame->len <= FRAME_MAX);
+    must(frame->part[0].iov_base == frame->head);
+    must(frame->part[0].iov_len >= (frame->len < FRAME_HEAD ? frame->len : FRAME_HEAD));
+    for (uint32_t i = 0; i < frame->parts; i++) {
+        const uint8_t *bytes = frame->part[i].iov_base;
+
+        len += frame->part[i].iov_len;
+        for (size_t j = 0; j < frame->part[i].iov_len; j += 64) {
+            seen = bytes[j];
+        }
+        if (frame->part[i].iov_len > 0) {
+            seen = bytes[frame->part[i].iov_len - 1];
+        }
+    }
+    must(len == frame->len);
+}
+
+static void do_receive(const struct record *record) {
+    static struct frame frames[FRAME_BATCH];
+    unsigned most = 1 + record->a % FRAME_BATCH, n = port->ops->receive(port, frames, most);
+
+    must(n <= most);
+    poke(&front_end, record->d, &record->e, sizeof record->e);
+    for (unsigned i = 0; i < n; i++) {
+        check_frame(&frames[i]);
+    }
+    port->ops->release(port);
+}
+
+static void do_send(const struct record *record) {
+    static struct frame frames[FRAMES];
+    struct frame *list[FRAMES];
+    unsigned n = 1 + record->a % FRAMES;
+    uint64_t before = 0, after = 0;
+
+    for (unsigned i = 0; i < VERDICTS; i++) {
+        before += sent[i].frames;
+    }
+    (void)port->ops->room(port);
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t len = POLICY_ETHER + record->d % (FRAME_MAX - POLICY_ETHER + 1);
+        size_t first = record->b & 1 && len > FRAME_HEAD ? FRAME_HEAD : len;
+
+        list[i] = &frames[i];
+        frames[i] = (struct frame){.len = len, .parts = first < len ? 2 : 1, .tag_tpid = record->b & 2 ? 0x8100 : 0};
+        frames[i].part[0] = (struct iovec){.iov_base = payload, .iov_len = first};
+        frames[i].part[1] = (struct iovec){.iov_base = payload + first, .iov_len = len - first};
+        if (record->b & 4) {
+            frames[i].offload = (struct offload){
+                .flags = 1, .csum_start = (uint16_t)record->e & 0xff, .csum_offset = (uint16_t)(record->e >> 8) & 31};
+        }
+        if (record->b & 8) {
+            frames[i].offload.gso_type = record->b & 16 ? 4 : 1;
+            frames[i].offload.gso_size = (uint16_t)(1 + (record->e >> 16 & 0x3fff));
+            frames[i].offload.hdr_len = 54;
+        }
+    }
+    port->ops->send(port, list, n, sent);
+    for (unsigned i = 0; i < VERDICTS; i++) {
+        after += sent[i].frames;
+    }
+    must(after - before == n);
+}
+
+/* Write to an eventfd without waiting. */
+static void add(int event, uint64_t number) {
+    must(fcntl(event, F_SETFL, O_NONBLOCK) == 0);
+    (void)write(event, &number, sizeof number);
+}
+
+static void do_events(const struct record *record) {
+    unsigned ring = record->c & 1;
+    uint64_t number = record->e;
+
+    switch (record->a % 6) {
+    case 0:
+        add(front_end.kick[ring], 1);
+        break;
+    case 1:
+        add(front_end.kick[ring], number);
+        break;
+    case 2: /* full: the endpoint must not wait for somebody to read it */
+        add(front_end.call[ring], UINT64_MAX - 1);
+        (void)read(front_end.call[ring], &number, sizeof number);
+        add(front_end.call[ring], UINT64_MAX - 1);
+        if (record->b & 1) {
+            (void)fcntl(front_end.call[ring], F_SETFL, 0);
+        }
+        break;
+    case 3:
+        (void)fcntl(front_end.kick[ring], F_SETFL, 0);
+        break;
+    case 4:
+        (void)fcntl(front_end.call[ring], F_SETFL, O_NONBLOCK);
+        (void)read(front_end.call[ring], &number, sizeof number);
+        break;
+    default: { /* both are the same */
+        const uint64_t word = ring;
+
+        (void)say(front_end.connection, SAY_SET_VRING_CALL, VHOST_VERSION, &word, 8, &front_end.kick[ring], 1);
+        break;
+    }
+    }
+}
+
+static void do_connection(const struct record *record) {
+    int second;
+
+    switch (record->a % 4) {
+    case 0:
+        (void)shutdown(front_end.connection, SHUT_WR);
+        break;
+    case 1: /* the old one's end and the new one's beginning at once */
+        second = new_connection();
+        if (second >= 0) {
+            close(front_end.connection);
+            front_end.connection = second;
+        }
+        break;
+    case 2:
+        close(front_end.connection);
+        port_turn(true, true);
+        front_end.connection = new_connection();
+        must(front_end.connection >= 0);
+        break;
+    default: /* a second one, which comes and goes */
+        second = new_connection();
+        if (second >= 0) {
+            if (record->b & 1) {
+                port_turn(false, false);
+            }
+            (void)say(second, SAY_GET_FEATURES, VHOST_VERSION, NULL, 0, &front_end.file, record->b >> 1 & 1);
+            close(second);
+        }
+        break;
+    }
+}
+
+static void do_files(const struct record *record) {
+    for (unsigned i = 0; i < held_count; i++) {
+        switch (record->a % 3) {
+        case 0:
+            (void)ftruncate(held[i], record->d % (FILE_BYTES + PAGE));
+            break;
+        case 1:
+            (void)fallocate(held[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, FILE_BYTES);
+            break;
+        default:
+            (void)fcntl(held[i], F_ADD_SEALS, record->d & 15);
+            break;
+        }
+    }
+    (void)ftruncate(front_end.file, record->d % FILE_BYTES);
+}
+
+static void do_flood(const struct record *record) {
+    static const uint8_t requests[] = {SAY_GET_FEATURES, SAY_GET_QUEUE_NUM, SAY_GET_VRING_BASE, SAY_SEND_RARP};
+    const uint32_t state[2] = {record->c & 1, 0};
+    uint32_t request = requests[record->a % sizeof requests];
+
+    for (uint32_t i = 0; i < record->d % FLOOD_MOST; i++) {
+        if (!say(front_end.connection, request, VHOST_VERSION | VHOST_NEED_REPLY, state, record->a % 4 < 2 ? 0 : 8, NULL,
+                 0)) {
+            port_turn(false, false);
+        }
+    }
+}
+
+static size_t do_record(const struct record *record, const uint8_t *data, size_t size) {
+    switch ((enum what)((record->what & ~NO_TURN) % WHATS)) {
+    case NEGOTIATE:
+        front_end_negotiate(&front_end, record->e | 1ULL << 32, 1U << record->a % 9, 1U << record->b % 9);
+        break;
+    case SAY:
+        do_say(record);
+        break;
+    case RAW:
+        return do_raw(record, data, size);
+    case CHAIN:
+        do_chain(record);
+        break;
+    case POKE:
+        poke(&front_end, record->d, &record->e, 1 + record->a % sizeof record->e);
+        break;
+    case AVAILABLE:
+        front_end.available[record->c & 1] = (uint16_t)(front_end.available[record->c & 1] + (int8_t)record->a);
+        poke16(&front_end, AVAILABLE_AT(record->c & 1) + 2, front_end.available[record->c & 1]);
+        break;
+    case RECEIVE:
+        do_receive(record);
+        break;
+    case SEND:
+        do_send(record);
+        break;
+    case TURN:
+        port_turn(record->a & 1, record->a >> 1 & 1);
+        break;
+    case EVENTS:
+        do_events(record);
+        break;
+    case CONNECTION:
+        do_connection(record);
+        break;
+    case FILES:
+        do_files(record);
+        break;
+    case FLOOD:
+        do_flood(record);
+        break;
+    case FLUSH:
+    case WHATS:
+        port->ops->flush(port);
+        break;
+    }
+    return 0;
+}
+
+/* Each connection that ended did so for one reason. */
+static void check_reasons(void) {
+    uint64_t ended = device->disconnections;
+
+    for (unsigned i = FAULT_NONE; i < FAULTS; i++) {
+        ended += device->faults[i];
+    }
+    must(device->faults[FAULT_NONE] == 0 && device->connections == ended);
+}
+
+static double seconds(clockid_t clock) {
+    struct timespec now;
+
+    must(clock_gettime(clock, &now) == 0);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* What waiting there was. A timeout would not tell: libFuzzer's own alarm ends a system call that waits. */
+static double waited(void) {
+    return seconds(CLOCK_MONOTONIC) - seconds(CLOCK_THREAD_CPUTIME_ID);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    double before = waited();
+    struct record record;
+    unsigned files;
+
+    if (port == NULL) {
+        port_open(true);
+        check_alive();
+        (void)count_files();
+    }
+    files = count_files(); /* libFuzzer opens some now and then */
+    held_count = 0;
+    front_end_open(&front_end);
+    for (unsigned i = 0; i < RECORDS_MOST && size >= sizeof record; i++) {
+        size_t used;
+
+        memcpy(&record, data, sizeof record);
+        data += sizeof record;
+        size -= sizeof record;
+        used = do_record(&record, data, size);
+        data += used;
+        size -= used;
+        if (!(record.what & NO_TURN)) {
+            port_turn(true, i % 2 == 0);
+        }
+    }
+    for (unsigned i = 0; i < held_count; i++) {
+        close(held[i]);
+    }
+    front_end_close(&front_end);
+    check_reasons();
+    check_alive();
+    check_reasons();
+    must(count_files() == files && count_mappings() == 0);
+    must(waited() - before < WAIT_MOST);
+    return 0;
+}
