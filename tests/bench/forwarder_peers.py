@@ -65,6 +65,9 @@ def _bridge(bed: Bed, rules: str = "") -> None:
         "ip", "link", "add", "br0", "type", "bridge", "stp_state", "0", "mcast_snooping", "0", "forward_delay", "0"
     )
     bed.way.run("ip", "link", "set", "br0", "arp", "off", "multicast", "off")
+    for name in ("ip", "ip6", "arp"):
+        # Where br_netfilter is loaded, each frame would also meet the IP rules: not so in the appliance.
+        bed.way.run("sysctl", "-qwe", f"net.bridge.bridge-nf-call-{name}tables=0")
     for name in (PORT, TAP):
         bed.way.run("ip", "link", "set", name, "master", "br0")
     # Known from the start, so that no frame is flooded.

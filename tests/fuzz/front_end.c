@@ -13,6 +13,8 @@
 
 #define HONEST_FEATURES (1ULL << 32 | 1ULL << 30 | 1ULL << 15) /* version 1, protocol features, mergeable buffers */
 #define VIRTIO_HEADER 12U
+#define BACKLOG 16
+#define TURNS_MOST (4 * BACKLOG + 64) /* each connection that waits takes one or two */
 
 struct endpoint *port;
 struct vhost_user *device;
@@ -70,7 +72,7 @@ void port_open(bool offload) {
 
     /* The kernel finds a name that no file has (unix(7), "Autobind feature"). */
     must(listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof(sa_family_t)) == 0);
-    must(getsockname(listener, (struct sockaddr *)&address, &address_len) == 0 && listen(listener, 16) == 0);
+    must(getsockname(listener, (struct sockaddr *)&address, &address_len) == 0 && listen(listener, BACKLOG) == 0);
     port = vhost_net_open(listener, MEMORY_LIMIT, offload, FROM_VM);
     must(port != NULL);
     port->counters = received;
@@ -78,21 +80,30 @@ void port_open(bool offload) {
     must(device != NULL);
 }
 
-void port_turn(bool want_frames, bool want_room) {
+bool port_turn(bool want_frames, bool want_room) {
     struct pollfd fds[FRAME_POLLS];
-    int n = port->ops->arm(port, fds, want_frames, want_room);
+    int n = port->ops->arm(port, fds, want_frames, want_room), ready;
 
     must(n <= FRAME_POLLS);
     if (n < 0) {
-        return;
+        return true;
     }
-    if (poll(fds, (nfds_t)n, 0) < 0) {
+    ready = poll(fds, (nfds_t)n, 0);
+    if (ready < 0) {
         must(errno == EINTR); /* libFuzzer's alarm */
         for (int i = 0; i < n; i++) {
             fds[i].revents = 0;
         }
     }
     port->ops->wake(port, fds, (unsigned)n);
+    return ready != 0;
+}
+
+/* Turn until nothing comes any more. */
+static void port_calm(void) {
+    for (unsigned i = 0; port_turn(false, false); i++) {
+        must(i < TURNS_MOST);
+    }
 }
 
 unsigned count_files(void) {
@@ -146,17 +157,15 @@ void front_end_open(struct front_end *front_end) {
         front_end->call[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         must(front_end->kick[i] >= 0 && front_end->call[i] >= 0);
     }
-    port_turn(false, false);
+    port_calm();
 }
 
 void front_end_close(struct front_end *front_end) {
     if (front_end->connection >= 0) {
         close(front_end->connection);
     }
-    for (unsigned i = 0; device->connection >= 0; i++) {
-        must(i < 64); /* it hears of the end in the end */
-        port_turn(false, false);
-    }
+    port_calm();
+    must(device->connection < 0);
     must(device->memory.regions == 0 && device->memory.total == 0 && mappings == 0);
     __real_munmap(front_end->memory, FILE_BYTES);
     must(fcntl(front_end->file, F_ADD_SEALS, F_SEAL_WRITE) == 0 || errno == EPERM); /* EBUSY: it is mapped */
@@ -205,7 +214,7 @@ bool say(int connection, uint32_t request, uint32_t flags, const void *payload, 
 /* The same, and the endpoint takes note of it. */
 static void tell(int connection, uint32_t request, const void *payload, size_t len, const int *files, unsigned n) {
     (void)say(connection, request, VHOST_VERSION, payload, (uint32_t)len, files, n);
-    port_turn(false, false);
+    (void)port_turn(false, false);
 }
 
 void front_end_negotiate(struct front_end *front_end, uint64_t features, uint32_t rx_size, uint32_t tx_size) {

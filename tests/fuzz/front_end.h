@@ -84,8 +84,8 @@ extern struct counter sent[VERDICTS]; /* what became of frames that were sent */
 /* Open the endpoint and its listening socket, once. `offload`: it offers checksum and segmentation offload. */
 void port_open(bool offload);
 
-/* One turn of the data path's loop without sleeping: arm(), poll(2), wake(). */
-void port_turn(bool want_frames, bool want_room);
+/* One turn of the data path's loop without sleeping: arm(), poll(2), wake(). Returns whether there was something to do. */
+bool port_turn(bool want_frames, bool want_room);
 
 /* Descriptors of this process that are open, and mappings that the endpoint has. */
 unsigned count_files(void);

@@ -295,8 +295,11 @@ static void do_descriptor(const struct record *record) {
     uint16_t flags = record->c & 7, next = (uint16_t)(record->e >> 48);
     uint64_t address = GUEST_1 + (record->e & 0x7fff);
 
-    if (record->b & 4) { /* near the end of a region, or anywhere */
+    if (record->b & 4) { /* near the end of a region; or its beginning; or anywhere */
         address = (record->b & 8 ? GUEST_0 : GUEST_1) + REGION_BYTES - (record->e & 0xff) + (record->e >> 8 & 1);
+    }
+    if (record->b & 128) {
+        address = (record->b & 8 ? GUEST_0 : GUEST_1) - (record->e & 0xff);
     }
     if (record->b & 16) {
         address = record->e & 0x0000ffffffffffff;

@@ -14,6 +14,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 NEGOTIATE, SAY, RAW, CHAIN, POKE, AVAILABLE, RECEIVE, SEND = range(8)
 TURN, EVENTS, CONNECTION, FILES, FLOOD, FLUSH = range(8, 14)
+NO_TURN = 0x80
 
 MESSAGES = [
     "get-features",
@@ -54,6 +55,7 @@ KINDS = [
     "folder",
     "read-only",
     "path-only",
+    "lingering",
 ]
 OFFLOADS = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12 | 1 << 13
 FEATURES = 1 << 15 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
@@ -85,6 +87,10 @@ def vhost_user() -> Iterator[tuple[str, bytes]]:
         for request in ("kick", "call"):
             message = record(SAY, MESSAGES.index(f"set-vring-{request}"), number << 3, 1)
             yield f"{request}-{name}", ready + message + to_port + record(TURN, 3)
+    # Descriptors that are left in a connection which is closed for another reason.
+    lingering = record(SAY | NO_TURN, 0, len(KINDS) - 1 << 3 | 128, d=1)
+    yield "descriptors-unread", record(RAW | NO_TURN, d=12) + b"\xff" * 12 + lingering + record(TURN) * 2
+    yield "descriptors-too-many", record(SAY, 0, len(KINDS) - 1 << 3 | 128, d=12)
     for kind, name in enumerate(("size", "guest-address", "user-address", "offset"), 3):
         for value in (0, 1, 0x1000, 0x9000, (1 << 63) - 0x1000, (1 << 64) - 0x1000, (1 << 64) - 0x8000):
             message = record(SAY, 4, 0, kind << 3, d=1, e=value)
@@ -169,6 +175,8 @@ def virtqueue() -> Iterator[tuple[str, bytes]]:
         "end-of-region": (0, 4, 0x80, 0x80),
         "beyond-region": (0, 4, 0x81, 0x80),
         "beyond-both": (0, 12, 0x81, 0x80),
+        "below-region": (0, 128, 0x81, 0x80),
+        "below-both": (0, 136, 0x81, 0x80),
         "address-zero": (0, 16, 100, 0),
         "address-largest": (0, 16, 100, 0xFFFFFFFFFFFF),
         "in-the-rings": (0, 32, 0x3000, 0x3000),
@@ -189,6 +197,8 @@ def virtqueue() -> Iterator[tuple[str, bytes]]:
             outer = record(descriptor, 0, 64 | (tx if ring else 0), 0, d=16)
             yield f"{name}-nested-{ring}", start() + again + outer + record(head, 0, 0, ring) + end * 2
     for ring, end in ((0, record(send, d=900)), (1, record(receive, 63))):
+        beyond = record(descriptor, 5, tx if ring else 0, 0 if ring else 2, d=600, e=0x100)
+        yield f"head-outside-but-good-{ring}", start(0, 2) + beyond + record(head, 5, 0, ring) + end
         yield f"head-outside-{ring}", start() + record(head, 255, 0, ring, d=16) + end
         yield f"index-too-far-{ring}", start() + record(index, 1, 0, ring, d=17) + end
         yield f"index-behind-{ring}", start() + record(index, 1, 0, ring, d=0xFFFF) + end

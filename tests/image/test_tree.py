@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import testinfra
 
+from rootfs import extension
 from rootfs.debian import engine
 from rootfs.defconfig import read
 from rootfs.image import Built
@@ -135,6 +136,18 @@ def test_only_backend_runs_on_the_host_and_only_frontend_in_the_vm(release: Buil
     assert not (release.frontend / "tree" / ours / "frontend_vm/build.pyc").exists()
 
 
+def test_the_forwarder_is_compiled_and_its_sources_stay_outside(release: Built) -> None:
+    forwarder = release.host_tree / "usr/lib/python3/dist-packages/backend/forwarder"
+    names = {path.name for path in forwarder.iterdir()}
+    assert {*extension.OUTPUTS, "process.pyc", "ways.pyc"} <= names
+    for name in extension.OUTPUTS:
+        head = (forwarder / name).read_bytes()[:20]
+        machine = int.from_bytes(head[18:20], "little")  # e_machine (System V ABI): 62 is x86-64, 247 is BPF
+        assert (head[:4], machine) == (b"\x7fELF", 247 if name.endswith(".o") else 62), name
+    assert not names & {"core", "kernel"}
+    assert [path.name for path in forwarder.rglob("*") if path.suffix in (".c", ".h", ".pyi", ".py")] == []
+
+
 def test_one_schema_at_both_ends(release: Built) -> None:
     ours = "usr/lib/python3/dist-packages"
     here = release.host_tree / ours / "backend/instructions.pyc"
@@ -151,7 +164,11 @@ def test_every_symbol_of_the_defconfigs_is_served() -> None:
 @pytest.mark.parametrize(
     ("end", "modules"),
     [
-        ("host", "backend.daemon, backend.port, backend.supervisor"),
+        (
+            "host",
+            "backend.daemon, backend.supervisor, backend.forwarder.__main__, backend.forwarder.process, "
+            "backend.forwarder._core, backend.forwarder._kernel",
+        ),
         ("frontend", "frontend_vm.app, frontend_vm.web, frontend_vm.ssh, frontend_vm.cli"),
     ],
 )

@@ -120,10 +120,8 @@ static void python_lan_dealloc(PyObject *object) {
 
 /* (address: bytes, port: int, mac: bytes) */
 static int read_entry(PyObject *object, Py_ssize_t i, unsigned ports, struct entry *entry) {
-    const char *bytes;
-    const char *mac;
-    Py_ssize_t len;
-    Py_ssize_t mac_len;
+    struct bytes bytes;
+    struct bytes mac;
     int port;
     struct address address;
 
@@ -131,25 +129,26 @@ static int read_entry(PyObject *object, Py_ssize_t i, unsigned ports, struct ent
         PyErr_Format(PyExc_TypeError, "entry %zd: want a tuple (address, port, mac)", i);
         return -1;
     }
-    if (!PyArg_ParseTuple(object, "y#iy#;entry: (address, port, mac)", &bytes, &len, &port, &mac, &mac_len)) {
+    if (!PyArg_ParseTuple(object, "O&iO&;entry: (address, port, mac)", bytes_convert, &bytes, &port, bytes_convert,
+                          &mac)) {
         return -1;
     }
-    if (len != 4 && len != 16) {
-        PyErr_Format(PyExc_ValueError, "entry %zd: an address has 4 or 16 bytes, not %zd", i, len);
+    if (bytes.len != 4 && bytes.len != 16) {
+        PyErr_Format(PyExc_ValueError, "entry %zd: an address has 4 or 16 bytes, not %zd", i, bytes.len);
         return -1;
     }
     if (port < 0 || (unsigned)port >= ports) {
         PyErr_Format(PyExc_ValueError, "entry %zd: there is no port %d", i, port);
         return -1;
     }
-    if (mac_len != 6 || (mac[0] & 1) != 0) {
+    if (mac.len != 6 || (mac.data[0] & 1) != 0) {
         PyErr_Format(PyExc_ValueError, "entry %zd: want the MAC address of one station, 6 bytes", i);
         return -1;
     }
-    address = len == 4 ? table_ipv4((const uint8_t *)bytes) : table_ipv6((const uint8_t *)bytes);
+    address = bytes.len == 4 ? table_ipv4((const uint8_t *)bytes.data) : table_ipv6((const uint8_t *)bytes.data);
     *entry = (struct entry){
         .high = address.high, .low = address.low, .family = address.family, .port = (uint8_t)port};
-    memcpy(entry->mac, mac, sizeof(entry->mac));
+    memcpy(entry->mac, mac.data, sizeof(entry->mac));
     return 0;
 }
 

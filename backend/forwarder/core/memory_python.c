@@ -118,10 +118,12 @@ PyObject *python_memory_inject(PyObject *Py_UNUSED(module), PyObject *args) {
 static PyObject *collected(const struct memory_slot *slot, bool with_offload) {
     const struct offload *offload = &slot->offload;
 
-    if (!with_offload) {
-        return PyBytes_FromStringAndSize((const char *)slot->bytes, (Py_ssize_t)slot->len);
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)slot->bytes, (Py_ssize_t)slot->len);
+
+    if (bytes == NULL || !with_offload) {
+        return bytes;
     }
-    return Py_BuildValue("y#(iiiiii)", (const char *)slot->bytes, (Py_ssize_t)slot->len, (int)offload->flags,
+    return Py_BuildValue("N(iiiiii)", bytes, (int)offload->flags,
                          (int)offload->gso_type, (int)offload->hdr_len, (int)offload->gso_size,
                          (int)offload->csum_start, (int)offload->csum_offset);
 }

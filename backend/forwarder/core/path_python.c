@@ -34,13 +34,13 @@ static PyObject *path_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     static char *names[] = {"port", "vm", "policy", NULL};
     PyObject *ends[DIRECTIONS];
     struct endpoint *endpoint[DIRECTIONS];
-    const char *bytes;
-    Py_ssize_t len;
+    struct bytes packed;
     struct policy policy;
     struct path_object *self;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOy#", names, &ends[FROM_PORT], &ends[FROM_VM], &bytes, &len) ||
-        as_policy(bytes, len, &policy) != 0) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO&", names, &ends[FROM_PORT], &ends[FROM_VM], bytes_convert,
+                                     &packed) ||
+        as_policy(packed.data, packed.len, &policy) != 0) {
         return NULL;
     }
     for (int i = 0; i < DIRECTIONS; i++) {

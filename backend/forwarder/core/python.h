@@ -2,9 +2,9 @@
 #ifndef SALLYPORT_PYTHON_H
 #define SALLYPORT_PYTHON_H
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "bytes.h"
 #include "frame.h"
 
 /* Slots and methods are object pointers to functions, which ISO C does not know and POSIX demands (dlsym(3)). */

@@ -4,18 +4,18 @@
 
 /* ring(interface: str, mac: bytes | None, direction: int) -> Endpoint */
 PyObject *python_ring(PyObject *module, PyObject *args) {
-    const char *interface, *mac, *step;
-    Py_ssize_t mac_len;
+    const char *interface, *step;
+    struct bytes mac;
     int from;
     struct endpoint *endpoint;
 
-    if (!PyArg_ParseTuple(args, "sz#i", &interface, &mac, &mac_len, &from)) {
+    if (!PyArg_ParseTuple(args, "sO&i", &interface, bytes_convert_optional, &mac, &from)) {
         return NULL;
     }
-    if ((mac != NULL && mac_len != 6) || from < 0 || from >= DIRECTIONS) {
+    if ((mac.data != NULL && mac.len != 6) || from < 0 || from >= DIRECTIONS) {
         PyErr_SetString(PyExc_ValueError, "want a MAC address of 6 bytes and a direction");
         return NULL;
     }
-    endpoint = ring_open(interface, (const uint8_t *)mac, (enum direction)from, &step);
+    endpoint = ring_open(interface, (const uint8_t *)mac.data, (enum direction)from, &step);
     return endpoint == NULL ? raise_errno(step) : endpoint_wrap(module, endpoint);
 }

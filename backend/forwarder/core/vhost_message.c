@@ -6,12 +6,22 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define DESCRIPTORS_MOST 253 /* that come with one message (unix(7), SCM_MAX_FD) */
+
 _Static_assert(offsetof(struct vhost_message, payload) >= VHOST_MESSAGE_HEADER, "the header is in front");
+
+/* Close what a stranger handed over: a TCP socket that lingers would make us wait for its peer (socket(7), SO_LINGER). */
+static void drop(int file) {
+    const struct linger none = {0};
+
+    (void)setsockopt(file, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    close(file);
+}
 
 void vhost_message_clear(struct vhost_message *message) {
     for (uint32_t i = 0; i < message->files; i++) {
         if (message->file[i] >= 0) {
-            close(message->file[i]);
+            drop(message->file[i]);
         }
     }
     message->files = 0;
@@ -37,7 +47,7 @@ static bool take_files(struct vhost_message *message, struct msghdr *header) {
             if (message->got == 0 && message->files < VHOST_MESSAGE_FILES) {
                 message->file[message->files++] = file;
             } else {
-                close(file);
+                drop(file);
                 right = false;
             }
         }
@@ -47,10 +57,10 @@ static bool take_files(struct vhost_message *message, struct msghdr *header) {
 
 /* One read of at most `want` bytes to `to`. Returns like recvmsg(2), -2 for descriptors that do not belong. */
 static ssize_t read_some(struct vhost_message *message, int socket, void *to, size_t want) {
-    /* Room for more than we take, so that too many are seen rather than silently dropped. */
+    /* Room for more than we take, so that too many are seen, and closed here, rather than by the kernel in our name. */
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * (VHOST_MESSAGE_FILES + 1))];
+        char bytes[CMSG_SPACE(sizeof(int) * DESCRIPTORS_MOST)];
     } control;
     struct iovec part = {.iov_base = to, .iov_len = want};
     struct msghdr header = {
@@ -64,6 +74,20 @@ static ssize_t read_some(struct vhost_message *message, int socket, void *to, si
         return -2;
     }
     return got;
+}
+
+void vhost_message_close(int socket) {
+    uint8_t bytes[VHOST_MESSAGE_PAYLOAD];
+    struct vhost_message rest = {0};
+    ssize_t got;
+
+    /* Nobody can send any more; what was sent is bounded by the buffer of the other side (unix(7), SO_SNDBUF). */
+    (void)shutdown(socket, SHUT_RDWR);
+    do {
+        got = read_some(&rest, socket, bytes, sizeof bytes);
+        vhost_message_clear(&rest);
+    } while (got > 0 || got == -2);
+    close(socket);
 }
 
 enum vhost_read vhost_message_read(struct vhost_message *message, int socket, enum fault *fault) {

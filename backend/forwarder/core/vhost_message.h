@@ -39,6 +39,11 @@ enum vhost_read { VHOST_READ_MORE, VHOST_READ_WHOLE, VHOST_READ_END, VHOST_READ_
 /* Forget the message, and close what it still owns. */
 void vhost_message_clear(struct vhost_message *message);
 
+/* Close a connection, and what waits in it unread: the kernel would close the descriptors among that in our name, and some
+ * of them can make it wait.
+ */
+void vhost_message_close(int socket);
+
 /* Read on. VHOST_READ_MORE: nothing more to read now. VHOST_READ_FAULT: see `fault`. */
 enum vhost_read vhost_message_read(struct vhost_message *message, int socket, enum fault *fault);
 

@@ -110,7 +110,10 @@ static void disconnect(struct vhost_user *device) {
     stop_rings(device);
     guest_memory_clear(&device->memory);
     vhost_message_clear(&device->message);
-    close_file(&device->connection);
+    if (device->connection >= 0) {
+        vhost_message_close(device->connection);
+    }
+    device->connection = -1;
     __atomic_store_n(&device->features, 0, __ATOMIC_RELAXED);
     device->protocol_features = 0;
     device->fault = FAULT_NONE;
@@ -154,7 +157,7 @@ void vhost_user_accept(struct vhost_user *device) {
         return; /* whoever it was has gone again */
     }
     if (device->connection >= 0) {
-        close(connection);
+        vhost_message_close(connection);
         count(&device->refused);
         return;
     }

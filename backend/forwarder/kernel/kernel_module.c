@@ -8,7 +8,6 @@
  * Links at the tc hook ("tcx") came with Linux 6.6. Headers and libbpf of Debian 12 do not know them, but both pass
  * the attach type on, so the number is given here.
  */
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <errno.h>
@@ -23,6 +22,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "../core/bytes.h"
 #include "kernel.h"
 
 /* Python's slots are function pointers in `void *`. */
@@ -175,21 +175,20 @@ static PyObject *programs_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     struct programs_object *self;
     struct settings settings;
     PyObject *path;
-    const char *policy;
-    Py_ssize_t bytes;
+    struct bytes policy;
     int port, vm, cpus, result;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&y#ii", names, PyUnicode_FSConverter, &path, &policy, &bytes,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&ii", names, PyUnicode_FSConverter, &path, bytes_convert, &policy,
                                      &port, &vm)) {
         return NULL;
     }
-    if (bytes != sizeof settings.policy || port <= 0 || vm <= 0 || port == vm) {
+    if (policy.len != sizeof settings.policy || port <= 0 || vm <= 0 || port == vm) {
         Py_DECREF(path);
         PyErr_Format(PyExc_ValueError, "want a policy of %zu bytes and two interface indices, not %zd bytes, %d and %d",
-                     sizeof settings.policy, bytes, port, vm);
+                     sizeof settings.policy, policy.len, port, vm);
         return NULL;
     }
-    memcpy(&settings.policy, policy, sizeof settings.policy);
+    memcpy(&settings.policy, policy.data, sizeof settings.policy);
     settings.target[FROM_PORT] = (uint32_t)vm;
     settings.target[FROM_VM] = (uint32_t)port;
     said_bytes = 0;
@@ -304,19 +303,18 @@ static PyObject *programs_counters(PyObject *object, PyObject *Py_UNUSED(ignored
 static PyObject *programs_run(PyObject *object, PyObject *args) {
     const struct programs_object *self = programs_open(object);
     LIBBPF_OPTS(bpf_test_run_opts, options);
-    const char *frame;
-    Py_ssize_t bytes;
+    struct bytes frame;
     int direction, repeat = 1, error;
 
-    if (self == NULL || !PyArg_ParseTuple(args, "iy#|i", &direction, &frame, &bytes, &repeat)) {
+    if (self == NULL || !PyArg_ParseTuple(args, "iO&|i", &direction, bytes_convert, &frame, &repeat)) {
         return NULL;
     }
-    if (direction < 0 || direction >= DIRECTIONS || bytes > INT32_MAX) {
+    if (direction < 0 || direction >= DIRECTIONS || frame.len > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "want direction 0 or 1 and a frame");
         return NULL;
     }
-    options.data_in = frame;
-    options.data_size_in = (uint32_t)bytes;
+    options.data_in = frame.data;
+    options.data_size_in = (uint32_t)frame.len;
     options.repeat = repeat;
     said_bytes = 0;
     error = bpf_prog_test_run_opts(self->program[direction], &options);

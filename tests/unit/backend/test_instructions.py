@@ -31,7 +31,11 @@ PORT = ins.Port(
     rx_bytes=700,
     tx_frames=3,
     tx_bytes=300,
-    verdicts=[ins.Counter("to-vm", 7, 700)],
+    way="ring",
+    vm="vhost-user",
+    vm_up=True,
+    verdicts=[ins.Counter("rx_passed", 7, 700)],
+    faults=[ins.Fault("legacy", 1)],
 )
 
 

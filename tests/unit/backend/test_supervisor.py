@@ -13,13 +13,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend import machine_state, port, supervisor, vm
+from backend import machine_state, supervisor, vm
+from backend import tap as taps_of_the_kernel
 from backend.accelerator import Accelerator
+from backend.forwarder import process
 from backend.heartbeat import BEAT, Heartbeats
 from backend.machine_state import MachineState
 from backend.supervisor import Heart, Patience, Supervisor
 
-TAPS = vm.Taps(access=7, link=8)
+ENDS = vm.Ends(access=None, link=8)
 QUICK = Patience(first_kvm=0.15, first_tcg=0.15, next=0.15, backoff=0.01)
 PATIENT = Patience(first_kvm=60, first_tcg=60, next=60, backoff=0.01)
 DEADLINE_S = 5.0
@@ -44,8 +46,8 @@ class Bench:
         self.heart = Heart(folder / "heartbeat.sock")
         self.sender = Heartbeats(folder / "heartbeat.sock")
 
-    async def _start(self, chosen: Accelerator, taps: vm.Taps) -> Process:
-        assert taps == TAPS
+    async def _start(self, chosen: Accelerator, ends: vm.Ends) -> Process:
+        assert ends == ENDS
         assert all(child.returncode is not None for child in self.started), "two VMs at once"
         self.accelerators.append(chosen.name)
         self.started.append(await asyncio.create_subprocess_exec(*self.argv))
@@ -65,7 +67,7 @@ class Bench:
 
         async def play() -> None:
             chosen = Accelerator("kvm" if kind == "kvm" else "tcg", "a test says so")
-            task = asyncio.create_task(Supervisor(TAPS, chosen, self.heart, patience).keep())
+            task = asyncio.create_task(Supervisor(ENDS, chosen, self.heart, patience).keep())
             async with asyncio.timeout(DEADLINE_S):
                 while not until():
                     assert not task.done(), task.exception()
@@ -250,20 +252,27 @@ def test_the_heartbeat_socket_is_for_its_group_alone(bench: Bench) -> None:
 @pytest.fixture
 def taps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(supervisor, "TAPS", tmp_path / "taps.sock")
-    monkeypatch.setattr(port, "RUN", tmp_path)
     monkeypatch.setattr(shutil, "chown", lambda *_words, **_names: None)
     return tmp_path / "taps.sock"
 
 
-def test_the_tap_goes_from_the_ports_process_to_the_supervisor(taps: Path, tmp_path: Path) -> None:
-    """Also when the supervisor asks first."""
-    tap = os.open(tmp_path / "tap", os.O_CREAT | os.O_RDWR)
+def test_the_tap_goes_from_the_forwarder_to_the_supervisor(
+    taps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the supervisor asks first; and while nobody asks, the forwarder holds none."""
+    opened: list[tuple[str, int]] = []
+
+    def open_tap(name: str) -> int:
+        opened.append((name, os.open(tmp_path / "tap", os.O_CREAT | os.O_RDWR)))
+        return opened[-1][1]
+
+    monkeypatch.setattr(taps_of_the_kernel, "open_tap", open_tap)
 
     async def play() -> tuple[int, int]:
         early = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap())))
         await asyncio.sleep(0.05)
-        listener = port._listen("taps.sock", "somebody")
-        giver = asyncio.create_task(port._hand_out(listener, tap))
+        listener = process.listen(taps, "somebody")
+        giver = asyncio.create_task(process._hand_out(listener))
         first = await early
         second = await asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap()))
         giver.cancel()
@@ -272,12 +281,41 @@ def test_the_tap_goes_from_the_ports_process_to_the_supervisor(taps: Path, tmp_p
 
     received = asyncio.run(play())
     assert taps.stat().st_mode & 0o777 == 0o660
-    assert {os.fstat(descriptor).st_ino for descriptor in received} == {os.fstat(tap).st_ino}
-    for descriptor in (*received, tap):
+    assert [name for name, _ in opened] == ["access0"] * 2
+    assert {os.fstat(descriptor).st_ino for descriptor in received} == {(tmp_path / "tap").stat().st_ino}
+    assert sum(entry.resolve() == tmp_path / "tap" for entry in Path("/proc/self/fd").iterdir()) == 2
+    for descriptor in received:
         os.close(descriptor)
 
 
-def test_a_ports_process_that_gives_nothing_is_an_error(taps: Path) -> None:
+def test_a_tap_that_cannot_be_opened_is_logged_and_asked_for_again(
+    taps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Busy while the predecessor of a VM that was killed still holds it."""
+    answers = iter([OSError("tap access0: Device or resource busy"), None])
+
+    def open_tap(_name: str) -> int:
+        if (answer := next(answers)) is not None:
+            raise answer
+        return os.open(tmp_path / "tap", os.O_CREAT | os.O_RDWR)
+
+    monkeypatch.setattr(taps_of_the_kernel, "open_tap", open_tap)
+
+    async def play() -> int:
+        listener = process.listen(taps, "somebody")
+        giver = asyncio.create_task(process._hand_out(listener))
+        with pytest.raises(OSError, match="no file descriptor"):
+            await asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap()))
+        received = await asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap()))
+        giver.cancel()
+        listener.close()
+        return received
+
+    os.close(asyncio.run(play()))
+    assert [record.getMessage() for record in caplog.records] == ["the VM's tap: tap access0: Device or resource busy"]
+
+
+def test_a_forwarder_that_gives_nothing_is_an_error(taps: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(taps))
         listener.listen()
@@ -293,7 +331,7 @@ def test_a_ports_process_that_gives_nothing_is_an_error(taps: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, ConnectionRefusedError, PermissionError])
-def test_a_ports_process_that_is_not_ready_is_asked_again_until_the_deadline(
+def test_a_forwarder_that_is_not_ready_is_asked_again_until_the_deadline(
     taps: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
     """PermissionError: between bind(2) and chown(2), the socket is there and not yet ours to use."""

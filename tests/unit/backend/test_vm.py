@@ -1,4 +1,4 @@
-"""The front-end VM's QEMU: its command line, the trial that chooses its accelerator, its taps."""
+"""The front-end VM's QEMU: its command line, the trial that chooses its accelerator, the host ends of its NICs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import struct
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from backend import accelerator, tap, vm
@@ -19,12 +20,12 @@ from backend.accelerator import Accelerator
 from backend.instructions import FRONTEND_MAC
 
 KVM, TCG = Accelerator("kvm", "a test says so"), Accelerator("tcg", "a test says so")
-TAPS = vm.Taps(access=7, link=8)
+TAP, VHOST = vm.Ends(access=7, link=8), vm.Ends(access=None, link=8)
 VM_MAC = "02:5a:11:00:00:09"
 
 
-def command(chosen: Accelerator) -> list[str]:
-    return vm.command(chosen, TAPS, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"])
+def command(chosen: Accelerator, ends: vm.Ends = VHOST) -> list[str]:
+    return vm.command(chosen, ends, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"])
 
 
 def values(words: list[str], option: str) -> list[str]:
@@ -32,9 +33,16 @@ def values(words: list[str], option: str) -> list[str]:
 
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
-def test_the_vm_has_two_taps_a_read_only_disk_and_nothing_else(chosen: Accelerator) -> None:
-    words = command(chosen)
-    assert values(words, "-netdev") == ["tap,id=access,fd=7", "tap,id=link,fd=8"]
+@pytest.mark.parametrize(
+    ("ends", "access"),
+    [(TAP, "tap,id=access,fd=7"), (VHOST, "vhost-user,id=access,chardev=forwarder")],
+    ids=["tap", "vhost-user"],
+)
+def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(
+    chosen: Accelerator, ends: vm.Ends, access: str
+) -> None:
+    words = command(chosen, ends)
+    assert values(words, "-netdev") == [access, "tap,id=link,fd=8"]
     assert values(words, "-device") == [
         "virtio-blk-device,drive=root",
         f"virtio-net-device,netdev=access,mac={VM_MAC}",
@@ -52,19 +60,40 @@ def test_the_vm_has_two_taps_a_read_only_disk_and_nothing_else(chosen: Accelerat
 
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
-def test_qemu_is_in_its_sandbox_and_offers_nobody_a_way_in(chosen: Accelerator) -> None:
+@pytest.mark.parametrize("ends", [TAP, VHOST], ids=["tap", "vhost-user"])
+def test_its_nics_are_of_virtio_1_whatever_their_ends(chosen: Accelerator, ends: vm.Ends) -> None:
+    """The forwarder refuses older ones (fault ``legacy``), and microvm's default is older."""
+    assert values(command(chosen, ends), "-global") == ["virtio-mmio.force-legacy=false"]
+
+
+@pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
+def test_memory_is_shared_with_the_forwarder_alone_and_only_if_it_maps_it(chosen: Accelerator) -> None:
     words = command(chosen)
+    # All of the VM's memory, in a memfd that cannot shrink under the forwarder (fault ``memory_seal``).
+    assert values(words, "-object") == ["memory-backend-memfd,id=memory,size=192M,share=on,seal=on"]
+    assert "memory-backend=memory" in values(words, "-M")[0].split(",")
+    words = command(chosen, TAP)
+    assert values(words, "-object") == []
+    assert not re.search(r"memory-backend|share=on", " ".join(words))
+
+
+@pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
+@pytest.mark.parametrize("ends", [TAP, VHOST], ids=["tap", "vhost-user"])
+def test_qemu_is_in_its_sandbox_and_offers_nobody_a_way_in(chosen: Accelerator, ends: vm.Ends) -> None:
+    words = command(chosen, ends)
     assert values(words, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(words)
     assert values(words, "-display") == ["none"]
     # The console only speaks: its input is /dev/null, and `signal=off` takes the terminal's signals from it.
-    assert values(words, "-chardev") == ["stdio,id=console,signal=off"]
+    # And the forwarder is called, not listened for: no server=on.
+    forwarder = [] if ends is TAP else [f"socket,id=forwarder,path={vm.VHOST_USER},reconnect-ms=100"]
+    assert sorted(values(words, "-chardev")) == [*forwarder, "stdio,id=console,signal=off"]
     assert values(words, "-serial") == ["chardev:console"]
     ways_in = re.compile(
         r"-(monitor|mon|qmp|qmp-pretty|vnc|spice|gdb|s|incoming|net|nic|usb|virtfs|fsdev|runas|daemonize)"
     )
     assert [word for word in words if ways_in.fullmatch(word)] == []
-    assert not re.search(r"hostfwd|guestfwd|smb=|script=|unix:|tcp:|telnet:|socket,", " ".join(words))
+    assert not re.search(r"hostfwd|guestfwd|smb=|script=|unix:|tcp:|telnet:|server|listen", " ".join(words))
 
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
@@ -84,12 +113,16 @@ def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
     assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (vm.QEMU_TCG, "tcg", ["max"])
 
 
+def write_resources(**changes: object) -> None:
+    vm.RESOURCES.write_text(json.dumps({"memory_mib": 111, "cpus": 3, "access": "vhost-user"} | changes))
+
+
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a boot leaves for the supervisor."""
     for name in ("RESOURCES", "VM_MAC", "GUEST"):
         monkeypatch.setattr(vm, name, tmp_path / name)
-    vm.RESOURCES.write_text(json.dumps({"memory_mib": 111, "cpus": 3}))
+    write_resources()
     vm.VM_MAC.write_text(f"{VM_MAC}\n")
     vm.GUEST.mkdir()
     for name in ("web.key", "link.key"):
@@ -98,18 +131,31 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_line_follows_the_image_and_the_boot(boot: Path) -> None:
-    expected = vm.command(KVM, TAPS, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"])
-    assert vm.present(KVM, TAPS) == expected
+    expected = vm.command(KVM, VHOST, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"])
+    assert vm.present(KVM, VHOST) == expected
 
 
 def test_what_a_boot_did_not_leave_is_an_error(boot: Path) -> None:
     vm.VM_MAC.unlink()
     with pytest.raises(OSError, match="VM_MAC"):
-        vm.present(KVM, TAPS)
+        vm.present(KVM, VHOST)
 
 
-def test_qemu_gets_the_two_taps_and_no_other_descriptor(
-    boot: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"memory_mib": "111"}, "memory_mib"), ({"access": "bridge"}, "access"), ({"disk": 1}, "disk")],
+)
+def test_resources_that_are_none_are_an_error_that_names_the_field(
+    boot: Path, changes: dict[str, object], field: str
+) -> None:
+    write_resources(**changes)
+    with pytest.raises(msgspec.DecodeError, match=field):
+        vm.present(KVM, VHOST)
+
+
+@pytest.mark.parametrize("with_tap", [True, False], ids=["tap", "vhost-user"])
+def test_qemu_gets_its_taps_and_no_other_descriptor(
+    boot: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], with_tap: bool
 ) -> None:
     """Started for real, with a script in QEMU's place that lists what it holds."""
     qemu = boot / "qemu"
@@ -120,7 +166,7 @@ def test_qemu_gets_the_two_taps_and_no_other_descriptor(
     os.set_inheritable(other, True)
 
     async def start() -> int:
-        return await (await vm.start(TCG, vm.Taps(access, link))).wait()
+        return await (await vm.start(TCG, vm.Ends(access if with_tap else None, link))).wait()
 
     try:
         assert asyncio.run(start()) == 0
@@ -129,7 +175,8 @@ def test_qemu_gets_the_two_taps_and_no_other_descriptor(
             os.close(descriptor)
     held = dict(line.split()[1:3] for line in capfd.readouterr().err.splitlines() if line.startswith("fd "))
     assert held.pop("0") == "/dev/null"
-    assert {held[str(access)], held[str(link)]} == {str(boot / "access"), str(boot / "link")}
+    assert held[str(link)] == str(boot / "link")
+    assert held.get(str(access)) == (str(boot / "access") if with_tap else None)
     assert str(boot / "other") not in held.values()
 
 

@@ -19,6 +19,13 @@ from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 
 PROFILES = ("qemu", "x86-64-uefi")
+WAYS = {
+    "ring-vhost": profile.Forwarder(port="ring", vm="vhost-user"),
+    "ring-tap": profile.Forwarder(port="ring", vm="tap"),
+    "kernel": profile.Forwarder(port="kernel", vm="tap"),
+    "bridge": profile.Forwarder(port="bridge", vm="tap"),
+}
+"""All that a device profile can choose."""
 TEMPLATES = sorted((PROJECT / "overlays").rglob("*.j2"))
 NFT = [template for template in TEMPLATES if template.name.endswith(".nft.j2")]
 
@@ -116,6 +123,10 @@ def test_the_skeleton_has_the_links_of_the_merged_usr(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_dir() for name in (*overlay.SKELETON, "bin"))
 
 
+def device_with(way: str, name: str = "qemu") -> profile.Profile:
+    return profile.load(name).model_copy(update={"forwarder": WAYS[way]})
+
+
 def values(file: Path, device: profile.Profile, *, test_access: bool = False) -> dict[str, object]:
     if file.relative_to(PROJECT / "overlays").parts[0].startswith("host"):
         return image._values(image.Recipe(device, test_access=test_access))
@@ -125,12 +136,14 @@ def values(file: Path, device: profile.Profile, *, test_access: bool = False) ->
 def test_there_are_templates_to_test() -> None:
     assert len(TEMPLATES) >= 8
     assert {file.name for file in NFT} >= {"port.nft.j2", "host.nft.j2", "link.nft.j2"}
+    assert {file.name for file in TEMPLATES} >= {"port.json.j2", "port-setup.j2", "sallyport-port.service.j2"}
 
 
 @pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
-def test_shipped_templates_render_with_shipped_profiles(file: Path, name: str) -> None:
-    device = profile.load(name)
+def test_shipped_templates_render_with_shipped_profiles(file: Path, name: str, way: str) -> None:
+    device = device_with(way, name)
     for test_access in (False, True):
         text = overlay.render(file, values(file, device, test_access=test_access))
         assert text.strip()
@@ -152,18 +165,24 @@ def test_a_port_at_a_fixed_place_renders_too() -> None:
 
 
 _BASE_CHAIN = re.compile(r"type filter hook \w+ (?:device \"\w+\" )?priority \w+; policy (\w+);")
+_NFT = ["nft", "-c", "-f", "-"]
 _BLOCK = re.compile(r"(table|chain|set|counter) ([\w ]+?) \{")
 
 
-def rules(file: Path) -> str:
-    text = overlay.render(file, values(file, profile.load("qemu")))
-    return re.sub(r"#.*", "", text)
+def rendered(name: str, way: str) -> str:
+    """A template of the host, without its comments."""
+    (file,) = (file for file in TEMPLATES if file.name == name)
+    return re.sub(r"#.*", "", overlay.render(file, values(file, device_with(way))))
 
 
-@pytest.mark.parametrize("file", NFT, ids=lambda file: file.name)
-def test_rules_are_whole(file: Path) -> None:
+RULES = [(file.name, way) for file in NFT for way in WAYS if file.name == "port.nft.j2" or way == "ring-vhost"]
+"""Those of the port depend on the way."""
+
+
+@pytest.mark.parametrize(("name", "way"), RULES)
+def test_rules_are_whole(name: str, way: str) -> None:
     """What nft(8) would refuse, as far as can be told without it; with it, it is asked as well."""
-    text = rules(file)
+    text = rendered(name, way)
     depth = 0
     for char in text:
         depth += {"{": 1, "}": -1}.get(char, 0)
@@ -178,21 +197,41 @@ def test_rules_are_whole(file: Path) -> None:
     assert set(re.findall(r"(?:jump|goto) (\w+)", text)) <= names["chain"]
     assert set(re.findall(r"@(\w+)", text)) <= names["set"]
     if shutil.which("nft"):
-        checked = subprocess.run(["nft", "-c", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+        # In a network namespace of its own: the rules of the port name their devices.
+        links = "ip link add mgmt0 type veth peer name access0"
+        command = ["unshare", "--net", "sh", "-c", f"{links} && exec nft -c -f -"] if os.geteuid() == 0 else _NFT
+        checked = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         # Without CAP_NET_ADMIN, nft parses and then may not ask the kernel.
         assert checked.returncode == 0 or "Operation not permitted" in checked.stderr, checked.stderr
 
 
-@pytest.mark.parametrize("file", NFT, ids=lambda file: file.name)
-def test_every_chain_at_a_hook_drops_by_default(file: Path) -> None:
-    text = rules(file)
+@pytest.mark.parametrize(("name", "way"), RULES)
+def test_every_chain_at_a_hook_drops_by_default(name: str, way: str) -> None:
+    text = rendered(name, way)
     assert text.count("hook") == len(_BASE_CHAIN.findall(text)) > 0
     assert set(_BASE_CHAIN.findall(text)) == {"drop"}
 
 
-def test_the_port_lets_frames_pass_between_port_and_vm_only() -> None:
-    text = rules(next(file for file in NFT if file.name == "port.nft.j2"))
-    chains = dict(re.findall(r"chain (\w+) \{\n(.*?)\n    \}", text, re.DOTALL))
+def chains_of_the_port(way: str) -> dict[str, str]:
+    return dict(re.findall(r"chain (\w+) \{\n(.*?)\n    \}", rendered("port.nft.j2", way), re.DOTALL))
+
+
+@pytest.mark.parametrize(("way", "devices"), [("ring-vhost", ["mgmt0"]), ("ring-tap", ["mgmt0", "access0"]),
+                                              ("kernel", ["mgmt0", "access0"])])  # fmt: skip
+def test_a_stack_without_bridge_gets_no_frame_and_says_none(way: str, devices: list[str]) -> None:
+    """The one exception is what the forwarder sends: its frames pass the egress hook, and only they carry its mark."""
+    chains = chains_of_the_port(way)
+    assert sorted(chains) == sorted([*(f"in_{d}" for d in devices), *(f"out_{d}" for d in devices)])
+    for device in devices:
+        for chain, hook in ((chains[f"in_{device}"], "ingress"), (chains[f"out_{device}"], "egress")):
+            assert f'hook {hook} device "{device}"' in chain
+        assert "accept" not in chains[f"in_{device}"]
+        accepting = [line.strip() for line in chains[f"out_{device}"].splitlines() if "accept" in line]
+        assert accepting == ["meta mark 0x706f7274 accept"]
+
+
+def test_the_bridge_lets_frames_pass_between_port_and_vm_only() -> None:
+    chains = chains_of_the_port("bridge")
     jumps = re.findall(r'iifname "(\w+)" oifname "(\w+)" jump (\w+)', chains["forward_port"])
     assert jumps == [("mgmt0", "access0", "from_port"), ("access0", "mgmt0", "from_vm")]
     assert [name for name, body in chains.items() if "accept" in body] == ["from_port", "from_vm"]
@@ -209,7 +248,7 @@ def test_the_port_lets_frames_pass_between_port_and_vm_only() -> None:
 
 
 def test_the_hosts_stack_talks_to_the_backends_port_of_the_link_only() -> None:
-    text = rules(next(file for file in NFT if file.name == "host.nft.j2"))
+    text = rendered("host.nft.j2", "ring-vhost")
     accepting = [line.strip() for line in text.splitlines() if re.search(r"\b(accept|jump)\b", line)]
     link = [line for line in accepting if '"lo"' not in line and line != "counter name link_in accept"]
     assert len(accepting) == len(link) + 3
@@ -218,3 +257,61 @@ def test_the_hosts_stack_talks_to_the_backends_port_of_the_link_only() -> None:
         assert '"link0"' in line
         assert instructions.FRONTEND_ADDRESS in line
         assert instructions.BACKEND_ADDRESS in line
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rules_stand_before_the_port_is_here_or_up(way: str) -> None:
+    text = rendered("port-setup.j2", way)
+    loads = text.index("nft -f /etc/sallyport/port.nft")
+    ups = [match.start() for match in re.finditer(r"link set (mgmt0|access0|br0) .*\bup$", text, re.MULTILINE)]
+    assert all(loads < up for up in ups)
+    moved = text.index('netns mgmt name mgmt0')
+    if way == "bridge":
+        # These rules name no device of their own; and the port is brought up by the forwarder, not here.
+        assert loads < moved
+        assert not re.search(r"link set mgmt0 .*\bup$", text, re.MULTILINE)
+        assert "{ $(cat /run/sallyport/port/vm-mac) }" in text
+    else:
+        # These hang on the device, so it must be here.
+        assert moved < loads
+        assert re.search(r"^ip -n mgmt link set mgmt0 up$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("way", "tap", "bridge"), [("ring-vhost", False, False), ("ring-tap", True, False),
+                                                    ("kernel", True, False), ("bridge", True, True)])  # fmt: skip
+def test_only_what_the_way_needs_is_made(way: str, tap: bool, bridge: bool) -> None:
+    text = rendered("port-setup.j2", way)
+    assert ("tuntap add access0" in text) is tap
+    assert ("type bridge" in text) is bridge
+    unit = rendered("sallyport-port.service.j2", way)
+    assert ("DeviceAllow=/dev/net/tun rw" in unit) is tap
+    assert json.loads(rendered("vm.json.j2", way))["access"] == ("tap" if tap else "vhost-user")
+
+
+@pytest.mark.parametrize(
+    ("way", "capabilities", "families"),
+    [
+        ("ring-vhost", {"CAP_NET_RAW", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_PACKET"}),
+        ("ring-tap", {"CAP_NET_RAW", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_PACKET"}),
+        ("kernel", {"CAP_BPF", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_NETLINK"}),
+        ("bridge", {"CAP_NET_ADMIN"}, {"AF_UNIX", "AF_NETLINK", "AF_INET"}),
+    ],
+)
+def test_the_forwarders_unit_gives_what_its_way_opens_with_and_no_more(
+    way: str, capabilities: set[str], families: set[str]
+) -> None:
+    unit = rendered("sallyport-port.service.j2", way)
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and "DeviceAllow" not in line)
+    assert set(settings["AmbientCapabilities"].split()) == capabilities
+    assert set(settings["CapabilityBoundingSet"].split()) == capabilities
+    assert set(settings["RestrictAddressFamilies"].split()) == families
+    assert settings["DevicePolicy"] == "closed"
+    # With vhost-user the VM's memory is mapped, and charged to whom touches its pages first.
+    assert settings["MemoryMax"] == ("288M" if way == "ring-vhost" else "96M")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_forwarder_that_ends_does_not_take_the_vm_along(way: str) -> None:
+    unit = rendered("sallyport-vm.service.j2", way)
+    assert not re.search(r"^(Requires|BindsTo|PartOf|Requisite)=.*sallyport-port", unit, re.MULTILINE)
+    assert re.search(r"^Restart=always$", rendered("sallyport-port.service.j2", way), re.MULTILINE)

@@ -45,6 +45,17 @@ def test_a_profile_of_ones_own_loads_by_its_path(tmp_path: Path) -> None:
     assert str(mine.management.interface.ip) == "192.168.42.1"
 
 
+def test_a_profile_that_says_nothing_of_the_forwarder_gets_ring_and_vhost_user(tmp_path: Path) -> None:
+    assert "[forwarder" not in GOOD
+    forwarder = profile.load("qemu").forwarder
+    assert (forwarder.port, forwarder.vm, forwarder.tags) == ("ring", "vhost-user", 0)
+    assert 0 < forwarder.from_vm.group_rate < forwarder.from_vm.rate
+    wish = '[forwarder]\nport = "kernel"\nvm = "tap"\n[forwarder.from_vm]\nrate = 7\n[modules]'
+    chosen = profile.load(str(write(tmp_path, "[modules]", wish))).forwarder
+    assert (chosen.port, chosen.vm, chosen.from_vm.rate) == ("kernel", "tap", 7)
+    assert chosen.from_port == forwarder.from_port
+
+
 def test_an_unknown_name_gets_a_guess_and_the_list() -> None:
     with pytest.raises(SallyportError, match="'qmeu'") as caught:
         profile.load("qmeu")
@@ -79,6 +90,16 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
         ('host = ["virtio_net"', 'host = ["virtio net"', "modules.host.0"),
         ('host = ["virtio_net"', 'host = ["$(reboot)"', "modules.host.0"),
         ("initrd = [", 'initrd = "squashfs"\nother = [', "modules.initrd"),
+        ("[modules]", '[forwarder]\nport = "hub"\n[modules]', "forwarder.port"),
+        ("[modules]", '[forwarder]\nvm = "e1000"\n[modules]', "forwarder.vm"),
+        ("[modules]", "[forwarder]\nspeed = 1\n[modules]", "forwarder.speed"),
+        ("[modules]", '[forwarder]\nport = "kernel"\n[modules]', "forwarder"),
+        ("[modules]", "[forwarder]\ntags = 3\n[modules]", "forwarder.tags"),
+        ("[modules]", "[forwarder]\nethertypes = []\n[modules]", "forwarder.ethertypes"),
+        ("[modules]", "[forwarder]\nethertypes = [0x0800, 46]\n[modules]", "forwarder.ethertypes.1"),
+        ("[modules]", "[forwarder]\nmax_frame = 59\n[modules]", "forwarder.max_frame"),
+        ("[modules]", "[forwarder.from_vm]\nrate = -1\n[modules]", "forwarder.from_vm.rate"),
+        ("[modules]", "[forwarder.from_port]\ngroup_burst = 0\n[modules]", "forwarder.from_port.group_burst"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, old: str, new: str, field: str) -> None:

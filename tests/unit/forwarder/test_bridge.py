@@ -1,18 +1,23 @@
-"""The management port's counters, with scripts in the places of ip(8) and nft(8)."""
+"""Way ``bridge``: the port's counters, up and down, and its process, with scripts in the places of ip(8) and nft(8)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import grp
 import json
 import os
+import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from backend import port
+from backend.forwarder import bridge, process
 from backend.instructions import Counter, Port, Ports
+from tests.unit.forwarder.rig import settings
 
 LINK: dict[str, Any] = {
     "ifindex": 2,
@@ -44,7 +49,7 @@ RULES: dict[str, Any] = {
 
 
 class Machine:
-    """What ip and nft print."""
+    """What ip and nft print, and what the port was told."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -55,10 +60,18 @@ class Machine:
         (self._directory / f"{name}.out").write_text(output)
         file = self._directory / name
         file.write_text(
-            f'#!/bin/sh\n[ "$*" = "{words}" ] || {{ echo "unexpected: $*" >&2; exit 99; }}\n'
+            f'#!/bin/sh\ncase "$*" in "{words}") ;; '
+            f'"link set mgmt0 "*) echo "${{4}}" >>{self._directory}/told; exec true ;; '
+            '*) echo "unexpected: $*" >&2; exit 99 ;; esac\n'
             f"cat {file}.out; [ {status} = 0 ] || echo 'it is broken' >&2; exit {status}\n"
         )
         file.chmod(0o755)
+
+    @property
+    def told(self) -> list[str]:
+        """States that the port was given, in order."""
+        file = self._directory / "told"
+        return file.read_text().split() if file.exists() else []
 
     def ip(self, output: str, status: int = 0) -> None:
         self._program("ip", "-json -statistics link show dev mgmt0", output, status)
@@ -83,14 +96,18 @@ EXPECTED = Port(
     rx_bytes=1000,
     tx_frames=2**40,
     tx_bytes=2000,
+    way="bridge",
+    vm="tap",
+    vm_up=True,
     verdicts=[Counter(name="rx_passed", frames=5, bytes=500), Counter(name="to_host", frames=0, bytes=0)],
+    faults=[],
 )
 
 
 def read_ports() -> Ports:
     async def read() -> Ports:
         try:
-            return await port.read_ports()
+            return await bridge.read_ports()
         finally:  # where one command failed, the other may still run
             await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
@@ -152,18 +169,55 @@ def test_a_command_that_fails_is_an_error_with_its_words(machine: Machine, progr
         read_ports()
 
 
+def test_the_port_is_brought_up_and_down(machine: Machine) -> None:
+    asyncio.run(bridge.open_port())
+    assert machine.told == ["up"]
+    asyncio.run(bridge.close_port())
+    assert machine.told == ["up", "down"]
+
+
+def test_a_port_that_cannot_be_brought_up_is_an_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "PORT", "mgmt1")
+    with pytest.raises(OSError, match="^ip link set mgmt1 up: unexpected"):
+        asyncio.run(bridge.open_port())
+
+
+@contextlib.asynccontextmanager
+async def serving(directory: Path) -> AsyncIterator[Path]:
+    """The forwarder's process, in this one, with way ``bridge``; gives its status socket, ends it as systemd does."""
+    directory.mkdir()
+    (directory / "port.json").write_bytes(msgspec.json.encode(settings(port="bridge")))
+    group = grp.getgrgid(os.getgid()).gr_name
+    task = asyncio.create_task(process.serve(process.Places(directory, directory / "port.json", group, group)))
+    try:
+        async with asyncio.timeout(10):
+            while not (directory / "taps.sock").exists():
+                assert not task.done(), task.exception()
+                await asyncio.sleep(0.01)  # noqa: ASYNC110
+        yield directory / "status.sock"
+        signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await task
+    finally:
+        task.cancel()
+
+
 async def ask(path: Path) -> bytes:
-    server = await asyncio.start_unix_server(port._answer_status, str(path))
-    async with server:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        answer = await reader.read()
-        writer.close()
+    reader, writer = await asyncio.open_unix_connection(path)
+    answer = await reader.read()
+    writer.close()
     return answer
 
 
-def test_who_connects_gets_one_document(machine: Machine, tmp_path: Path) -> None:
-    answer = asyncio.run(ask(tmp_path / "status.sock"))
-    assert msgspec.json.decode(answer, type=Ports) == Ports(ports=[EXPECTED])
+def test_the_process_answers_while_the_port_is_up_and_leaves_it_down(machine: Machine, tmp_path: Path) -> None:
+    async def play() -> bytes:
+        async with serving(tmp_path / "run") as status:
+            assert machine.told == ["up"]
+            assert status.stat().st_mode & 0o777 == 0o660
+            return await ask(status)
+
+    assert msgspec.json.decode(asyncio.run(play()), type=Ports) == Ports(ports=[EXPECTED])
+    assert machine.told == ["up", "down"]
 
 
 @pytest.mark.parametrize("output", ["[]", "garbage"])
@@ -171,6 +225,14 @@ def test_who_connects_while_counters_cannot_be_read_gets_nothing_and_the_log_say
     machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture, output: str
 ) -> None:
     machine.ip(output)
-    assert asyncio.run(ask(tmp_path / "status.sock")) == b""
-    assert [record.name for record in caplog.records] == ["port"]
+
+    async def play() -> tuple[bytes, bytes]:
+        async with serving(tmp_path / "run") as status:
+            nothing = await ask(status)
+            machine.ip(json.dumps([LINK]))
+            return nothing, await ask(status)
+
+    nothing, something = asyncio.run(play())
+    assert (nothing, bool(something)) == (b"", True)
+    assert [record.name for record in caplog.records] == ["forwarder"]
     assert caplog.records[0].getMessage().startswith("counters: ")
