@@ -20,9 +20,11 @@ from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.image import OUT, Built, Recipe
+from rootfs.profile import Profile
 from rootfs.steps import Cache, remove
 
 PROFILE = "qemu"
+WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
 _console = Console(stderr=True, soft_wrap=True)
 
 
@@ -56,8 +58,12 @@ def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _build(profile: str, *, test_access: bool = False, locked: bool = False) -> Built:
-    return images.make(Recipe(profiles.load(profile), test_access=test_access, locked=locked), _console)
+def _build(profile: str, way: str = "", *, test_access: bool = False, locked: bool = False) -> Built:
+    return images.make(Recipe(profiles.load(profile, way), test_access=test_access, locked=locked), _console)
+
+
+def _test_image(device: Profile) -> Built:
+    return images.make(Recipe(device, test_access=True), _console)
 
 
 def _engine() -> Engine:
@@ -67,6 +73,7 @@ def _engine() -> Engine:
 @task(
     help={
         "profile": f"device profile: {', '.join(profiles.names())}, or a .toml file of your own",
+        "way": WAY_HELP,
         "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
         "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
         "json": "print the manifest's summary as JSON",
@@ -74,10 +81,15 @@ def _engine() -> Engine:
 )
 @friendly
 def image(
-    _: Context, profile: str = PROFILE, test_access: bool = False, locked: bool = False, json: bool = False
+    _: Context,
+    profile: str = PROFILE,
+    way: str = "",
+    test_access: bool = False,
+    locked: bool = False,
+    json: bool = False,
 ) -> None:
     """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest and SHA256SUMS."""
-    built = _build(profile, test_access=test_access, locked=locked)
+    built = _build(profile, way, test_access=test_access, locked=locked)
     manifest = json_module.loads(built.manifest.read_text())
     sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}
     if json:
@@ -100,6 +112,7 @@ def lock(_: Context) -> None:
     help={
         "image": "image file to boot; built if it is not named",
         "profile": "device profile to build when no image is named",
+        "way": WAY_HELP,
         "https": "port of 127.0.0.1 for the page",
         "ssh": "port of 127.0.0.1 for the command line",
         "persist": "keep what the appliance writes (in out/run/), for the next run",
@@ -111,6 +124,7 @@ def run(
     _: Context,
     image: str = "",
     profile: str = PROFILE,
+    way: str = "",
     https: int = 8443,
     ssh: int = 2222,
     persist: bool = False,
@@ -120,7 +134,7 @@ def run(
     from tests.qemu import imagefile
     from tests.qemu import run as runner
 
-    path = Path(image) if image else _build(profile).image
+    path = Path(image) if image else _build(profile, way).image
     runner.run(
         _engine().tools, imagefile.open_image(path), _console, https=https, ssh=ssh, persist=persist, serial=serial
     )
@@ -131,6 +145,7 @@ def run(
     help={
         "image": "image file to prove; built if it is not named",
         "profile": "device profile to build when no image is named",
+        "way": WAY_HELP,
         "seed": "seed of every random choice; printed and reported",
         "outside-only": "leave out the probes from inside the VM (the verdict is then at best `not-tested`)",
         "report": "directory for report.html, report.json, junit.xml and captures",
@@ -142,6 +157,7 @@ def verify(
     _: Context,
     image: str = "",
     profile: str = PROFILE,
+    way: str = "",
     seed: int = -1,
     outside_only: bool = False,
     report: str = "",
@@ -153,9 +169,9 @@ def verify(
     from tests.qemu import imagefile
     from tests.qemu import verify as prover
 
-    subject = imagefile.open_image(Path(image) if image else _build(profile).image)
+    subject = imagefile.open_image(Path(image) if image else _build(profile, way).image)
     prover.check_sums(subject)
-    inner = None if outside_only else prover.test_variant(subject, _build)
+    inner = None if outside_only else prover.test_variant(subject, _test_image)
     folder = Path(report) if report else OUT / "verify" / subject.name
     seed = random.SystemRandom().randrange(2**32) if seed < 0 else seed
     result = prover.verify(_engine().tools, subject, inner, folder, _console, seed=seed)

@@ -23,6 +23,7 @@ from frontend_vm.instructions import (
 )
 from frontend_vm.link import Link, Refused, Unreachable
 from frontend_vm.log import printable
+from frontend_vm.port_report import report
 
 OK, FAILED, USAGE = 0, 1, 2
 """Exit statuses."""
@@ -94,7 +95,7 @@ class CommandLine:
             if len(line) > MAX_COMMAND:
                 raise Complaint("the line is too long")
             if words:
-                await self._dispatch(words[0], words[1:])
+                await self._dispatch(words)
         except (Complaint, ValueError) as error:  # ValueError: quotes without an end
             self._terminal.complain(f"{printable(str(error), TEXT)}\n")
             return error.status if isinstance(error, Complaint) else USAGE
@@ -116,10 +117,14 @@ class CommandLine:
             self._complain(refusal)
             return "> "
 
-    async def _dispatch(self, name: str, words: list[str]) -> None:
+    async def _dispatch(self, words: list[str]) -> None:
+        # A command's name has one word or two.
+        taken = 2 if " ".join(words[:2]) in COMMANDS else 1
+        name, words = " ".join(words[:taken]), words[taken:]
         command = COMMANDS.get(name)
         if command is None:
-            raise Complaint(f"unknown command: {name}; 'help' lists all")
+            longer = [f"{other} {COMMANDS[other].usage}".rstrip() for other in COMMANDS if other.startswith(f"{name} ")]
+            raise Complaint(f"usage: {'; '.join(longer)}" if longer else f"unknown command: {name}; 'help' lists all")
         flags = frozenset(word for word in words if word.startswith("--"))
         operands = [word for word in words if not word.startswith("--")]
         if not flags <= command.flags or len(operands) != command.operands:
@@ -163,20 +168,16 @@ class CommandLine:
         self._terminal.write("".join(f"{name:<14}{printable(value, TEXT)}\n" for name, value in rows))
 
     async def ports(self, flags: frozenset[str], _operands: list[str]) -> None:
-        """Print the counters of the management port."""
+        """Print the data path of the management port and what became of its frames."""
+        await self._tell_ports(flags, full=False)
+
+    async def forwarder_status(self, flags: frozenset[str], _operands: list[str]) -> None:
+        """Print the same in full: every verdict, and what each means."""
+        await self._tell_ports(flags, full=True)
+
+    async def _tell_ports(self, flags: frozenset[str], *, full: bool) -> None:
         ports = await self._link.ask(PortsList(), Ports, self._token)
-        if flags:
-            self._terminal.write(_json(ports))
-            return
-        for port in ports.ports:
-            carrier = "link up" if port.carrier else "no link"
-            rows = [("", "FRAMES", "BYTES"), ("received", f"{port.rx_frames:,}", f"{port.rx_bytes:,}")]
-            rows += [("sent", f"{port.tx_frames:,}", f"{port.tx_bytes:,}")]
-            rows += [(verdict.name, f"{verdict.frames:,}", f"{verdict.bytes:,}") for verdict in port.verdicts]
-            width = max(16, *(len(name) for name, _, _ in rows))
-            self._terminal.write(printable(f"{port.name}  {port.mac}  {carrier}") + "\n")
-            for name, frames, count in rows:
-                self._terminal.write(f"  {printable(name):<{width}}{frames:>16}{count:>20}".rstrip() + "\n")
+        self._terminal.write(_json(ports) if flags else "\n".join(report(port, full=full) for port in ports.ports))
 
     async def hostname(self, _flags: frozenset[str], operands: list[str]) -> None:
         """Give the host a name."""
@@ -222,7 +223,7 @@ class CommandLine:
     async def help(self, _flags: frozenset[str], _operands: list[str]) -> None:
         """Print all commands."""
         lines = [(f"{name} {command.usage}".rstrip(), command.summary) for name, command in COMMANDS.items()]
-        self._terminal.write("".join(f"  {usage:<20}{summary}\n" for usage, summary in lines))
+        self._terminal.write("".join(f"  {usage:<27}{summary}\n" for usage, summary in lines))
 
     async def exit(self, _flags: frozenset[str], _operands: list[str]) -> None:
         """End the session."""
@@ -231,7 +232,10 @@ class CommandLine:
 
 COMMANDS = {
     "status": Command(CommandLine.status, "[--json]", "state of the appliance", frozenset({"--json"})),
-    "ports": Command(CommandLine.ports, "[--json]", "counters of the management port", frozenset({"--json"})),
+    "ports": Command(CommandLine.ports, "[--json]", "frames at the management port", frozenset({"--json"})),
+    "forwarder status": Command(
+        CommandLine.forwarder_status, "[--json]", "the same in full, with what it means", frozenset({"--json"})
+    ),
     "hostname": Command(CommandLine.hostname, "NAME", "give the host a name", operands=1),
     "password": Command(CommandLine.password, "", "change the password"),
     "reboot": Command(CommandLine.reboot, "[--yes]", "reboot the appliance", frozenset({"--yes"})),

@@ -32,6 +32,7 @@ PAGES = {
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+    "/words.json": ("words.json", "application/json"),
 }
 FILES = {path: ((STATIC / name).read_bytes(), kind) for path, (name, kind) in PAGES.items()}
 ETAGS = {path: f'"{hashlib.sha256(body).hexdigest()[:32]}"' for path, (body, _) in FILES.items()}

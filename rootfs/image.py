@@ -191,7 +191,7 @@ def _manifest(
     content = {
         "name": recipe.name,
         "version": version(),
-        "profile": recipe.profile.name,
+        "profile": recipe.profile.model_dump(mode="json"),
         "engine": "debian",
         "test_access": recipe.test_access,
         "kernel": linux.release,

@@ -130,19 +130,29 @@ class Profile(_Part):
     modules: Modules
 
 
+WAYS: dict[str, tuple[str, str]] = {
+    "ring": ("ring", "vhost-user"),
+    "ring-tap": ("ring", "tap"),
+    "kernel": ("kernel", "tap"),
+    "bridge": ("bridge", "tap"),
+}
+"""Short names of what `Forwarder` can be: (port, vm)."""
+
+
 def names() -> list[str]:
     """All profiles there are."""
     return sorted(file.stem for file in DIRECTORY.glob("*.toml"))
 
 
-def load(name: str) -> Profile:
+def load(name: str, way: str = "") -> Profile:
     """Read and check one profile.
 
     Args:
         name: its name, or the path of a .toml file of your own.
+        way: one of `WAYS` in place of the profile's own; the profile is then called ``<name>-<way>``.
 
     Raises:
-        SallyportError: unknown name, or a field is missing, unknown or out of range; names file and field.
+        SallyportError: unknown name or way, or a field is missing, unknown or out of range; names file and field.
     """
     file = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     if not file.is_file():
@@ -160,4 +170,12 @@ def load(name: str) -> Profile:
         raise SallyportError(f"{file}: {wrong}", "the fields are documented in rootfs/profile.py") from error
     if profile.name != file.stem:
         raise SallyportError(f"{file}: name: {profile.name!r} is not the file's name", f"write name = {file.stem!r}")
-    return profile
+    return _by(way, profile) if way else profile
+
+
+def _by(way: str, profile: Profile) -> Profile:
+    if way not in WAYS:
+        raise SallyportError(f"no way {way!r} of forwarding", f"there are: {', '.join(WAYS)}")
+    port, vm = WAYS[way]
+    forwarder = profile.forwarder.model_copy(update={"port": port, "vm": vm})
+    return profile.model_copy(update={"name": f"{profile.name}-{way}", "forwarder": forwarder})

@@ -9,7 +9,10 @@ const views = ["login-view", "main-view", "wait-view"];
 
 let timer = 0; // of the next refresh
 let epoch = 0; // counts views: an answer that belongs to an earlier one is dropped
-let counters = new Map(); // "port counter" -> [frames, milliseconds]
+let counters = new Map(); // "port side verdict" -> [frames, milliseconds]
+let words = { verdicts: {}, faults: {}, ways: {}, vms: {} }; // for names of the forwarder, by kind
+let portsShape = ""; // ports and verdicts that the cards were made for
+let cards = [];
 let bootId = "";
 let rootHash = "";
 let lastTouch = Date.now();
@@ -69,8 +72,12 @@ const grouped = (count) => count.toLocaleString("en");
 
 // ---- small pieces
 
+function change(node, text) {
+  if (node.textContent !== text) node.textContent = text; // untouched text keeps a selection alive
+}
+
 function setText(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text; // untouched text keeps a selection alive
+  change($(id), text);
 }
 
 function setPill(id, kind, text) {
@@ -231,48 +238,156 @@ function element(name, text, kind) {
   return made;
 }
 
-function counterRow(port, name, frames, bytes, kind) {
-  const now = performance.now();
-  const key = `${port} ${name}`;
-  const before = counters.get(key);
-  counters.set(key, [frames, now]);
-  const rate = before && frames >= before[0] ? ((frames - before[0]) * 1000) / (now - before[1]) : null;
+// ---- the management port
+
+function wordsFor(kind, name) {
+  return Object.hasOwn(words[kind], name) ? words[kind][name] : null; // a name without words is shown as it came
+}
+
+async function loadWords() {
+  words = await fetch("/words.json", { signal: AbortSignal.timeout(TIMEOUT_MS) }).then((answer) => answer.json());
+  portsShape = ""; // what is shown already gets its words with the next answer
+}
+
+/** Verdicts by name: `rx_` came in at the port, `tx_` came from the VM, all others count both directions together. */
+function rowsOf(port) {
+  const rows = new Map();
+  for (const verdict of port.verdicts) {
+    const side = { rx_: "in", tx_: "out" }[verdict.name.slice(0, 3)] ?? "both";
+    const name = side === "both" ? verdict.name : verdict.name.slice(3);
+    if (!rows.has(name)) rows.set(name, {});
+    rows.get(name)[side] = verdict;
+  }
+  return rows;
+}
+
+/** One line of the table: a label, its name in the API, what it means, and one cell for each of `sides`. */
+function makeRow(label, name, meaning, sides) {
   const row = document.createElement("tr");
-  if (kind) row.className = kind;
-  const head = element("th", name);
+  const head = element("th", "");
   head.scope = "row";
-  const speed = rate === null ? "–" : rate.toFixed(rate > 0 && rate < 10 ? 1 : 0);
-  row.append(head, element("td", grouped(frames)), element("td", size(bytes)), element("td", speed, rate ? "" : "idle"));
-  return row;
+  head.append(element("span", label, "label"));
+  if (name) head.append(" ", element("code", name));
+  if (meaning) {
+    head.title = meaning;
+    head.append(element("small", meaning, "meaning"));
+  }
+  const cells = {};
+  for (const side of sides) {
+    cells[side] = element("td", "");
+    cells[side].append(element("span", ""), element("small", ""));
+    if (side === "both") cells[side].colSpan = 2;
+  }
+  row.append(head, ...Object.values(cells));
+  return { row, cells };
+}
+
+/** Put counts into a cell; the second line has bytes, and frames per second where there is a count before this one. */
+function fillCell(cell, key, counter) {
+  const [first, second] = cell.children;
+  if (!counter) {
+    change(first, "–");
+    cell.title = "This way does not count it.";
+    return;
+  }
+  const now = performance.now();
+  const before = counters.get(key);
+  counters.set(key, [counter.frames, now]);
+  const grown = before ? counter.frames - before[0] : 0;
+  const rate = grown > 0 ? (grown * 1000) / (now - before[1]) : 0;
+  const speed = rate > 0 ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)}/s` : "";
+  change(first, grouped(counter.frames));
+  change(second, counter.frames ? size(counter.bytes) + speed : "");
+  cell.title = `${grouped(counter.bytes)} bytes`;
+}
+
+function makeCard(port) {
+  const card = $("port-template").content.cloneNode(true).querySelector("article");
+  const body = card.querySelector("tbody");
+  const meaning = "All that the network interface of the port counted.";
+  const rows = new Map([["", makeRow("On the wire", "", meaning, ["in", "out"])]]);
+  body.append(rows.get("").row);
+  for (const [name, sides] of rowsOf(port)) {
+    const said = wordsFor("verdicts", name);
+    const made = makeRow(said?.[0] ?? name, said ? name : "", said?.[1], sides.both ? ["both"] : ["in", "out"]);
+    rows.set(name, made);
+    body.append(made.row);
+    if (name === "passed") {
+      rows.set("dropped", makeRow("Dropped", "", "", ["in", "out"]));
+      rows.get("dropped").row.className = "group";
+      body.append(rows.get("dropped").row);
+    }
+  }
+  card.querySelector(".scroll").setAttribute("aria-label", `Frames at ${port.name}`);
+  return { card, rows };
+}
+
+function setPart(card, kind, name) {
+  const said = wordsFor(`${kind}s`, name);
+  const strong = card.querySelector(`.port-${kind}`);
+  change(strong, said?.[0] ?? name);
+  strong.closest("li").title = said?.[1] ?? "";
+  change(card.querySelector(`.port-${kind}-code`), said ? name : "");
+}
+
+function setSign(card, selector, good, text) {
+  const pill = card.querySelector(selector);
+  pill.className = `${selector.slice(1)} pill ${good ? "good" : "bad"}`;
+  change(pill.querySelector(".word"), text);
+}
+
+function updateCard({ card, rows }, port) {
+  change(card.querySelector(".port-name"), port.name);
+  change(card.querySelector(".port-mac"), port.mac);
+  setSign(card, ".port-carrier", port.carrier, port.carrier ? "Link up" : "No link");
+  setPart(card, "way", port.way);
+  setPart(card, "vm", port.vm);
+  setSign(card, ".port-vm-up", port.vm_up, port.vm_up ? "Up" : "Down");
+
+  const dropped = { in: { frames: 0, bytes: 0 }, out: { frames: 0, bytes: 0 } };
+  const all = rowsOf(port);
+  for (const [name, sides] of all) {
+    if (name === "passed") continue;
+    for (const side of ["in", "out"]) {
+      dropped[side].frames += sides[side]?.frames ?? 0;
+      dropped[side].bytes += sides[side]?.bytes ?? 0;
+    }
+  }
+  all.set("", {
+    in: { frames: port.rx_frames, bytes: port.rx_bytes },
+    out: { frames: port.tx_frames, bytes: port.tx_bytes },
+  });
+  if (rows.has("dropped")) all.set("dropped", dropped);
+  for (const [name, sides] of all) {
+    const { row, cells } = rows.get(name);
+    for (const side of Object.keys(cells)) {
+      fillCell(cells[side], `${port.name} ${side} ${name}`, sides[side]);
+      cells[side].className = sides[side]?.frames ? "" : "zero";
+    }
+    const none = Object.values(sides).every((counter) => !counter.frames);
+    row.classList.toggle("zero", none);
+    row.classList.toggle("drop", !none && !["", "passed", "dropped"].includes(name));
+  }
+
+  const faults = card.querySelector(".faults");
+  faults.hidden = port.faults.length === 0;
+  faults.querySelector("ul").replaceChildren(...port.faults.map((fault) => {
+    const item = element("li", `${grouped(fault.times)} × ${wordsFor("faults", fault.name) ?? "for another reason"} `);
+    item.append(element("code", fault.name));
+    return item;
+  }));
 }
 
 function renderPorts(ports) {
-  const made = ports.map((port) => {
-    const card = $("port-template").content.cloneNode(true);
-    card.querySelector(".port-name").textContent = port.name;
-    card.querySelector(".port-mac").textContent = port.mac;
-    card.querySelector(".port-carrier").textContent = port.carrier ? "Link up" : "No link";
-    card.querySelector(".pill").classList.add(port.carrier ? "good" : "bad");
-    card.querySelector(".scroll").setAttribute("aria-label", `Counters of ${port.name}`);
-    const body = card.querySelector("tbody");
-    body.append(
-      counterRow(port.name, "received", port.rx_frames, port.rx_bytes),
-      counterRow(port.name, "sent", port.tx_frames, port.tx_bytes),
-    );
-    const group = document.createElement("tr");
-    group.className = "group";
-    const head = element("th", "Verdicts of the bridge rules");
-    head.colSpan = 4;
-    group.append(head);
-    if (port.verdicts.length) body.append(group);
-    for (const verdict of port.verdicts) {
-      body.append(counterRow(port.name, verdict.name, verdict.frames, verdict.bytes, "verdict"));
-    }
-    return card;
-  });
-  const scrolled = document.activeElement?.classList.contains("scroll");
-  $("ports").replaceChildren(...(made.length ? made : [element("p", "This appliance has no management port.", "muted")]));
-  if (scrolled) $("ports").querySelector(".scroll")?.focus({ preventScroll: true });
+  // Made anew only when there are other rows: a tool tip, a selection and the focus outlive the next answer.
+  const shape = JSON.stringify(ports.map((port) => [port.name, port.verdicts.map((verdict) => verdict.name)]));
+  if (shape !== portsShape) {
+    portsShape = shape;
+    cards = ports.map(makeCard);
+    const nothing = element("p", "This appliance has no management port.", "muted");
+    $("ports").replaceChildren(...(cards.length ? cards.map(({ card }) => card) : [nothing]));
+  }
+  ports.forEach((port, index) => updateCard(cards[index], port));
 }
 
 async function copyRootHash() {
@@ -407,6 +522,7 @@ for (const kind of ["pointerdown", "keydown", "wheel", "touchstart"]) {
   addEventListener(kind, () => { lastTouch = Date.now(); }, { passive: true });
 }
 
+loadWords().catch(() => {}); // names alone will do
 call("GET", "status").then(showMain, (problem) => {
   // While the backend is away a session may still be good: the status view says so and keeps trying.
   if (problem.status === 401) showLogin();

@@ -180,6 +180,25 @@ static uint32_t layer3_of(const uint8_t *bytes) {
     return at + 2;
 }
 
+/* Do the frame's own headers say that a TCP or UDP datagram, in one piece, has its checksum where it was accepted? */
+static void check_place(const struct offload *offload) {
+    uint32_t layer3 = layer3_of(whole), layer4, end;
+    const uint8_t *ip = whole + layer3;
+
+    if (be16(ip - 2) == 0x0800) {
+        layer4 = layer3 + (ip[0] & 15U) * 4;
+        end = layer3 + be16(ip + 2);
+        must(ip[0] >> 4 == 4 && (be16(ip + 6) & 0x3fff) == 0);
+        must(offload->csum_offset == (ip[9] == 6 ? 16 : 6) && (ip[9] == 6 || ip[9] == 17));
+    } else {
+        layer4 = layer3 + 40;
+        end = layer4 + be16(ip + 4);
+        must(ip[0] >> 4 == 6);
+        must(offload->csum_offset == (ip[6] == 6 ? 16 : 6) && (ip[6] == 6 || ip[6] == 17));
+    }
+    must(offload->csum_start == layer4 && layer4 + offload->csum_offset + 2U <= end && end <= whole_len);
+}
+
 static void check_segments(const struct frame *frame) {
     static struct frame segment;
     static uint8_t piece[LONGEST], guarded[FRAME_HEAD];
@@ -273,7 +292,7 @@ static void check_guest(struct frame *frame, const struct virtio_net_hdr *asked)
     if (asked->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
         must(frame->offload.flags == VIRTIO_NET_HDR_F_NEEDS_CSUM);
         must(header.csum_start == asked->csum_start && header.csum_offset == asked->csum_offset);
-        must(le16toh(header.csum_start) + le16toh(header.csum_offset) + 2U <= whole_len);
+        check_place(&frame->offload);
     } else {
         must(frame->offload.flags == 0);
     }

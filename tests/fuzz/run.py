@@ -27,6 +27,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from rootfs.errors import SallyportError
+from rootfs.extension import COMPILER
 from rootfs.run import environment
 from rootfs.tools import BUILD, Tools
 
@@ -167,7 +168,7 @@ def on_tree(tools: Tools) -> Start:
 
     def start(command: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
         return tools.start(
-            command,
+            [*COMPILER, *command[1:]] if command[0] == "clang" else command,
             binds=[(directory, BUILD)],
             cwd=BUILD,
             stdin=subprocess.DEVNULL,

@@ -220,7 +220,13 @@ def offload() -> Iterator[tuple[str, bytes]]:
             "split", "flags", "gso_type", "tcp_flags", "gso_size", "csum_start", "csum_offset", "hdr_len", "lay_at",
             "seed", "first",
         )  # fmt: skip
-        return struct.pack("<BBHBBBBHHHHHBB4x", build, options, payload, *(change.get(name, 0) for name in fields))
+        return struct.pack(
+            "<BBHBBBBHHHHHBB4x",
+            build,
+            options,
+            payload,
+            *(change.get(name, 100 if name == "split" else 0) for name in fields),
+        )
 
     tcp, udp, six, beside, padding, kernel = 1, 3, 4, 32, 64, 128
     for name, kind in (("tcp4", tcp), ("tcp6", tcp | six), ("udp4", udp), ("udp6", udp | six)):
@@ -239,6 +245,7 @@ def offload() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-padding", choice(kind | padding)
         yield f"{name}-kernel", choice(kind | kernel)
         yield f"{name}-flags", choice(kind, tcp_flags=0x80 | 0x08 | 0x01)
+        yield f"{name}-segments-all-full", choice(kind, 0, 3 * 1448, tcp_flags=0x80 | 0x08 | 0x01)
         yield f"{name}-segments-of-one-byte", choice(kind, gso_size=1448 ^ 1)
         yield f"{name}-segments-of-256", choice(kind, 0, 65535, gso_size=1448 ^ 256)
         yield f"{name}-segments-too-small", choice(kind, 0, 65535, gso_size=1448 ^ 200)

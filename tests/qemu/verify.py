@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from backend import instructions as link
 from rootfs.errors import SallyportError
 from rootfs.image import OUT, Built, Recipe
+from rootfs.profile import Profile
 from rootfs.tools import Tools
 from rootfs.version import version
 from tests.probes.controls import wait_until_up
@@ -202,7 +203,7 @@ def _not_tested(group: str, tried: str, why: str) -> Result:
     return Result(group, "boot", tried, Verdict.NOT_TESTED, why, "none seen", 0.0)
 
 
-def test_variant(image: ImageFile, build: Callable[..., Built]) -> ImageFile | None:
+def test_variant(image: ImageFile, build: Callable[[Profile], Built]) -> ImageFile | None:
     """The image to probe from inside: the one given if it has test access, else the same profile's test image.
 
     It stands for the given image only if both were built from this checkout; otherwise there is none.
@@ -210,7 +211,7 @@ def test_variant(image: ImageFile, build: Callable[..., Built]) -> ImageFile | N
     if image.test_access:
         return image
     if image.path.name == f"{Recipe(image.profile).name}.img" and image.path.parent.resolve() == OUT:
-        return open_image(build(image.profile.name, test_access=True).image)
+        return open_image(build(image.profile).image)
     return None
 
 

@@ -33,7 +33,8 @@ struct ring {
     uint8_t mac[ETH_ALEN];
     bool has_mac;
     int receiver;
-    int sender;
+    int sender; /* past the queueing discipline (PACKET_QDISC_BYPASS) */
+    int super_sender; /* through it: for super-frames, which it cuts if the card cannot, while the bypass drops them */
     int index; /* of the interface that both sockets are bound to */
     bool up;
     bool look; /* the interface went down, and may have vanished */
@@ -79,7 +80,7 @@ static int join(int socket, int index, unsigned short type, const uint8_t *mac) 
     return setsockopt(socket, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request, sizeof request);
 }
 
-/* Tie both sockets to the interface of that name; the receiver last, when the sender can take an answer. */
+/* Tie all sockets to the interface of that name; the receiver last, when the sender can take an answer. */
 static int ring_bind(struct ring *ring, const char **step) {
     int index = interface_index(ring->sender, ring->interface);
     struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_ifindex = index};
@@ -89,7 +90,8 @@ static int ring_bind(struct ring *ring, const char **step) {
         return -1;
     }
     *step = "cannot bind a packet socket";
-    if (bind(ring->sender, (struct sockaddr *)&address, sizeof address) != 0) {
+    if (bind(ring->sender, (struct sockaddr *)&address, sizeof address) != 0 ||
+        bind(ring->super_sender, (struct sockaddr *)&address, sizeof address) != 0) {
         return -1;
     }
     if (ring->has_mac) {
@@ -147,6 +149,9 @@ static void ring_close(struct endpoint *endpoint) {
     if (ring->sender >= 0) {
         close(ring->sender);
     }
+    if (ring->super_sender >= 0) {
+        close(ring->super_sender);
+    }
     free(ring->large);
     free(ring);
 }
@@ -164,22 +169,26 @@ static int ring_set_up(struct ring *ring, const char **step) {
     /* Protocol 0: no frame arrives before all is set. */
     ring->receiver = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     ring->sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (ring->receiver < 0 || ring->sender < 0) {
+    ring->super_sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (ring->receiver < 0 || ring->sender < 0 || ring->super_sender < 0) {
         return -1;
     }
     *step = "this kernel's packet sockets lack what the ring needs (TPACKET_V2, PACKET_VNET_HDR, Linux 4.20)";
     if (set(ring->receiver, PACKET_VERSION, TPACKET_V2) != 0 || set(ring->receiver, PACKET_VNET_HDR, 1) != 0 ||
         set(ring->receiver, PACKET_COPY_THRESH, 1) != 0 || set(ring->receiver, PACKET_IGNORE_OUTGOING, 1) != 0 ||
-        set(ring->sender, PACKET_VNET_HDR, 1) != 0 || set(ring->sender, PACKET_QDISC_BYPASS, 1) != 0) {
+        set(ring->sender, PACKET_VNET_HDR, 1) != 0 || set(ring->sender, PACKET_QDISC_BYPASS, 1) != 0 ||
+        set(ring->super_sender, PACKET_VNET_HDR, 1) != 0) {
         return -1;
     }
     *step = "cannot size a packet socket's buffer";
     if (setsockopt(ring->receiver, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer) != 0 ||
-        setsockopt(ring->sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0) {
+        setsockopt(ring->sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0 ||
+        setsockopt(ring->super_sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0) {
         return -1;
     }
     *step = "cannot mark what a packet socket sends";
-    if (setsockopt(ring->sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
+    if (setsockopt(ring->sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0 ||
+        setsockopt(ring->super_sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
         return -1;
     }
     *step = "cannot make the ring";
@@ -351,9 +360,15 @@ static void ring_send(struct endpoint *endpoint, struct frame *const *frames, un
         ring->message[i].msg_hdr.msg_iovlen = ring_gather(ring, i, frames[i]);
     }
     while (done < n) {
-        int sent = sendmmsg(ring->sender, ring->message + done, n - done, MSG_DONTWAIT);
+        bool super = frames[done]->offload.gso_size != 0;
+        unsigned run = 1;
+        int sent;
         enum verdict verdict;
 
+        while (done + run < n && (frames[done + run]->offload.gso_size != 0) == super) {
+            run++;
+        }
+        sent = sendmmsg(super ? ring->super_sender : ring->sender, ring->message + done, run, MSG_DONTWAIT);
         if (sent > 0) {
             uint64_t bytes = 0;
 
@@ -439,7 +454,7 @@ struct endpoint *ring_open(const char *interface, const uint8_t *mac, enum direc
         return NULL;
     }
     ring->endpoint = (struct endpoint){.ops = &ring_ops, .from = from};
-    ring->receiver = ring->sender = -1;
+    ring->receiver = ring->sender = ring->super_sender = -1;
     ring->slots = MAP_FAILED;
     ring->up = true;
     strncpy(ring->interface, interface, IFNAMSIZ - 1);

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import secrets
 import select
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -70,6 +72,14 @@ def inside(namespace: str) -> Iterator[None]:
 def _setns(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def no_segmentation(interface: str) -> None:
+    """Take TCP segmentation offload from a card (linux/ethtool.h: ETHTOOL_STSO, SIOCETHTOOL)."""
+    value = ctypes.create_string_buffer(struct.pack("=II", 0x1F, 0))
+    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, 0x8946, request)
 
 
 class Row:

@@ -14,7 +14,8 @@ import pytest
 from backend.forwarder import _core, config
 from backend.forwarder.counters import named
 from tests.unit.forwarder.rig import (
-    FROM_PORT, FROM_VM, VM_MAC, Row, Running, frame, from_vm, inside, ip, needs_root, packed, wait_for,
+    FROM_PORT, FROM_VM, VM_MAC, Row, Running, frame, from_vm, inside, ip, needs_root, no_segmentation,
+    packed, wait_for,
 )  # fmt: skip
 
 pytestmark = needs_root
@@ -142,6 +143,19 @@ def test_tcp_with_offloads_on_arrives_whole(row: Row) -> None:
     assert length > 64 << 20
     assert length / frames > 3000, "super-frames were cut on their way"
     assert seconds < 20
+
+
+def test_super_frames_for_a_card_that_cannot_cut_them_are_cut_and_none_is_lost(row: Row) -> None:
+    row.addresses()
+    with inside(row.appliance):
+        no_segmentation("t0")
+    way = path(row)
+    with Running(way):
+        sent, got, _ = exchange(row, 16)
+    assert sent == got
+    assert {name for name in counts(way) if name.startswith("rx_")} == {"rx_passed"}
+    frames, length = way.counters()[FROM_PORT][0]
+    assert length / frames > 3000, "no super-frame came: nothing was tried"
 
 
 def test_the_rate_limit_lets_the_burst_pass_and_no_more(row: Row) -> None:

@@ -8,6 +8,9 @@ import secrets
 import ssl
 import time
 from pathlib import Path
+from typing import Any
+
+from msgspec import structs
 
 from frontend_vm.instructions import (
     MAX_LINE,
@@ -33,9 +36,12 @@ from frontend_vm.instructions import (
     decode_request,
     encode,
 )
+from frontend_vm.words import WORDS
 
 AnyResult = Done | Session | Status | Ports | Error
 PASSWORD = "correct horse battery"
+BRIDGE_ONLY = ("to_host", "from_host", "other")
+"""Verdicts of way ``bridge``, which have no direction."""
 
 
 class FakeBackend:
@@ -45,6 +51,8 @@ class FakeBackend:
         self.password = PASSWORD
         self.hostname = "sallyport"
         self.last_exit = ""
+        self.port_changes: dict[str, Any] = {}
+        """Fields of `Port` that are to be otherwise."""
         self.limited = 0.0
         """Seconds that failed logins are to wait."""
         self.silent = False
@@ -165,13 +173,12 @@ class FakeBackend:
 
     def _ports(self) -> Ports:
         frames = next(self._frames)
-        verdicts = [
-            Counter(name="to_vm", frames=frames, bytes=frames * 212),
-            Counter(name="from_vm", frames=frames - 40, bytes=(frames - 40) * 611),
-            Counter(name="foreign_mac", frames=3, bytes=192),
-            Counter(name="not_for_vm", frames=frames // 9, bytes=frames // 9 * 74),
-            Counter(name="rate_limited", frames=0, bytes=0),
-        ]
+        got = {"rx_passed": (frames, 212), "rx_destination": (frames // 9, 74), "rx_ethertype": (3, 64)}
+        got |= {"tx_passed": (frames - 40, 611), "tx_spoofed": (2, 60)}
+        verdicts = []
+        for name in (f"{direction}_{verdict}" for direction in ("rx", "tx") for verdict in WORDS.verdicts):
+            count, length = got.get(name, (0, 0))
+            verdicts.append(Counter(name=name, frames=count, bytes=count * length))
         port = Port(
             name="mgmt0",
             mac="52:54:00:5a:11:01",
@@ -180,6 +187,10 @@ class FakeBackend:
             rx_bytes=frames * 215,
             tx_frames=frames - 40,
             tx_bytes=(frames - 40) * 611,
-            verdicts=verdicts,
+            way="ring",
+            vm="vhost-user",
+            vm_up=True,
+            verdicts=[verdict for verdict in verdicts if not verdict.name.endswith(BRIDGE_ONLY)],
+            faults=[],
         )
-        return Ports(ports=[port])
+        return Ports(ports=[structs.replace(port, **self.port_changes)])

@@ -191,6 +191,7 @@ def test_every_answer_carries_the_security_headers(configuration: Path) -> None:
                 ("GET", "/app.js", 200),
                 ("GET", "/style.css", 200),
                 ("GET", "/favicon.svg", 200),
+                ("GET", "/words.json", 200),
                 ("HEAD", "/", 200),
                 ("GET", "/api/v1/health", 200),
                 ("GET", "/api/v1/status", 401),
@@ -221,7 +222,7 @@ def test_page_needs_nothing_that_its_policy_forbids() -> None:
     script = (web.STATIC / "app.js").read_text()
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert word not in script
-    for name in ("index.html", "app.js", "style.css"):
+    for name in ("index.html", "app.js", "style.css", "words.json"):
         assert "//" not in re.sub(r"(?m)(^|\s)//.*", "", (web.STATIC / name).read_text()), "nothing from outside"
 
 
@@ -235,7 +236,7 @@ def test_status_ports_hostname_reboot_and_logout(configuration: Path) -> None:
             status = json.loads((await rig.call("GET", "/api/v1/status")).body)
             assert (status["hostname"], status["machine"]["accelerator"]) == ("edge-7", "kvm")
             ports = json.loads((await rig.call("GET", "/api/v1/ports")).body)
-            assert ports["ports"][0]["verdicts"][0]["name"] == "to_vm"
+            assert ports["ports"][0]["verdicts"][0]["name"] == "rx_passed"
             assert (await rig.call("POST", "/api/v1/reboot")).code == 202
             response = await rig.call("DELETE", "/api/v1/session")
             assert response.code == 200
