@@ -14,6 +14,7 @@ from typing import Any
 from invoke import Collection, Context, Exit, task
 from rich.console import Console
 
+from rootfs import c_style
 from rootfs import image as images
 from rootfs import profile as profiles
 from rootfs.debian import packages
@@ -197,13 +198,18 @@ def test(context: Context, part: str = "all", options: str = "") -> None:
     _python(context, "pytest", *parts[part], *options.split())
 
 
-@task
+@task(help={"fix": "format Python and C in place first"})
 @friendly
-def lint(context: Context) -> None:
-    """Check style and types: ruff, mypy --strict."""
+def lint(context: Context, fix: bool = False) -> None:
+    """Check style and types: ruff, mypy --strict, clang-format, clang-tidy."""
+    toolbox = _engine().tools
+    if fix:
+        _python(context, "ruff", "format", ".")
+        c_style.rewrite(toolbox)
     _python(context, "ruff", "check", ".")
     _python(context, "ruff", "format", "--check", ".")
     _python(context, "mypy")
+    c_style.check(toolbox)
     _console.print("[green]clean[/]")
 
 
@@ -257,7 +263,7 @@ def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -
     help={
         "runs": "how often each is measured; the median counts",
         "output": "JSON file for the figures",
-        "quick": "one round of 64 bytes",
+        "quick": "one short round, for a glance",
         "json": "print the figures as JSON",
         "modules": "directory with the forwarder's compiled modules, if they are not in the package",
         "vm": "TCP from the port to a VM, too, in an image that is booted for it (minutes)",

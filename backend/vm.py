@@ -35,7 +35,7 @@ VHOST_USER = Path("/run/sallyport/port/vhost-user.sock")
 
 @dataclass(frozen=True)
 class Ends:
-    """Host ends of the VM's two NICs: open file descriptors of taps; without ``access`` it is the forwarder's vhost-user."""
+    """Host ends of the VM's two NICs: open descriptors of taps; without ``access`` it is the forwarder's vhost-user."""
 
     access: int | None
     link: int

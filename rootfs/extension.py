@@ -54,7 +54,7 @@ def build(debian: Engine) -> Path:
             work = Path(temporary)
             _compile(toolbox, work)
             for name in OUTPUTS[:2]:
-                _check_versions(work / "lib/backend/forwarder" / name)
+                check_versions(work / "lib/backend/forwarder" / name)
                 shutil.copyfile(work / "lib/backend/forwarder" / name, output / name)
             shutil.copyfile(work / BPF[1], output / BPF[1])
 
@@ -84,7 +84,12 @@ def _compile(toolbox: Tools, work: Path) -> None:
     toolbox.run(["llvm-strip-19", "-g", BPF[1]], build=work)
 
 
-def _check_versions(module: Path) -> None:
+def check_versions(module: Path) -> None:
+    """Refuse a module that `OLDEST_GLIBC` could not load.
+
+    Raises:
+        SallyportError: names the version that it needs.
+    """
     with module.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(".gnu.version_r")
         names = [a.name for _, found in section.iter_versions() for a in found] if isinstance(section, GNUVerNeedSection) else []

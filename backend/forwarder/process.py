@@ -24,8 +24,10 @@ import shutil
 import signal
 import socket
 import threading
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -250,9 +252,11 @@ async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Even
             raise thread.problem
 
 
-async def _wait(stack: contextlib.AsyncExitStack, waits: list[object], stop: asyncio.Event) -> None:
+async def _wait(
+    stack: contextlib.AsyncExitStack, waits: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event
+) -> None:
     """Tell systemd that all is up, then wait for the end, or for the failure of one of ``waits``."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(wait) for wait in waits]
     for task in tasks:
         stack.callback(task.cancel)
     notify("READY=1\nSTATUS=frames move")

@@ -59,7 +59,7 @@ function duration(seconds) {
 }
 
 function size(count) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
   let unit = 0;
   while (count >= 1024 && unit < units.length - 1) {
     count /= 1024;
@@ -240,6 +240,10 @@ function element(name, text, kind) {
 
 // ---- the management port
 
+// Rows that are no verdict, and can have no verdict's name.
+const WIRE = Symbol("wire");
+const DROPPED = Symbol("dropped");
+
 function wordsFor(kind, name) {
   return Object.hasOwn(words[kind], name) ? words[kind][name] : null; // a name without words is shown as it came
 }
@@ -266,6 +270,9 @@ function makeRow(label, name, meaning, sides) {
   const row = document.createElement("tr");
   const head = element("th", "");
   head.scope = "row";
+  // Said in words, as narrow screens lay the table out in another way than its elements would.
+  row.setAttribute("role", "row");
+  head.setAttribute("role", "rowheader");
   head.append(element("span", label, "label"));
   if (name) head.append(" ", element("code", name));
   if (meaning) {
@@ -275,18 +282,19 @@ function makeRow(label, name, meaning, sides) {
   const cells = {};
   for (const side of sides) {
     cells[side] = element("td", "");
-    cells[side].append(element("span", ""), element("small", ""));
+    cells[side].setAttribute("role", "cell");
+    cells[side].append(element("span", ""), element("small", ""), element("small", ""));
     if (side === "both") cells[side].colSpan = 2;
   }
   row.append(head, ...Object.values(cells));
   return { row, cells };
 }
 
-/** Put counts into a cell; the second line has bytes, and frames per second where there is a count before this one. */
+/** Put counts into a cell: frames; small, bytes and, where there is a count before this one, frames per second. */
 function fillCell(cell, key, counter) {
-  const [first, second] = cell.children;
+  const [frames, bytes, speed] = cell.children;
   if (!counter) {
-    change(first, "–");
+    change(frames, "–");
     cell.title = "This way does not count it.";
     return;
   }
@@ -295,9 +303,9 @@ function fillCell(cell, key, counter) {
   counters.set(key, [counter.frames, now]);
   const grown = before ? counter.frames - before[0] : 0;
   const rate = grown > 0 ? (grown * 1000) / (now - before[1]) : 0;
-  const speed = rate > 0 ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)}/s` : "";
-  change(first, grouped(counter.frames));
-  change(second, counter.frames ? size(counter.bytes) + speed : "");
+  change(frames, grouped(counter.frames));
+  change(bytes, counter.frames ? size(counter.bytes) : "");
+  change(speed, rate > 0 ? `${rate.toFixed(rate < 10 ? 1 : 0)}/s` : "");
   cell.title = `${grouped(counter.bytes)} bytes`;
 }
 
@@ -305,17 +313,17 @@ function makeCard(port) {
   const card = $("port-template").content.cloneNode(true).querySelector("article");
   const body = card.querySelector("tbody");
   const meaning = "All that the network interface of the port counted.";
-  const rows = new Map([["", makeRow("On the wire", "", meaning, ["in", "out"])]]);
-  body.append(rows.get("").row);
+  const rows = new Map([[WIRE, makeRow("On the wire", "", meaning, ["in", "out"])]]);
+  body.append(rows.get(WIRE).row);
   for (const [name, sides] of rowsOf(port)) {
     const said = wordsFor("verdicts", name);
     const made = makeRow(said?.[0] ?? name, said ? name : "", said?.[1], sides.both ? ["both"] : ["in", "out"]);
     rows.set(name, made);
     body.append(made.row);
     if (name === "passed") {
-      rows.set("dropped", makeRow("Dropped", "", "", ["in", "out"]));
-      rows.get("dropped").row.className = "group";
-      body.append(rows.get("dropped").row);
+      rows.set(DROPPED, makeRow("Dropped", "", "", ["in", "out"]));
+      rows.get(DROPPED).row.className = "group";
+      body.append(rows.get(DROPPED).row);
     }
   }
   card.querySelector(".scroll").setAttribute("aria-label", `Frames at ${port.name}`);
@@ -353,20 +361,20 @@ function updateCard({ card, rows }, port) {
       dropped[side].bytes += sides[side]?.bytes ?? 0;
     }
   }
-  all.set("", {
+  all.set(WIRE, {
     in: { frames: port.rx_frames, bytes: port.rx_bytes },
     out: { frames: port.tx_frames, bytes: port.tx_bytes },
   });
-  if (rows.has("dropped")) all.set("dropped", dropped);
+  if (rows.has(DROPPED)) all.set(DROPPED, dropped);
   for (const [name, sides] of all) {
     const { row, cells } = rows.get(name);
     for (const side of Object.keys(cells)) {
-      fillCell(cells[side], `${port.name} ${side} ${name}`, sides[side]);
+      fillCell(cells[side], `${port.name} ${side} ${String(name)}`, sides[side]);
       cells[side].className = sides[side]?.frames ? "" : "zero";
     }
     const none = Object.values(sides).every((counter) => !counter.frames);
     row.classList.toggle("zero", none);
-    row.classList.toggle("drop", !none && !["", "passed", "dropped"].includes(name));
+    row.classList.toggle("drop", !none && ![WIRE, "passed", DROPPED].includes(name));
   }
 
   const faults = card.querySelector(".faults");

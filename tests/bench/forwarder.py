@@ -5,9 +5,10 @@ How it measures:
 * All peers stand at the same time, idle but for the one that is measured, and take turns (A B C A B C ...), so a
   machine that gets slower gets slower for all. What counts is the median of the rounds, and of the rounds' ratios.
 * A sender stays on the first processor, a way's own process on the second. What the kernel forwards by itself
-  (bridge, BPF) runs in the sender's context and slows it; ``none`` is the sender alone. Direction ``both``: two
-  senders share the first processor; ``both/2``: the second one is on the second processor, which a way's process
-  must share with it.
+  (bridge, BPF) runs in the sender's context and slows it; ``none`` is the sender alone, a limit that no way can reach.
+  Direction ``both``: two senders share the first processor.
+* ``bridge`` is the plain bridge of the appliance. Where the kernel has br_netfilter, a bridge shows each frame to the IP
+  rules by default; that is ``bridge+brnf``.
 * Rates are taken at the receivers in a window while the sender runs flat out. At 70 % of the rate that a way reached in
   the same round every frame sent must be received.
 * Processor time is taken at one rate that every peer can carry, less that of ``none`` at the same rate.
@@ -42,10 +43,9 @@ from tests.bench.forwarder_figures import (
     TCP,
     Results,
 )
-from tests.bench.forwarder_peers import FAST, NONE, SCAPY, Peer, open_peer
+from tests.bench.forwarder_peers import FAST, KERNEL, NONE, RING, SCAPY, Peer, open_peer
 from tests.bench.forwarder_traffic import Machine, Passage, Traffic, compile_program, stream
 
-FLAT_S, LOSS_S, CPU_S, LATENCY_S, TCP_S = 2, 2, 4, 2, 3
 LATENCY_RATE = 4_000
 SCAPY_RATE = 20_000
 """Frames per second that scapy is offered: several times what it takes."""
@@ -58,14 +58,28 @@ QUIET = 0.1
 _LAN_SOURCES = ("lan.c", "table.c", "memory.c", "loop.c", "offload.c")
 
 
+@dataclass(frozen=True)
+class Times:
+    """Seconds of each measurement, the sender's start included; sizes of which processor time is taken."""
+
+    flat: int = 2
+    loss: int = 2
+    cpu: int = 3
+    latency: int = 2
+    tcp: int = 3
+    cpu_sizes: Sequence[int] = SIZES
+
+
+QUICK = Times(flat=1, loss=1, cpu=2, latency=1, tcp=2, cpu_sizes=SIZES[:1])
+
+
 @dataclass
 class Bench:
     """One run of the benchmark: the beds stand, the values come in."""
 
     traffic: Traffic
     peers: Sequence[Peer]
-    sizes: Sequence[int]
-    ways: Sequence[str]
+    times: Times
     results: Results = field(default_factory=Results)
     backlog_drops: int = 0
     others: list[float] = field(default_factory=list)
@@ -78,34 +92,34 @@ class Bench:
 
     def calm_rate(self) -> int:
         """Frames per second that all peers carry with ease; also warms everything."""
-        rates = [self._flow(peer, self.sizes[0], way, 0, 1).rate for peer in self.peers for way in ("one", "both")]
+        rates = [self._flow(peer, SIZES[0], way, 0, 1).rate for peer in self.peers for way in DIRECTIONS]
         return int(min(rates) * CALM) // 10_000 * 10_000 or 10_000
 
     def round(self, calm: int) -> None:
         """One value of everything but TCP."""
-        for size in self.sizes:
-            for way in self.ways:
+        for size in SIZES:
+            for way in DIRECTIONS:
                 self._rates(size, way)
-                if way != "both/2":
+                if size in self.times.cpu_sizes:
                     self._costs(size, way, calm)
         for peer in self.peers:
-            found = self.traffic.latency(peer.bed, 64, LATENCY_RATE, LATENCY_S)
+            found = self.traffic.latency(peer.bed, 64, LATENCY_RATE, self.times.latency)
             for quantile in ("p50", "p90", "p99"):
                 self.results.add(LATENCY, 64, quantile, peer.name, found[quantile])
 
     def _rates(self, size: int, way: str) -> None:
         rates = {}
         for peer in self.peers:
-            rates[peer.name] = self._flow(peer, size, way, 0, FLAT_S).rate
+            rates[peer.name] = self._flow(peer, size, way, 0, self.times.flat).rate
             self.results.add(RATE, size, way, peer.name, rates[peer.name])
         for peer in self.peers:
-            if peer.name != NONE and way != "both/2":
-                lost = self._flow(peer, size, way, rates[peer.name] * BELOW, LOSS_S).lost
+            if peer.name in (KERNEL, RING):
+                lost = self._flow(peer, size, way, rates[peer.name] * BELOW, self.times.loss).lost
                 self.results.add(LOST, size, way, peer.name, lost)
 
     def _costs(self, size: int, way: str, calm: int) -> None:
         for peer in self.peers:
-            found = self._flow(peer, size, way, calm, CPU_S)
+            found = self._flow(peer, size, way, calm, self.times.cpu)
             self.results.add(CPU, size, way, peer.name, found.cpu_tasks)
             self.results.add(CPU_MACHINE, size, way, peer.name, found.cpu_machine)
 
@@ -126,7 +140,7 @@ def run(
         runs: rounds.
         output: JSON file for the figures.
         console: where they are shown.
-        quick: one round of 64 bytes, for a glance.
+        quick: one short round, for a glance.
         json: print the figures as JSON.
         modules: where the forwarder's compiled modules are, if not in the package.
         vm: figures of `forwarder_vm`.
@@ -134,7 +148,8 @@ def run(
     Raises:
         SallyportError: nothing could be measured.
     """
-    bench_figures = figures.begin(1 if quick else runs, output, console)
+    runs = 1 if quick else runs
+    bench_figures = figures.begin(runs, output, console)
     if os.geteuid() != 0:
         raise SallyportError("the benchmark makes network namespaces", "run it as root")
     machine = Machine.here()
@@ -148,17 +163,18 @@ def run(
             names = [name for name in FAST if _works(name, machine, modules, console, notes)]
             peers = [stack.enter_context(open_peer(name, machine.way, modules)) for name in names]
             streams = [stack.enter_context(open_peer(n, machine.way, modules, sink=False)) for n in names if n != NONE]
-            bench = Bench(traffic, peers, SIZES[:1] if quick else SIZES, DIRECTIONS)
+            # Those of the streams have a bed of their own: addresses instead of a sink.
+            bench = Bench(traffic, peers, QUICK if quick else Times())
             status.update("warming up")
             calm = bench.calm_rate()
-            for number in range(1, (1 if quick else runs) + 1):
-                status.update(f"round {number} of {1 if quick else runs}")
+            for number in range(1, runs + 1):
+                status.update(f"round {number} of {runs}")
                 bench.round(calm)
                 for peer in streams:
-                    bench.results.add(TCP, 0, "one", peer.name, stream(stream_program, peer.bed, TCP_S))
+                    bench.results.add(TCP, 0, "one", peer.name, stream(stream_program, peer.bed, bench.times.tcp))
         with console.status("scapy, guest LAN"):
             _scapy(traffic, machine, bench.results)
-            lan = guest_lan(directory, 1 if quick else runs)
+            lan = guest_lan(directory, runs)
     if bench.backlog_drops:
         notes.append(f"the processors' backlogs dropped {bench.backlog_drops} frames: rates are too low by these")
     others = statistics.median(bench.others)
@@ -179,7 +195,7 @@ def run(
         print(text, end="")
         return
     wide = Console(stderr=console.stderr, width=max(console.width, 150))
-    forwarder_figures.show(bench.results, found, lan, vm or {}, wide)
+    forwarder_figures.show(bench.results, found, lan, vm or {}, wide, quiet=others <= QUIET)
     for note in notes:
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     console.print(f"processor time at {calm} frames/s; figures: {output}", highlight=False)

@@ -20,8 +20,10 @@ from rootfs.run import environment
 from rootfs.version import PROJECT
 from tests.bench.forwarder_bed import FAR_MAC, OUT_MAC, PORT, TAP, Bed
 
-NONE, BRIDGE, NFT, KERNEL, RING, SCAPY = "none", "bridge", "bridge+nft", "kernel", "ring", "scapy"
-FAST = (NONE, BRIDGE, NFT, KERNEL, RING)
+NONE, BRIDGE, BRNF, NFT, KERNEL, RING, SCAPY = (
+    "none", "bridge", "bridge+brnf", "bridge+nft", "kernel", "ring", "scapy",
+)  # fmt: skip
+FAST = (NONE, BRIDGE, BRNF, NFT, KERNEL, RING)
 """In the order of the tables; `SCAPY` is three orders of magnitude slower and measured apart."""
 _RULES = PROJECT / "overlays/host/etc/sallyport/port.nft.j2"
 
@@ -58,7 +60,7 @@ class Peer:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def _bridge(bed: Bed, rules: str = "") -> None:
+def _bridge(bed: Bed, rules: str = "", *, netfilter: bool = False) -> None:
     if rules:
         bed.way.rules(rules)
     bed.way.run(
@@ -66,8 +68,8 @@ def _bridge(bed: Bed, rules: str = "") -> None:
     )
     bed.way.run("ip", "link", "set", "br0", "arp", "off", "multicast", "off")
     for name in ("ip", "ip6", "arp"):
-        # Where br_netfilter is loaded, each frame would also meet the IP rules: not so in the appliance.
-        bed.way.run("sysctl", "-qwe", f"net.bridge.bridge-nf-call-{name}tables=0")
+        # Of br_netfilter, if it is there (ip-sysctl of the kernel, bridge-nf-call-*).
+        bed.way.run("sysctl", "-qw" if netfilter else "-qwe", f"net.bridge.bridge-nf-call-{name}tables={netfilter:d}")
     for name in (PORT, TAP):
         bed.way.run("ip", "link", "set", name, "master", "br0")
     # Known from the start, so that no frame is flooded.
@@ -130,7 +132,7 @@ def open_peer(name: str, cpu: int, modules: Path | None = None, *, sink: bool = 
             words += [str(modules)] if modules else []
         elif name != SCAPY:
             if name != NONE:
-                _bridge(bed, TEN_RULES if name == NFT else "")
+                _bridge(bed, TEN_RULES if name == NFT else "", netfilter=name == BRNF)
             yield Peer(name, bed)
             return
         with _process(bed, words) as peer:

@@ -135,15 +135,15 @@ class Passage:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The traffic program. Directions: ``one`` (port to VM), ``both``, ``both/2`` with a processor for each sender."""
+    """The traffic program. Directions: ``one`` (port to VM), ``both``."""
 
     program: Path
     machine: Machine
 
-    def _senders(self, bed: Bed, direction: str) -> list[tuple[Space, str, str, str, int]]:
-        forth = (bed.sender, OUT, FAR_MAC, OUT_MAC, self.machine.sender)
-        back_cpu = self.machine.way if direction == "both/2" else self.machine.sender
-        back = (bed.receiver, FAR, OUT_MAC, FAR_MAC, back_cpu)
+    @staticmethod
+    def _senders(bed: Bed, direction: str) -> list[tuple[Space, str, str, str]]:
+        forth = (bed.sender, OUT, FAR_MAC, OUT_MAC)
+        back = (bed.receiver, FAR, OUT_MAC, FAR_MAC)
         return [forth] if direction == "one" else [forth, back]
 
     def flow(
@@ -158,15 +158,16 @@ class Traffic:
         """
         senders = self._senders(bed, direction)
         share = max(1, round(rate / len(senders))) if rate else 0
+        cpu = str(self.machine.sender)
         before, dropped = bed.delivered(), softnet_drops(Path("/proc/net/softnet_stat").read_text())
         children = [
             subprocess.Popen(
-                [self.program, "send", space.file, name, to, source, str(size), str(share), str(seconds), str(cpu)],
+                [self.program, "send", space.file, name, to, source, str(size), str(share), str(seconds), cpu],
                 stdout=subprocess.PIPE,
                 text=True,
                 env=environment(),
             )
-            for space, name, to, source, cpu in senders
+            for space, name, to, source in senders
         ]
         tasks = [*(child.pid for child in children), *([way] if way else []), *_ksoftirqds()]
 

@@ -218,9 +218,8 @@ static void tell(int connection, uint32_t request, const void *payload, size_t l
 }
 
 void front_end_negotiate(struct front_end *front_end, uint64_t features, uint32_t rx_size, uint32_t tx_size) {
-    const struct say_regions regions = {.regions = 2,
-                                        .region = {{GUEST_0, REGION_BYTES, USER_0, 0},
-                                                   {GUEST_1, REGION_BYTES, USER_1, REGION_BYTES}}};
+    const struct say_regions regions = {
+        .regions = 2, .region = {{GUEST_0, REGION_BYTES, USER_0, 0}, {GUEST_1, REGION_BYTES, USER_1, REGION_BYTES}}};
     const int files[2] = {front_end->file, front_end->file};
     const uint64_t protocol = 1U << 3;
     int connection = front_end->connection;

@@ -1,8 +1,8 @@
 /* What the vhost-user targets share: an endpoint, and a front-end with a guest that talks to it, all in this process.
  *
- * Theory of operation. The guest's memory is one memfd; the front-end maps all of it, the endpoint gets two regions of it
- * that touch neither each other nor the file's end. Every mapping that the endpoint makes lies between two pages that
- * nobody may touch (link with FRONT_END_WRAP, see run.py): one byte beyond a region is a crash, whatever else the
+ * Theory of operation. The guest's memory is one memfd; the front-end maps all of it, the endpoint gets two regions of
+ * it that touch neither each other nor the file's end. Every mapping that the endpoint makes lies between two pages
+ * that nobody may touch (link with FRONT_END_WRAP, see run.py): one byte beyond a region is a crash, whatever else the
  * process has mapped. What the endpoint left behind is looked for with the kernel's help: a file that is still mapped
  * writable cannot be sealed against writing (fcntl(2), F_SEAL_WRITE).
  */
@@ -18,16 +18,16 @@
 #define REGION_BYTES (8 * PAGE)
 #define MEMORY_BYTES (2 * REGION_BYTES)
 #define FILE_BYTES (MEMORY_BYTES + PAGE) /* the last page belongs to no region */
-#define MEMORY_LIMIT (1U << 20) /* what the endpoint accepts */
-#define GUEST_0 0x1000U /* guest-physical address of each region */
+#define MEMORY_LIMIT (1U << 20)          /* what the endpoint accepts */
+#define GUEST_0 0x1000U                  /* guest-physical address of each region */
 #define GUEST_1 0x100000000U
 #define USER_0 0x7f0000000000U /* the front-end's address, as it tells it */
 #define USER_1 0x7f0000100000U
 
 /* Where in the memory the honest guest has what; the rings lie in region 0. */
-#define TABLE_AT(queue) ((queue)*0x3000U)
-#define AVAILABLE_AT(queue) ((queue)*0x3000U + 0x1000U)
-#define USED_AT(queue) ((queue)*0x3000U + 0x2000U)
+#define TABLE_AT(queue) ((queue) * 0x3000U)
+#define AVAILABLE_AT(queue) ((queue) * 0x3000U + 0x1000U)
+#define USED_AT(queue) ((queue) * 0x3000U + 0x2000U)
 #define INDIRECT_AT 0x6000U
 #define BUFFERS_AT REGION_BYTES
 #define QUEUE_MOST 256U /* descriptors that fit there */
@@ -67,11 +67,11 @@ struct say_addresses {
 };
 
 struct front_end {
-    int connection; /* -1: none */
-    int file; /* the guest's memory */
+    int connection;  /* -1: none */
+    int file;        /* the guest's memory */
     uint8_t *memory; /* FILE_BYTES of it */
     int kick[VHOST_QUEUES], call[VHOST_QUEUES];
-    uint32_t size[VHOST_QUEUES]; /* of the queues */
+    uint32_t size[VHOST_QUEUES];      /* of the queues */
     uint16_t available[VHOST_QUEUES]; /* index, as the guest left it */
 };
 
@@ -79,12 +79,13 @@ struct front_end {
 extern struct endpoint *port;
 extern struct vhost_user *device;
 extern struct counter received[VERDICTS]; /* what receive() refused */
-extern struct counter sent[VERDICTS]; /* what became of frames that were sent */
+extern struct counter sent[VERDICTS];     /* what became of frames that were sent */
 
 /* Open the endpoint and its listening socket, once. `offload`: it offers checksum and segmentation offload. */
 void port_open(bool offload);
 
-/* One turn of the data path's loop without sleeping: arm(), poll(2), wake(). Returns whether there was something to do. */
+/* One turn of the data path's loop without sleeping: arm(), poll(2), wake(). Returns whether there was something to do.
+ */
 bool port_turn(bool want_frames, bool want_room);
 
 /* Descriptors of this process that are open, and mappings that the endpoint has. */

@@ -1,9 +1,9 @@
 /* Frames of hostile guests through the guest LAN.
  *
- * Build with lan.c, table.c, loop.c and memory.c. An input is a row of records: a byte with the sender (bits 0-1), where
- * the frame is split into parts (bit 2), whether a tag lies beside it (bit 3) and segments are asked for (bit 4); two
- * bytes of length, big-endian; the frame. Three ports; port i has the addresses 10.0.0.(i+1) and fd00::(i+1), and the MAC
- * address 02:00:00:00:00:(i+1).
+ * Build with lan.c, table.c, loop.c and memory.c. An input is a row of records: a byte with the sender (bits 0-1),
+ * where the frame is split into parts (bit 2), whether a tag lies beside it (bit 3) and segments are asked for (bit 4);
+ * two bytes of length, big-endian; the frame. Three ports; port i has the addresses 10.0.0.(i+1) and fd00::(i+1), and
+ * the MAC address 02:00:00:00:00:(i+1).
  *
  * What must hold, decided here in another way than lan.c does: a frame has one verdict; one that passed arrives once,
  * unchanged, at the port that owns the address it names, not at its sender, and bears the sender's own addresses; any
@@ -93,8 +93,7 @@ static struct lan *set_up(void) {
         must(sinks[i] != NULL);
         lan_add(lan, &sources[i].endpoint, &none, &none);
         entries[2 * i] = (struct entry){.low = 0x0a000001 + i, .family = 4, .port = (uint8_t)i};
-        entries[2 * i + 1] =
-            (struct entry){.high = 0xfd00000000000000U, .low = 1 + i, .family = 6, .port = (uint8_t)i};
+        entries[2 * i + 1] = (struct entry){.high = 0xfd00000000000000U, .low = 1 + i, .family = 6, .port = (uint8_t)i};
         memcpy(entries[2 * i].mac, mac, sizeof(mac));
         memcpy(entries[2 * i + 1].mac, mac, sizeof(mac));
     }

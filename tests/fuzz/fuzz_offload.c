@@ -1,12 +1,12 @@
 /* What a guest asks a network card to do, and whether it is done right.
  *
  * An input is HEAD bytes that choose (see struct choice), then bytes of a frame. In most inputs the frame is built from
- * the choice, so that its headers are right, and the input's bytes are laid over it; a virtio header that agrees with it
- * is changed by the input as well. The frame lies in parts of exactly their size.
+ * the choice, so that its headers are right, and the input's bytes are laid over it; a virtio header that agrees with
+ * it is changed by the input as well. The frame lies in parts of exactly their size.
  *
  * What must hold: work that was accepted lies within the frame; segments are no longer than was asked, their payloads
- * make up the frame's, and lengths, sequence numbers, flags and checksums of each are right, by sums made here in another
- * way; a completed checksum is right; nothing but the frame's own copy of its head was written to.
+ * make up the frame's, and lengths, sequence numbers, flags and checksums of each are right, by sums made here in
+ * another way; a completed checksum is right; nothing but the frame's own copy of its head was written to.
  */
 #include <endian.h>
 #include <string.h>
@@ -18,11 +18,11 @@
 #define LONGEST FRAME_MAX
 
 struct choice {
-    uint8_t build; /* bits 0-1: raw, TCP, TCP, UDP; 2: IPv6; 3-4: tags within; 5: a tag beside; 6: padding; 7: the kernel */
+    uint8_t build;   /* bits 0-1: raw, TCP, TCP, UDP; 2: IPv6; 3-4: tags within; 5: one beside; 6: padding; 7: kernel */
     uint8_t options; /* 32-bit words of IPv4 options (low 4 bits) and TCP options (high) */
     uint16_t payload; /* bytes */
-    uint8_t split; /* of the parts behind the first */
-    uint8_t flags; /* changes to the virtio header, all: exclusive or */
+    uint8_t split;    /* of the parts behind the first */
+    uint8_t flags;    /* changes to the virtio header, all: exclusive or */
     uint8_t gso_type;
     uint8_t tcp_flags;
     uint16_t gso_size; /* this and the following: little-endian */
@@ -30,8 +30,8 @@ struct choice {
     uint16_t csum_offset;
     uint16_t hdr_len;
     uint16_t lay_at; /* where the input's bytes are laid over the frame */
-    uint8_t seed; /* of the payload */
-    uint8_t first; /* bytes of part 0 beyond the least */
+    uint8_t seed;    /* of the payload */
+    uint8_t first;   /* bytes of part 0 beyond the least */
     uint8_t reserved[4];
 };
 

@@ -1,11 +1,11 @@
 /* Frames and policies of any kind through policy.h, beside a second opinion.
  *
  * An input is a policy (HEAD bytes, see set_up()) and a frame. The second opinion walks over the frame byte by byte and
- * collects what is wrong with it; it shares no code, no order and no constant with policy.h. The frame lies in memory of
- * exactly its size: what policy.h reads behind it is a crash.
+ * collects what is wrong with it; it shares no code, no order and no constant with policy.h. The frame lies in memory
+ * of exactly its size: what policy.h reads behind it is a crash.
  *
- * The rates are held against arithmetic that cannot overflow: over each stretch of time no more frames pass than the burst
- * and the rate allow.
+ * The rates are held against arithmetic that cannot overflow: over each stretch of time no more frames pass than the
+ * burst and the rate allow.
  */
 #include <string.h>
 

@@ -4,8 +4,8 @@
  * enum what. RAW takes bytes of the input behind it as bytes of the connection. Unless its highest bit is set, the
  * endpoint gets a turn after each record.
  *
- * What must hold: no crash and no wait, whatever comes; behind the conversation no descriptor and no mapping is left; each
- * connection ended for exactly one reason that was counted; frames from the guest lie where they may; an honest
+ * What must hold: no crash and no wait, whatever comes; behind the conversation no descriptor and no mapping is left;
+ * each connection ended for exactly one reason that was counted; frames from the guest lie where they may; an honest
  * front-end is then served at once.
  */
 #include <arpa/inet.h>
@@ -24,26 +24,26 @@
 
 #define NO_TURN 0x80
 #define FILES_MOST 12 /* descriptors with a message */
-#define HELD_MOST 64 /* of them, kept by the front-end */
+#define HELD_MOST 64  /* of them, kept by the front-end */
 #define FLOOD_MOST 600
 #define FRAMES 4
 #define WAIT_MOST 4.0 /* seconds that this thread may have been off the processor in one input */
-#define LINGER 10 /* seconds; more than that */
+#define LINGER 10     /* seconds; more than that */
 
 enum what {
-    NEGOTIATE, /* all of it: a, b: sizes as powers of two; e: features */
-    SAY, /* a message: a: request; b: variant; c: ring; d, e: its fields */
-    RAW, /* d: bytes of the connection, from the input; a: descriptors */
-    CHAIN, /* an offered chain: c: ring; a: descriptors; d: offset and length; b: variant */
-    POKE, /* guest memory: a: bytes of e; d: where */
-    AVAILABLE, /* c: ring; a: how far its index moves */
-    RECEIVE, /* a: most frames; d, e: poked while they are held */
-    SEND, /* a: frames; d: length and offload */
-    TURN, /* a: what is wanted */
-    EVENTS, /* a: what happens to the eventfds of ring c */
+    NEGOTIATE,  /* all of it: a, b: sizes as powers of two; e: features */
+    SAY,        /* a message: a: request; b: variant; c: ring; d, e: its fields */
+    RAW,        /* d: bytes of the connection, from the input; a: descriptors */
+    CHAIN,      /* an offered chain: c: ring; a: descriptors; d: offset and length; b: variant */
+    POKE,       /* guest memory: a: bytes of e; d: where */
+    AVAILABLE,  /* c: ring; a: how far its index moves */
+    RECEIVE,    /* a: most frames; d, e: poked while they are held */
+    SEND,       /* a: frames; d: length and offload */
+    TURN,       /* a: what is wanted */
+    EVENTS,     /* a: what happens to the eventfds of ring c */
     CONNECTION, /* a: it ends, half of it ends, another comes */
-    FILES, /* a: what happens to the memory that was handed over; d: a size */
-    FLOOD, /* d: requests whose answers nobody reads */
+    FILES,      /* a: what happens to the memory that was handed over; d: a size */
+    FLOOD,      /* d: requests whose answers nobody reads */
     FLUSH,
     WHATS
 };
@@ -96,7 +96,7 @@ static int new_file(unsigned kind) {
         return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     case 1:
         return eventfd(0, EFD_CLOEXEC); /* reading it waits */
-    case 2: /* writing it waits, reading it never ends */
+    case 2:                             /* writing it waits, reading it never ends */
         file = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
         must(write(file, &(uint64_t){UINT64_MAX - 1}, 8) == 8);
         return file;
@@ -191,8 +191,8 @@ static struct say_region region_of(unsigned kind, uint64_t e) {
     return region;
 }
 
-/* A message of the request's own form, but for what `b` changes: bit 0: a reply is asked for; bit 1: other flags; bit 2:
- * another size; bits 3 to 6: descriptors of another kind; bit 7: their number.
+/* A message of the request's own form, but for what `b` changes: bit 0: a reply is asked for; bit 1: other flags; bit
+ * 2: another size; bits 3 to 6: descriptors of another kind; bit 7: their number.
  */
 static void do_say(const struct record *record) {
     static const uint8_t requests[] = {1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 0, 6, 20, 24, 37};
@@ -480,8 +480,8 @@ static void do_flood(const struct record *record) {
     uint32_t request = requests[record->a % sizeof requests];
 
     for (uint32_t i = 0; i < record->d % FLOOD_MOST; i++) {
-        if (!say(front_end.connection, request, VHOST_VERSION | VHOST_NEED_REPLY, state, record->a % 4 < 2 ? 0 : 8, NULL,
-                 0)) {
+        if (!say(front_end.connection, request, VHOST_VERSION | VHOST_NEED_REPLY, state, record->a % 4 < 2 ? 0 : 8,
+                 NULL, 0)) {
             port_turn(false, false);
         }
     }

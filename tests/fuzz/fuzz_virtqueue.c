@@ -1,7 +1,7 @@
 /* Hostile rings and descriptors, beside a second opinion of which bytes of the guest's memory an endpoint may touch.
  *
- * An input is a row of records (records.h): descriptors, indices and bytes in the guest's memory, then frames one way or
- * the other; see enum what. The second opinion reads the rings as the guest left them, before the endpoint does.
+ * An input is a row of records (records.h): descriptors, indices and bytes in the guest's memory, then frames one way
+ * or the other; see enum what. The second opinion reads the rings as the guest left them, before the endpoint does.
  *
  * What must hold, besides what the pages around each region see to (front_end.h): with a frame to the guest, nothing
  * changes but the bytes of offered, writable buffers and the used ring; what was passed is there, in used buffers that
@@ -15,19 +15,19 @@
 #include "records.h"
 
 #define VIRTIO_HEADER 12U
-#define RANGES_MOST 4096U /* of offered chains */
-#define LINE 64U /* bytes compared at once */
+#define RANGES_MOST 4096U  /* of offered chains */
+#define LINE 64U           /* bytes compared at once */
 #define TABLES_END 0x8000U /* what lies below decides what the endpoint does */
 
 enum what {
     DESCRIPTOR, /* a: its number; b: ring or indirect table, and variants; c: flags; d: length; e: address, next */
-    HEAD, /* c: ring; a: the head that is offered next, b: how many times */
-    INDEX, /* c: ring; a: which; d: value */
-    BYTES, /* a: how many of e; d: where */
-    CHAIN, /* an honest chain: c: ring; a: parts; b: indirect, first; d: place and length */
-    SEND, /* a: kind; d: length; e: more of it */
-    RECEIVE, /* a: most frames */
-    SLEEP, /* c: ring */
+    HEAD,       /* c: ring; a: the head that is offered next, b: how many times */
+    INDEX,      /* c: ring; a: which; d: value */
+    BYTES,      /* a: how many of e; d: where */
+    CHAIN,      /* an honest chain: c: ring; a: parts; b: indirect, first; d: place and length */
+    SEND,       /* a: kind; d: length; e: more of it */
+    RECEIVE,    /* a: most frames */
+    SLEEP,      /* c: ring */
     WHATS
 };
 
@@ -37,7 +37,7 @@ struct range {
 
 struct chain_seen {
     uint16_t head;
-    bool good; /* and all of its ranges are known */
+    bool good;              /* and all of its ranges are known */
     uint32_t first, ranges; /* in ranges[] */
     uint64_t len;
 };
@@ -62,7 +62,8 @@ static uint32_t place_of(uint64_t address, uint64_t len) {
     static const uint64_t regions[2] = {GUEST_0, GUEST_1};
 
     for (unsigned i = 0; i < 2; i++) {
-        if (address >= regions[i] && address < regions[i] + REGION_BYTES && len <= regions[i] + REGION_BYTES - address) {
+        if (address >= regions[i] && address < regions[i] + REGION_BYTES &&
+            len <= regions[i] + REGION_BYTES - address) {
             return (uint32_t)(address - regions[i] + i * REGION_BYTES);
         }
     }
@@ -148,7 +149,8 @@ static void check_changes(void) {
 }
 
 /* Gather `len` bytes of a chain from `memory`. */
-static uint32_t gather(const struct chain_seen *chain, const uint8_t *memory, uint32_t len, uint8_t *to, uint32_t most) {
+static uint32_t gather(const struct chain_seen *chain, const uint8_t *memory, uint32_t len, uint8_t *to,
+                       uint32_t most) {
     uint32_t done = 0;
 
     for (uint32_t i = 0; i < chain->ranges && done < len; i++) {
@@ -186,7 +188,8 @@ static void check_delivered(uint16_t used, uint32_t len, bool tagged) {
 
         memcpy(entry, front_end.memory + USED_AT(VHOST_RX) + 4 + 8U * ((used + i) & (size - 1)), sizeof entry);
         must(le32toh(entry[0]) == chains[i].head && le32toh(entry[1]) <= chains[i].len);
-        done += gather(&chains[i], front_end.memory, le32toh(entry[1]), gathered + done, (uint32_t)sizeof gathered - done);
+        done +=
+            gather(&chains[i], front_end.memory, le32toh(entry[1]), gathered + done, (uint32_t)sizeof gathered - done);
     }
     must(done == VIRTIO_HEADER + len + (tagged ? 4 : 0));
     must((gathered[10] | gathered[11] << 8) == n);

@@ -75,6 +75,7 @@ def vhost_user() -> Iterator[tuple[str, bytes]]:
     yield "both-ways", ready + to_guest + to_port
     yield "both-ways-without-features", plain + to_guest + to_port
     yield "super-frame-cut", plain + record(CHAIN, 1, c=0, d=2048 << 16) * 8 + record(SEND, 0, 8, d=20000)
+    yield "no-buffer-and-then-another-guest", plain + record(SEND)
     for number, name in enumerate(MESSAGES):
         for state, before in (("first", b""), ("running", ready)):
             for ring in (0, 1, 2) if name.startswith(("set-vring", "get-vring")) else (0,):
@@ -84,6 +85,8 @@ def vhost_user() -> Iterator[tuple[str, bytes]]:
         yield f"running-{name}-descriptors", ready + record(SAY, number, 128, d=9)
     for number, name in enumerate(KINDS):
         yield f"memory-{name}", record(SAY, 4, number << 3, d=1) + record(FILES, 0, d=0) + ready + to_port
+        swapped = record(SAY, 4, number << 3, d=2) + record(FILES, 0, d=0)
+        yield f"memory-{name}-while-running", ready + swapped + to_port + to_guest
         for request in ("kick", "call"):
             message = record(SAY, MESSAGES.index(f"set-vring-{request}"), number << 3, 1)
             yield f"{request}-{name}", ready + message + to_port + record(TURN, 3)
@@ -98,7 +101,18 @@ def vhost_user() -> Iterator[tuple[str, bytes]]:
     yield "regions-that-overlap", record(SAY, 4, 0, 7 << 3, d=2, e=0x0000)
     yield "regions-side-by-side", record(SAY, 4, 0, 7 << 3, d=8 | 0x10100 << 8, e=0)
     for shift, name in enumerate(("table", "used", "available"), 4):
-        for value in (1, 2, 4, 0x7000, 0x8000, (1 << 64) - 0x4000, (1 << 64) - 0x7F0000000000 - 16):
+        for value in (
+            1,
+            2,
+            4,
+            0x2FFC,
+            0x3FFE,
+            0x4FF0,
+            0x7000,
+            0x8000,
+            (1 << 64) - 0x4000,
+            (1 << 64) - 0x7F0000000000 - 16,
+        ):
             message = record(SAY, 6, 0, 1 << shift | 1, e=value)
             yield f"ring-{name}-{value:x}", ready + message + to_port
     full = record(EVENTS, 2, 1, 1)

@@ -22,8 +22,8 @@
 
 static const char *const INTERFACES[DIRECTIONS] = {"port", "vm"};
 static const char *const VERDICT_NAMES[VERDICTS] = {
-    "passed",    "runt",         "oversized", "tags",       "spoofed", "destination", "ethertype",
-    "link_address", "rate", "group_rate", "offload", "no_buffer",   "down", "failed",
+    "passed",       "runt", "oversized",  "tags",    "spoofed",   "destination", "ethertype",
+    "link_address", "rate", "group_rate", "offload", "no_buffer", "down",        "failed",
 };
 
 static void put(struct capture *capture, const void *bytes, size_t len) {

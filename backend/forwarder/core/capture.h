@@ -9,13 +9,13 @@
 #include "frame.h"
 
 #define CAPTURE_BUFFER (256 * 1024) /* bytes: what is gathered before it is written */
-#define CAPTURE_MIN 4096 /* bytes: the least limit */
+#define CAPTURE_MIN 4096            /* bytes: the least limit */
 
 struct capture {
     pthread_mutex_t lock; /* of all below but `on` */
-    bool on; /* atomic: the data path looks here first */
+    bool on;              /* atomic: the data path looks here first */
     int file;
-    uint64_t limit; /* bytes of the whole file */
+    uint64_t limit;   /* bytes of the whole file */
     uint64_t written; /* bytes, the buffer's included */
     uint64_t frames;
     uint64_t missed; /* frames that no longer fitted, or could not be written */
@@ -25,8 +25,8 @@ struct capture {
 
 void capture_init(struct capture *capture);
 
-/* Begin to write to the open file `file`, which is the capture's from now on. Returns 0, or -1 with errno set: EBUSY when
- * one is running.
+/* Begin to write to the open file `file`, which is the capture's from now on. Returns 0, or -1 with errno set: EBUSY
+ * when one is running.
  */
 int capture_start(struct capture *capture, int file, uint64_t limit);
 

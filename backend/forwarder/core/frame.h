@@ -18,21 +18,22 @@
 
 #include "policy.h"
 
-#define FRAME_BATCH 64 /* frames moved at a time */
-#define FRAME_PARTS 24 /* a Linux guest's largest chain has 19 (MAX_SKB_FRAGS + 2) */
-#define FRAME_HEAD 160 /* bytes: tags, Ethernet, IPv6 or IPv4 with options, TCP with options */
+#define FRAME_BATCH 64  /* frames moved at a time */
+#define FRAME_PARTS 24  /* a Linux guest's largest chain has 19 (MAX_SKB_FRAGS + 2) */
+#define FRAME_HEAD 160  /* bytes: tags, Ethernet, IPv6 or IPv4 with options, TCP with options */
 #define FRAME_MAX 65553 /* bytes: the largest IPv4 or IPv6 super-frame (65,535) with its Ethernet header and a tag */
-#define FRAME_POLLS 8 /* most file descriptors of one endpoint */
+#define FRAME_POLLS 8   /* most file descriptors of one endpoint */
 
-/* Work that was left for a network card (virtio 1.2, 5.1.6; the numbers are those of struct virtio_net_hdr). An endpoint
- * that reads it from a guest hands it on only as offload_from_guest() made it: derived from the frame's own headers.
+/* Work that was left for a network card (virtio 1.2, 5.1.6; the numbers are those of struct virtio_net_hdr). An
+ * endpoint that reads it from a guest hands it on only as offload_from_guest() made it: derived from the frame's own
+ * headers.
  */
 struct offload {
-    uint8_t flags; /* VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_F_DATA_VALID */
-    uint8_t gso_type; /* VIRTIO_NET_HDR_GSO_NONE, _TCPV4, _TCPV6, either with _ECN */
-    uint16_t hdr_len; /* bytes in front of the TCP payload */
-    uint16_t gso_size; /* payload bytes of each segment */
-    uint16_t csum_start; /* bytes from the frame's start */
+    uint8_t flags;        /* VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_F_DATA_VALID */
+    uint8_t gso_type;     /* VIRTIO_NET_HDR_GSO_NONE, _TCPV4, _TCPV6, either with _ECN */
+    uint16_t hdr_len;     /* bytes in front of the TCP payload */
+    uint16_t gso_size;    /* payload bytes of each segment */
+    uint16_t csum_start;  /* bytes from the frame's start */
     uint16_t csum_offset; /* bytes from csum_start */
 };
 
@@ -40,7 +41,7 @@ struct frame {
     struct iovec part[FRAME_PARTS]; /* part[0] is memory of our own and holds at least min(len, FRAME_HEAD) bytes, but
                                        for a tag: see tag_tpid */
     uint32_t parts;
-    uint32_t len; /* bytes of all parts together */
+    uint32_t len;      /* bytes of all parts together */
     uint16_t tag_tpid; /* 0, or a VLAN tag that belongs behind the first 12 bytes and is not among the parts */
     uint16_t tag_tci;
     struct offload offload;
@@ -58,14 +59,14 @@ struct endpoint_ops {
     void (*release)(struct endpoint *);
     /* How many frames could be sent now, at least; a sink that is down takes everything and counts it. */
     unsigned (*room)(struct endpoint *);
-    /* Take all `n` frames, in order: each is sent and counted as VERDICT_PASSED, or dropped and counted with the reason.
-     * The bytes are copied before it returns. `counters` are those of the direction that the frames go.
+    /* Take all `n` frames, in order: each is sent and counted as VERDICT_PASSED, or dropped and counted with the
+     * reason. The bytes are copied before it returns. `counters` are those of the direction that the frames go.
      */
     void (*send)(struct endpoint *, struct frame *const *frames, unsigned n, struct counter *counters);
     /* Tell the other side of what receive(), release() and send() did, once a round (interrupts, doorbells). */
     void (*flush)(struct endpoint *);
-    /* Before sleeping: ask to be woken for a frame (`want_frames`), for room to send (`want_room`). Returns how many file
-     * descriptors were written to `fds` (at most FRAME_POLLS), or -1 if there is something to do already.
+    /* Before sleeping: ask to be woken for a frame (`want_frames`), for room to send (`want_room`). Returns how many
+     * file descriptors were written to `fds` (at most FRAME_POLLS), or -1 if there is something to do already.
      */
     int (*arm)(struct endpoint *, struct pollfd *fds, bool want_frames, bool want_room);
     /* After sleeping, with what arm() gave, `revents` filled in: control traffic, doorbells, errors. */
@@ -77,7 +78,7 @@ struct endpoint_ops {
 
 struct endpoint {
     const struct endpoint_ops *ops;
-    enum direction from; /* the direction of frames that come from here */
+    enum direction from;      /* the direction of frames that come from here */
     struct counter *counters; /* of that direction; receive() counts what it refuses here */
 };
 

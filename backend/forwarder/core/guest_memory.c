@@ -53,8 +53,7 @@ enum fault guest_memory_add(struct guest_memory *memory, int file, uint64_t gues
     /* Neither in a core dump nor in a child. */
     (void)madvise(base, size, MADV_DONTDUMP);
     (void)madvise(base, size, MADV_DONTFORK);
-    memory->region[memory->regions++] =
-        (struct guest_region){.guest = guest, .user = user, .size = size, .base = base};
+    memory->region[memory->regions++] = (struct guest_region){.guest = guest, .user = user, .size = size, .base = base};
     memory->total += size;
     return FAULT_NONE;
 }

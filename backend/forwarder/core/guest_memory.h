@@ -3,8 +3,8 @@
  * Theory of operation. A front-end (vhost-user: SET_MEM_TABLE) hands over files and says where in the guest's address
  * space and in its own each lies. Whoever can shrink a mapped file kills every process that touches the lost pages
  * (SIGBUS), and a file of another kind could make us wait for its server. So a file is taken only if it is in the
- * kernel's shared memory (tmpfs: memfd_create(2); not hugetlbfs, whose pages can run out at first touch) and sealed with
- * F_SEAL_SHRINK, which nobody can take back (fcntl(2)).
+ * kernel's shared memory (tmpfs: memfd_create(2); not hugetlbfs, whose pages can run out at first touch) and sealed
+ * with F_SEAL_SHRINK, which nobody can take back (fcntl(2)).
  *
  * A translated range lies in one region; nothing here follows what is in the memory.
  */
@@ -20,9 +20,9 @@
 
 struct guest_region {
     uint64_t guest; /* guest-physical address */
-    uint64_t user; /* the front-end's address; rings are told in these */
-    uint64_t size; /* bytes */
-    uint8_t *base; /* where it is mapped here */
+    uint64_t user;  /* the front-end's address; rings are told in these */
+    uint64_t size;  /* bytes */
+    uint8_t *base;  /* where it is mapped here */
 };
 
 struct guest_memory {

@@ -3,13 +3,14 @@
  * Theory of operation. After the idea of US patent 7,111,303: a table that the host provisions leads from a datagram's
  * destination IP address to the input buffer of the virtual NIC that owns it, and there the datagram is placed, once.
  * Nothing is learnt, nothing is flooded: a frame goes to the one owner of the address that it names, or to nobody.
- * That holds for address resolution, too: an ARP request and a neighbour solicitation, broadcast and multicast though they
- * are, go only to the owner of the address that they ask for.
+ * That holds for address resolution, too: an ARP request and a neighbour solicitation, broadcast and multicast though
+ * they are, go only to the owner of the address that they ask for.
  *
- * A guest speaks for itself alone. Source MAC and source IP must be the table's for the port that a frame comes from; so
- * must what ARP and neighbour advertisements claim, or claim to be about to use. Guests are no routers to each other: router advertisements and
- * redirects are refused. The datagrams of these protocols count only with a hop limit of 255 (RFC 4861, 6.1 and 8.1),
- * so one with this hop limit that hides what it is behind extension headers (RFC 7113) is refused likewise.
+ * A guest speaks for itself alone. Source MAC and source IP must be the table's for the port that a frame comes from;
+ * so must what ARP and neighbour advertisements claim, or claim to be about to use. Guests are no routers to each
+ * other: router advertisements and redirects are refused. The datagrams of these protocols count only with a hop limit
+ * of 255 (RFC 4861, 6.1 and 8.1), so one with this hop limit that hides what it is behind extension headers (RFC 7113)
+ * is refused likewise.
  *
  * Ports take turns. A batch is read in passes: the first reads headers and has the table's slots fetched, the second
  * looks them up, the third sends each port its share. The memory of the slots is larger than the first-level cache;
@@ -38,7 +39,7 @@
 #define IPV4_HEADER 20 /* RFC 791, 3.1 */
 #define IPV6_HEADER 40 /* RFC 8200, 3 */
 #define ARP_MESSAGE 28 /* RFC 826, for Ethernet and IPv4 */
-#define ND_MESSAGE 24 /* RFC 4861, 4.3 and 4.4: up to and with the target address */
+#define ND_MESSAGE 24  /* RFC 4861, 4.3 and 4.4: up to and with the target address */
 
 #define ICMPV6 58
 #define ROUTER_ADVERTISEMENT 134 /* RFC 4861, 4.2 to 4.5 */

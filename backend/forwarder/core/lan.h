@@ -12,7 +12,7 @@
 
 struct lan_port {
     struct endpoint *endpoint;
-    struct limit rate; /* of frames from here */
+    struct limit rate;       /* of frames from here */
     struct limit group_rate; /* of those with a group address as destination */
     uint64_t full_at[2];
     struct counter counters[VERDICTS]; /* of frames from here */
@@ -26,21 +26,21 @@ struct lan_look {
     const struct entry *source_place;
     const struct entry *destination_place;
     enum verdict verdict;
-    bool group; /* the destination is a group address */
-    bool asks; /* ... and may be: an ARP request, a neighbour solicitation */
+    bool group;  /* the destination is a group address */
+    bool asks;   /* ... and may be: an ARP request, a neighbour solicitation */
     bool claims; /* a neighbour advertisement: its target, too, must be the sender's */
 };
 
 struct lan {
     unsigned ports;
-    uint32_t max_frame; /* bytes on the wire, Ethernet header included */
-    int wake_fd; /* eventfd: a new table, or the end */
-    unsigned first; /* the port that the next round begins with */
-    struct table *table; /* the data path's own while it runs */
+    uint32_t max_frame;   /* bytes on the wire, Ethernet header included */
+    int wake_fd;          /* eventfd: a new table, or the end */
+    unsigned first;       /* the port that the next round begins with */
+    struct table *table;  /* the data path's own while it runs */
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     struct table *next; /* waits for the end of the round */
-    bool next_waits; /* read by the data path without the lock */
+    bool next_waits;    /* read by the data path without the lock */
     bool running;
     bool stopped;
     struct lan_port port[LAN_PORTS];
@@ -55,8 +55,8 @@ struct lan *lan_new(uint32_t max_frame);
 /* Before lan_run(), at most LAN_PORTS times. The endpoint stays the caller's. */
 void lan_add(struct lan *lan, struct endpoint *endpoint, const struct limit *rate, const struct limit *group_rate);
 
-/* Put a table, which is then the LAN's, in the place of the present one. When this returns, no frame will be moved by the
- * old one any more. From any thread.
+/* Put a table, which is then the LAN's, in the place of the present one. When this returns, no frame will be moved by
+ * the old one any more. From any thread.
  */
 void lan_provision(struct lan *lan, struct table *table);
 

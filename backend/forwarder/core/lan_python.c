@@ -7,8 +7,7 @@
 #include "python.h"
 
 struct lan_object {
-    PyObject_HEAD
-    struct lan *lan;
+    PyObject_HEAD struct lan *lan;
     PyObject *endpoints; /* a tuple: they live as long as we do */
 };
 
@@ -17,8 +16,8 @@ static int read_limits(PyObject *limits, Py_ssize_t i, struct limit *rate, struc
     PyObject *item = limits == Py_None ? Py_None : PyTuple_GetItem(limits, i);
     unsigned long long numbers[4] = {0, 0, 0, 0};
 
-    if (item == NULL || (item != Py_None && !PyArg_ParseTuple(item, "KKKK;limits", &numbers[0], &numbers[1],
-                                                              &numbers[2], &numbers[3]))) {
+    if (item == NULL || (item != Py_None &&
+                         !PyArg_ParseTuple(item, "KKKK;limits", &numbers[0], &numbers[1], &numbers[2], &numbers[3]))) {
         return -1;
     }
     *rate = (struct limit){.cost_ns = numbers[0], .burst_ns = numbers[1]};
@@ -146,8 +145,7 @@ static int read_entry(PyObject *object, Py_ssize_t i, unsigned ports, struct ent
         return -1;
     }
     address = bytes.len == 4 ? table_ipv4((const uint8_t *)bytes.data) : table_ipv6((const uint8_t *)bytes.data);
-    *entry = (struct entry){
-        .high = address.high, .low = address.low, .family = address.family, .port = (uint8_t)port};
+    *entry = (struct entry){.high = address.high, .low = address.low, .family = address.family, .port = (uint8_t)port};
     memcpy(entry->mac, mac.data, sizeof(entry->mac));
     return 0;
 }
@@ -201,10 +199,8 @@ static PyObject *python_lan_provision(PyObject *object, PyObject *args) {
     if (table == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    lan_provision(lan, table);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS lan_provision(lan, table);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
 static PyObject *python_lan_run(PyObject *object, PyObject *Py_UNUSED(ignored)) {
@@ -212,11 +208,9 @@ static PyObject *python_lan_run(PyObject *object, PyObject *Py_UNUSED(ignored)) 
     int result;
     int failure;
 
-    Py_BEGIN_ALLOW_THREADS
-    result = lan_run(lan);
+    Py_BEGIN_ALLOW_THREADS result = lan_run(lan);
     failure = errno;
-    Py_END_ALLOW_THREADS
-    if (result == 0) {
+    Py_END_ALLOW_THREADS if (result == 0) {
         Py_RETURN_NONE;
     }
     if (failure == EBUSY) {
@@ -262,7 +256,8 @@ static PyObject *python_lan_counters(PyObject *object, PyObject *Py_UNUSED(ignor
 }
 
 static PyMethodDef lan_methods[] = {
-    {"provision", python_lan_provision, METH_VARARGS, "Replace the table of addresses; the old one is then out of use."},
+    {"provision", python_lan_provision, METH_VARARGS,
+     "Replace the table of addresses; the old one is then out of use."},
     {"run", python_lan_run, METH_NOARGS, "Move frames until stop() is called; releases the GIL."},
     {"stop", python_lan_stop, METH_NOARGS, "Make run() return, now and ever after; from any thread."},
     {"counters", python_lan_counters, METH_NOARGS, "Frames and bytes of each verdict, for frames from each endpoint."},
@@ -270,7 +265,8 @@ static PyMethodDef lan_methods[] = {
 };
 
 static PyType_Slot lan_slots[] = {
-    {Py_tp_doc, "Lan(endpoints, max_frame=9014, limits=None): a guest LAN; frames go to the owner of their address only."},
+    {Py_tp_doc,
+     "Lan(endpoints, max_frame=9014, limits=None): a guest LAN; frames go to the owner of their address only."},
     {Py_tp_new, (void *)python_lan_new},
     {Py_tp_dealloc, (void *)python_lan_dealloc},
     {Py_tp_methods, lan_methods},

@@ -14,28 +14,74 @@
 /* Beside each group stands the code that needs it. */
 static const int CALLS[] = {
     /* data path: path.c, loop.c, ring.c, tap.c, vhost_user.c, virtqueue.c, guest_memory.c */
-    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendmmsg), SCMP_SYS(sendmsg),
-    SCMP_SYS(sendto), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(bind), SCMP_SYS(readv), SCMP_SYS(writev),
-    SCMP_SYS(accept4), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
-    SCMP_SYS(newfstatat), SCMP_SYS(preadv2), SCMP_SYS(pwritev2), SCMP_SYS(clock_gettime), SCMP_SYS(nanosleep),
-    SCMP_SYS(clock_nanosleep), SCMP_SYS(shutdown),
+    SCMP_SYS(poll),
+    SCMP_SYS(ppoll),
+    SCMP_SYS(recvfrom),
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendmmsg),
+    SCMP_SYS(sendmsg),
+    SCMP_SYS(sendto),
+    SCMP_SYS(getsockopt),
+    SCMP_SYS(setsockopt),
+    SCMP_SYS(bind),
+    SCMP_SYS(readv),
+    SCMP_SYS(writev),
+    SCMP_SYS(accept4),
+    SCMP_SYS(fstat),
+    SCMP_SYS(fstatfs),
+    SCMP_SYS(newfstatat),
+    SCMP_SYS(preadv2),
+    SCMP_SYS(pwritev2),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(shutdown),
     /* capture.c, Python's files */
-    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(dup), SCMP_SYS(openat), SCMP_SYS(lseek),
-    SCMP_SYS(ftruncate), SCMP_SYS(unlink), SCMP_SYS(unlinkat), SCMP_SYS(rename), SCMP_SYS(fcntl), SCMP_SYS(getdents64),
+    SCMP_SYS(read),
+    SCMP_SYS(write),
+    SCMP_SYS(close),
+    SCMP_SYS(dup),
+    SCMP_SYS(openat),
+    SCMP_SYS(lseek),
+    SCMP_SYS(ftruncate),
+    SCMP_SYS(unlink),
+    SCMP_SYS(unlinkat),
+    SCMP_SYS(rename),
+    SCMP_SYS(fcntl),
+    SCMP_SYS(getdents64),
     SCMP_SYS(pread64),
     /* asyncio */
-    SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(getsockname), SCMP_SYS(getpeername),
-    SCMP_SYS(socketpair), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(getrandom),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(getsockname),
+    SCMP_SYS(getpeername),
+    SCMP_SYS(socketpair),
+    SCMP_SYS(gettid),
+    SCMP_SYS(getpid),
+    SCMP_SYS(getrandom),
     /* memory and threads of the interpreter and libc */
-    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex), SCMP_SYS(sched_yield),
-    SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),
-    SCMP_SYS(restart_syscall), SCMP_SYS(set_robust_list), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(tgkill),
+    SCMP_SYS(brk),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
+    SCMP_SYS(futex),
+    SCMP_SYS(sched_yield),
+    SCMP_SYS(rt_sigaction),
+    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(sigaltstack),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
+    SCMP_SYS(tgkill),
 };
 
 static const unsigned long IOCTLS[] = {
     SIOCGIFINDEX, SIOCGIFFLAGS, SIOCGIFHWADDR, /* ring.c, interface.py */
     TUNSETIFF, /* tap.py: the VM's tap, opened anew for each VM; the kernel checks its owner */
-    FIONBIO, FIOCLEX, FIONREAD, TCGETS, /* Python's sockets and files */
+    FIONBIO,      FIOCLEX,      FIONREAD,      TCGETS, /* Python's sockets and files */
 };
 
 static const unsigned long PRCTLS[] = {PR_SET_TIMERSLACK, PR_SET_NAME};
@@ -44,8 +90,8 @@ PyObject *python_drop_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNU
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
 
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0UL, 0UL, 0UL) != 0 || syscall(SYS_capset, &header, none) != 0 ||
-        prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) != 0) {
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0UL, 0UL, 0UL) != 0 ||
+        syscall(SYS_capset, &header, none) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) != 0) {
         return raise_errno("cannot drop capabilities");
     }
     Py_RETURN_NONE;
@@ -58,7 +104,8 @@ static int allow_all(scmp_filter_ctx filter) {
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALLS[i], 0);
     }
     for (size_t i = 0; result == 0 && i < sizeof IOCTLS / sizeof *IOCTLS; i++) {
-        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffU, IOCTLS[i]));
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                                  SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffU, IOCTLS[i]));
     }
     for (size_t i = 0; result == 0 && i < sizeof PRCTLS / sizeof *PRCTLS; i++) {
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PRCTLS[i], 0));

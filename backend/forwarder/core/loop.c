@@ -12,8 +12,8 @@ int loop_wait_for(struct endpoint *const *endpoints, unsigned n, uint64_t want_f
 
     fds[0] = (struct pollfd){.fd = stop_fd, .events = POLLIN};
     for (unsigned i = 0; i < n; i++) {
-        armed[i] = endpoints[i]->ops->arm(endpoints[i], fds + count, (want_frames >> i & 1) != 0,
-                                          (want_room >> i & 1) != 0);
+        armed[i] =
+            endpoints[i]->ops->arm(endpoints[i], fds + count, (want_frames >> i & 1) != 0, (want_room >> i & 1) != 0);
         if (armed[i] < 0) {
             timeout_ms = 0;
         } else {

@@ -7,13 +7,13 @@
 #define LOOP_ENDPOINTS 64
 
 /* Arm `n` endpoints (at most LOOP_ENDPOINTS), sleep for `timeout_ms` at most (-1: without limit), wake those that were
- * armed. Bit i of `want_frames` and `want_room` says what endpoint i shall wake us for; all may wake us for their control
- * traffic. If one of them has something to do already nobody sleeps, but the others' control traffic is still looked
- * after. A signal ends the sleep. With a timeout of 0 and nothing wanted it is what a data path under load calls now and
- * then, so that no flood keeps it from control traffic or from being stopped.
+ * armed. Bit i of `want_frames` and `want_room` says what endpoint i shall wake us for; all may wake us for their
+ * control traffic. If one of them has something to do already nobody sleeps, but the others' control traffic is still
+ * looked after. A signal ends the sleep. With a timeout of 0 and nothing wanted it is what a data path under load calls
+ * now and then, so that no flood keeps it from control traffic or from being stopped.
  *
- * Returns 1 if `stop_fd` (an eventfd, which is not read here) is readable, 0 otherwise, -1 with errno when poll(2) failed
- * for lack of memory.
+ * Returns 1 if `stop_fd` (an eventfd, which is not read here) is readable, 0 otherwise, -1 with errno when poll(2)
+ * failed for lack of memory.
  */
 int loop_wait_for(struct endpoint *const *endpoints, unsigned n, uint64_t want_frames, uint64_t want_room, int stop_fd,
                   int timeout_ms);

@@ -1,9 +1,9 @@
 /* An endpoint in this process's own memory.
  *
- * Theory of operation. Two rings of slots, one each way, each with one producer and one consumer. The indices run freely
- * and wrap at 2^32; storage is rounded up to a power of two so that an index leads to its slot by a mask. Each side
- * keeps its shared index on a cache line of its own, and remembers the other's last value, so that a batch touches the
- * other's line once.
+ * Theory of operation. Two rings of slots, one each way, each with one producer and one consumer. The indices run
+ * freely and wrap at 2^32; storage is rounded up to a power of two so that an index leads to its slot by a mask. Each
+ * side keeps its shared index on a cache line of its own, and remembers the other's last value, so that a batch touches
+ * the other's line once.
  *
  * Who sleeps says so in a flag first and looks at the ring once more; who publishes looks at the flag afterwards. A
  * full fence on either side between its store and its load is what makes a lost wake-up impossible.
@@ -25,11 +25,11 @@ struct ring {
     uint8_t *storage;
 
     _Alignas(LINE) uint32_t written; /* the producer's, shared */
-    uint32_t put; /* the producer's own */
+    uint32_t put;                    /* the producer's own */
     uint32_t seen_read;
 
     _Alignas(LINE) uint32_t read; /* the consumer's, shared */
-    uint32_t taken; /* the consumer's own */
+    uint32_t taken;               /* the consumer's own */
     uint32_t seen_written;
 
     _Alignas(LINE) bool consumer_sleeps;
@@ -40,11 +40,11 @@ struct memory {
     struct endpoint endpoint; /* first: the two are cast into each other */
     unsigned slot_bytes;
     bool up;
-    bool sent; /* since the last flush() */
+    bool sent;        /* since the last flush() */
     int data_path_fd; /* eventfd: wakes the data path */
-    int other_fd; /* eventfd: wakes the other side */
-    struct ring in; /* from the other side */
-    struct ring out; /* to the other side */
+    int other_fd;     /* eventfd: wakes the other side */
+    struct ring in;   /* from the other side */
+    struct ring out;  /* to the other side */
 };
 
 static struct memory *memory_of(struct endpoint *endpoint) {

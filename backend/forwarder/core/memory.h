@@ -23,7 +23,8 @@ struct endpoint *memory_open(unsigned slots, unsigned slot_bytes, enum direction
 
 bool memory_is(const struct endpoint *endpoint);
 
-/* What follows is the other side's: one thread puts, one thread (the same or another) takes, neither is the data path. */
+/* What follows is the other side's: one thread puts, one thread (the same or another) takes, neither is the data path.
+ */
 
 unsigned memory_slot_bytes(const struct endpoint *endpoint);
 

@@ -65,7 +65,8 @@ static int numbers(PyObject *object, const char *name, const long *limits, Py_ss
     return 0;
 }
 
-static PyObject *inject(struct endpoint *endpoint, const Py_buffer *bytes, const uint16_t *offload, const uint16_t *tag) {
+static PyObject *inject(struct endpoint *endpoint, const Py_buffer *bytes, const uint16_t *offload,
+                        const uint16_t *tag) {
     struct memory_slot *slot;
 
     if ((size_t)bytes->len > memory_slot_bytes(endpoint)) {
@@ -123,9 +124,8 @@ static PyObject *collected(const struct memory_slot *slot, bool with_offload) {
     if (bytes == NULL || !with_offload) {
         return bytes;
     }
-    return Py_BuildValue("N(iiiiii)", bytes, (int)offload->flags,
-                         (int)offload->gso_type, (int)offload->hdr_len, (int)offload->gso_size,
-                         (int)offload->csum_start, (int)offload->csum_offset);
+    return Py_BuildValue("N(iiiiii)", bytes, (int)offload->flags, (int)offload->gso_type, (int)offload->hdr_len,
+                         (int)offload->gso_size, (int)offload->csum_start, (int)offload->csum_offset);
 }
 
 static PyObject *collect(PyObject *args, const char *format, bool with_offload) {
@@ -144,8 +144,7 @@ static PyObject *collect(PyObject *args, const char *format, bool with_offload) 
         return NULL;
     }
     if (timeout_ms != 0 && memory_peek(endpoint) == NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        memory_wait(endpoint, timeout_ms);
+        Py_BEGIN_ALLOW_THREADS memory_wait(endpoint, timeout_ms);
         Py_END_ALLOW_THREADS
     }
     while (PyList_Size(list) < max) {

@@ -6,8 +6,7 @@
 #include "lockdown.h"
 
 struct endpoint_object {
-    PyObject_HEAD
-    struct endpoint *endpoint;
+    PyObject_HEAD struct endpoint *endpoint;
     bool taken;
 };
 

@@ -34,7 +34,7 @@ struct headers {
     uint32_t layer3;
     uint32_t layer4;
     uint32_t payload;
-    uint32_t end; /* of the IP datagram; what follows is padding */
+    uint32_t end;      /* of the IP datagram; what follows is padding */
     uint32_t checksum; /* offset of the checksum from layer4 */
     bool ipv6;
     bool tcp;

@@ -14,11 +14,12 @@
  */
 bool offload_from_guest(struct frame *frame, const struct virtio_net_hdr *asked);
 
-/* Take what the kernel tells of a frame. Its `hdr_len` is a hint of no use here and replaced by what the headers say. */
+/* Take what the kernel tells of a frame. Its `hdr_len` is a hint of no use here and replaced by what the headers say.
+ */
 void offload_from_kernel(struct frame *frame, const struct virtio_net_hdr *header);
 
-/* The header for a receiver that does the work itself (a guest that negotiated it, the kernel). It counts the frame's parts:
- * who puts a tag back in front of what it points at adds POLICY_TAG.
+/* The header for a receiver that does the work itself (a guest that negotiated it, the kernel). It counts the frame's
+ * parts: who puts a tag back in front of what it points at adds POLICY_TAG.
  */
 void offload_to_header(const struct frame *frame, struct virtio_net_hdr *header);
 
@@ -27,8 +28,8 @@ void offload_to_header(const struct frame *frame, struct virtio_net_hdr *header)
  */
 bool offload_complete_checksum(struct frame *frame);
 
-/* Cut segment number `index` (of frame_segments()) out of a TCP super-frame, with its lengths, sequence number, flags and
- * checksums done. Its payload stays in the super-frame's memory. Returns false if the headers do not bear it out.
+/* Cut segment number `index` (of frame_segments()) out of a TCP super-frame, with its lengths, sequence number, flags
+ * and checksums done. Its payload stays in the super-frame's memory. Returns false if the headers do not bear it out.
  */
 bool offload_segment(const struct frame *frame, uint32_t index, struct frame *segment);
 

@@ -1,17 +1,26 @@
 #include "path.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 
 #include "loop.h"
 
-/* Under load the data path looks again after a nap rather than being woken for each frame: frames gather to batches,
- * and who sends them does not pay for waking us. With few frames it sleeps in poll(2) and is woken at once.
+/* Three ways to wait. Under load the data path looks again after a nap rather than being woken for each frame: frames
+ * gather to batches, and who sends them does not pay for waking us. With few frames it sleeps in poll(2). Between the
+ * two it stays awake: to wake a processor takes longer than all else that happens to a frame (20 us and more where the
+ * processor is itself a virtual one), so if the next frame is due soon we look for it until it is here, and offer the
+ * processor to everybody else at each look. If somebody takes it for long, the processor is not ours to wait on, and
+ * for a while we sleep.
  */
 #define NAP_NS 40000
-#define NAP_FRAMES 4 /* frames since the last wait that are worth a nap; at 4,000 frames/s there is one */
+#define NAP_FRAMES 4       /* in one nap's time are worth a nap: 100,000 frames/s */
+#define AWAKE_NS 400000    /* most that we stay awake; at 4,000 frames/s the next one is due in 250 us */
+#define LONG_NS 1000000    /* longer gaps count as so long: the first frames after a silence soon count again */
+#define LOST_NS 100000     /* between two looks: somebody had the processor */
+#define MEEK_NS 5000000000 /* how long we only sleep after that */
 #define LOOK_ROUNDS 64
 #define SLEEP_MS 250
 
@@ -38,9 +47,8 @@ static bool take(uint64_t *full_at, const struct limit *limit, uint64_t now_ns, 
 static enum verdict judge(struct path *path, enum direction from, const struct frame *frame, uint64_t now_ns) {
     struct parsed parsed;
     uint32_t segments = frame_segments(frame);
-    enum verdict verdict =
-        policy_check(&path->policy, from, frame->part[0].iov_base, (uint32_t)frame->part[0].iov_len,
-                     frame->tag_tpid != 0, frame_wire_len(frame), &parsed);
+    enum verdict verdict = policy_check(&path->policy, from, frame->part[0].iov_base, (uint32_t)frame->part[0].iov_len,
+                                        frame->tag_tpid != 0, frame_wire_len(frame), &parsed);
 
     if (verdict != VERDICT_PASSED) {
         return verdict;
@@ -97,8 +105,40 @@ void path_init(struct path *path, struct endpoint *port, struct endpoint *vm, co
     capture_init(&path->capture);
 }
 
+/* When frames came, and whether to stay awake for the next. */
+struct pace {
+    uint64_t frame_ns; /* when the last one came */
+    uint64_t gap_ns;   /* between two rounds with frames, on average */
+    uint64_t look_ns;  /* of the round before, if it was one of waiting awake; else 0 */
+    uint64_t meek_until_ns;
+};
+
+/* Frames came. Returns whether they followed the ones before closely enough to be load. */
+static bool pace_frames(struct pace *pace, uint64_t now_ns) {
+    uint64_t gap_ns = now_ns - pace->frame_ns < LONG_NS ? now_ns - pace->frame_ns : LONG_NS;
+
+    pace->gap_ns = (7 * pace->gap_ns + gap_ns) / 8;
+    pace->frame_ns = now_ns;
+    pace->look_ns = 0;
+    return gap_ns <= NAP_NS / NAP_FRAMES;
+}
+
+/* No frame came. Returns whether to look again at once. */
+static bool pace_awake(struct pace *pace, uint64_t now_ns) {
+    if (pace->look_ns != 0 && now_ns - pace->look_ns > LOST_NS) {
+        pace->meek_until_ns = now_ns + MEEK_NS;
+    }
+    pace->look_ns = 0;
+    if (pace->gap_ns > AWAKE_NS || now_ns - pace->frame_ns > AWAKE_NS || now_ns < pace->meek_until_ns) {
+        return false;
+    }
+    pace->look_ns = now_ns;
+    return true;
+}
+
 int path_run(struct path *path) {
     static const struct timespec nap = {.tv_nsec = NAP_NS};
+    struct pace pace = {.gap_ns = LONG_NS};
     unsigned since_wait = 0; /* frames */
     unsigned since_look = 0; /* rounds */
 
@@ -113,7 +153,7 @@ int path_run(struct path *path) {
             path->end[FROM_PORT]->ops->flush(path->end[FROM_PORT]);
             path->end[FROM_VM]->ops->flush(path->end[FROM_VM]);
             path->rounds++;
-            since_wait += moved;
+            since_wait = pace_frames(&pace, now_ns) ? since_wait + moved : moved;
         }
         if (++since_look >= LOOK_ROUNDS) {
             /* A flood must keep us neither from control traffic nor from being stopped. */
@@ -123,6 +163,8 @@ int path_run(struct path *path) {
             since_wait = 0;
             path->naps++;
             nanosleep(&nap, NULL);
+        } else if (moved == 0 && pace_awake(&pace, now_ns)) {
+            sched_yield();
         } else if (moved == 0) {
             since_wait = since_look = 0;
             path->sleeps++;

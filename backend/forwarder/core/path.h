@@ -11,10 +11,10 @@ struct path {
     struct counters counters;
     uint64_t full_at[DIRECTIONS][2]; /* token buckets (policy.h): all frames, group frames */
     struct capture capture;
-    int stop_fd; /* an eventfd: readable when the path is to end */
+    int stop_fd;     /* an eventfd: readable when the path is to end */
     uint64_t rounds; /* that moved frames */
     uint64_t sleeps; /* in poll(2) */
-    uint64_t naps; /* short waits for a batch, under load */
+    uint64_t naps;   /* short waits for a batch, under load */
     struct frame frames[FRAME_BATCH];
 };
 

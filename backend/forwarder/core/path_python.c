@@ -9,8 +9,7 @@
 #include "python.h"
 
 struct path_object {
-    PyObject_HEAD
-    struct path *path;
+    PyObject_HEAD struct path *path;
     PyObject *ends[DIRECTIONS];
     int stop_fd;
     bool running;
@@ -103,10 +102,8 @@ static PyObject *path_run_python(PyObject *object, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     self->running = true;
-    Py_BEGIN_ALLOW_THREADS
-    result = path_run(self->path);
-    Py_END_ALLOW_THREADS
-    self->running = false;
+    Py_BEGIN_ALLOW_THREADS result = path_run(self->path);
+    Py_END_ALLOW_THREADS self->running = false;
     if (result != 0) {
         return raise_errno("the path's poll failed");
     }
@@ -191,9 +188,9 @@ static PyObject *path_capture_state(PyObject *object, PyObject *Py_UNUSED(ignore
     PyObject *state;
 
     pthread_mutex_lock(&capture->lock);
-    state = Py_BuildValue("{sisKsKsKsK}", "on", (int)capture->on, "limit",
-                          (unsigned long long)capture->limit, "bytes", (unsigned long long)capture->written, "frames",
-                          (unsigned long long)capture->frames, "missed", (unsigned long long)capture->missed);
+    state = Py_BuildValue("{sisKsKsKsK}", "on", (int)capture->on, "limit", (unsigned long long)capture->limit, "bytes",
+                          (unsigned long long)capture->written, "frames", (unsigned long long)capture->frames, "missed",
+                          (unsigned long long)capture->missed);
     pthread_mutex_unlock(&capture->lock);
     return state;
 }
@@ -203,7 +200,8 @@ static PyMethodDef path_methods[] = {
     {"stop", path_stop, METH_NOARGS, "Make run() return; from any thread."},
     {"counters", path_counters, METH_NOARGS, "Frames and bytes of each verdict, for both directions."},
     {"pace", path_pace, METH_NOARGS, "How the data path waits: rounds, sleeps, naps."},
-    {"capture_start", path_capture_start, METH_VARARGS, "Write a pcapng file of at most so many bytes to an open file."},
+    {"capture_start", path_capture_start, METH_VARARGS,
+     "Write a pcapng file of at most so many bytes to an open file."},
     {"capture_stop", path_capture_stop, METH_NOARGS, "End the capture; False if none was running."},
     {"capture_state", path_capture_state, METH_NOARGS, "What the capture, or the last one, holds."},
     {NULL, NULL, 0, NULL},

@@ -21,11 +21,12 @@ typedef __u64 uint64_t;
 #include <stdint.h>
 #endif
 
-#define POLICY_HEAD 64 /* bytes: two tags (8), Ethernet (14), and ARP (28) or the fixed IPv4 header (20), rounded up */
+#define POLICY_HEAD 64 /* bytes: two tags (8), Ethernet (14), and ARP (28) or the fixed IPv4 header (20), rounded up   \
+                        */
 #define POLICY_ETHERTYPES 16
-#define POLICY_TAGS 2 /* 802.1ad: a service tag and a customer tag */
+#define POLICY_TAGS 2   /* 802.1ad: a service tag and a customer tag */
 #define POLICY_ETHER 14 /* bytes of an Ethernet header (IEEE 802.3) */
-#define POLICY_TAG 4 /* bytes of a VLAN tag (IEEE 802.1Q) */
+#define POLICY_TAG 4    /* bytes of a VLAN tag (IEEE 802.1Q) */
 
 /* SO_MARK of the sending sockets and skb->mark of what the tc-BPF program redirects: "port" in ASCII. The rules of the
  * port's egress hook let out what carries it, and drop all that the host's own stack might say (port.nft).
@@ -37,35 +38,35 @@ enum direction { FROM_PORT, FROM_VM, DIRECTIONS };
 /* What became of a frame. The names that people see are in counters.py, in this order. */
 enum verdict {
     VERDICT_PASSED,
-    VERDICT_RUNT, /* too short for its own headers */
+    VERDICT_RUNT,      /* too short for its own headers */
     VERDICT_OVERSIZED, /* longer than the policy allows */
-    VERDICT_TAGS, /* more VLAN tags than the policy allows */
+    VERDICT_TAGS,      /* more VLAN tags than the policy allows */
     VERDICT_SPOOFED, /* from the VM: not its address; from the port: the VM's address, or a group address, as source */
-    VERDICT_DESTINATION, /* from the port: a single station's address that is not the VM's */
-    VERDICT_ETHERTYPE, /* not on the allow-list */
+    VERDICT_DESTINATION,  /* from the port: a single station's address that is not the VM's */
+    VERDICT_ETHERTYPE,    /* not on the allow-list */
     VERDICT_LINK_ADDRESS, /* ARP or IPv4 with an address of the link to the backend */
-    VERDICT_RATE, /* over the direction's rate */
-    VERDICT_GROUP_RATE, /* over the direction's rate of broadcast and multicast */
-    VERDICT_OFFLOAD, /* asks for a checksum or a segmentation that the frame's own headers do not bear out */
-    VERDICT_NO_BUFFER, /* the receiver gave no buffer for it */
-    VERDICT_DOWN, /* the receiver is not there */
-    VERDICT_FAILED, /* the kernel did not take it */
+    VERDICT_RATE,         /* over the direction's rate */
+    VERDICT_GROUP_RATE,   /* over the direction's rate of broadcast and multicast */
+    VERDICT_OFFLOAD,      /* asks for a checksum or a segmentation that the frame's own headers do not bear out */
+    VERDICT_NO_BUFFER,    /* the receiver gave no buffer for it */
+    VERDICT_DOWN,         /* the receiver is not there */
+    VERDICT_FAILED,       /* the kernel did not take it */
     VERDICTS
 };
 
 struct limit {
-    uint64_t cost_ns; /* one frame's share of a second; 0: no limit */
+    uint64_t cost_ns;  /* one frame's share of a second; 0: no limit */
     uint64_t burst_ns; /* how far ahead of the clock a burst may get; at least cost_ns */
 };
 
 struct policy {
     uint8_t vm_mac[6];
-    uint8_t tags; /* most VLAN tags, 0 to POLICY_TAGS */
+    uint8_t tags;       /* most VLAN tags, 0 to POLICY_TAGS */
     uint8_t ethertypes; /* how many of ethertype[] are valid */
     uint16_t ethertype[POLICY_ETHERTYPES];
     uint32_t link_address; /* IPv4 network that must not appear on the port */
-    uint32_t link_mask; /* 0: none */
-    uint32_t max_frame; /* bytes of a frame on the wire, Ethernet header included, tags and FCS not */
+    uint32_t link_mask;    /* 0: none */
+    uint32_t max_frame;    /* bytes of a frame on the wire, Ethernet header included, tags and FCS not */
     uint32_t reserved;
     struct limit rate[DIRECTIONS];
     struct limit group_rate[DIRECTIONS];
@@ -83,9 +84,9 @@ struct counters {
 /* What the headers of a frame say. */
 struct parsed {
     uint16_t ethertype; /* behind all tags; a value below 0x600 is a length (IEEE 802.3) */
-    uint8_t tags; /* VLAN tags, the one out of band included */
-    uint8_t layer3; /* offset of what follows the EtherType, in the bytes given */
-    uint8_t group; /* the destination is a group address */
+    uint8_t tags;       /* VLAN tags, the one out of band included */
+    uint8_t layer3;     /* offset of what follows the EtherType, in the bytes given */
+    uint8_t group;      /* the destination is a group address */
 };
 
 #define POLICY_INLINE static inline __attribute__((always_inline))

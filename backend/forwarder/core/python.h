@@ -13,7 +13,8 @@
 /* A Python object `Endpoint` that owns `endpoint`; on failure the endpoint is closed and NULL returned. */
 PyObject *endpoint_wrap(PyObject *module, struct endpoint *endpoint);
 
-/* The endpoint of an `Endpoint` that nobody uses yet, marked as used from now on; NULL with an exception set otherwise. */
+/* The endpoint of an `Endpoint` that nobody uses yet, marked as used from now on; NULL with an exception set otherwise.
+ */
 struct endpoint *endpoint_take(PyObject *object);
 
 /* The endpoint of an `Endpoint`, used or not. */
@@ -22,7 +23,8 @@ struct endpoint *endpoint_of(PyObject *object);
 /* Raise OSError with the errno and a sentence: what could not be done. Returns NULL. */
 PyObject *raise_errno(const char *what);
 
-/* Functions and types that other files add to the module. Each is called once, returns 0, or -1 with an exception set. */
+/* Functions and types that other files add to the module. Each is called once, returns 0, or -1 with an exception set.
+ */
 int path_add_to(PyObject *module);
 int lan_add_to(PyObject *module);
 

@@ -22,10 +22,10 @@
 #define MAC_BYTES 12
 #define HEADER_BYTES ((uint32_t)sizeof(struct virtio_net_hdr))
 #define BLOCK (64U * RING_SLOT)
-#define SOCKET_BUFFER (8 << 20) /* bytes: about a hundred super-frames on their way */
+#define SOCKET_BUFFER (8 << 20)      /* bytes: about a hundred super-frames on their way */
 #define SEND_PARTS (FRAME_PARTS + 4) /* virtio header, and a tag between the addresses and the rest */
-#define RETRY_NS 20000 /* how long a batch waits for a transmit queue that is full */
-#define RETURN_NS 100000000 /* between looks for an interface that vanished */
+#define RETRY_NS 20000               /* how long a batch waits for a transmit queue that is full */
+#define RETURN_NS 100000000          /* between looks for an interface that vanished */
 
 struct ring {
     struct endpoint endpoint;
@@ -33,16 +33,16 @@ struct ring {
     uint8_t mac[ETH_ALEN];
     bool has_mac;
     int receiver;
-    int sender; /* past the queueing discipline (PACKET_QDISC_BYPASS) */
+    int sender;       /* past the queueing discipline (PACKET_QDISC_BYPASS) */
     int super_sender; /* through it: for super-frames, which it cuts if the card cannot, while the bypass drops them */
-    int index; /* of the interface that both sockets are bound to */
+    int index;        /* of the interface that both sockets are bound to */
     bool up;
-    bool look; /* the interface went down, and may have vanished */
+    bool look;           /* the interface went down, and may have vanished */
     uint64_t look_at_ns; /* when to look for it next */
     uint8_t *slots;
-    uint32_t next; /* the slot that is filled next */
-    uint32_t taken; /* slots given out since the last release() */
-    uint8_t *large; /* FRAME_BATCH buffers of LARGE_BYTES, for what does not fit a slot */
+    uint32_t next;   /* the slot that is filled next */
+    uint32_t taken;  /* slots given out since the last release() */
+    uint8_t *large;  /* FRAME_BATCH buffers of LARGE_BYTES, for what does not fit a slot */
     uint32_t larges; /* of them given out */
     struct mmsghdr message[FRAME_BATCH];
     struct iovec part[FRAME_BATCH][SEND_PARTS];

@@ -34,7 +34,7 @@ struct entry {
 
 struct table {
     uint64_t key[2];
-    uint32_t shift; /* the hash's upper bits are the place */
+    uint32_t shift;        /* the hash's upper bits are the place */
     struct entry *entries; /* TABLE_PROBES more than there are places, so that no probe wraps around */
 };
 
@@ -50,7 +50,8 @@ static inline struct address table_ipv6(const uint8_t *at) {
     return (struct address){.high = table_be64(at), .low = table_be64(at + 8), .family = 6};
 }
 
-/* Where an address may lie. The multipliers are 2^64 divided by the golden ratio, and the one of MurmurHash3's finish. */
+/* Where an address may lie. The multipliers are 2^64 divided by the golden ratio, and the one of MurmurHash3's finish.
+ */
 static inline const struct entry *table_place(const struct table *table, const struct address *address) {
     uint64_t hash = (address->high ^ table->key[0]) * 0x9e3779b97f4a7c15U;
 
@@ -71,8 +72,8 @@ static inline const struct entry *table_find(const struct entry *place, const st
     return NULL;
 }
 
-/* A table of `n` entries (at most TABLE_ENTRIES), NULL and errno (EEXIST: an address twice, whose index is then in `*which`;
- * E2BIG, ENOMEM) on failure.
+/* A table of `n` entries (at most TABLE_ENTRIES), NULL and errno (EEXIST: an address twice, whose index is then in
+ * `*which`; E2BIG, ENOMEM) on failure.
  */
 struct table *table_build(const struct entry *entries, size_t n, size_t *which);
 void table_free(struct table *table);

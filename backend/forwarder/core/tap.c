@@ -1,12 +1,12 @@
 /* An endpoint over a tap device.
  *
  * Theory of operation. The kernel has no batched system call for a tap: one readv(2) or writev(2) moves one frame with
- * its struct virtio_net_hdr in front (Documentation/networking/tuntap.rst). A frame is read into a buffer of our own, one
- * byte larger than the largest frame, so that one that was cut off shows.
+ * its struct virtio_net_hdr in front (Documentation/networking/tuntap.rst). A frame is read into a buffer of our own,
+ * one byte larger than the largest frame, so that one that was cut off shows.
  *
- * Where things end: a tap whose interface was deleted, or whose queue was detached, answers EBADFD and POLLERR for ever;
- * such an endpoint is down for good and has no file descriptor to sleep on, as that would be readable all the time. An
- * interface that is only set down answers EIO to writes: these count as VERDICT_DOWN until one succeeds again.
+ * Where things end: a tap whose interface was deleted, or whose queue was detached, answers EBADFD and POLLERR for
+ * ever; such an endpoint is down for good and has no file descriptor to sleep on, as that would be readable all the
+ * time. An interface that is only set down answers EIO to writes: these count as VERDICT_DOWN until one succeeds again.
  */
 #include "tap.h"
 
@@ -67,8 +67,7 @@ static bool tap_offload(struct frame *frame, const struct virtio_net_hdr *header
 
 /* Read one frame; returns its length with header, 0 if there is none. */
 static size_t tap_read(struct tap *tap, uint8_t *buffer) {
-    struct iovec parts[2] = {{.iov_base = buffer, .iov_len = HEADER},
-                             {.iov_base = buffer + HEADER, .iov_len = BUFFER}};
+    struct iovec parts[2] = {{.iov_base = buffer, .iov_len = HEADER}, {.iov_base = buffer + HEADER, .iov_len = BUFFER}};
     ssize_t n;
 
     do {
@@ -163,8 +162,8 @@ static enum verdict tap_send_one(struct tap *tap, const struct frame *frame) {
         /* Behind the two addresses (IEEE 802.1Q, 9.3), which are in part[0]; what the header counts moves along. */
         parts[n++] = (struct iovec){.iov_base = frame->part[0].iov_base, .iov_len = 12};
         parts[n++] = (struct iovec){.iov_base = (void *)(uintptr_t)tag, .iov_len = POLICY_TAG};
-        parts[n++] = (struct iovec){.iov_base = (uint8_t *)frame->part[0].iov_base + 12,
-                                    .iov_len = frame->part[0].iov_len - 12};
+        parts[n++] =
+            (struct iovec){.iov_base = (uint8_t *)frame->part[0].iov_base + 12, .iov_len = frame->part[0].iov_len - 12};
         next = 1;
         if ((header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) {
             header.csum_start = (uint16_t)(header.csum_start + POLICY_TAG);

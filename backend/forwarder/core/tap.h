@@ -4,9 +4,9 @@
 
 #include "frame.h"
 
-/* `fd` is a tap queue opened with IFF_NO_PI and IFF_VNET_HDR; it is duplicated, its file description becomes non-blocking.
- * Whether the kernel may leave checksums and segmentation to the receiver is what the opener set by TUNSETOFFLOAD
- * (nothing, by default). NULL on failure, with errno: EBADF, ENOTTY or EINVAL if it is no such thing.
+/* `fd` is a tap queue opened with IFF_NO_PI and IFF_VNET_HDR; it is duplicated, its file description becomes
+ * non-blocking. Whether the kernel may leave checksums and segmentation to the receiver is what the opener set by
+ * TUNSETOFFLOAD (nothing, by default). NULL on failure, with errno: EBADF, ENOTTY or EINVAL if it is no such thing.
  */
 struct endpoint *tap_open(int fd, enum direction from);
 

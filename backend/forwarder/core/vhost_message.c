@@ -10,7 +10,8 @@
 
 _Static_assert(offsetof(struct vhost_message, payload) >= VHOST_MESSAGE_HEADER, "the header is in front");
 
-/* Close what a stranger handed over: a TCP socket that lingers would make us wait for its peer (socket(7), SO_LINGER). */
+/* Close what a stranger handed over: a TCP socket that lingers would make us wait for its peer (socket(7), SO_LINGER).
+ */
 static void drop(int file) {
     const struct linger none = {0};
 
@@ -95,8 +96,8 @@ enum vhost_read vhost_message_read(struct vhost_message *message, int socket, en
         bool in_header = message->got < VHOST_MESSAGE_HEADER;
         uint8_t *to = in_header ? (uint8_t *)message + message->got
                                 : message->payload.bytes + (message->got - VHOST_MESSAGE_HEADER);
-        size_t want = in_header ? VHOST_MESSAGE_HEADER - message->got
-                                : message->size - (message->got - VHOST_MESSAGE_HEADER);
+        size_t want =
+            in_header ? VHOST_MESSAGE_HEADER - message->got : message->size - (message->got - VHOST_MESSAGE_HEADER);
         ssize_t got = read_some(message, socket, to, want);
 
         if (got == -2) {

@@ -13,8 +13,8 @@
 
 #include "vhost_fault.h"
 
-#define VHOST_MESSAGE_FILES 8 /* most descriptors of a message: one for each region of SET_MEM_TABLE */
-#define VHOST_MESSAGE_HEADER 12 /* bytes */
+#define VHOST_MESSAGE_FILES 8     /* most descriptors of a message: one for each region of SET_MEM_TABLE */
+#define VHOST_MESSAGE_HEADER 12   /* bytes */
 #define VHOST_MESSAGE_PAYLOAD 264 /* bytes; the largest is SET_MEM_TABLE with 8 regions */
 #define VHOST_VERSION 1U
 #define VHOST_VERSION_MASK 3U
@@ -39,8 +39,8 @@ enum vhost_read { VHOST_READ_MORE, VHOST_READ_WHOLE, VHOST_READ_END, VHOST_READ_
 /* Forget the message, and close what it still owns. */
 void vhost_message_clear(struct vhost_message *message);
 
-/* Close a connection, and what waits in it unread: the kernel would close the descriptors among that in our name, and some
- * of them can make it wait.
+/* Close a connection, and what waits in it unread: the kernel would close the descriptors among that in our name, and
+ * some of them can make it wait.
  */
 void vhost_message_close(int socket);
 

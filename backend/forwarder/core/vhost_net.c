@@ -16,10 +16,10 @@ struct vhost_net {
     struct vhost_user device;
     uint32_t taken; /* chains of the transmit queue that are out */
     uint16_t taken_head[FRAME_BATCH];
-    uint32_t buffers; /* of the receive queue that a frame takes lately; at least 1 */
+    uint32_t buffers;        /* of the receive queue that a frame takes lately; at least 1 */
     uint32_t most_available; /* buffers that the guest had in its receive queue at once; both of this guest only */
-    uint64_t guest; /* device.connections when they were learned */
-    struct frame segment; /* one piece of a super-frame that the guest does not take whole */
+    uint64_t guest;          /* device.connections when they were learned */
+    struct frame segment;    /* one piece of a super-frame that the guest does not take whole */
 };
 
 static struct vhost_net *net_of(struct endpoint *endpoint) {
@@ -106,9 +106,8 @@ static enum verdict take_chain(const struct vhost_user *device, const struct cha
         if (frame->parts == FRAME_PARTS) {
             return VERDICT_OVERSIZED;
         }
-        frame->part[frame->parts++] =
-            (struct iovec){.iov_base = (uint8_t *)from.part->iov_base + from.offset,
-                           .iov_len = from.part->iov_len - from.offset};
+        frame->part[frame->parts++] = (struct iovec){.iov_base = (uint8_t *)from.part->iov_base + from.offset,
+                                                     .iov_len = from.part->iov_len - from.offset};
     }
     frame->tag_tpid = 0;
     return negotiated(device, &header.hdr) && offload_from_guest(frame, &header.hdr) ? VERDICT_PASSED : VERDICT_OFFLOAD;
@@ -291,16 +290,15 @@ static bool takes_whole(const struct vhost_user *device, const struct frame *fra
            (kind == VIRTIO_NET_HDR_GSO_TCPV6 && vhost_user_has(device, VIRTIO_NET_F_GUEST_TSO6));
 }
 
-/* Cut a super-frame for a guest that does not take it whole. It passes if its first piece does: the rest is then lost as
- * on a wire.
+/* Cut a super-frame for a guest that does not take it whole. It passes if its first piece does: the rest is then lost
+ * as on a wire.
  */
 static enum verdict put_segments(struct vhost_net *net, const struct frame *frame, uint32_t *most_buffers) {
     uint32_t segments = frame_segments(frame);
 
     for (uint32_t i = 0; i < segments; i++) {
-        enum verdict verdict = offload_segment(frame, i, &net->segment)
-                                   ? put_frame(net, &net->segment, most_buffers)
-                                   : VERDICT_OFFLOAD;
+        enum verdict verdict =
+            offload_segment(frame, i, &net->segment) ? put_frame(net, &net->segment, most_buffers) : VERDICT_OFFLOAD;
 
         if (verdict != VERDICT_PASSED) {
             return i == 0 ? verdict : VERDICT_PASSED;

@@ -44,10 +44,10 @@ enum request {
 #define QUEUE_MASK 0xffU
 #define MESSAGES_AT_ONCE 32 /* before the data path gets its turn */
 
-#define FEATURES                                                                                                      \
+#define FEATURES                                                                                                       \
     (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |                        \
      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(F_PROTOCOL_FEATURES))
-#define OFFLOADS                                                                                                      \
+#define OFFLOADS                                                                                                       \
     (BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_HOST_TSO4) |                             \
      BIT(VIRTIO_NET_F_HOST_TSO6) | BIT(VIRTIO_NET_F_HOST_ECN) | BIT(VIRTIO_NET_F_GUEST_TSO4) |                         \
      BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_GUEST_ECN))
@@ -232,7 +232,8 @@ static enum fault set_memory(struct vhost_user *device, struct vhost_message *me
     }
     memcpy(&table, message->payload.bytes, sizeof table);
     regions = table.regions;
-    if (regions > GUEST_REGIONS || message->size != offsetof(struct regions, region) + regions * sizeof(struct region)) {
+    if (regions > GUEST_REGIONS ||
+        message->size != offsetof(struct regions, region) + regions * sizeof(struct region)) {
         return regions > GUEST_REGIONS ? FAULT_MEMORY_LIMIT : FAULT_SIZE;
     }
     if (message->files != regions) {
@@ -527,8 +528,10 @@ static enum fault handle(struct vhost_user *device, struct vhost_message *messag
 void vhost_user_converse(struct vhost_user *device, bool hung_up) {
     for (unsigned i = 0; i < MESSAGES_AT_ONCE && device->connection >= 0; i++) {
         enum fault fault = FAULT_NONE;
+        enum vhost_read got =
+            hung_up ? VHOST_READ_END : vhost_message_read(&device->message, device->connection, &fault);
 
-        switch (hung_up ? VHOST_READ_END : vhost_message_read(&device->message, device->connection, &fault)) {
+        switch (got) {
         case VHOST_READ_MORE:
             return;
         case VHOST_READ_WHOLE:

@@ -2,17 +2,17 @@
  * (QEMU: docs/interop/vhost-user; virtio 1.2, 5.1).
  *
  * Theory of operation. The front-end connects to our listening socket; there is one connection at a time, and all state
- * of the device lives and dies with it. It negotiates features, hands over the guest's memory as files (guest_memory.h),
- * tells where the rings of the two queues are, and with which eventfd each side knocks. A ring runs from
- * SET_VRING_KICK to GET_VRING_BASE; frames flow while it is enabled, too.
+ * of the device lives and dies with it. It negotiates features, hands over the guest's memory as files
+ * (guest_memory.h), tells where the rings of the two queues are, and with which eventfd each side knocks. A ring runs
+ * from SET_VRING_KICK to GET_VRING_BASE; frames flow while it is enabled, too.
  *
  * Front-end and guest are both taken for hostile. The first bad value stops the port: the connection is closed, the
- * rings forgotten, the memory unmapped, the reason counted. The front-end may connect again. Nothing here waits: sockets
- * are used with MSG_DONTWAIT, and eventfds are read with RWF_NOWAIT, because their O_NONBLOCK belongs to the front-end
- * as much as to us.
+ * rings forgotten, the memory unmapped, the reason counted. The front-end may connect again. Nothing here waits:
+ * sockets are used with MSG_DONTWAIT, and eventfds are read with RWF_NOWAIT, because their O_NONBLOCK belongs to the
+ * front-end as much as to us.
  *
- * What is not offered: packed rings, a control queue, several pairs of queues, an IOMMU, dirty-page logging (hence no live
- * migration), back-end requests, changing memory slots one by one.
+ * What is not offered: packed rings, a control queue, several pairs of queues, an IOMMU, dirty-page logging (hence no
+ * live migration), back-end requests, changing memory slots one by one.
  */
 #ifndef SALLYPORT_VHOST_USER_H
 #define SALLYPORT_VHOST_USER_H
@@ -27,19 +27,19 @@ struct vhost_ring {
     struct virtqueue queue;
     uint64_t table, available, used; /* the front-end's addresses */
     uint32_t size;
-    uint16_t base; /* the front-end's idea of the next available index, for a ring that is not started */
+    uint16_t base;  /* the front-end's idea of the next available index, for a ring that is not started */
     bool addressed; /* SET_VRING_ADDR came */
     bool enabled;
     bool disabled; /* by SET_VRING_ENABLE, rather than not enabled yet: what the guest sends is discarded */
-    bool started; /* the queue may be touched if it is enabled, too */
-    int kick; /* eventfds, -1: none */
+    bool started;  /* the queue may be touched if it is enabled, too */
+    int kick;      /* eventfds, -1: none */
     int call;
 };
 
 struct vhost_user {
     int listener;
-    int connection; /* -1: none */
-    bool offload; /* offer checksum and segmentation offload */
+    int connection;    /* -1: none */
+    bool offload;      /* offer checksum and segmentation offload */
     uint64_t features; /* negotiated, 0: not yet */
     uint64_t protocol_features;
     struct guest_memory memory;
@@ -49,8 +49,8 @@ struct vhost_user {
     /* For readers in other threads: written with relaxed atomic stores. */
     uint64_t connections;
     uint64_t disconnections; /* by the front-end, without a fault */
-    uint64_t refused; /* second connections */
-    uint64_t signals; /* interrupts asked for */
+    uint64_t refused;        /* second connections */
+    uint64_t signals;        /* interrupts asked for */
     uint64_t faults[FAULTS];
     enum fault last_fault;
 };

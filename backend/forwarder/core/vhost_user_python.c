@@ -73,7 +73,11 @@ PyObject *python_vhost_user_state(PyObject *Py_UNUSED(module), PyObject *args) {
     struct vhost_user *device;
     enum fault last;
 
-    if (!PyArg_ParseTuple(args, "O", &object) || (endpoint = endpoint_of(object)) == NULL) {
+    if (!PyArg_ParseTuple(args, "O", &object)) {
+        return NULL;
+    }
+    endpoint = endpoint_of(object);
+    if (endpoint == NULL) {
         return NULL;
     }
     device = vhost_net_device(endpoint);
@@ -93,8 +97,8 @@ PyObject *python_vhost_user_state(PyObject *Py_UNUSED(module), PyObject *args) {
         }
     }
     last = __atomic_load_n(&device->last_fault, __ATOMIC_RELAXED);
-    if (put(state, "last_fault", last == FAULT_NONE ? Py_NewRef(Py_None) : PyUnicode_FromString(vhost_fault_sentence(last))) !=
-            0 ||
+    if (put(state, "last_fault",
+            last == FAULT_NONE ? Py_NewRef(Py_None) : PyUnicode_FromString(vhost_fault_sentence(last))) != 0 ||
         put(state, "connections", number(&device->connections)) != 0 ||
         put(state, "disconnections", number(&device->disconnections)) != 0 ||
         put(state, "refused", number(&device->refused)) != 0 || put(state, "signals", number(&device->signals)) != 0 ||

@@ -101,8 +101,8 @@ static bool walk(struct virtqueue *queue, const struct guest_memory *memory, uin
         if (flags & VRING_DESC_F_INDIRECT) {
             uint32_t len = le32toh(descriptor.len);
 
-            if (nested || !queue->indirect || flags & VRING_DESC_F_NEXT || len == 0 ||
-                len % sizeof descriptor != 0 || len / sizeof descriptor > QUEUE_MAX) {
+            if (nested || !queue->indirect || flags & VRING_DESC_F_NEXT || len == 0 || len % sizeof descriptor != 0 ||
+                len / sizeof descriptor > QUEUE_MAX) {
                 return fail(queue, FAULT_CHAIN_INDIRECT);
             }
             table = guest_memory_at(memory, le64toh(descriptor.addr), len);

@@ -33,18 +33,18 @@ struct chain {
 
 struct virtqueue {
     struct vring_desc *table; /* in the guest's memory, as the two following */
-    uint16_t *available; /* flags, index, ring[size], used_event */
-    uint16_t *used; /* flags, index, then 32-bit words: ring[size], and avail_event */
-    uint32_t size; /* a power of two */
-    bool write; /* buffers are for us to write (the guest's receive queue) */
-    bool indirect; /* VIRTIO_F_INDIRECT_DESC */
-    bool event_index; /* VIRTIO_F_EVENT_IDX */
-    bool quiet; /* we told the guest not to kick */
-    uint16_t next; /* index of the available ring that is taken next */
-    uint16_t filled; /* index of the used ring behind what was pushed */
-    uint16_t published; /* of it, what the guest sees */
-    uint16_t signalled; /* of it, what was weighed for an interrupt */
-    enum fault fault; /* the first; the queue gives nothing from then on */
+    uint16_t *available;      /* flags, index, ring[size], used_event */
+    uint16_t *used;           /* flags, index, then 32-bit words: ring[size], and avail_event */
+    uint32_t size;            /* a power of two */
+    bool write;               /* buffers are for us to write (the guest's receive queue) */
+    bool indirect;            /* VIRTIO_F_INDIRECT_DESC */
+    bool event_index;         /* VIRTIO_F_EVENT_IDX */
+    bool quiet;               /* we told the guest not to kick */
+    uint16_t next;            /* index of the available ring that is taken next */
+    uint16_t filled;          /* index of the used ring behind what was pushed */
+    uint16_t published;       /* of it, what the guest sees */
+    uint16_t signalled;       /* of it, what was weighed for an interrupt */
+    enum fault fault;         /* the first; the queue gives nothing from then on */
 };
 
 /* The bytes of each part of a queue of `size` descriptors. */

@@ -39,12 +39,11 @@ static char said[LOG_BYTES];
 static size_t said_bytes;
 
 struct programs_object {
-    PyObject_HEAD
-    struct bpf_object *object;
+    PyObject_HEAD struct bpf_object *object;
     const struct memory *memory; /* NULL: closed */
-    int program[DIRECTIONS]; /* file descriptors, owned by `object` */
-    int link[DIRECTIONS]; /* file descriptors, or NO_PROGRAM */
-    int target[DIRECTIONS]; /* interface indices */
+    int program[DIRECTIONS];     /* file descriptors, owned by `object` */
+    int link[DIRECTIONS];        /* file descriptors, or NO_PROGRAM */
+    int target[DIRECTIONS];      /* interface indices */
     int cpus;
 };
 
@@ -82,10 +81,9 @@ __attribute__((format(printf, 2, 0))) static int keep_said(enum libbpf_print_lev
 /* Raise OSError with an errno and a sentence, followed by what libbpf said. Returns NULL. */
 static PyObject *raise_with_log(int number, const char *what) {
     PyObject *text = PyUnicode_DecodeUTF8(said, (Py_ssize_t)said_bytes, "replace");
-    PyObject *message = text == NULL ? NULL
-                        : said_bytes == 0
-                            ? PyUnicode_FromFormat("%s: %s", what, strerror(number))
-                            : PyUnicode_FromFormat("%s: %s; libbpf: %U", what, strerror(number), text);
+    PyObject *message = text == NULL      ? NULL
+                        : said_bytes == 0 ? PyUnicode_FromFormat("%s: %s", what, strerror(number))
+                                          : PyUnicode_FromFormat("%s: %s; libbpf: %U", what, strerror(number), text);
     PyObject *arguments = message == NULL ? NULL : Py_BuildValue("(iO)", number, message);
 
     if (arguments != NULL) {
@@ -178,8 +176,8 @@ static PyObject *programs_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     struct bytes policy;
     int port, vm, cpus, result;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&ii", names, PyUnicode_FSConverter, &path, bytes_convert, &policy,
-                                     &port, &vm)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&ii", names, PyUnicode_FSConverter, &path, bytes_convert,
+                                     &policy, &port, &vm)) {
         return NULL;
     }
     if (policy.len != sizeof settings.policy || port <= 0 || vm <= 0 || port == vm) {

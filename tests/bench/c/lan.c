@@ -6,10 +6,9 @@
  * order. Everything is the real thing: the source check, the lookups, the counters, the one copy into the input buffer
  * of the destination. Figures:
  *
- *   lan                one core does it all: writes every frame into a sender's buffer, moves it, and reads its address at
- *                      the receiver, which is less than what the LAN alone could do
- *   lan_data_path      the time inside lan_round() alone, in the same run
- *   datagram           the peer: one unix datagram socket, one send(2) and one recv(2) for each frame
+ *   lan                one core does it all: writes every frame into a sender's buffer, moves it, and reads its address
+ * at the receiver, which is less than what the LAN alone could do lan_data_path      the time inside lan_round() alone,
+ * in the same run datagram           the peer: one unix datagram socket, one send(2) and one recv(2) for each frame
  *   stream_writev_64   the peer: one unix stream socket, 64 frames with each writev(2) and readv(2)
  *
  * The peers, too, run on one core; they look nothing up.
@@ -30,7 +29,7 @@
 #define ADDRESSES 1000
 #define FRAME 64
 #define SLOTS 256
-#define PLAN 65536 /* frames, prepared; a power of two */
+#define PLAN 65536  /* frames, prepared; a power of two */
 #define ROUNDS 1000 /* between two looks at the clock */
 
 static uint8_t plan[PLAN][FRAME];

@@ -13,9 +13,9 @@
  *
  * A paced sender sleeps between batches: if it spun, its processor would look busy whatever the forwarder costs.
  *
- * Latency is from the clock before send(2) to the time stamp that the kernel puts on the frame when it arrives at the far
- * interface (SO_TIMESTAMPNS): the wake-up of a receiver is no part of it. The receiver is the same thread, which looks at
- * its socket now and then, so that it does not disturb what is measured.
+ * Latency is from the clock before send(2) to the time stamp that the kernel puts on the frame when it arrives at the
+ * far interface (SO_TIMESTAMPNS): the wake-up of a receiver is no part of it. The receiver is the same thread, which
+ * looks at its socket now and then, so that it does not disturb what is measured.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -43,9 +43,9 @@
 #define UDP 8
 #define STAMP (ETHER + IPV4 + UDP) /* where the payload begins: sequence number, then nanoseconds, 8 bytes each */
 #define SECOND 1000000000ULL
-#define BUFFER (32 << 20) /* bytes of the receiver's socket */
+#define BUFFER (32 << 20)      /* bytes of the receiver's socket */
 #define LINGER_NS (SECOND / 5) /* frames may still be on their way when the last was sent */
-#define MAGIC 0x53616c6c79ULL /* "Sally", above the sequence number: frames of others are not ours */
+#define MAGIC 0x53616c6c79ULL  /* "Sally", above the sequence number: frames of others are not ours */
 
 struct order {
     uint8_t destination[ETH_ALEN], source[ETH_ALEN];

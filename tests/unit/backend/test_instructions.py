@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -17,7 +18,9 @@ import pytest
 
 from backend import host_status, machine_state, store
 from backend import instructions as ins
+from backend.forwarder import counters
 from backend.settings import Settings
+from rootfs.version import PROJECT
 from tests.unit.backend.rig import NEW_PASSWORD, Rig, run, running, until
 
 pytestmark = pytest.mark.usefixtures("cheap_hash")
@@ -194,6 +197,36 @@ def test_a_port_process_that_hangs_or_is_gone_is_an_error(settings: Settings, mo
             assert_error(await client.ask(ins.PortsList(), token), "failed")
             async with port_process(settings, b'{"type":', hang=True):
                 assert_error(await client.ask(ins.PortsList(), token), "failed")
+
+    run(test())
+
+
+def test_the_largest_honest_answer_of_the_forwarder_fits_in_a_message(settings: Settings) -> None:
+    """All verdicts and all faults there are, each counted as high as 64 bits go, and the longest words elsewhere."""
+    most = 2**64 - 1
+    header = (PROJECT / "backend/forwarder/core/vhost_fault.h").read_text()
+    faults = [ins.Fault(name, most) for name in re.findall(r'X\(FAULT_\w+, "(\w+)"', header) if name != "none"]
+    counts = tuple(((most, most),) * len(counters.VERDICTS) for _ in counters.DIRECTIONS)
+    numbers = dict.fromkeys(("rx_frames", "rx_bytes", "tx_frames", "tx_bytes"), most)
+    port = ins.Port(
+        name="m" * 15,  # IFNAMSIZ - 1 (linux/if.h)
+        mac="52:54:00:00:00:01",
+        carrier=False,
+        way="bridge",
+        vm="vhost-user",
+        vm_up=False,
+        verdicts=counters.named(counts),
+        faults=faults,
+        **numbers,
+    )
+    line = ins.encode(ins.Reply(2**63 - 1, ins.Ports([port])))
+    assert 3000 < len(line) < 3800  # as the comment at MAX_LINE says
+
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            async with port_process(settings, msgspec.json.encode(ins.Ports([port]))):
+                assert await client.ask(ins.PortsList(), token) == ins.Ports([port])
 
     run(test())
 

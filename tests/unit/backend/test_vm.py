@@ -38,9 +38,7 @@ def values(words: list[str], option: str) -> list[str]:
     [(TAP, "tap,id=access,fd=7"), (VHOST, "vhost-user,id=access,chardev=forwarder")],
     ids=["tap", "vhost-user"],
 )
-def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(
-    chosen: Accelerator, ends: vm.Ends, access: str
-) -> None:
+def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(chosen: Accelerator, ends: vm.Ends, access: str) -> None:
     words = command(chosen, ends)
     assert values(words, "-netdev") == [access, "tap,id=link,fd=8"]
     assert values(words, "-device") == [

@@ -178,14 +178,13 @@ def test_the_port_is_brought_up_and_down(machine: Machine) -> None:
 
 def test_a_port_that_cannot_be_brought_up_is_an_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "PORT", "mgmt1")
-    with pytest.raises(OSError, match="^ip link set mgmt1 up: unexpected"):
+    with pytest.raises(OSError, match=r"^ip link set mgmt1 up: unexpected"):
         asyncio.run(bridge.open_port())
 
 
 @contextlib.asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[Path]:
     """The forwarder's process, in this one, with way ``bridge``; gives its status socket, ends it as systemd does."""
-    directory.mkdir()
     (directory / "port.json").write_bytes(msgspec.json.encode(settings(port="bridge")))
     group = grp.getgrgid(os.getgid()).gr_name
     task = asyncio.create_task(process.serve(process.Places(directory, directory / "port.json", group, group)))
@@ -193,7 +192,7 @@ async def serving(directory: Path) -> AsyncIterator[Path]:
         async with asyncio.timeout(10):
             while not (directory / "taps.sock").exists():
                 assert not task.done(), task.exception()
-                await asyncio.sleep(0.01)  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         yield directory / "status.sock"
         signal.raise_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
@@ -211,7 +210,7 @@ async def ask(path: Path) -> bytes:
 
 def test_the_process_answers_while_the_port_is_up_and_leaves_it_down(machine: Machine, tmp_path: Path) -> None:
     async def play() -> bytes:
-        async with serving(tmp_path / "run") as status:
+        async with serving(tmp_path) as status:
             assert machine.told == ["up"]
             assert status.stat().st_mode & 0o777 == 0o660
             return await ask(status)
@@ -227,7 +226,7 @@ def test_who_connects_while_counters_cannot_be_read_gets_nothing_and_the_log_say
     machine.ip(output)
 
     async def play() -> tuple[bytes, bytes]:
-        async with serving(tmp_path / "run") as status:
+        async with serving(tmp_path) as status:
             nothing = await ask(status)
             machine.ip(json.dumps([LINK]))
             return nothing, await ask(status)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import asyncssh
+import msgspec
 import pytest
 
 from frontend_vm import cli, ssh
+from frontend_vm.instructions import Fault, Ports
 from tests.unit.frontend_vm.rig import DEADLINE, Rig, running, until
 
 
@@ -20,16 +23,41 @@ def test_one_command_each(configuration: Path) -> None:
             assert result.exit_status == 0
             assert json.loads(str(result.stdout))["hostname"] == "sallyport"
             assert "Accelerator   kvm (" in str((await connection.run("status")).stdout)
-            assert "foreign_mac" in str((await connection.run("ports")).stdout)
+            assert "Data path     mgmt0 -- ring -- vhost-user -- VM (up)" in str((await connection.run("ports")).stdout)
             assert (await connection.run("hostname edge-9")).exit_status == 0
             assert rig.backend.hostname == "edge-9"
-            for bad in ("hostname -x", "hostname", "hostname a b", "nonsense", "status --yaml", "status 'x", "reboot"):
+            for bad in ("hostname -x", "hostname", "hostname a b", "nonsense", "status --yaml", "status 'x", "reboot",
+                        "forwarder", "forwarder stop", "forwarder status x", "forwarder --json"):  # fmt: skip
                 result = await connection.run(bad, timeout=DEADLINE)
                 assert (result.exit_status, result.stdout) == (2, ""), bad
                 assert result.stderr
             assert "SystemReboot" not in rig.instructions()
             assert (await connection.run("reboot --yes")).exit_status == 0
             assert "SystemReboot" in rig.instructions()
+
+    asyncio.run(scenario())
+
+
+def test_the_forwarder_is_told_in_short_in_full_and_for_programs(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            rig.backend.port_changes = {"vm_up": False, "faults": [Fault("chain_index", 3)]}
+            short, full = [str((await connection.run(c)).stdout) for c in ("ports", "forwarder status")]
+            for text in (short, full):
+                assert "-- VM (down)" in text
+                assert "3 x a descriptor index outside the table (chain_index)" in text
+                assert re.search(r"^spoofed +0 +0 +2 +120$", text, re.MULTILINE)
+            assert not re.search(r"^runt ", short, re.MULTILINE)
+            assert re.search(r"^runt +0 +0 +0 +0$", full, re.MULTILINE)
+            for command in ("ports --json", "forwarder status --json"):
+                result = await connection.run(command)
+                told = msgspec.json.decode(str(result.stdout).encode(), type=Ports).ports[0]
+                assert (told.way, told.vm, told.vm_up) == ("ring", "vhost-user", False)
+                assert told.faults == [Fault("chain_index", 3)]
+                assert len(told.verdicts) == 28
+            assert "forwarder status [--json]" in str((await connection.run("help")).stdout)
+            result = await connection.run("forwarder")
+            assert (result.exit_status, result.stderr) == (2, "usage: forwarder status [--json]\n")
 
     asyncio.run(scenario())
 
@@ -236,7 +264,15 @@ def test_stranger_cannot_make_us_collect_a_huge_packet(configuration: Path) -> N
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("sta", ("status ", 7)), ("p", False), ("", False), ("x", False), ("hostname e", False)],
+    [
+        ("sta", ("status ", 7)),
+        ("fo", ("forwarder status ", 17)),
+        ("forwarder s", ("forwarder status ", 17)),
+        ("p", False),
+        ("", False),
+        ("x", False),
+        ("hostname e", False),
+    ],
 )
 def test_completion(line: str, expected: object) -> None:
     assert cli.complete(line, len(line)) == expected

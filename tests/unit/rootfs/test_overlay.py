@@ -265,7 +265,7 @@ def test_rules_stand_before_the_port_is_here_or_up(way: str) -> None:
     loads = text.index("nft -f /etc/sallyport/port.nft")
     ups = [match.start() for match in re.finditer(r"link set (mgmt0|access0|br0) .*\bup$", text, re.MULTILINE)]
     assert all(loads < up for up in ups)
-    moved = text.index('netns mgmt name mgmt0')
+    moved = text.index("netns mgmt name mgmt0")
     if way == "bridge":
         # These rules name no device of their own; and the port is brought up by the forwarder, not here.
         assert loads < moved

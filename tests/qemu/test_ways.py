@@ -1,0 +1,32 @@
+"""Every way of forwarding that the profile can name seals the port; `test_proof.py` has the whole proof of the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rootfs import image as images
+from rootfs import profile
+from rootfs.image import Recipe
+from rootfs.tools import Tools
+from tests.probes.result import Result, Verdict
+from tests.qemu import verify
+from tests.qemu.imagefile import open_image
+from tests.qemu.test_proof import CONSOLE, FEW, SEED
+
+pytestmark = pytest.mark.qemu
+
+OTHERS = sorted(set(profile.WAYS) - {"ring"})
+
+
+@pytest.mark.parametrize("way", OTHERS)
+def test_the_port_is_sealed(tools: Tools, tmp_path: Path, way: str) -> None:
+    image = open_image(images.make(Recipe(profile.load("qemu", way), test_access=True), CONSOLE).image)
+    results: list[Result] = []
+    with verify.Bar(CONSOLE) as bar:
+        found, _ = verify.outside(tools, image, tmp_path, seed=SEED, bar=bar, ports=FEW)
+        verify.inside(tools, image, tmp_path, results, seed=SEED, bar=bar, ports=FEW)
+    assert not [r for r in found + results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
+    for part in (found, results):
+        assert any(r.verdict is Verdict.CONTROL for r in part)
