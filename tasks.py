@@ -185,14 +185,44 @@ def verify(
     sys.exit(exit_code(result.results))
 
 
-@task(help={"part": "unit, image, qemu, or all", "options": "further options for pytest"})
+@task(
+    positional=[],
+    help={
+        "minutes": "how long in all, building aside",
+        "target": "one target; all if none is named",
+        "seed": "seed of the random choices; printed",
+        "replay": "run this one input instead, or every kept one with `--replay all`",
+    },
+)
+@friendly
+def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, replay: str = "") -> None:
+    """Attack the forwarder's parsers with libFuzzer, ASan and UBSan. Exit code: 1 if one of them broke."""
+    from tests.fuzz import run as fuzzer
+
+    start, targets = fuzzer.on_tree(_engine().tools), [target] if target else []
+    if replay:
+        report = fuzzer.replay(start, targets, _console, inputs=[] if replay == "all" else [Path(replay)])
+    else:
+        seed = random.SystemRandom().randrange(2**31) if seed < 0 else seed
+        report = fuzzer.run(start, minutes, targets, _console, seed=seed)
+    report.show(_console)
+    sys.exit(report.exit_code)
+
+
+@task(help={"part": "unit, image, qemu, fuzz, or all", "options": "further options for pytest"})
 @friendly
 def test(context: Context, part: str = "all", options: str = "") -> None:
-    """Run the tests: unit (seconds), image (reads the built tree), qemu (boots it; minutes)."""
-    parts = {"unit": ["tests/unit"], "image": ["tests/image"], "qemu": ["tests/qemu"], "all": ["tests"]}
+    """Run the tests: unit (a minute), image (reads the built tree), qemu (boots it; minutes), fuzz (minutes)."""
+    parts = {
+        "unit": ["tests/unit"],
+        "image": ["tests/image"],
+        "qemu": ["tests/qemu"],
+        "fuzz": ["tests/fuzz"],
+        "all": ["tests"],
+    }
     if part not in parts:
         raise SallyportError(f"no part {part!r} of the tests", f"choose one of {', '.join(parts)}")
-    if part != "unit":
+    if part not in ("unit", "fuzz"):
         _build(PROFILE)
         _build(PROFILE, test_access=True)
     _python(context, "pytest", *parts[part], *options.split())
@@ -294,4 +324,4 @@ _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)
 _bench.add_task(bench_forwarder)
-namespace = Collection(run, verify, test, lint, clean, _image, _bench)
+namespace = Collection(run, verify, test, fuzz, lint, clean, _image, _bench)

@@ -92,7 +92,11 @@ def check_versions(module: Path) -> None:
     """
     with module.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(".gnu.version_r")
-        names = [a.name for _, found in section.iter_versions() for a in found] if isinstance(section, GNUVerNeedSection) else []
+        names = (
+            [a.name for _, found in section.iter_versions() for a in found]
+            if isinstance(section, GNUVerNeedSection)
+            else []
+        )
     for name in names:
         match = re.fullmatch(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?", name)
         if match and (int(match[1]), int(match[2])) > OLDEST_GLIBC:

@@ -55,7 +55,7 @@ class ManagementPort(_Part):
 
 
 class Limits(_Part):
-    """Token buckets of one direction: frames per second (0: no limit) and frames at once, of all frames and of groups'."""
+    """Token buckets of one direction, of all frames and of groups': frames per second (0: no limit), frames at once."""
 
     rate: int = Field(default=200_000, ge=0, le=100_000_000)
     burst: int = Field(default=8_192, ge=1, le=1_000_000)

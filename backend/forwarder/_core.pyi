@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import TypedDict, final
 
-# Endpoints in memory (memory_python.c), packet rings (ring_python.c), vhost-user (vhost_user_python.c), taps (tap_python.c), the guest LAN (lan_python.c).
+# Endpoints in memory (memory_python.c), packet rings (ring_python.c), vhost-user (vhost_user_python.c), taps
+# (tap_python.c), the guest LAN (lan_python.c).
 
 @final
 class Endpoint:
@@ -67,9 +68,10 @@ def ring(interface: str, mac: bytes | None, direction_from: int, /) -> Endpoint:
     """
 
 def vhost_user(listener: int, max_memory: int, offload: bool, direction_from: int, /) -> Endpoint:
-    """The back end of a guest's NIC (QEMU docs/interop/vhost-user). ``listener``, a listening unix socket, is duplicated.
+    """The back end of a guest's NIC (QEMU docs/interop/vhost-user).
 
-    ``max_memory``: bytes of the guest's memory at most. ``offload``: let the guest leave checksums and segments to us.
+    ``listener`` is a listening unix socket; it is duplicated. ``max_memory``: bytes of the guest's memory at most.
+    ``offload``: let the guest leave checksums and segments to us.
 
     Raises:
         OSError: EBADF, no memory.

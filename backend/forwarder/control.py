@@ -44,7 +44,7 @@ class Answer(Struct, frozen=True):
 
     problem: str = ""
     port: Port | None = None
-    capture: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
+    capture: dict[str, int] = {}
     file: str = ""
 
 

@@ -30,7 +30,9 @@ class ConfigError(ForwarderError):
 class InterfaceMissingError(ForwarderError):
     """There is no network interface of that name in this network namespace."""
 
-    remedy = "is it another namespace? sallyport-network.service makes them; management.match of the profile names the port"
+    remedy = (
+        "is it another namespace? sallyport-network.service makes them; management.match of the profile names the port"
+    )
 
 
 class NotPermittedError(ForwarderError):

@@ -8,9 +8,9 @@ Theory of operation. Four stages, in this order, because each takes away what th
 4. A system-call filter over all threads. From here on the process can do nothing but move frames, answer on its unix
    sockets, and open the VM's tap, which belongs to its user.
 
-The port is up before and stays up after: closed is what rules make it (``port.nft``: all that its stack gets or says is
-dropped) and that nothing else moves frames. So a restart lets nothing through, and the VM does not notice it but for the
-frames that were lost.
+The port is up before and stays up after: closed is what rules make it (``port.nft``: all that its stack gets or says
+is dropped) and that nothing else moves frames. So a restart lets nothing through, and the VM does not notice it but for
+the frames that were lost.
 """
 
 from __future__ import annotations

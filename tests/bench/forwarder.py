@@ -7,8 +7,8 @@ How it measures:
 * A sender stays on the first processor, a way's own process on the second. What the kernel forwards by itself
   (bridge, BPF) runs in the sender's context and slows it; ``none`` is the sender alone, a limit that no way can reach.
   Direction ``both``: two senders share the first processor.
-* ``bridge`` is the plain bridge of the appliance. Where the kernel has br_netfilter, a bridge shows each frame to the IP
-  rules by default; that is ``bridge+brnf``.
+* ``bridge`` is the plain bridge, as in the appliance. Where the kernel has br_netfilter, a bridge shows each frame to
+  the IP rules by default; that is ``bridge+brnf``.
 * Rates are taken at the receivers in a window while the sender runs flat out. At 70 % of the rate that a way reached in
   the same round every frame sent must be received.
 * Processor time is taken at one rate that every peer can carry, less that of ``none`` at the same rate.

@@ -1,8 +1,8 @@
 """Builds the fuzz targets and runs them for a time: ``run()``; ``replay()`` gives each kept input to them once.
 
-Where programs are built and run is the caller's choice, a `Start`: `on_tree()` for the tools tree, whose compiler and
-C library belong together, so that what it builds must run there as well; `on_machine()` for this machine's own clang.
-Both see one directory as their working directory, into which sources, inputs and results go.
+Programs are built and run by a `Start`, `on_tree()`: in the tools tree, whose compiler and C library belong together,
+so that what it builds must run there as well. It sees one directory as its working directory, into which sources,
+inputs and results go.
 
 A target is one file ``fuzz_<name>.c``, a row of `TARGETS`, and a folder of inputs, ``corpus/<name>``.
 """
@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ from rich.table import Table
 
 from rootfs.errors import SallyportError
 from rootfs.extension import COMPILER
-from rootfs.run import environment
 from rootfs.tools import BUILD, Tools
 
 HERE = Path(__file__).parent
@@ -144,23 +142,6 @@ class Report:
                 console.print(f"  kept: {crash}", markup=False, soft_wrap=True)
                 again = self.reproduce.format(target=result.target.name, input=shlex.quote(str(crash)))
                 console.print(f"  to see it again: {again}", markup=False, soft_wrap=True)
-
-
-def on_machine(flags: Sequence[str] = ()) -> Start:
-    """This machine's own programs; ``flags`` are added for clang (``-resource-dir …``)."""
-
-    def start(command: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
-        words = [*command[:1], *flags, *command[1:]] if command[0] == "clang" else [*command]
-        return subprocess.Popen(
-            words,
-            cwd=directory,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    return start
 
 
 def on_tree(tools: Tools) -> Start:
@@ -432,17 +413,3 @@ def _chosen(names: Sequence[str]) -> list[Target]:
         if name not in known:
             raise SallyportError(f"no fuzz target {name!r}", f"there are {', '.join(known)}")
     return [known[name] for name in names] or list(TARGETS)
-
-
-if (
-    __name__ == "__main__"
-):  # python -m tests.fuzz.run MINUTES|replay TARGET,… [FLAG OF CLANG …], with this machine's clang
-    _minutes, _names, *_flags = sys.argv[1:]
-    _start, _list = on_machine(_flags), [name for name in _names.split(",") if name]
-    _console = Console()
-    if _minutes == "replay":
-        _report = replay(_start, _list, _console)
-    else:
-        _report = run(_start, float(_minutes), _list, _console, seed=int(time.time()))
-    _report.show(_console)
-    sys.exit(_report.exit_code)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from rootfs.profile import Forwarder
 from tests.probes.result import Result, Verdict
 
 Run = Callable[[str], tuple[int, str]]
@@ -43,6 +44,18 @@ class Listener:
 
 
 BACKEND = Listener("tcp", "169.254.254.1", 7000)
+_FORWARDER = 902
+"""User id of the forwarder: overlays/host/etc/passwd."""
+_ETH_P_ALL = 3
+_INTERFACES = {("ring", "vhost-user"): (2,), ("ring", "tap"): (2, 3)}
+"""Numbers in the port's namespace: mgmt0, access0."""
+
+
+def expected(forwarder: Forwarder) -> frozenset[Listener]:
+    """The listeners of a host with this way of forwarding: the backend, and the forwarder's rings."""
+    numbers = _INTERFACES.get((forwarder.port, forwarder.vm), ())
+    rings = {Listener("packet", f"interface {number} of user {_FORWARDER}", _ETH_P_ALL) for number in numbers}
+    return frozenset({BACKEND} | rings)
 
 
 class _Namespace(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,7 +89,9 @@ def listeners(file: str, lines: list[str], netns: str) -> Iterator[Listener]:
     for line in lines:
         fields = line.split()
         if file == "packet":  # sk RefCnt Type Proto Iface R Rmem User Inode
-            yield Listener("packet", f"interface {fields[4]}", int(fields[3], 16), netns)
+            # One that is not running (packet(7): protocol 0) only sends.
+            if fields[5] != "0":
+                yield Listener("packet", f"interface {fields[4]} of user {int(fields[7])}", int(fields[3], 16), netns)
         elif file == "sctp/eps":
             yield Listener("sctp", fields[-1], int(fields[5]), netns)
         else:

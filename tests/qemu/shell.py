@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import time
@@ -11,6 +12,9 @@ import paramiko
 
 from rootfs import test_access
 from tests.qemu.machine import MachineError
+
+# Until the VM answers every attempt fails; what paramiko says of each is no news.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 class HostShell:

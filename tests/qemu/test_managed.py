@@ -61,10 +61,14 @@ def test_ports_count(appliance: Appliance) -> None:
     counters = {c["name"]: c["frames"] for c in second["verdicts"]}
     assert counters["rx_passed"] > 0
     assert counters["tx_passed"] > 0
-    # The host's own stack had nothing to say in there; what it was offered was dropped, which shows that the rules work.
+    # The host's own stack had nothing to say in there; what it was offered was dropped: the rules work.
     status, text = appliance.host.run("ip netns exec mgmt nft -j list counters")
     assert status == 0
-    rules = {item["counter"]["name"]: item["counter"]["packets"] for item in json.loads(text)["nftables"] if "counter" in item}
+    rules = {
+        item["counter"]["name"]: item["counter"]["packets"]
+        for item in json.loads(text)["nftables"]
+        if "counter" in item
+    }
     assert rules["from_host"] == 0
     assert rules["to_host"] > 0
 

@@ -1,4 +1,4 @@
-"""Every way of forwarding that the profile can name seals the port; `test_proof.py` has the whole proof of the default."""
+"""Every other way of forwarding seals the port, too; `test_proof.py` has the whole proof of the default."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from rootfs.profile import Profile
 from rootfs.tools import Tools
 from rootfs.version import version
 from tests.probes.controls import wait_until_up
-from tests.probes.host import run_host
+from tests.probes.host import expected, run_host
 from tests.probes.inside import run_inside
 from tests.probes.judge import PortJudge
 from tests.probes.ledger import Ledger
@@ -126,7 +126,7 @@ def inside(
         shell = wait_host_shell(machine.shell_socket)
         stack.callback(shell.close)
         bar.say("listeners on the host")
-        results += run_host(shell.run)
+        results += run_host(shell.run, allowed=expected(image.profile.forwarder))
         with SshWire.open(client, "link", pcap=folder / "link.pcapng") as on_link:
             macs = {"mgmt0": PORT_MAC, "br0": link.BRIDGE_MAC}
             reach = LinkTarget(host_macs=macs)

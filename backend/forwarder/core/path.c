@@ -108,10 +108,18 @@ void path_init(struct path *path, struct endpoint *port, struct endpoint *vm, co
 /* When frames came, and whether to stay awake for the next. */
 struct pace {
     uint64_t frame_ns; /* when the last one came */
-    uint64_t gap_ns;   /* between two rounds with frames, on average */
-    uint64_t look_ns;  /* of the round before, if it was one of waiting awake; else 0 */
+    uint64_t gap_ns; /* between two rounds with frames, on average */
+    uint64_t look_ns; /* of the round before, if we stayed awake after it; else 0 */
     uint64_t meek_until_ns;
 };
+
+/* A round begins. */
+static void pace_begin(struct pace *pace, uint64_t now_ns) {
+    if (pace->look_ns != 0 && now_ns - pace->look_ns > LOST_NS) {
+        pace->meek_until_ns = now_ns + MEEK_NS;
+    }
+    pace->look_ns = 0;
+}
 
 /* Frames came. Returns whether they followed the ones before closely enough to be load. */
 static bool pace_frames(struct pace *pace, uint64_t now_ns) {
@@ -119,16 +127,11 @@ static bool pace_frames(struct pace *pace, uint64_t now_ns) {
 
     pace->gap_ns = (7 * pace->gap_ns + gap_ns) / 8;
     pace->frame_ns = now_ns;
-    pace->look_ns = 0;
     return gap_ns <= NAP_NS / NAP_FRAMES;
 }
 
 /* No frame came. Returns whether to look again at once. */
 static bool pace_awake(struct pace *pace, uint64_t now_ns) {
-    if (pace->look_ns != 0 && now_ns - pace->look_ns > LOST_NS) {
-        pace->meek_until_ns = now_ns + MEEK_NS;
-    }
-    pace->look_ns = 0;
     if (pace->gap_ns > AWAKE_NS || now_ns - pace->frame_ns > AWAKE_NS || now_ns < pace->meek_until_ns) {
         return false;
     }
@@ -149,6 +152,7 @@ int path_run(struct path *path) {
         unsigned moved = path_move(path, FROM_PORT, now_ns) + path_move(path, FROM_VM, now_ns);
         int stop = 0;
 
+        pace_begin(&pace, now_ns);
         if (moved > 0) {
             path->end[FROM_PORT]->ops->flush(path->end[FROM_PORT]);
             path->end[FROM_VM]->ops->flush(path->end[FROM_VM]);

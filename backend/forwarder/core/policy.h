@@ -21,8 +21,7 @@ typedef __u64 uint64_t;
 #include <stdint.h>
 #endif
 
-#define POLICY_HEAD 64 /* bytes: two tags (8), Ethernet (14), and ARP (28) or the fixed IPv4 header (20), rounded up   \
-                        */
+#define POLICY_HEAD 64 /* bytes: two tags (8), Ethernet (14), ARP (28) or the fixed IPv4 header (20), rounded up */
 #define POLICY_ETHERTYPES 16
 #define POLICY_TAGS 2   /* 802.1ad: a service tag and a customer tag */
 #define POLICY_ETHER 14 /* bytes of an Ethernet header (IEEE 802.3) */

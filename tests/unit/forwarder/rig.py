@@ -116,7 +116,12 @@ class Row:
 
     def mtu(self, size: int) -> None:
         """Set the MTU of all four interfaces."""
-        for namespace, interface in ((self.outside, "a0"), (self.appliance, "m0"), (self.appliance, "t0"), (self.vm, "b0")):
+        for namespace, interface in (
+            (self.outside, "a0"),
+            (self.appliance, "m0"),
+            (self.appliance, "t0"),
+            (self.vm, "b0"),
+        ):
             ip("-n", namespace, "link", "set", interface, "mtu", str(size))
 
     def addresses(self) -> None:

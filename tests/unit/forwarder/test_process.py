@@ -26,7 +26,16 @@ from backend.forwarder.errors import ForwarderError
 from backend.instructions import Port, Ports
 from rootfs.version import PROJECT
 from tests.unit.forwarder.rig import (
-    VM_MAC, RawSocket, Row, frame, from_vm, inside, ip, needs_root, settings, wait_for,
+    VM_MAC,
+    RawSocket,
+    Row,
+    frame,
+    from_vm,
+    inside,
+    ip,
+    needs_root,
+    settings,
+    wait_for,
 )  # fmt: skip
 from tests.unit.forwarder.vhost_frontend import Frontend
 
@@ -180,13 +189,19 @@ def test_a_call_that_is_not_on_the_list_ends_it() -> None:
         ("os.chmod('/tmp', 0o777)", -signal.SIGSYS),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", f"import _socket\n{code}{extra}"], cwd=PROJECT, capture_output=True, text=True, check=False
+            [sys.executable, "-c", f"import _socket\n{code}{extra}"],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == expected, (extra, done.stderr)
 
 
 def test_a_killed_one_leaves_the_port_closed_and_the_next_one_opens_it_within_a_second(appliance: Appliance) -> None:
-    subprocess.run(["ip", "netns", "exec", appliance.row.appliance, "nft", "-f", "-"], input=RULES, text=True, check=True)
+    subprocess.run(
+        ["ip", "netns", "exec", appliance.row.appliance, "nft", "-f", "-"], input=RULES, text=True, check=True
+    )
     row = appliance.row
     row.addresses()
     ip("-n", row.appliance, "addr", "add", "10.9.0.9/24", "dev", "mgmt0")  # a stack that would love to answer

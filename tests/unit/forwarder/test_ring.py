@@ -14,8 +14,19 @@ import pytest
 from backend.forwarder import _core, config
 from backend.forwarder.counters import named
 from tests.unit.forwarder.rig import (
-    FROM_PORT, FROM_VM, VM_MAC, Row, Running, frame, from_vm, inside, ip, needs_root, no_segmentation,
-    packed, wait_for,
+    FROM_PORT,
+    FROM_VM,
+    VM_MAC,
+    Row,
+    Running,
+    frame,
+    from_vm,
+    inside,
+    ip,
+    needs_root,
+    no_segmentation,
+    packed,
+    wait_for,
 )  # fmt: skip
 
 pytestmark = needs_root
@@ -68,7 +79,9 @@ DROPPED = [
 ]
 
 
-@pytest.mark.parametrize(("verdict", "bad", "changes"), DROPPED, ids=[f"{v}-{i}" for i, (v, _, _) in enumerate(DROPPED)])
+@pytest.mark.parametrize(
+    ("verdict", "bad", "changes"), DROPPED, ids=[f"{v}-{i}" for i, (v, _, _) in enumerate(DROPPED)]
+)
 def test_a_frame_that_must_not_pass_is_counted_and_the_next_one_passes(
     row: Row, verdict: str, bad: bytes, changes: dict[str, object]
 ) -> None:
@@ -83,7 +96,9 @@ def test_a_frame_that_must_not_pass_is_counted_and_the_next_one_passes(
 
 
 @pytest.mark.parametrize(
-    "tags", [b"\x81\x00\x20\x05", b"\x88\xa8\x00\x05\x81\x00\x40\x06", b"\x88\xa8\x30\x05"], ids=["802.1Q", "QinQ", "802.1ad"]
+    "tags",
+    [b"\x81\x00\x20\x05", b"\x88\xa8\x00\x05\x81\x00\x40\x06", b"\x88\xa8\x30\x05"],
+    ids=["802.1Q", "QinQ", "802.1ad"],
 )
 @pytest.mark.parametrize("size", [60, 1514])
 def test_vlan_tags_stay_as_they_are(row: Row, tags: bytes, size: int) -> None:
@@ -204,8 +219,12 @@ def test_an_interface_that_vanishes_is_found_again_and_the_process_lives(row: Ro
             assert wait_for(lambda: counts(way).get("tx_down") == 1)
         row.join_outside()
         with row.socket("outside") as outside, row.socket("vm") as vm:
-            # Looked for ten times a second.
-            assert wait_for(lambda: (outside.send(frame()), vm.receive(1, 0.1))[1] == [frame()])
+
+            def arrives() -> bool:
+                outside.send(frame())
+                return vm.receive(1, 0.1) == [frame()]
+
+            assert wait_for(arrives)  # the interface is looked for ten times a second
             vm.send(from_vm())
             assert outside.receive() == [from_vm()]
 

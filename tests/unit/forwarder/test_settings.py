@@ -72,7 +72,9 @@ def test_no_file_or_no_json_is_the_same_error(tmp_path: Path, content: bytes | N
         config.read(file)
 
 
-@pytest.mark.parametrize(("port", "vm"), [("ring", "vhost-user"), ("ring", "tap"), ("kernel", "tap"), ("bridge", "tap")])
+@pytest.mark.parametrize(
+    ("port", "vm"), [("ring", "vhost-user"), ("ring", "tap"), ("kernel", "tap"), ("bridge", "tap")]
+)
 def test_the_image_renders_what_the_forwarder_reads(tmp_path: Path, port: Any, vm: Any) -> None:
     profile = profiles.load("qemu").model_copy(update={"forwarder": profiles.Forwarder(port=port, vm=vm)})
     values = {"profile": profile, "link": instructions}
@@ -99,8 +101,13 @@ def test_the_policy_is_packed_as_the_header_declares_it() -> None:
     assert len(packed) == 120
 
 
-@pytest.mark.parametrize("text", ["", "02:5a", "02:5a:11:00:00", "02-5a-11-00-00-02", "03:00:00:00:00:01", "0:0:0:0:0:0",
-                                  "00:00:00:00:00:00", "zz:00:00:00:00:00"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "02:5a", "02:5a:11:00:00", "02-5a-11-00-00-02", "03:00:00:00:00:01", "0:0:0:0:0:0", "00:00:00:00:00:00"),
+        "zz:00:00:00:00:00",
+    ],
+)
 def test_only_one_stations_address_is_the_vms(text: str) -> None:
     with pytest.raises(ValueError, match=r"MAC|invalid literal"):
         policy.parse_mac(text)

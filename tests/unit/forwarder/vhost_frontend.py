@@ -1,4 +1,4 @@
-"""A vhost-user front-end with a guest's two virtqueues, for tests: what QEMU and a driver would do, and what they must not.
+"""A vhost-user front-end with a guest's two virtqueues, for tests: what QEMU and a driver do, and what they must not.
 
 Sources: QEMU docs/interop/vhost-user (messages), virtio 1.2 section 2.7 (split virtqueues) and 5.1 (network device).
 """

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.probes.frame import Frame
-from tests.probes.host import BACKEND, Listener, command, listeners, run_host
+from rootfs.profile import Forwarder
+from tests.probes.host import BACKEND, Listener, command, expected, listeners, run_host
 from tests.probes.inside import run_inside
 from tests.probes.result import EXIT_SEALED, Result, Verdict, exit_code
 from tests.probes.target import LinkTarget, mac_bytes
@@ -80,7 +81,7 @@ TCP = "   0: 01FEFEA9:1B58 00000000:0000 0A 00000000:00000000 00:00000000 000000
 TCP_OTHER = TCP.replace("01FEFEA9:1B58", "00000000:0016")
 TCP_CONNECTED = TCP.replace(" 0A ", " 01 ").replace("1B58", "9999")
 UDP6 = "  1: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 5 2 0 0"
-PACKET = "ffff8880 3      3    0003   2     1 0      0      12345"
+PACKET = "ffff8880 3      3    0003   2     1 0      902    12345"
 EMPTY: dict[str, list[str]] = {"tcp": [], "udp": [], "raw": []}
 
 
@@ -107,7 +108,7 @@ def test_only_the_backend_listens() -> None:
     [
         ("tcp", TCP_OTHER, "tcp 0.0.0.0:22"),
         ("udp6", UDP6, "udp6 ::1:53"),
-        ("packet", PACKET, "packet interface 2:3"),
+        ("packet", PACKET, "packet interface 2 of user 902:3"),
         ("raw", TCP_OTHER.replace("0016", "0001").replace(" 0A ", " 07 "), "raw 0.0.0.0:1"),
     ],
 )
@@ -115,6 +116,21 @@ def test_any_other_listener_is_a_hole(file: str, line: str, name: str) -> None:
     (result,) = run_host(shell({"tcp": [TCP], file: [line] if file != "tcp" else [TCP, line]}))
     assert result.verdict is Verdict.HOLE
     assert name in result.evidence
+
+
+def test_the_forwarders_rings_are_its_way_s_and_nobody_else_s() -> None:
+    ring, sender = PACKET, PACKET.replace(" 0003 ", " 0000 ").replace(" 2     1 ", " 2     0 ")
+    assert sender != ring
+    for way, lines, verdict in (
+        (Forwarder(), [ring, sender, sender], Verdict.SEALED),
+        (Forwarder(), [], Verdict.NOT_TESTED),  # the control: the ring is not seen
+        (Forwarder(), [ring, ring.replace(" 2     1 ", " 3     1 ")], Verdict.HOLE),
+        (Forwarder(), [ring, ring.replace(" 902 ", " 0 ")], Verdict.HOLE),
+        (Forwarder(vm="tap"), [ring, ring.replace(" 2     1 ", " 3     1 ")], Verdict.SEALED),
+        (Forwarder(port="kernel", vm="tap"), [ring], Verdict.HOLE),
+    ):
+        (result,) = run_host(shell({"tcp": [TCP], "packet": lines}), allowed=expected(way))
+        assert result.verdict is verdict, (way, lines, result.evidence)
 
 
 @pytest.mark.parametrize(

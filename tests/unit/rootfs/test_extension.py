@@ -46,7 +46,9 @@ def test_modules_are_hardened(built: Path, name: str) -> None:
         assert any(tag["d_val"] & 8 for tag in dynamic.iter_tags("DT_FLAGS")), "bound lazily"  # DF_BIND_NOW
         used = {symbol.name for symbol in module.get_section_by_name(".dynsym").iter_symbols()}
         assert "__stack_chk_fail" in used
-        exported = {s.name for s in module.get_section_by_name(".dynsym").iter_symbols() if s["st_shndx"] != "SHN_UNDEF"}
+        exported = {
+            s.name for s in module.get_section_by_name(".dynsym").iter_symbols() if s["st_shndx"] != "SHN_UNDEF"
+        }
     assert exported == {f"PyInit_{name.partition('.')[0]}"}
 
 

@@ -293,7 +293,7 @@ def test_only_what_the_way_needs_is_made(way: str, tap: bool, bridge: bool) -> N
     [
         ("ring-vhost", {"CAP_NET_RAW", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_PACKET"}),
         ("ring-tap", {"CAP_NET_RAW", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_PACKET"}),
-        ("kernel", {"CAP_BPF", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_NETLINK"}),
+        ("kernel", {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"}, {"AF_UNIX", "AF_NETLINK"}),
         ("bridge", {"CAP_NET_ADMIN"}, {"AF_UNIX", "AF_NETLINK", "AF_INET"}),
     ],
 )
