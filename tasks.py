@@ -312,7 +312,7 @@ def bench_forwarder(
     """Measure the ways of forwarding beside the kernel's bridge, in network namespaces."""
     from tests.bench import forwarder, forwarder_vm
 
-    figures = forwarder_vm.run(runs, _console) if vm else None
+    figures = forwarder_vm.run(1 if quick else runs, _console) if vm else None
     where = Path(modules) if modules else None
     forwarder.run(runs, Path(output), _console, quick=quick, json=json, modules=where, vm=figures)
 

@@ -28,6 +28,7 @@ from rootfs.image import Recipe
 from rootfs.run import run as run_command
 from rootfs.steps import Cache
 from rootfs.tools import Tools
+from tests.bench.forwarder import urgent
 from tests.bench.forwarder_traffic import compile_program
 from tests.qemu.appliance import Api, wait_managed
 from tests.qemu.imagefile import ImageFile, open_image
@@ -36,8 +37,8 @@ from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 
 VHOST_USER, TAP, VHOST_NET = "vhost-user", "tap+bridge", "tap+bridge+vhost-net"
 TRANSFERS, TRANSFER_S = 3, 6
-_OVERLAY = Path(__file__).with_name("vhost_net")
-_FLAG = "/run/bench-vhost-net"
+OVERLAY = Path(__file__).with_name("vhost_net")
+FLAG = "/run/bench-vhost-net"
 _PORT = 5001
 _DRAIN = f"""
 import socket
@@ -67,12 +68,16 @@ def run(runs: int, console: Console) -> dict[str, float]:
     bridge = profile.load("qemu", "bridge")
     modules = bridge.modules.model_copy(update={"host": (*bridge.modules.host, "vhost_net")})
     bridge = bridge.model_copy(update={"modules": modules})
-    peer = images.make(Recipe(bridge, test_access=True, extra=(_OVERLAY,), tag="bench"), console)
+    peer = images.make(Recipe(bridge, test_access=True, extra=(OVERLAY,), tag="bench"), console)
     tools = Engine(Cache(images.CACHE, Console(quiet=True))).tools
     # It tells every attempt to reach a VM that is not up yet.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="sallyport-bench-") as directory, console.status("TCP to a VM") as status:
+    with (
+        urgent(),
+        tempfile.TemporaryDirectory(prefix="sallyport-bench-") as directory,
+        console.status("TCP to a VM") as status,
+    ):
         program = compile_program("stream", Path(directory))
         for number in range(1, runs + 1):
             status.update(f"TCP to a VM, {VHOST_USER}: {number} of {runs}")
@@ -128,7 +133,7 @@ class _Appliance:
         Raises:
             MachineError: the host cannot do that.
         """
-        self._host.check(f"test -c /dev/vhost-net && touch {_FLAG} && systemctl restart sallyport-vm", 60)
+        self._host.check(f"test -c /dev/vhost-net && touch {FLAG} && systemctl restart sallyport-vm", 60)
         deadline = time.monotonic() + 60
         # QEMU falls back without a word that anybody reads.
         while self._host.run("pid=$(pidof qemu-system-x86_64-microvm) && ls -l /proc/$pid/fd | grep -q vhost-net")[0]:

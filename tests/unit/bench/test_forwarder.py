@@ -6,11 +6,13 @@ import io
 import json
 import math
 import os
+import runpy
 
 import pytest
 from rich.console import Console
 
-from tests.bench import forwarder, forwarder_figures, forwarder_peers
+from backend import vm
+from tests.bench import forwarder, forwarder_figures, forwarder_peers, forwarder_vm
 from tests.bench.forwarder_figures import CPU, LATENCY, LOST, RATE, TCP, Results, Target
 from tests.bench.forwarder_traffic import Passage, busy_seconds, softnet_drops
 
@@ -85,6 +87,7 @@ def test_a_target_is_met_from_its_side() -> None:
 
 def test_every_target_of_the_forwarder_is_told_with_its_figure() -> None:
     found = results(none=[500], bridge=[300], bridge_nft=[250], kernel=[450], ring=[350])
+    found.add(RATE, 64, "one", "bridge+brnf", 250)
     found.add(LATENCY, 64, "p50", "ring", 20.0)
     found.add(LOST, 64, "one", "kernel", 0)
     found.add(LOST, 64, "one", "kernel", 3)
@@ -94,6 +97,7 @@ def test_every_target_of_the_forwarder_is_told_with_its_figure() -> None:
     rows = {t.name: t for t in forwarder_figures.targets(found, {"lan": 11e6}, vm)}
     wanted = {
         "kernel : bridge, 64 bytes, one": (1.5, True),
+        "kernel : bridge+brnf, 64 bytes, one": (1.8, True),
         "ring : bridge+nft, 64 bytes, one": (1.4, True),
         "ring, p50 at 4,000 frames/s": (20.0, False),
         "kernel, lost at 70 % of its rate": (3, False),
@@ -115,8 +119,17 @@ def test_document_and_tables_hold_every_round() -> None:
     assert row["to_bridge_nft"] is None
     said = io.StringIO()
     forwarder_figures.show(found, targets, {"lan": 11e6}, {}, Console(file=said, width=200))
-    for text in ("bridge+nft", "11,000,000", "not measured", "bridge_and_sniff: 2 frames/s"):
-        assert text in said.getvalue()
+    for text in ("bridge+nft", "11,000,000", "not measured", "bridge_and_sniff: 2 frames/s", "whole machine"):
+        assert text in " ".join(said.getvalue().split())
+
+
+def test_the_whole_machines_time_is_told_only_if_nobody_else_used_it() -> None:
+    found = results(none=[500], bridge=[300])
+    said = io.StringIO()
+    forwarder_figures.show(found, [], {}, {}, Console(file=said, width=200), quiet=False)
+    text = " ".join(said.getvalue().split())
+    assert "sender, way, ksoftirqd" in text
+    assert "whole machine" not in text
 
 
 def test_medians_of_json_objects_leave_words_out() -> None:
@@ -134,6 +147,20 @@ def test_our_ways_are_measured_with_the_rules_of_the_image(name: str) -> None:
     rules = forwarder_peers.appliance_rules("ring" if name == "ring" else "kernel")
     for device in ("mgmt0", "access0"):
         assert f'hook ingress device "{device}" priority filter; policy drop;' in rules
+
+
+@pytest.mark.parametrize(("flag", "wanted"), [(True, "tap,id=access,fd=7,vhost=on"), (False, "tap,id=access,fd=7")])
+def test_the_benchmarks_supervisor_asks_for_vhost_net_if_the_flag_stands(
+    monkeypatch: pytest.MonkeyPatch, flag: bool, wanted: str
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(vm, "_access", vm._access)
+    monkeypatch.setattr(os.path, "exists", lambda path: flag and path == forwarder_vm.FLAG)
+    monkeypatch.setattr(runpy, "run_module", lambda name, run_name: started.append(name))
+    script = forwarder_vm.OVERLAY / "usr/lib/sallyport/bench-supervisor"
+    exec(compile(script.read_text(), str(script), "exec"), {})
+    assert started == ["backend.supervisor"]
+    assert vm._access(vm.Ends(7, 8), 192) == ["-netdev", wanted]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="priorities above the usual are for root")

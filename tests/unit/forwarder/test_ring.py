@@ -197,6 +197,20 @@ def test_the_group_limit_spares_what_is_for_the_vm_alone(row: Row) -> None:
         assert counts(way)["rx_group_rate"] >= 6
 
 
+def test_it_sleeps_when_no_more_frames_come(row: Row) -> None:
+    way = path(row)
+    with Running(way), row.socket("outside") as outside:
+        # As often as makes it stay awake for the next one.
+        for _ in range(300):
+            outside.send(frame())
+            time.sleep(100e-6)
+        assert wait_for(lambda: counts(way)["rx_passed"] == 300)
+        time.sleep(0.05)
+        before = time.process_time()
+        time.sleep(0.4)
+        assert time.process_time() - before < 0.1
+
+
 def test_link_down_and_up_again(row: Row) -> None:
     way = path(row)
     with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
