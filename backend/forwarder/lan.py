@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import ipaddress
 import logging
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 from pathlib import Path
@@ -29,18 +27,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from backend import tap
 from backend.forwarder import _core, errors
 from backend.forwarder.config import Limit
 from backend.forwarder.counters import VERDICTS
 from backend.forwarder.errors import ConfigError, ForwarderError
 from backend.forwarder.policy import parse_mac
 from backend.forwarder.process import listen
-
-# linux/if_tun.h
-_TUNSETIFF = 0x400454CA
-_IFF_TAP = 0x0002
-_IFF_NO_PI = 0x1000
-_IFF_VNET_HDR = 0x4000
 
 MAX_PORTS = 64
 FROM_VM = 1
@@ -180,17 +173,9 @@ def open_tap(name: str) -> int:
         ForwarderError: no /dev/net/tun, no permission, or somebody else has it open.
     """
     try:
-        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        return tap.open_tap(name, header=True)
     except OSError as error:
-        raise errors.from_os(error, "/dev/net/tun") from error
-    try:
-        fcntl.ioctl(
-            descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
-        )
-    except OSError as error:
-        os.close(descriptor)
         raise errors.from_os(error, f"tap {name}") from error
-    return descriptor
 
 
 class GuestLan:
