@@ -20,7 +20,7 @@ RUN = Path("/run/sallyport/port")
 CAPTURE_NAME = "capture.pcapng"
 CAPTURE_LIMIT = 4 << 20
 """Bytes, if nobody says. /run is memory."""
-CAPTURE_MOST = 64 << 20
+CAPTURE_MOST = 32 << 20
 LINE = 4096
 DEADLINE_S = 5.0
 

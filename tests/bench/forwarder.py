@@ -132,7 +132,7 @@ def run(
     quick: bool = False,
     json: bool = False,
     modules: Path | None = None,
-    vm: dict[str, float] | None = None,
+    vm: dict[str, list[float]] | None = None,
 ) -> None:
     """Measure everything, write the figures and show them.
 
@@ -143,7 +143,7 @@ def run(
         quick: one short round, for a glance.
         json: print the figures as JSON.
         modules: where the forwarder's compiled modules are, if not in the package.
-        vm: figures of `forwarder_vm`.
+        vm: figures of `forwarder_vm`, by round.
 
     Raises:
         SallyportError: nothing could be measured.

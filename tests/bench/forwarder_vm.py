@@ -1,7 +1,7 @@
 """`invoke bench.forwarder --vm`: TCP from the management port to the front-end VM, by each way, in emulated appliances.
 
-QEMU emulates the appliance's processor, the VM runs under nested KVM in it: what counts is the ratio of figures that
-were taken in turn, not their size. The outside end is QEMU's user network on this machine; the receiver is a few lines
+QEMU emulates the appliances' processors, the VMs run under nested KVM in them: what counts is the ratio of figures that
+were taken in turn, not their size. All appliances are up, idle but for the one that is measured. The outside end is QEMU's user network on this machine; the receiver is a few lines
 of Python in the VM, which throw away what comes. Kernel ``vhost-net`` is no way of the product: the image of way
 ``bridge`` gets its module and a supervisor that asks for it when a flag stands (``vhost_net/``).
 """
@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import paramiko
 from rich.console import Console
 
 from rootfs import image as images
@@ -36,7 +34,7 @@ from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 
 VHOST_USER, TAP, VHOST_NET = "vhost-user", "tap+bridge", "tap+bridge+vhost-net"
-TRANSFERS, TRANSFER_S = 3, 6
+ROUNDS, TRANSFER_S, WARM_S = 3, 6, 2
 OVERLAY = Path(__file__).with_name("vhost_net")
 FLAG = "/run/bench-vhost-net"
 _PORT = 5001
@@ -54,11 +52,11 @@ while True:
 """The receiver's end of ``c/stream.c``; the VM has no directory that a program could be put into and run from."""
 
 
-def run(runs: int, console: Console) -> dict[str, float]:
-    """Boot an image per way and measure, in turn; returns gigabits per second, medians.
+def run(runs: int, console: Console) -> dict[str, list[float]]:
+    """Boot an appliance per way, all at once, and measure in turn; returns gigabits per second of each round.
 
     Args:
-        runs: how often each image is booted.
+        runs: a third of the rounds.
         console: where is told what is done.
 
     Raises:
@@ -73,22 +71,25 @@ def run(runs: int, console: Console) -> dict[str, float]:
     # It tells every attempt to reach a VM that is not up yet.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     found: dict[str, list[float]] = {}
-    with (
-        urgent(),
-        tempfile.TemporaryDirectory(prefix="sallyport-bench-") as directory,
-        console.status("TCP to a VM") as status,
-    ):
+    with ExitStack() as stack, console.status("TCP to a VM") as status:
+        stack.enter_context(urgent())
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sallyport-bench-"))
         program = compile_program("stream", Path(directory))
-        for number in range(1, runs + 1):
-            status.update(f"TCP to a VM, {VHOST_USER}: {number} of {runs}")
-            with _booted(tools, open_image(ring.image)) as appliance:
-                found.setdefault(VHOST_USER, []).extend(appliance.transfers(program))
-            status.update(f"TCP to a VM, {TAP}: {number} of {runs}")
-            with _booted(tools, open_image(peer.image)) as appliance:
-                found.setdefault(TAP, []).extend(appliance.transfers(program))
+        appliances = {}
+        for name, built in ((VHOST_USER, ring), (TAP, peer), (VHOST_NET, peer)):
+            status.update(f"TCP to a VM: {name} boots")
+            appliance = stack.enter_context(_booted(tools, open_image(built.image)))
+            if name == VHOST_NET:
                 appliance.take_vhost_net()
-                found.setdefault(VHOST_NET, []).extend(appliance.transfers(program))
-    return {name: statistics.median(values) for name, values in found.items()}
+            stack.enter_context(appliance.receiver())
+            appliances[name] = appliance
+        for appliance in appliances.values():
+            appliance.transfer(program, WARM_S)
+        for number in range(1, runs * ROUNDS + 1):
+            for name, appliance in appliances.items():
+                status.update(f"TCP to a VM, {name}: {number} of {runs * ROUNDS}")
+                found.setdefault(name, []).append(appliance.transfer(program, TRANSFER_S))
+    return found
 
 
 class _Appliance:
@@ -101,31 +102,32 @@ class _Appliance:
         rule = f"hostfwd_add port tcp:127.0.0.1:{self._way_in}-{address}:{_PORT}"
         self._machine.qmp("human-monitor-command", **{"command-line": rule})
 
-    def transfers(self, program: Path) -> list[float]:
-        """Gigabits per second of each of `TRANSFERS` connections.
+    @contextmanager
+    def receiver(self) -> Iterator[None]:
+        """A TCP receiver in the VM.
 
         Raises:
             MachineError: the VM did not come up, or its receiver did not.
-            CommandError: a connection failed.
         """
         wait_managed(self._machine, Api(self._forward.https))
         shell = vm_shell(self._forward.test_shell)
         try:
-            self._listen(shell)
-            words: list[str | Path] = ["timeout", "120", program, "pour", "127.0.0.1", str(self._way_in)]
-            found: list[dict[str, Any]] = []
-            # The first one makes all warm.
-            for seconds in (2, *[TRANSFER_S] * TRANSFERS):
-                found.append(json.loads(run_command([*words, str(seconds)])))
-            return [one["bytes"] * 8 / one["ns"] for one in found[1:]]
+            _, output, errors = shell.exec_command(f"python3 -I -c '{_DRAIN}'", timeout=60)
+            if output.readline() != "ready\n":
+                raise MachineError(f"the VM's TCP receiver did not start: {errors.read().decode()[-300:]}")
+            yield
         finally:
             shell.close()
 
-    @staticmethod
-    def _listen(shell: paramiko.SSHClient) -> None:
-        _, output, errors = shell.exec_command(f"python3 -I -c '{_DRAIN}'", timeout=60)
-        if output.readline() != "ready\n":
-            raise MachineError(f"the VM's TCP receiver did not start: {errors.read().decode()[-300:]}")
+    def transfer(self, program: Path, seconds: int) -> float:
+        """Gigabits per second of one connection.
+
+        Raises:
+            CommandError: it failed.
+        """
+        words: list[str | Path] = ["timeout", "120", program, "pour", "127.0.0.1", str(self._way_in), str(seconds)]
+        found: dict[str, Any] = json.loads(run_command(words))
+        return float(found["bytes"] * 8 / found["ns"])
 
     def take_vhost_net(self) -> None:
         """Start the VM anew with the kernel's vhost-net.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import paramiko
@@ -129,6 +130,37 @@ def test_wrong_passwords_are_slowed(appliance: Appliance) -> None:
         except MachineError:
             assert time.monotonic() < deadline
             time.sleep(2)
+
+
+def test_the_forwarder_tells_the_same_over_ssh_and_on_the_host(appliance: Appliance) -> None:
+    code, text = ssh(appliance, "forwarder status --json")
+    assert code == 0
+    (port,) = json.loads(text)["ports"]
+    assert (port["name"], port["way"], port["vm"], port["vm_up"]) == ("mgmt0", "ring", "vhost-user", True)
+    assert port["faults"] == []
+    assert "rx_passed" in appliance.host.check("python3 -I -m backend.forwarder status")
+
+
+def test_the_capture_holds_frames_of_both_directions(appliance: Appliance) -> None:
+    forwarder = "python3 -I -m backend.forwarder"
+    appliance.host.check(f"{forwarder} capture start --limit 1000000")
+    appliance.api().get("/status")
+    said = appliance.host.check(f"{forwarder} capture stop")
+    file = next(word for word in said.split() if word.endswith(".pcapng"))
+    assert int(re.findall(r"frames (\d+)", said)[-1]) >= 2
+    # A section header block (draft-ietf-opsawg-pcapng, section 4.1).
+    assert appliance.host.check(f'python3 -I -c \'print(open("{file}", "rb").read(4).hex())\'') == "0a0d0d0a"
+
+
+def test_a_killed_forwarder_is_back_under_the_running_vm(appliance: Appliance) -> None:
+    before = appliance.api().get("/status")["machine"]["starts"]
+    killed = appliance.host.check("systemctl show -P MainPID sallyport-port")
+    appliance.host.check("systemctl kill -s KILL --kill-whom=main sallyport-port")
+    wait_managed(appliance.machine, Api(appliance.forward.https), 60)
+    assert appliance.host.check("systemctl show -P MainPID sallyport-port") not in ("0", killed)
+    machine = appliance.api().get("/status")["machine"]
+    assert machine["starts"] == before
+    assert machine["state"] == "running"
 
 
 def test_killed_vm_is_back(appliance: Appliance) -> None:

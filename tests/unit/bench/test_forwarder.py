@@ -93,7 +93,7 @@ def test_every_target_of_the_forwarder_is_told_with_its_figure() -> None:
     found.add(LOST, 64, "one", "kernel", 3)
     found.add(TCP, 0, "one", "ring", 9.0)
     found.add(TCP, 0, "one", "bridge", 10.0)
-    vm = {"vhost-user": 3.0, "tap+bridge": 1.0, "tap+bridge+vhost-net": 2.0}
+    vm = {"vhost-user": [3.0, 1.0, 6.0], "tap+bridge": [1.0, 0.5, 2.0], "tap+bridge+vhost-net": [2.0, 1.0, 3.0]}
     rows = {t.name: t for t in forwarder_figures.targets(found, {"lan": 11e6}, vm)}
     wanted = {
         "kernel : bridge, 64 bytes, one": (1.5, True),
