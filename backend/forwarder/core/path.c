@@ -19,8 +19,8 @@
 #define NAP_FRAMES 4       /* in one nap's time are worth a nap: 100,000 frames/s */
 #define AWAKE_NS 400000    /* most that we stay awake; at 4,000 frames/s the next one is due in 250 us */
 #define LONG_NS 1000000    /* longer gaps count as so long: the first frames after a silence soon count again */
-#define LOST_NS 100000     /* between two looks: somebody had the processor */
-#define MEEK_NS 5000000000 /* how long we only sleep after that */
+#define LOST_NS 500000     /* between two looks: somebody had the processor */
+#define MEEK_NS 1000000000 /* how long we only sleep after that */
 #define LOOK_ROUNDS 64
 #define SLEEP_MS 250
 
@@ -108,8 +108,8 @@ void path_init(struct path *path, struct endpoint *port, struct endpoint *vm, co
 /* When frames came, and whether to stay awake for the next. */
 struct pace {
     uint64_t frame_ns; /* when the last one came */
-    uint64_t gap_ns; /* between two rounds with frames, on average */
-    uint64_t look_ns; /* of the round before, if we stayed awake after it; else 0 */
+    uint64_t gap_ns;   /* between two rounds with frames, on average */
+    uint64_t look_ns;  /* of the round before, if we stayed awake after it; else 0 */
     uint64_t meek_until_ns;
 };
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.probes.frame import Frame
 from rootfs.profile import Forwarder
+from tests.probes.frame import Frame
 from tests.probes.host import BACKEND, Listener, command, expected, listeners, run_host
 from tests.probes.inside import run_inside
 from tests.probes.result import EXIT_SEALED, Result, Verdict, exit_code
