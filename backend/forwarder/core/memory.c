@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define LINE 64 /* bytes of a cache line */
@@ -373,13 +374,27 @@ void memory_return(struct endpoint *endpoint) {
     signal_sleeper(&memory->out.producer_sleeps, memory->data_path_fd);
 }
 
+static int64_t clock_ms(void) {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 bool memory_wait(struct endpoint *endpoint, int timeout_ms) {
     struct memory *memory = memory_of(endpoint);
     struct pollfd fd = {.fd = memory->other_fd, .events = POLLIN};
+    int64_t deadline = clock_ms() + timeout_ms;
+    int left = timeout_ms;
 
-    fall_asleep(&memory->out.consumer_sleeps);
-    if (memory_peek(endpoint) == NULL && poll(&fd, 1, timeout_ms) == 1) {
+    /* Woken is not yet given: the signal may be of a frame that was found without waiting, the time before. */
+    for (;;) {
+        fall_asleep(&memory->out.consumer_sleeps);
+        if (memory_peek(endpoint) != NULL || (timeout_ms >= 0 && left < 0) || poll(&fd, 1, left) != 1) {
+            break;
+        }
         drain(memory->other_fd);
+        left = timeout_ms < 0 ? -1 : (int)(deadline - clock_ms());
     }
     __atomic_store_n(&memory->out.consumer_sleeps, false, __ATOMIC_RELAXED);
     return memory_peek(endpoint) != NULL;

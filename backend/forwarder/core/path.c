@@ -110,6 +110,7 @@ struct pace {
     uint64_t frame_ns; /* when the last one came */
     uint64_t gap_ns;   /* between two rounds with frames, on average */
     uint64_t look_ns;  /* of the round before, if we stayed awake after it; else 0 */
+    uint64_t awake_ns; /* since when we stay awake; 0: we do not */
     uint64_t meek_until_ns;
 };
 
@@ -121,13 +122,13 @@ static void pace_begin(struct pace *pace, uint64_t now_ns) {
     pace->look_ns = 0;
 }
 
-/* Frames came. Returns whether they followed the ones before closely enough to be load. */
-static bool pace_frames(struct pace *pace, uint64_t now_ns) {
+/* Frames came. */
+static void pace_frames(struct pace *pace, uint64_t now_ns) {
     uint64_t gap_ns = now_ns - pace->frame_ns < LONG_NS ? now_ns - pace->frame_ns : LONG_NS;
 
     pace->gap_ns = (7 * pace->gap_ns + gap_ns) / 8;
     pace->frame_ns = now_ns;
-    return gap_ns <= NAP_NS / NAP_FRAMES;
+    pace->awake_ns = 0;
 }
 
 /* No frame came. Returns whether to look again at once. */
@@ -136,6 +137,7 @@ static bool pace_awake(struct pace *pace, uint64_t now_ns) {
         return false;
     }
     pace->look_ns = now_ns;
+    pace->awake_ns = pace->awake_ns != 0 ? pace->awake_ns : now_ns;
     return true;
 }
 
@@ -157,7 +159,8 @@ int path_run(struct path *path) {
             path->end[FROM_PORT]->ops->flush(path->end[FROM_PORT]);
             path->end[FROM_VM]->ops->flush(path->end[FROM_VM]);
             path->rounds++;
-            since_wait = pace_frames(&pace, now_ns) ? since_wait + moved : moved;
+            pace_frames(&pace, now_ns);
+            since_wait += moved;
         }
         if (++since_look >= LOOK_ROUNDS) {
             /* A flood must keep us neither from control traffic nor from being stopped. */
@@ -168,9 +171,13 @@ int path_run(struct path *path) {
             path->naps++;
             nanosleep(&nap, NULL);
         } else if (moved == 0 && pace_awake(&pace, now_ns)) {
+            if (now_ns - pace.awake_ns > NAP_NS / NAP_FRAMES) {
+                since_wait = 0; /* what comes next is no load */
+            }
             sched_yield();
         } else if (moved == 0) {
             since_wait = since_look = 0;
+            pace.awake_ns = 0;
             path->sleeps++;
             if (capture_is_on(&path->capture)) {
                 capture_flush(&path->capture);

@@ -153,6 +153,8 @@ class Queue:
         self.call = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.next = 0
         self.seen = 0
+        # Words are written at once, as a driver does; struct.pack_into() clears them first, which the device may see.
+        self._words = memoryview(memory).cast("H")
 
     @staticmethod
     def bytes(size: int) -> int:
@@ -161,11 +163,11 @@ class Queue:
 
     def word(self, at: int) -> int:
         """A 16-bit word of the memory."""
-        return int(struct.unpack_from("<H", self.memory, at)[0])
+        return self._words[at // 2]
 
     def put_word(self, at: int, value: int) -> None:
         """The same, written."""
-        struct.pack_into("<H", self.memory, at, value & 0xFFFF)
+        self._words[at // 2] = value & 0xFFFF
 
     def describe(self, index: int, address: int, length: int, flags: int = 0, following: int = 0) -> None:
         """Write a descriptor."""
@@ -220,6 +222,7 @@ class Queue:
 
     def close(self) -> None:
         """Give the eventfds back."""
+        self._words.release()
         os.close(self.kick)
         os.close(self.call)
 
