@@ -51,8 +51,22 @@ class Frame:
     nd_mac: bytes = b""
     quoted_dst: bytes = b""
     """Destination of the packet that an ICMP error quotes."""
+    quoted_proto: int | None = None
+    """Its protocol (IPv4) or the next header that the IPv6 header itself names."""
+    quoted_sport: int | None = None
     quoted_port: int | None = None
+    """Its destination port; both behind extension headers, and only if it is no later fragment."""
     broken: bool = False
+
+    @property
+    def pointer(self) -> int:
+        """Offset in the quoted packet that an ICMPv6 parameter problem points at (RFC 4443 section 3.4)."""
+        return self.icmp_id << 16 | self.icmp_seq
+
+    @property
+    def is_port_unreachable(self) -> bool:
+        """Whether this is the ICMP error that means "nobody listens at this port" (RFC 792; RFC 4443 section 3.1)."""
+        return (self.proto, self.icmp_type, self.icmp_code) in ((ICMP, 3, 3), (ICMP6, 1, 4))
 
     def is_answer_to_syn(self, syn_seq: int) -> bool:
         """Tell whether this TCP segment acknowledges a SYN with the given sequence number."""
@@ -68,19 +82,34 @@ def _transport(frame: Frame, data: bytes, offset: int) -> None:
         frame.icmp_type, frame.icmp_code, _, frame.icmp_id, frame.icmp_seq = struct.unpack_from("!BBHHH", data, offset)
         if frame.proto == ICMP6:
             _icmp6(frame, data, offset)
-        elif frame.icmp_type in ICMP_ERRORS and len(data) >= offset + 28:
-            frame.quoted_dst = data[offset + 24 : offset + 28]
-            inner = offset + 8 + (data[offset + 8] & 15) * 4
-            if len(data) >= inner + 4:
-                frame.quoted_port = int.from_bytes(data[inner + 2 : inner + 4], "big")
+        elif frame.icmp_type in ICMP_ERRORS:
+            _quoted_ipv4(frame, data, offset + 8)
     elif frame.proto in (TCP, UDP, ICMP, ICMP6):
         frame.broken = True
 
 
+def _quoted_ipv4(frame: Frame, data: bytes, offset: int) -> None:
+    if len(data) < offset + 20:
+        return
+    frame.quoted_proto, frame.quoted_dst = data[offset + 9], data[offset + 16 : offset + 20]
+    inner = offset + (data[offset] & 15) * 4
+    if len(data) >= inner + 4 and not int.from_bytes(data[offset + 6 : offset + 8], "big") & 0x1FFF:
+        frame.quoted_sport, frame.quoted_port = struct.unpack_from("!HH", data, inner)
+
+
+def _quoted_ipv6(frame: Frame, data: bytes, offset: int) -> None:
+    if len(data) < offset + 40:
+        return
+    frame.quoted_proto, frame.quoted_dst = data[offset + 6], data[offset + 24 : offset + 40]
+    header, inner = _skip_extensions(data, data[offset + 6], offset + 40)
+    if header != _FRAGMENT and len(data) >= inner + 4:
+        frame.quoted_sport, frame.quoted_port = struct.unpack_from("!HH", data, inner)
+
+
 def _icmp6(frame: Frame, data: bytes, offset: int) -> None:
     kind = frame.icmp_type
-    if kind is not None and kind < 128 and len(data) >= offset + 48:
-        frame.quoted_dst = data[offset + 32 : offset + 48]
+    if kind is not None and kind < 128:
+        _quoted_ipv6(frame, data, offset + 8)
     if kind not in (NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT):
         return
     if len(data) < offset + 24:
@@ -108,16 +137,19 @@ def _ipv6(frame: Frame, data: bytes, offset: int) -> None:
     if len(data) < offset + 40:
         frame.broken = True
         return
-    header = data[offset + 6]
     frame.ip_src, frame.ip_dst = data[offset + 8 : offset + 24], data[offset + 24 : offset + 40]
-    offset += 40
+    frame.proto, offset = _skip_extensions(data, data[offset + 6], offset + 40)
+    if frame.proto != _FRAGMENT:
+        _transport(frame, data, offset)
+
+
+def _skip_extensions(data: bytes, header: int, offset: int) -> tuple[int, int]:
+    """Return the first next header that is no extension, and where what it names begins."""
     for _ in range(8):  # more extension headers than this is nobody's honest traffic
         if header not in _EXTENSIONS or len(data) < offset + 8:
             break
         header, offset = data[offset], offset + 8 + data[offset + 1] * 8
-    frame.proto = header
-    if header != _FRAGMENT:
-        _transport(frame, data, offset)
+    return header, offset
 
 
 def parse(raw: bytes, time: float) -> Frame:

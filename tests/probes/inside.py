@@ -260,4 +260,4 @@ def _sweep(wire: Wire, target: LinkTarget, path: Path, rng: random.Random, say: 
     except WireError as error:
         tried, took = f"SYN to every TCP port of {path.dst_ip}", time.monotonic() - began
         return Result(GROUP, name, tried, Verdict.NOT_TESTED, f"wire failed: {error}", "none", took)
-    return sweep_result(GROUP, name, path, target.tcp_open, sweep, silent_ok=target.silent_ok)
+    return sweep_result(GROUP, name, sweep, target.tcp_open, silent_ok=target.silent_ok)

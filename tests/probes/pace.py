@@ -1,20 +1,23 @@
 """Sends many frames so that loss shows: every sixteenth is a control whose answer is certain.
 
-The answered controls are the clock (as acknowledgements are TCP's): at most ``window`` of them are outstanding, the
-window shrinks when one is lost and grows while the round trip stays short. A fixed rate would either crawl or, as
-measured with 20,000 SYNs at once, lose six in seven and read as closed ports.
+The answered controls are the clock (as acknowledgements are TCP's): at most ``window`` of them are outstanding. The
+window doubles every round trip until it meets the far end's speed, then follows it: a little more for each answer while
+the round trip stays short, half when a control is lost (RFC 5681 section 3.1, with delay as a second signal). A fixed
+rate would either crawl or, as measured with 20,000 SYNs at once, lose six in seven and read as closed ports.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tests.probes import frame as fr
-from tests.probes.craft import Path, tcp_reset, tcp_syn
+from tests.probes.craft import Path, tcp_reset, tcp_syn, udp
 from tests.probes.frame import Frame
+from tests.probes.ports import GENERIC
 from tests.probes.target import mac_bytes
 from tests.probes.wire import Tap, Wire
 
@@ -27,6 +30,10 @@ PATIENCE = 0.5
 """Seconds that any control is given at least; a busy emulated machine pauses that long."""
 HOPELESS = 4
 """Lost controls without a single answered one after which the rest of a batch is not worth its time."""
+OVERTAKEN = 3
+"""Later controls whose answers show that one before them was lost (RFC 5681 section 3.2: three duplicates)."""
+SPORTS = range(20000, 60000)
+"""Source ports of the controls."""
 
 
 @dataclass
@@ -37,20 +44,24 @@ class Pace:
     limit: int = 64
     shortest: float = field(default=1.0, init=False)
     smoothed: float = field(default=0.015, init=False)
+    _searching: bool = field(default=True, init=False)
+    _credit: float = field(default=0.0, init=False)
 
     def answered(self, rtt: float) -> None:
-        """Take in one round trip (seconds)."""
+        """Take in one round trip (seconds), and widen the window while it is short."""
         self.shortest = min(self.shortest, max(rtt, 0.001))
         self.smoothed += (rtt - self.smoothed) / 8
+        if self.smoothed > max(5 * self.shortest, 0.02):  # a longer round trip is only a longer queue
+            self._searching = False
+            return
+        self._credit += 1.0 if self._searching else 1.0 / self.window
+        if self._credit >= 1.0:
+            self._credit -= 1.0
+            self.window = min(self.limit, self.window + 1)
 
-    def adapt(self, lost: int) -> None:
-        """Set the window for the next batch."""
-        if lost:
-            self.window = max(1, self.window // 2)
-        elif self.smoothed < max(5 * self.shortest, 0.02):  # a longer round trip is only a longer queue
-            self.window = min(self.limit, self.window + 1 + self.window // 4)
-        elif self.smoothed > max(10 * self.shortest, 0.1):
-            self.window = max(2, self.window - 1)
+    def lost(self) -> None:
+        """Narrow the window; to be called once for what was lost together."""
+        self.window, self._searching = max(1, self.window // 2), False
 
     @property
     def timeout(self) -> float:
@@ -75,8 +86,38 @@ class Tally:
         """Whether silence in this batch may be believed."""
         return self.answered == self.sent > 0
 
+    @property
+    def loss(self) -> float:
+        """A cautious estimate of how many in one are lost: what the next control might still show is counted in."""
+        return (self.sent - self.answered + 1) / (self.sent + 1)
+
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.sent + other.sent, self.answered + other.answered)
+
+
+class Control(Protocol):
+    """Makes frames whose answers are certain, and knows those answers."""
+
+    def fresh(self) -> tuple[Hashable, bytes]:
+        """Return the key of a new control and its frame."""
+
+    def key(self, frame: Frame) -> Hashable | None:
+        """Return the key of the control that ``frame`` answers, if it does."""
+
+    def reset(self, frame: Frame) -> bytes | None:
+        """Return what frees the state that the control left at the far end, if it did."""
+
+
+class _Sports:
+    """Source ports in random order, over and over."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._sports = rng.sample(SPORTS, len(SPORTS))
+        self._next = 0
+
+    def take(self) -> int:
+        self._next += 1
+        return self._sports[self._next % len(self._sports)]
 
 
 class SynControl:
@@ -85,17 +126,14 @@ class SynControl:
     def __init__(self, path: Path, port: int, rng: random.Random) -> None:
         self._path, self._port, self._rng = path, port, rng
         self._mac = mac_bytes(path.dst_mac)
-        self._sports = list(range(20000, 60000))
-        rng.shuffle(self._sports)
-        self._next = 0
+        self._sports = _Sports(rng)
 
-    def fresh(self) -> tuple[tuple[int, int], bytes]:
+    def fresh(self) -> tuple[Hashable, bytes]:
         """Return the key of a new control and its frame."""
-        sport, seq = self._sports[self._next % len(self._sports)], self._rng.getrandbits(32)
-        self._next += 1
+        sport, seq = self._sports.take(), self._rng.getrandbits(32)
         return (sport, seq), tcp_syn(self._path, sport, self._port, seq)
 
-    def key(self, frame: Frame) -> tuple[int, int] | None:
+    def key(self, frame: Frame) -> Hashable | None:
         """Return the key of the control that ``frame`` answers, if it does."""
         if frame.proto != fr.TCP or frame.sport != self._port or frame.src != self._mac or frame.dport is None:
             return None
@@ -108,52 +146,112 @@ class SynControl:
         return tcp_reset(self._path, frame.dport or 0, frame.sport or 0, frame.ack)
 
 
-def clocked(
-    wire: Wire, tap: Tap, frames: Sequence[bytes], control: SynControl, pace: Pace, on_frame: Callable[[Frame], None]
-) -> Tally:
-    """Send ``frames`` between controls and return how the controls fared; everything else goes to ``on_frame``.
+class RefusalControl:
+    """Controls: datagrams to a UDP port known to be closed, each from a source port of its own.
 
-    The first frame and the last of the batch are controls, so each probing frame has one before and one after it.
-    When nothing answers at all the batch is cut short; its tally is then not clean.
+    Whoever concludes something from an ICMP error that did not come needs to know that they do come, at this pace.
     """
-    waiting: dict[tuple[int, int], float] = {}
-    sent = answered = 0
 
-    def pump(timeout: float) -> None:
-        nonlocal answered
-        resets = []
-        for frame in tap.take(timeout):
-            key = control.key(frame)
-            since = waiting.pop(key, None) if key is not None else None
-            if since is None:
-                on_frame(frame)
-                continue
-            answered += 1
-            pace.answered(frame.time - since)
-            resets.append(control.reset(frame))
-        if resets:
-            wire.send_many(resets)
-        now = time.monotonic()
-        for key in [key for key, since in waiting.items() if now - since > pace.timeout]:
-            del waiting[key]
+    def __init__(self, path: Path, port: int, rng: random.Random) -> None:
+        self._path, self._port = path, port
+        self._mac = mac_bytes(path.dst_mac)
+        self._sports = _Sports(rng)
 
+    def fresh(self) -> tuple[Hashable, bytes]:
+        """Return the key of a new control and its frame."""
+        sport = self._sports.take()
+        return sport, udp(self._path, sport, self._port, GENERIC)
+
+    def key(self, frame: Frame) -> Hashable | None:
+        """Return the key of the control that ``frame`` answers, if it does."""
+        if frame.quoted_port != self._port or frame.src != self._mac or frame.tags:
+            return None
+        return frame.quoted_sport if frame.is_port_unreachable and frame.quoted_proto == fr.UDP else None
+
+    def reset(self, frame: Frame) -> None:
+        """There is nothing to free."""
+
+
+def clocked(
+    wire: Wire, tap: Tap, frames: Sequence[bytes], control: Control, pace: Pace, on_frame: Callable[[Frame], None]
+) -> Tally:
+    """Send ``frames`` among controls, hand whatever else arrives to ``on_frame``, and tell how the controls fared.
+
+    Ends within the patience of the pace, whatever the far end does. `WireError` when the wire dies.
+    """
+    batch = _Batch(wire, tap, control, pace, on_frame)
     size = max(1, min(CHUNK, len(frames) // CONTROLS))
-    chunks = [frames[start : start + size] for start in range(0, len(frames), size)]
-    chunks += [()] * (CONTROLS - len(chunks))
-    for chunk in ((), *chunks):
-        while len(waiting) >= pace.window:
-            pump(0.05)
-        if not answered and sent - len(waiting) >= HOPELESS:
+    starts = [*range(0, len(frames), size)]
+    starts += [len(frames)] * (CONTROLS - len(starts))
+    for start in (len(frames), *starts):  # the first and the last frame are controls
+        while batch.outstanding >= pace.window:
+            batch.pump(0.05)
+        if batch.is_hopeless:
             break
-        key, syn = control.fresh()
-        waiting[key] = time.monotonic()
-        sent += 1
-        wire.send_many((*chunk, syn))
-        pump(0)
-    while waiting:
-        pump(0.05)
-    pace.adapt(sent - answered)
-    return Tally(sent, answered)
+        batch.send(frames[start : start + size])
+        batch.pump(0)
+    while batch.waiting:
+        batch.pump(0.05)
+    return Tally(batch.sent, batch.answered)
+
+
+class _Batch:
+    """The controls under way, by key: in which place each was sent, and when."""
+
+    def __init__(self, wire: Wire, tap: Tap, control: Control, pace: Pace, on_frame: Callable[[Frame], None]) -> None:
+        self._wire, self._tap, self._control, self._pace, self._on_frame = wire, tap, control, pace, on_frame
+        self.waiting: dict[Hashable, tuple[int, float]] = {}
+        self.sent = self.answered = 0
+        self._newest = -1
+        """Place of the latest control that was answered."""
+        self._cut = -1
+        """How many were sent when the window was last narrowed: what was lost before is the same loss."""
+
+    @property
+    def outstanding(self) -> int:
+        """Controls that may still be on their way; overtaken ones are lost already, though an answer would count."""
+        return sum(place > self._newest - OVERTAKEN for place, _ in self.waiting.values())
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nothing at all is answered."""
+        return not self.answered and self.sent - len(self.waiting) >= HOPELESS
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send ``frames`` and a control behind them."""
+        key, frame = self._control.fresh()
+        self.waiting[key] = (self.sent, time.monotonic())
+        self.sent += 1
+        self._wire.send_many((*frames, frame))
+
+    def pump(self, timeout: float) -> None:
+        """Take in what arrived, after at most ``timeout`` seconds."""
+        resets = []
+        for frame in self._tap.take(timeout):
+            key = self._control.key(frame)
+            known = self.waiting.pop(key, None) if key is not None else None
+            if known is None:
+                self._on_frame(frame)
+                continue
+            self.answered += 1
+            self._newest = max(self._newest, known[0])
+            self._pace.answered(frame.time - known[1])
+            if (reset := self._control.reset(frame)) is not None:
+                resets.append(reset)
+        if resets:
+            self._wire.send_many(resets)
+        self._expire(time.monotonic())
+
+    def _expire(self, now: float) -> None:
+        for key, (place, since) in tuple(self.waiting.items()):  # oldest first
+            is_late = now - since > self._pace.timeout
+            if not is_late and place > self._newest - OVERTAKEN:
+                break
+            if is_late:
+                del self.waiting[key]
+            if place >= self._cut:
+                self._pace.lost()
+                self._cut = self.sent
 
 
 def settle(tap: Tap, seconds: float, on_frame: Callable[[Frame], None], done: Callable[[], bool] | None = None) -> None:

@@ -36,6 +36,11 @@ class Result:
     duration: float
     frames: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """``group/name``: how a probe is called outside its group, as in the signed statement."""
+        return f"{self.group}/{self.name}"
+
 
 def overall(results: Iterable[Result]) -> Verdict:
     """Return the verdict of a whole run: a hole outweighs all, then whatever could not be tested.
@@ -53,3 +58,17 @@ def overall(results: Iterable[Result]) -> Verdict:
 def exit_code(results: Iterable[Result]) -> int:
     """Return `EXIT_SEALED`, `EXIT_HOLE` or `EXIT_NOT_TESTED` for a whole run."""
     return {Verdict.SEALED: EXIT_SEALED, Verdict.HOLE: EXIT_HOLE}.get(overall(results), EXIT_NOT_TESTED)
+
+
+def reason(results: Iterable[Result], limit: int = 8) -> str:
+    """Return in one sentence why a run is not sealed, naming at most ``limit`` probes; empty if it is."""
+    results = list(results)
+    verdict = overall(results)
+    if verdict is Verdict.SEALED:
+        return ""
+    labels = [result.label for result in results if result.verdict is verdict]
+    if not labels:
+        return "no negative probe ran"
+    more = f" and {len(labels) - limit} more" if len(labels) > limit else ""
+    what = "hole found by" if verdict is Verdict.HOLE else "could not test"
+    return f"{what} {', '.join(labels[:limit])}{more}"

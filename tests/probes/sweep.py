@@ -1,46 +1,202 @@
-"""Every TCP port of one address, classified open, closed, silent or untested."""
+"""Every number of one kind at one address, classified open, closed, silent or untested.
+
+Theory of operation. All numbers are asked in random order; what was not answered is asked again, in smaller batches
+and with a narrow window. One silence means nothing: a number is called silent only when it stayed unanswered in so
+many *clean* batches (every control answered) that loss, at the rate at which controls were lost in the whole sweep,
+does not explain it. On a wire that loses too much the number is "untested".
+"""
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
-from tests.probes import frame as fr
-from tests.probes.craft import Path, tcp_reset, tcp_syn
+from tests.probes.controls import Question, ask
+from tests.probes.craft import Path, udp
 from tests.probes.frame import Frame
-from tests.probes.pace import Pace, SynControl, Tally, clocked, settle
+from tests.probes.numbered import ATTEMPTS, Numbered, TcpPorts
+from tests.probes.pace import Control, Pace, SynControl, Tally, clocked, settle
+from tests.probes.ports import GENERIC
 from tests.probes.target import mac_bytes
 from tests.probes.wire import Tap, Wire
 
-BATCH = 960
-SENDS = 6
-"""How often one port is tried at most."""
+BATCHES = (3840, 960, 240)
+"""Numbers in one batch of the first passes; the last value is that of all further ones."""
 DEAD_BATCHES = 3
 """Batches in a row without one answered control after which the sweep gives up."""
+LOSSY, LOSSY_SAMPLE = 0.1, 256
+"""Share of the controls lost, among so many sent two at a time or fewer, at which no pace will help."""
+MISSED = 1e-3
+"""Chance that an open port was lost as often as a silent one was asked: what a filter is taken for."""
+ACCUSED = 1e-4
+"""Chance that loss makes any number of a whole sweep look like somebody who takes datagrams and says nothing."""
+KEPT = 64
+"""Answers kept for the report; a hostile peer could make each one large."""
+MAX_RESETS = 4096
+CLOSED_TRIES, CLOSED_TIMEOUT = 8, 1.0
+"""Ports tried in search of a closed one, and seconds for each."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class Sweep:
-    """Ports by answer. ``silent``: unanswered although every control around was; ``untested``: never so lucky."""
+    """Numbers by answer. ``silent``: unanswered though loss does not explain it; ``untested``: no telling."""
 
+    probe: Numbered
+    asked: frozenset[int]
     open: set[int] = field(default_factory=set)
     closed: set[int] = field(default_factory=set)
     silent: set[int] = field(default_factory=set)
     untested: set[int] = field(default_factory=set)
     controls: Tally = field(default_factory=lambda: Tally(0, 0))
     frames: dict[int, Frame] = field(default_factory=dict)
-    """The answer of each open port."""
+    """The answers of the first open numbers."""
     seconds: float = 0.0
-    total: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many numbers were to be asked."""
+        return len(self.asked)
 
     @property
     def answered(self) -> int:
-        """Number of ports that gave a definite answer."""
+        """How many gave a definite answer."""
         return len(self.open) + len(self.closed)
+
+
+class _Sweeping:
+    """A sweep under way."""
+
+    def __init__(
+        self, wire: Wire, tap: Tap, sweep: Sweep, control: Control, pace: Pace, strikes: int, deadline: float
+    ) -> None:
+        self._wire, self._tap, self._sweep, self._control, self._pace = wire, tap, sweep, control, pace
+        self._strikes, self._deadline = strikes, time.monotonic() + deadline
+        self._misses: dict[int, int] = {}
+        self._left: set[int] = set()
+        """Numbers of the batch under way that said nothing yet."""
+        self._resets: list[bytes] = []
+        self._dead = 0
+        self._slow = Tally(0, 0)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is no use, or too late, to go on."""
+        lossy = self._slow.sent >= LOSSY_SAMPLE and self._slow.loss > LOSSY
+        return lossy or self._dead >= DEAD_BATCHES or time.monotonic() > self._deadline
+
+    @property
+    def strikes(self) -> int:
+        """How many misses make a silent number, at the loss of the controls so far."""
+        chance = ACCUSED / max(1, self._sweep.total) if self._sweep.probe.silence_tells else MISSED
+        loss = self._sweep.controls.loss
+        return max(self._strikes, math.ceil(math.log(chance) / math.log(loss))) if loss < 1 else ATTEMPTS + 1
+
+    def answered(self, number: int) -> bool:
+        """Whether a number gave a definite answer."""
+        return number in self._sweep.closed or number in self._sweep.open
+
+    def run(self, pending: list[int], attempts: int, progress: Progress) -> None:
+        """Ask for all of ``pending`` until each is settled, ``attempts`` times at most."""
+        total = len(pending)
+        for attempt in range(attempts):
+            size = BATCHES[min(attempt, len(BATCHES) - 1)]
+            for start in range(0, len(pending), size):
+                if self.over:
+                    break
+                self._batch(pending[start : start + size], attempt)
+                progress(start if attempt == 0 else total - len(pending) + start, total)
+            strikes = self.strikes
+            pending = [number for number in pending if not self.answered(number)]
+            self._sweep.silent |= {number for number in pending if self._misses.get(number, 0) >= strikes}
+            pending = [number for number in pending if number not in self._sweep.silent]
+            if not pending or self.over:
+                break
+            if attempt == 0:
+                self._pace.window = max(2, self._pace.window // 4)  # what stayed unanswered is asked again slowly
+        self._sweep.untested |= set(pending)
+        progress(total, total)
+
+    def _batch(self, batch: list[int], attempt: int) -> None:
+        probe = self._sweep.probe
+        frames = [probe.frame(number, attempt) for number in batch]
+        self._left = set(batch)
+        tally = clocked(self._wire, self._tap, frames, self._control, self._pace, self._on_frame)
+        settle(self._tap, self._pace.grace, self._on_frame, lambda: not self._left)
+        if self._resets:
+            self._wire.send_many(self._resets)
+            self._resets.clear()
+        self._sweep.controls += tally
+        self._dead = 0 if tally.answered else self._dead + 1
+        if self._pace.window <= 2:
+            self._slow += tally
+        if tally.clean:
+            for number in self._left:
+                self._misses[number] = self._misses.get(number, 0) + 1
+
+    def _on_frame(self, frame: Frame) -> None:
+        sweep = self._sweep
+        said = sweep.probe.said(frame)
+        if said is None:
+            return
+        number, is_open = said
+        self._left.discard(number)
+        if not is_open:
+            sweep.closed.add(number)
+            return
+        sweep.open.add(number)
+        if number in sweep.frames or len(sweep.frames) < KEPT:
+            sweep.frames.setdefault(number, frame)
+        reset = sweep.probe.reset(frame)
+        if reset is not None and len(self._resets) < MAX_RESETS:
+            self._resets.append(reset)
+
+
+def run_sweep(
+    wire: Wire,
+    tap: Tap,
+    probe: Numbered,
+    numbers: Iterable[int],
+    *,
+    control: Control,
+    rng: random.Random,
+    pace: Pace | None = None,
+    strikes: int = 2,
+    attempts: int = ATTEMPTS,
+    progress: Progress | None = None,
+    deadline: float = 180.0,
+) -> Sweep:
+    """Ask for every one of ``numbers``, in random order.
+
+    Args:
+        wire, tap: where the frames go, and where the answers come from.
+        probe: how each number is asked, and what an answer says.
+        numbers: those to ask for.
+        control: of the kind on which the meaning of silence rests: `RefusalControl` where refusals are ICMP errors.
+        rng: for the order.
+        pace: carries what an earlier sweep learnt of the far end's speed.
+        strikes: silences, at least, that make a number silent.
+        attempts: how often one number is asked at most; fewer than ``strikes`` where no silence may be believed.
+        progress: called with how many were asked, of how many.
+        deadline: seconds after which whatever is left is untested.
+
+    Raises:
+        WireError: the wire died.
+    """
+    asked = frozenset(numbers)
+    pending = sorted(asked)
+    rng.shuffle(pending)
+    sweep, began = Sweep(probe, asked), time.monotonic()
+    sweeping = _Sweeping(wire, tap, sweep, control, pace or Pace(), strikes, deadline)
+    sweeping.run(pending, min(attempts, ATTEMPTS), progress or (lambda done, of: None))
+    sweep.silent -= sweep.open | sweep.closed  # an answer that came late is an answer
+    sweep.untested -= sweep.open | sweep.closed
+    sweep.closed -= sweep.open  # a number that was ever open is not excused by a refusal
+    sweep.seconds = time.monotonic() - began
+    return sweep
 
 
 def sweep_tcp(
@@ -55,90 +211,40 @@ def sweep_tcp(
     progress: Progress | None = None,
     deadline: float = 180.0,
 ) -> Sweep:
-    """Try every one of ``ports`` at the path's destination, in random order.
+    """Ask for TCP ports at the path's destination, where ``control_port`` is open; as `run_sweep`."""
+    probe, control = TcpPorts(path, rng), SynControl(path, control_port, rng)
+    return run_sweep(
+        wire, tap, probe, ports, control=control, rng=rng, strikes=strikes, progress=progress, deadline=deadline
+    )
 
-    A port is silent after ``strikes`` clean batches without an answer, the later ones with a narrow window.
-    ``deadline`` (seconds) turns whatever is left into "untested". `WireError` when the wire dies.
+
+def find_closed_udp(wire: Wire, tap: Tap, path: Path, rng: random.Random) -> int | None:
+    """Return a UDP port of the path's destination that says it is closed, or ``None`` where none of some does.
+
+    Raises:
+        WireError: the wire died.
     """
-    pending = sorted(set(ports))
-    rng.shuffle(pending)
-    sweep = Sweep(total=len(pending))
-    control, pace = SynControl(path, control_port, rng), Pace()
-    sports = rng.sample(range(60001, 65000), SENDS)
-    passes = {sport: rng.getrandbits(32) for sport in sports}  # source port and sequence number of each pass
-    began = time.monotonic()
-    misses: dict[int, int] = {}
-    dead, slow = 0, Tally(0, 0)
-    resets: list[bytes] = []
-    peer, address = mac_bytes(path.dst_mac), ip_address(path.dst_ip).packed
+    mac = mac_bytes(path.dst_mac)
+    for port in rng.sample(range(32768, 60000), CLOSED_TRIES):
+        sport = rng.randrange(65000, 65500)
 
-    def on_frame(frame: Frame) -> None:
-        if frame.proto != fr.TCP or frame.src != peer or frame.ip_src != address or frame.tags:
-            return
-        seq, port = passes.get(frame.dport or 0), frame.sport
-        if seq is None or port is None or not frame.is_answer_to_syn(seq):
-            return
-        if frame.flags & fr.RST:
-            sweep.closed.add(port)
-        elif frame.flags & fr.SYN:
-            sweep.open.add(port)
-            sweep.frames.setdefault(port, frame)
-            resets.append(tcp_reset(path, frame.dport or 0, port, frame.ack))
+        def match(frame: Frame, asked: tuple[int, int] = (sport, port)) -> bool:
+            return frame.is_port_unreachable and frame.src == mac and (frame.quoted_sport, frame.quoted_port) == asked
 
-    def answered(port: int) -> bool:
-        return port in sweep.open or port in sweep.closed
-
-    for attempt, sport in enumerate(sports):
-        again: list[int] = []
-        for start in range(0, len(pending), BATCH):
-            batch = pending[start : start + BATCH]
-            if dead >= DEAD_BATCHES or time.monotonic() - began > deadline:
-                again += batch
-                continue
-            tally = clocked(
-                wire, tap, [tcp_syn(path, sport, port, passes[sport]) for port in batch], control, pace, on_frame
-            )
-            settle(tap, pace.grace, on_frame, lambda batch=batch: all(map(answered, batch)))  # type: ignore[misc]
-            if resets:
-                wire.send_many(resets)
-                resets.clear()
-            sweep.controls += tally
-            dead = 0 if tally.answered else dead + 1
-            if pace.window == 1:
-                slow += tally
-            if slow.sent >= 256 and slow.answered < 0.9 * slow.sent:
-                dead = DEAD_BATCHES  # one control in flight, and still one in ten is lost: no pace will help
-            for port in batch:
-                if answered(port):
-                    continue
-                if tally.clean:
-                    misses[port] = misses.get(port, 0) + 1
-                if misses.get(port, 0) >= strikes:
-                    sweep.silent.add(port)
-                else:
-                    again.append(port)
-            if progress is not None:
-                progress(sweep.answered + len(sweep.silent), sweep.total)
-        pending = [port for port in again if not answered(port)]
-        if not pending:
-            break
-        if attempt == 0:
-            pace.window = max(2, pace.window // 4)  # what stayed unanswered is asked again slowly
-    sweep.silent = {port for port in sweep.silent if not answered(port)}
-    sweep.untested = {port for port in pending if not answered(port)}
-    sweep.closed -= sweep.open  # a port that was ever open is not excused by an RST
-    sweep.seconds = time.monotonic() - began
-    return sweep
+        question = Question("udp-closed", f"a datagram to UDP port {port}", udp(path, sport, port, GENERIC), match)
+        if ask(wire, tap, question, timeout=CLOSED_TIMEOUT)[0] is not None:
+            return port
+    return None
 
 
-def ranges(ports: Iterable[int], limit: int = 12) -> str:
-    """Return ports as ``1-3, 7``, at most ``limit`` ranges and the count of the rest."""
+def ranges(numbers: Iterable[int], limit: int = 12) -> str:
+    """Return numbers as ``1-3, 7``, at most ``limit`` ranges and the count of the rest."""
     runs: list[tuple[int, int]] = []
-    for port in sorted(ports):
-        if runs and runs[-1][1] == port - 1:
-            runs[-1] = (runs[-1][0], port)
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
         else:
-            runs.append((port, port))
+            runs.append((number, number))
     text = ", ".join(f"{low}-{high}" if low != high else str(low) for low, high in runs[:limit])
     rest = sum(high - low + 1 for low, high in runs[limit:])
     return (text + (f" and {rest} more" if rest else "")) or "none"

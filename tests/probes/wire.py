@@ -100,6 +100,12 @@ class Tap:
                 self._queue.append(frame)
             self._ready.notify()
 
+    def lose(self, count: int) -> None:
+        """Say that ``count`` frames were lost before anybody could read them (reader's thread)."""
+        with self._ready:
+            self._lost += count
+            self._ready.notify()
+
     def take(self, timeout: float = 0.0) -> list[Frame]:
         """Return all waiting frames, after at most ``timeout`` seconds; empty if there was none.
 
@@ -129,6 +135,8 @@ class Wire:
         self.connected_at: float | None = None
         self.powered_on_at: float | None = None
         self.received = 0
+        self.lost = 0
+        """Frames that arrived but could not be read: the record has a gap, and no probe's silence means anything."""
         self.sent = 0
         self._stream: ByteStream | None = None
         self._taps: list[Tap] = []
@@ -188,6 +196,12 @@ class Wire:
         for tap in tuple(self._taps):
             tap.put(frame)
         self.received += 1
+
+    def _lose(self, count: int) -> None:
+        """Record that ``count`` frames passed unread (reader's thread)."""
+        self.lost += count
+        for tap in tuple(self._taps):
+            tap.lose(count)
 
     def _die(self, reason: str) -> None:
         self.error = self.error or reason

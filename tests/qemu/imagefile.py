@@ -40,7 +40,7 @@ def open_image(path: Path) -> ImageFile:
     if not path.is_file():
         raise SallyportError(f"no image {path}", "build one: `invoke image`")
     path = path.resolve()  # QEMU runs in a directory of its own
-    found = _partitions(path)
+    found = partitions(path)
     if tuple(found) != _PARTITIONS:
         raise SallyportError(
             f"{path} is a disk image, but not one of Sallyport's: its partitions are {', '.join(found) or 'none'}",
@@ -62,8 +62,14 @@ def open_image(path: Path) -> ImageFile:
         ) from error
 
 
-def _partitions(path: Path) -> list[str]:
-    """Partition names (UEFI specification 2.10, section 5.3: GUID partition table)."""
+def partitions(path: Path) -> dict[str, int]:
+    """Where each partition of the image begins, in bytes, by name and in the table's order.
+
+    UEFI specification 2.10, section 5.3: GUID partition table.
+
+    Raises:
+        SallyportError: there is no whole table, or the file is not as long as it says.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(_SECTOR)
@@ -89,4 +95,7 @@ def _partitions(path: Path) -> list[str]:
     if zlib.crc32(table) != table_crc:
         raise SallyportError(f"{path}: the partition table is damaged", "build or copy the image again")
     entries = [table[i : i + entry] for i in range(0, len(table), entry)]
-    return [e[56:].decode("utf-16-le").rstrip("\0") for e in entries if any(e[:16])]
+    used = [entry for entry in entries if any(entry[:16])]
+    first = [struct.unpack_from("<Q", entry, 32)[0] * _SECTOR for entry in used]
+    names = [entry[56:].decode("utf-16-le", "replace").rstrip("\0") for entry in used]
+    return dict(zip(names, first, strict=True))

@@ -78,6 +78,15 @@ def check_port(port: int, option: str) -> None:
             ) from error
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A whole running machine in files: processors, memory and devices; its disk; its firmware's variables."""
+
+    state: Path
+    disk: Path
+    variables: Path
+
+
 class Machine:
     """A booted image; a context manager that leaves nothing behind.
 
@@ -89,6 +98,9 @@ class Machine:
         persist: keep what the appliance writes in this file (a copy of the image); else it is discarded.
         console: serial console on this terminal instead of the log.
         log: the serial console's log.
+        saved: what `save` made of another machine of the same image; `run` then goes on from there. Each time in a new
+            process: the processor's time stamp counter never goes back within one (system/cpu-timers.c of QEMU), and
+            an appliance whose clock jumps ahead by minutes takes everything in it for dead.
     """
 
     def __init__(
@@ -101,11 +113,12 @@ class Machine:
         persist: Path | None = None,
         console: bool = False,
         log: Path | None = None,
+        saved: Saved | None = None,
     ) -> None:
         self.image = image
         self._tools = tools
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
-        self._log = log
+        self._log, self._saved = log, saved
         self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QEMUMonitorProtocol | None = None
@@ -154,7 +167,8 @@ class Machine:
         return ["-netdev", user % "port" + rules, *nic]
 
     def _command(self) -> list[str]:
-        directory, disk = self._directory, self._persist or self.image.path
+        directory = self._directory
+        disk = self._saved.disk if self._saved else self._persist or self.image.path
         snapshot = "off" if self._persist else "on"
         serial = (
             "stdio,id=serial,signal=off"
@@ -186,14 +200,17 @@ class Machine:
                 "chardev=qmp,mode=control",
             ),
             *self._network(),
+            *(("-incoming", f"file:{self._saved.state}") if self._saved else ()),
         ]
 
     def _start(self) -> None:
         directory = self._directory
-        shutil.copyfile(self._tools.tree / "usr/share/OVMF/OVMF_VARS_4M.fd", directory / "vars.fd")
+        variables = self._saved.variables if self._saved else self._tools.tree / "usr/share/OVMF/OVMF_VARS_4M.fd"
+        shutil.copyfile(variables, directory / "vars.fd")
         places = [self.image.path.parent.resolve(), directory]
         places += [self._wire.parent.resolve()] if self._wire else []
         places += [self._persist.parent.resolve()] if self._persist else []
+        places += [self._saved.state.parent] if self._saved else []
         self._errors: IO[bytes] = (directory / "errors").open("w+b")
         self._process = self._tools.start(
             ["env", f"TMPDIR={directory}", *self._command()],
@@ -266,8 +283,18 @@ class Machine:
 
     def run(self) -> None:
         """Let the paused machine run: power-on."""
+        if self._saved is not None:
+            self._await("query-status", "inmigrate", "the saved machine")
         self.powered_on_at = time.monotonic()
         self.qmp("cont")
+
+    def _await(self, query: str, busy: str, what: str, timeout: float = 60.0) -> None:
+        """Wait until ``query`` has another status than ``busy``; `MachineError` if it does not get one."""
+        deadline = time.monotonic() + timeout
+        while str(self.qmp(query).get("status")) in (busy, "setup", "None"):
+            if time.monotonic() > deadline:
+                raise MachineError(f"QEMU: {what} took more than {timeout:.0f} s", "is the disk full or slow?")
+            time.sleep(0.02)
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         """One QMP command (QEMU docs/interop/qemu-qmp-ref).
@@ -316,6 +343,32 @@ class Machine:
         """Pull the plug and put it back: no shutdown, what was not on the disk is lost."""
         self.powered_on_at = time.monotonic()
         self.qmp("system_reset")
+
+    def save(self, folder: Path) -> Saved:
+        """Keep the whole machine in ``folder`` and leave it paused: whoever wants it makes another one of it.
+
+        No virtual machine may run inside it at this moment: an emulated processor in guest mode cannot be loaded again
+        (cpu_post_load in target/i386/machine.c of QEMU). What is inside is therefore stopped first (`rig`).
+
+        Raises:
+            MachineError: QEMU cannot.
+        """
+        if self._persist is None:
+            raise MachineError("a machine that discards what it writes cannot be saved", "give it a disk to persist")
+        place, saved = self._directory, Saved(folder / "state", self._persist, folder / "vars.fd")
+        self.qmp("stop")  # flushes the disk, too
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+        self.qmp("migrate", uri=f"file:{place}/state")
+        self._await("query-migrate", "active", "saving the machine")
+        if (status := self.qmp("query-migrate")).get("status") != "completed":
+            raise MachineError(f"QEMU could not save the machine: {status.get('error-desc', status)}")
+        for path in (saved.state, saved.variables):
+            shutil.move(place / path.name, path)
+        return saved
+
+    def connect(self, netdev: str, *, up: bool) -> None:
+        """Plug in or pull out one of the port's peers: ``hub-wire`` or ``hub-user`` (with `Forward` and a wire)."""
+        self.qmp("set_link", name=netdev, up=up)
 
     def stop(self) -> None:
         """End QEMU and remove what it needed; never raises."""

@@ -1,19 +1,18 @@
-"""`invoke verify`: boots an image with its management port tied to the probes, and a root shell inside where it may.
+"""`invoke verify`: reads an image, boots it with its management port tied to the probes, then its test image.
 
 Two boots. The first has nothing on the port but the probes, so that every frame since power-on is judged. The second
-boots the test image (the same host, plus root shells) on a hub with a user network, because the probes inside the VM
-are driven over SSH; what crosses the port then is not evidence, except for frames that carry the probes' own marks.
+is the test image (the same host, plus root shells), which a snapshot takes back before each group of probes (`rig`).
 """
 
 from __future__ import annotations
 
 import platform
+import random
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,23 +27,22 @@ from rootfs.profile import Profile
 from rootfs.tools import Tools
 from rootfs.version import version
 from tests.probes.controls import wait_until_up
-from tests.probes.host import expected, run_host
-from tests.probes.inside import run_inside
+from tests.probes.early import firing
 from tests.probes.judge import PortJudge
 from tests.probes.ledger import Ledger
+from tests.probes.outside import Progress as Say
 from tests.probes.outside import run_outside
 from tests.probes.report import Report
 from tests.probes.result import Result, Verdict
-from tests.probes.spoof import run_spoof
-from tests.probes.sshwire import SshWire
-from tests.probes.target import LinkTarget, Target
-from tests.probes.wire import StreamWire, WireError
+from tests.probes.target import Target
+from tests.probes.wire import WireError
+from tests.qemu import trees
 from tests.qemu.imagefile import ImageFile, open_image
-from tests.qemu.machine import PORT_MAC, Forward, Machine, MachineError, free_port
-from tests.qemu.shell import vm_shell, wait_host_shell
+from tests.qemu.machine import PORT_MAC, Machine, MachineError
+from tests.qemu.rig import UP_TIMEOUT, Rig, listening
+from tests.qemu.stages import STAGES, Effort, run_stages
 
-UP_TIMEOUT = 240.0
-ALL = range(65536)
+INSIDE = tuple(name for name in STAGES if name != "outside")
 
 
 def target(image: ImageFile) -> Target:
@@ -79,7 +77,7 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def say(self, name: str, done: int = 0, total: int = 0) -> None:
+    def say(self, name: str, done: int, total: int) -> None:
         """Show what is being done."""
         self._progress.update(self._task, description=name, completed=done, total=total or None)
         if name != self._name and not self._console.is_terminal:
@@ -87,21 +85,25 @@ class Bar:
         self._name = name
 
 
-def outside(
-    tools: Tools, image: ImageFile, folder: Path, *, seed: int, bar: Bar, ports: range = ALL
-) -> tuple[list[Result], float]:
-    """The probes at the management port of the running image; returns results and seconds to its first answer."""
+def outside(tools: Tools, image: ImageFile, folder: Path, effort: Effort, *, say: Say) -> tuple[list[Result], float]:
+    """The probes at the management port of the image, from power-on; returns results and seconds to its first answer.
+
+    Raises:
+        WireError, MachineError: the image did not come up, or did not live to the end of the probes.
+    """
     wanted = target(image)
     ledger = Ledger(PortJudge(wanted))
     with ExitStack() as stack:
-        wire = stack.enter_context(_wire(folder / "port.pcapng", ledger))
-        machine = stack.enter_context(Machine(tools, image, wire=wire[1], log=folder / "serial.log"))
-        wire[0].wait_connected(10)
-        wire[0].mark_power_on()
-        machine.run()
-        bar.say("waiting for the VM to answer at the port")
-        seconds = wait_until_up(wire[0], wanted, UP_TIMEOUT, seed=seed)
-        results = run_outside(wire[0], wanted, seed=seed, progress=bar.say, ports=ports)
+        wire, path = stack.enter_context(listening(folder / "port.pcapng", ledger))
+        machine = stack.enter_context(Machine(tools, image, wire=path, log=folder / "serial.log"))
+        wire.wait_connected(10)
+        wire.mark_power_on()
+        with firing(wire, wanted, random.Random(effort.seed)) as early:
+            machine.run()
+            say("waiting for the VM to answer at the port", 0, 0)
+            seconds = wait_until_up(wire, wanted, UP_TIMEOUT, seed=effort.seed)
+        results = [early.result()]
+        results += run_outside(wire, wanted, seed=effort.seed, progress=say, ports=effort.ports, quick=effort.quick)
         # Only probes that the image's end did not cut short count.
         if not machine.alive():
             raise WireError("the machine ended during the probes")
@@ -109,98 +111,82 @@ def outside(
 
 
 def inside(
-    tools: Tools, image: ImageFile, folder: Path, results: list[Result], *, seed: int, bar: Bar, ports: range = ALL
-) -> None:
-    """The probes from root shells in the VM and on the host of a test image; adds to ``results`` as they end."""
-    wanted, port = target(image), free_port()
-    with ExitStack() as stack:
-        wire = stack.enter_context(_wire(folder / "inside-port.pcapng", None))
-        machine = stack.enter_context(
-            Machine(tools, image, wire=wire[1], forward=Forward(test_shell=port), log=folder / "inside-serial.log")
-        )
-        wire[0].wait_connected(10)
-        machine.run()
-        bar.say("waiting for the root shells of the test image")
-        client = stack.enter_context(vm_shell(port, UP_TIMEOUT))
-        wait_until_up(wire[0], wanted, UP_TIMEOUT, seed=seed)
-        shell = wait_host_shell(machine.shell_socket)
-        stack.callback(shell.close)
-        bar.say("listeners on the host")
-        results += run_host(shell.run, allowed=expected(image.profile.forwarder))
-        with SshWire.open(client, "link", pcap=folder / "link.pcapng") as on_link:
-            macs = {"mgmt0": PORT_MAC, "br0": link.BRIDGE_MAC}
-            reach = LinkTarget(host_macs=macs)
-            results += run_inside(
-                on_link, reach, vm_mac=on_link.mac, seed=seed, progress=bar.say, tcp_ports=ports, udp_ports=ports
-            )
-        bar.say("false addresses out of the VM's access NIC")
-        # A connection of its own: asyncssh ends the whole one with which a channel was closed in mid-sentence.
-        again = stack.enter_context(vm_shell(port))
-        with SshWire.open(again, "access", mute=True) as on_access:
-            results += run_spoof(on_access, wire[0], wanted, seed=seed)
+    tools: Tools,
+    image: ImageFile,
+    folder: Path,
+    effort: Effort,
+    *,
+    say: Say,
+    stages: Iterable[str] = INSIDE,
+) -> tuple[list[Result], dict[str, str]]:
+    """The probes from root shells in the VM and on the host of a test image; returns results and facts.
 
-
-@contextmanager
-def _wire(pcap: Path, ledger: Ledger | None) -> Iterator[tuple[StreamWire, Path]]:
-    """A listening wire in a directory of its own: a unix socket's path must be short."""
-    with tempfile.TemporaryDirectory(prefix="sallyport-wire-") as directory:
-        path = Path(directory) / "port.sock"
-        with StreamWire.listen(path, ledger=ledger, pcap=pcap) as wire:
-            yield wire, path
+    Raises:
+        WireError, MachineError: the image did not come up.
+    """
+    with Rig(tools, image, target(image), folder, say=lambda text: say(text, 0, 0)) as rig:
+        return run_stages(rig, stages, effort, say), {
+            "root shells of the test image": f"{rig.seconds:.0f} s after power-on"
+        }
 
 
 def verify(
-    tools: Tools, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, *, seed: int
+    tools: Tools, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, effort: Effort
 ) -> Report:
     """Run the whole proof; what could not be tested is in the report as such.
 
     Args:
         tools: has QEMU.
-        image: what is proven at its port.
+        image: what is proven: its port while it runs, and its files.
         test_image: the same host with test access, for the probes from inside; None leaves them out, and says so.
         folder: where captures and logs go.
         console: for progress.
-        seed: of every random choice.
+        effort: how much is tried.
 
     Raises:
         SallyportError: QEMU itself cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started, began = datetime.now(UTC), time.monotonic()
-    facts = {"engine of this run": "QEMU, TCG with nested KVM"}
+    facts = {"engine of this run": "QEMU, TCG with nested KVM", "effort": "quick" if effort.quick else "full"}
     results: list[Result] = []
-    with Bar(console) as bar:
-        bar.say(f"booting {image.name}")
+
+    def part(name: str, tried: str, work: Callable[[], list[Result]]) -> None:
         try:
-            found, seconds = outside(tools, image, folder, seed=seed, bar=bar)
-            results += found
-            facts["first answer at the port"] = f"{seconds:.0f} s after power-on"
+            results.extend(work())
         except (WireError, MachineError) as error:
-            results.append(_not_tested("outside", "the management port of the running image", str(error)))
-        if test_image is None:
-            results.append(_not_tested("inside", "the link from a root shell in the VM", "there is no test image"))
-        else:
+            results.append(Result(name, "boot", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))
+
+    with Bar(console) as bar:
+
+        def at_port() -> list[Result]:
+            bar.say(f"booting {image.name}", 0, 0)
+            found, seconds = outside(tools, image, folder, effort, say=bar.say)
+            facts["first answer at the port"] = f"{seconds:.0f} s after power-on"
+            return found
+
+        def from_inside() -> list[Result]:
+            if test_image is None:
+                raise MachineError("there is no test image")
             facts["probed from inside"] = test_image.name
-            bar.say(f"booting {test_image.name}")
-            try:
-                inside(tools, test_image, folder, results, seed=seed, bar=bar)
-            except (WireError, MachineError) as error:
-                results.append(_not_tested("inside", "the link from a root shell in the VM", str(error)))
+            found, more = inside(tools, test_image, folder, effort, say=bar.say)
+            facts.update(more)
+            return found
+
+        part("tree", "the files of the image", lambda: trees.prove(tools, image, say=bar.say))
+        part("outside", "the management port of the running image", at_port)
+        part("inside", "the link from a root shell in the VM", from_inside)
     return Report(
         results=results,
         image=image.name,
         sha256=image.sha256(),
-        seed=seed,
+        seed=effort.seed,
         started=started.isoformat(timespec="seconds"),
         duration=time.monotonic() - began,
         command=shlex.join(["invoke", "verify", *sys.argv[2:]]),
         versions={"sallyport": version(), "scapy": scapy.VERSION, "python": platform.python_version()},
         facts=facts,
     )
-
-
-def _not_tested(group: str, tried: str, why: str) -> Result:
-    return Result(group, "boot", tried, Verdict.NOT_TESTED, why, "none seen", 0.0)
 
 
 def test_variant(image: ImageFile, build: Callable[[Profile], Built]) -> ImageFile | None:

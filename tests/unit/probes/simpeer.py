@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from tests.probes.frame import ARP, ICMP, ICMP6, IPV4, NEIGHBOUR_SOLICIT, TCP, UDP, Frame, parse
 from tests.probes.ledger import Ledger
+from tests.probes.numbered import FRAGMENT, IGMP, NO_NEXT, UDP_LITE
 from tests.probes.target import Target, mac_bytes
 from tests.probes.wire import StreamWire, encode
 
@@ -53,6 +54,15 @@ class Stack:
     answers_udp: set[int] = field(default_factory=set)
     any_mac: bool = False
     """Take frames for any MAC, as a misconfigured bridge port would."""
+    filtered: set[int] = field(default_factory=set)
+    """TCP and UDP ports of which nothing is heard."""
+    refuses: int = 0
+    """Say of each n-th closed UDP port or unknown protocol that it is so; 0: of none."""
+    swallows: set[int] = field(default_factory=set)
+    """Protocols that are taken without a word."""
+    speaks: set[int] = field(default_factory=set)
+    """Protocols that answer in kind."""
+    refused: int = 0
 
     def answer(self, frame: Frame) -> bytes | None:
         if frame.kind == ARP:
@@ -62,30 +72,56 @@ class Stack:
             return ether(frame.src, self.mac, 0x86DD, ipv6(frame.nd_target, frame.ip_src, ICMP6, body))
         if frame.ip_dst not in self.addresses or (frame.dst != self.mac and not self.any_mac) or frame.tags:
             return None
-        return self._answer_ip(frame)
-
-    def _answer_ip(self, frame: Frame) -> bytes | None:
-        body = b""
-        if frame.proto == TCP and frame.flags == 2 and frame.sport is not None and frame.dport is not None:
-            is_open = frame.dport in self.open
-            if not is_open and self.drop_closed:
-                return None
-            flags, ack = (0x12 if is_open else 0x14), (frame.seq + 1) & 0xFFFFFFFF
-            body = struct.pack("!HHIIBBHHH", frame.dport, frame.sport, 77, ack, 0x50, flags, 0, 0, 0)
-        elif frame.proto == UDP and frame.dport in self.answers_udp:
-            body = struct.pack("!HHHH", frame.dport, frame.sport or 0, 12, 0) + b"boo!"
-        elif frame.proto in (ICMP, ICMP6) and frame.icmp_type in (8, 128):
-            reply = 0 if frame.proto == ICMP else 129
-            body = struct.pack("!BBHHH", reply, 0, 0, frame.icmp_id, frame.icmp_seq)
-        if not body or frame.proto is None:
+        proto, body = self._answer_ip(frame)
+        if not body:
             return None
-        packet = (ipv4 if frame.kind == IPV4 else ipv6)(frame.ip_dst, frame.ip_src, frame.proto, body)
+        packet = (ipv4 if frame.kind == IPV4 else ipv6)(frame.ip_dst, frame.ip_src, proto, body)
         return ether(frame.src, self.mac, frame.kind or 0, packet)
+
+    def _answer_ip(self, frame: Frame) -> tuple[int, bytes]:
+        """Return protocol and body of the answer; an empty one for silence."""
+        proto = frame.proto
+        is_ipv4 = frame.kind == IPV4
+        if proto is None or proto in self.swallows or frame.dport in self.filtered:
+            return 0, b""
+        if proto == (IGMP if is_ipv4 else NO_NEXT):
+            return 0, b""
+        if proto in self.speaks:
+            return proto, b"hello"
+        if proto == TCP:
+            return TCP, self._answer_tcp(frame)
+        if proto == UDP and frame.dport in self.answers_udp:
+            return UDP, struct.pack("!HHHH", frame.dport, frame.sport or 0, 12, 0) + b"boo!"
+        if proto == (ICMP if is_ipv4 else ICMP6):
+            reply = {8: 0, 128: 129}.get(frame.icmp_type or 0)
+            body = struct.pack("!BBHHH", reply or 0, 0, 0, frame.icmp_id, frame.icmp_seq)
+            return proto, b"" if reply is None else body
+        if proto == FRAGMENT and not is_ipv4:  # an atomic fragment: as if its header were not there
+            raw = frame.raw
+            return self._answer_ip(parse(raw[:20] + raw[54:55] + raw[21:54] + raw[62:], 0))
+        return self._refuse(frame)
+
+    def _answer_tcp(self, frame: Frame) -> bytes:
+        is_open = frame.dport in self.open
+        if frame.flags != 2 or frame.dport is None or frame.sport is None or (not is_open and self.drop_closed):
+            return b""
+        flags, ack = (0x12 if is_open else 0x14), (frame.seq + 1) & 0xFFFFFFFF
+        return struct.pack("!HHIIBBHHH", frame.dport, frame.sport, 77, ack, 0x50, flags, 0, 0, 0)
+
+    def _refuse(self, frame: Frame) -> tuple[int, bytes]:
+        self.refused += 1
+        if not self.refuses or self.refused % self.refuses:
+            return 0, b""
+        is_port = frame.proto in (UDP, UDP_LITE)
+        if frame.kind == IPV4:
+            return ICMP, struct.pack("!BBHI", 3, 3 if is_port else 2, 0, 0) + frame.raw[14:]
+        head = struct.pack("!BBHI", *((1, 4, 0, 0) if is_port else (4, 1, 0, 6)))
+        return ICMP6, head + frame.raw[14:]
 
 
 def vm_stack(target: Target = TARGET) -> Stack:
     own = {socket.inet_aton(target.vm_ipv4), socket.inet_pton(socket.AF_INET6, target.vm_ipv6)}
-    return Stack(mac_bytes(target.vm_mac), own, set(target.tcp_open))
+    return Stack(mac_bytes(target.vm_mac), own, set(target.tcp_open), refuses=1)
 
 
 @dataclass

@@ -47,7 +47,7 @@ def sweep(peer: Peer, *, silent_ok: bool = False, ports: range = range(2000)) ->
     with wired(peer) as wire, wire.tap() as tap:
         path = ipv4_path(TARGET)
         found = sweep_tcp(wire, tap, path, 443, ports, rng=random.Random(1), deadline=1)
-    return sweep_result("port", "sweep", path, TARGET.tcp_open, found, silent_ok=silent_ok)
+    return sweep_result("port", "sweep", found, TARGET.tcp_open, silent_ok=silent_ok)
 
 
 def test_a_sealed_appliance_is_sealed() -> None:

@@ -1,0 +1,202 @@
+"""`invoke verify.mutants`: plants each hole and asks whether the proof names it; then whether it is quiet without one.
+
+Most holes are planted into one booted machine that a snapshot takes back before each of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rootfs import image as images
+from rootfs.errors import SallyportError
+from rootfs.image import Built, Recipe
+from rootfs.profile import Profile
+from rootfs.tools import Tools
+from tests.probes.outside import Progress
+from tests.probes.result import Result, Verdict
+from tests.probes.wire import WireError
+from tests.qemu import trees, verify
+from tests.qemu.imagefile import ImageFile, open_image
+from tests.qemu.machine import MachineError
+from tests.qemu.mutants import Mutant
+from tests.qemu.plants import AtBoot, InTree
+from tests.qemu.rig import Rig
+from tests.qemu.stages import STAGES, Effort
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutant, or of a run without any.
+
+    Args:
+        name: of the mutant; ``clean`` for a run without one.
+        layer: the mutant's.
+        hole: the mutant's sentence.
+        verdict: ``found``, ``missed``, ``quiet``, ``false alarm`` or ``not tested``.
+        evidence: which results called it a hole, or why there are none.
+        seconds: planting and probing.
+    """
+
+    name: str
+    layer: str
+    hole: str
+    verdict: str
+    evidence: str
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the proof did what it must."""
+        return self.verdict in ("found", "quiet")
+
+
+def judge(mutant: Mutant, results: Sequence[Result]) -> tuple[str, str]:
+    """Whether ``results`` name the hole: verdict and evidence of an `Outcome`."""
+    holes = [r for r in results if r.verdict is Verdict.HOLE]
+    named = [r for r in holes if any(fnmatchcase(f"{r.group}/{r.name}", pattern) for pattern in mutant.found)]
+    if named:
+        return "found", "; ".join(f"{r.group}/{r.name}: {r.evidence}" for r in named[:2])
+    if holes:
+        others = ", ".join(f"{r.group}/{r.name}" for r in holes)
+        return "missed", f"called a hole by others than {', '.join(mutant.found)}: {others}"
+    blind = [f"{r.group}/{r.name}: {r.evidence}" for r in results if r.verdict is Verdict.NOT_TESTED]
+    return "missed", "; ".join(blind[:2]) or "everything was sealed"
+
+
+def judge_clean(results: Sequence[Result]) -> tuple[str, str]:
+    """Whether a run without a mutant was quiet."""
+    if holes := [f"{r.group}/{r.name}: {r.evidence}" for r in results if r.verdict is Verdict.HOLE]:
+        return "false alarm", "; ".join(holes)
+    if blind := [f"{r.group}/{r.name}: {r.evidence}" for r in results if r.verdict is Verdict.NOT_TESTED]:
+        return "not tested", "; ".join(blind)
+    return "quiet", f"{sum(r.verdict is Verdict.SEALED for r in results)} probes sealed"
+
+
+class Mutation:
+    """Runs mutants against the test image of one profile."""
+
+    def __init__(
+        self, tools: Tools, device: Profile, folder: Path, console: Console, *, effort: Effort, say: Progress
+    ) -> None:
+        self._tools, self._device, self._folder, self._console = tools, device, folder, console
+        self._effort, self._say = effort, say
+        self._built: Built = images.make(Recipe(device, test_access=True), console)
+
+    def run(self, mutants: Sequence[Mutant], *, clean: int, tell: Callable[[Outcome], None]) -> list[Outcome]:
+        """Run ``mutants``, then ``clean`` rounds of the same stages on the machine as it is.
+
+        Args:
+            mutants: which.
+            clean: rounds without one.
+            tell: called with each outcome as it comes.
+        """
+        outcomes: list[Outcome] = []
+
+        def note(mutant: Mutant | None, work: Callable[[], tuple[str, str]]) -> None:
+            began = time.monotonic()
+            try:
+                verdict, evidence = work()
+            except (WireError, MachineError) as error:
+                verdict, evidence = "not tested", str(error)
+            name, layer, hole = (
+                (mutant.name, mutant.layer, mutant.hole) if mutant else ("clean", "", "no hole is there")
+            )
+            outcomes.append(Outcome(name, layer, hole, verdict, evidence, time.monotonic() - began))
+            tell(outcomes[-1])
+
+        for mutant in mutants:
+            if isinstance(mutant.plant, InTree | AtBoot):
+                note(mutant, lambda mutant=mutant: judge(mutant, self._apart(mutant)))  # type: ignore[misc]
+        running = [mutant for mutant in mutants if not isinstance(mutant.plant, InTree | AtBoot)]
+        stages = list(dict.fromkeys(mutant.stage for mutant in mutants))
+        if not running and not clean:
+            return outcomes
+        with self._rig(open_image(self._built.image)) as rig:
+            for mutant in running:
+                note(mutant, lambda mutant=mutant: judge(mutant, self._on_rig(rig, mutant)))  # type: ignore[misc]
+            for _ in range(clean):
+                note(None, lambda: judge_clean(self._clean(rig, stages)))
+        return outcomes
+
+    def _on_rig(self, rig: Rig, mutant: Mutant) -> list[Result]:
+        self._say(mutant.name, 0, 0)
+        rig.restore(f"mutant-{mutant.name}")
+        assert not isinstance(mutant.plant, InTree | AtBoot)
+        mutant.plant(rig)
+        return STAGES[mutant.stage](rig, self._effort, self._say)
+
+    def _clean(self, rig: Rig, stages: Sequence[str]) -> list[Result]:
+        results: list[Result] = []
+        for stage in stages:
+            if stage == "tree":
+                results += trees.run(self._tools, self._built.host_tree, self._built.frontend / "tree")
+            else:
+                rig.restore(f"clean-{stage}")
+                results += STAGES[stage](rig, self._effort, self._say)
+        return results
+
+    def _apart(self, mutant: Mutant) -> list[Result]:
+        """A mutant that needs no machine, or one of its own."""
+        self._say(mutant.name, 0, 0)
+        if isinstance(mutant.plant, InTree):
+            with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
+                copies = mutant.plant.copy(self._built.host_tree, self._built.frontend / "tree", Path(directory))
+                return trees.run(self._tools, *copies)
+        assert isinstance(mutant.plant, AtBoot)
+        with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
+            image = open_image(mutant.plant.image(self._with_overlay, Path(directory)))
+            if mutant.stage == "outside":
+                return verify.outside(self._tools, image, self._folder, self._effort, say=self._say)[0]
+            with self._rig(image) as rig:
+                return STAGES[mutant.stage](rig, self._effort, self._say)
+
+    def _with_overlay(self, overlay: Path | None) -> Path:
+        if overlay is None:
+            return self._built.image
+        recipe = Recipe(self._device, test_access=True, extra=(overlay,), tag=overlay.name)
+        return images.make(recipe, self._console).image
+
+    def _rig(self, image: ImageFile) -> Rig:
+        return Rig(self._tools, image, verify.target(image), self._folder, say=lambda text: self._say(text, 0, 0))
+
+
+def show(outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print the table and the sum."""
+    table = Table(title="holes that were planted", title_justify="left")
+    for column in ("mutant", "layer", "hole", "verdict", "named by"):
+        table.add_column(column, overflow="fold")
+    table.add_column("s", justify="right")
+    for outcome in outcomes:
+        style = "green" if outcome.good else "bold red"
+        word = f"[{style}]{outcome.verdict}[/]"
+        evidence = escape(outcome.evidence[:160])
+        table.add_row(outcome.name, outcome.layer, escape(outcome.hole), word, evidence, f"{outcome.seconds:.0f}")
+    console.print(table)
+    mutants = [outcome for outcome in outcomes if outcome.name != "clean"]
+    clean = [outcome for outcome in outcomes if outcome.name == "clean"]
+    found = sum(outcome.good for outcome in mutants)
+    console.print(
+        f"{found} of {len(mutants)} found; {sum(not o.good for o in clean)} alarms in {len(clean)} clean runs"
+    )
+
+
+def to_json(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes as JSON."""
+    return msgspec.json.format(msgspec.json.encode([asdict(outcome) for outcome in outcomes]), indent=2).decode() + "\n"
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """0 if every mutant was found and no clean run gave an alarm, else 1."""
+    if not outcomes:
+        raise SallyportError("nothing was run", "name a mutant or some clean runs")
+    return 0 if all(outcome.good for outcome in outcomes) else 1
