@@ -145,12 +145,18 @@ def run(
     positional=["image"],
     help={
         "image": "image file to prove; built if it is not named",
-        "profile": "device profile to build when no image is named",
+        "profile": "device profile to build when no image is named; with --interface that of the device",
         "way": WAY_HELP,
+        "quick": "samples of what is big, for every commit; the full one is for releases",
         "seed": "seed of every random choice; printed and reported",
         "outside-only": "leave out the probes from inside the VM (the verdict is then at best `not-tested`)",
-        "report": "directory for report.html, report.json, junit.xml and captures",
+        "report": "directory for report.html, report.json, junit.xml, captures and the statement",
+        "key": "PEM private key that signs the statement; its passphrase in SALLYPORT_KEY_PASSPHRASE",
         "json": "print the report as JSON",
+        "interface": "aim the outside probes at a real device behind this network interface",
+        "mac": "with --interface: the VM's MAC, in place of confirming it at the terminal",
+        "port-mac": "with --interface: the burned-in MAC of the device's port, if it is known",
+        "power-cycle": "with --interface: watch the device from power-on; you are asked to switch it",
     },
 )
 @friendly
@@ -159,30 +165,96 @@ def verify(
     image: str = "",
     profile: str = PROFILE,
     way: str = "",
+    quick: bool = False,
     seed: int = -1,
     outside_only: bool = False,
     report: str = "",
+    key: str = "",
     json: bool = False,
+    interface: str = "",
+    mac: str = "",
+    port_mac: str = "",
+    power_cycle: bool = False,
 ) -> None:
     """Prove that the VM is the only way in. Exit code: 0 sealed, 3 hole found, 4 could not test."""
     from tests.probes import report as reports
     from tests.probes.result import exit_code
-    from tests.qemu import imagefile
+    from tests.qemu import hardware, imagefile
     from tests.qemu import verify as prover
+    from tests.qemu.stages import Effort
 
-    subject = imagefile.open_image(Path(image) if image else _build(profile, way).image)
-    prover.check_sums(subject)
-    inner = None if outside_only else prover.test_variant(subject, _test_image)
-    folder = Path(report) if report else OUT / "verify" / subject.name
-    seed = random.SystemRandom().randrange(2**32) if seed < 0 else seed
-    result = prover.verify(_engine().tools, subject, inner, folder, _console, seed=seed)
-    files = reports.write_report(result, folder)
+    effort = Effort(seed=random.SystemRandom().randrange(2**32) if seed < 0 else seed, quick=quick)
+    if interface:
+        device = profiles.load(profile, way)
+        folder = Path(report) if report else OUT / "verify" / f"{device.name}-{interface}"
+        power = hardware.ByHand(_console) if power_cycle else None
+        ask = _console.input if sys.stdin.isatty() else None
+        result = hardware.prove(
+            device, interface, effort, folder=folder, console=_console, mac=mac, port_mac=port_mac, power=power, ask=ask
+        )
+    else:
+        subject = imagefile.open_image(Path(image) if image else _build(profile, way).image)
+        prover.check_sums(subject)
+        inner = None if outside_only else prover.test_variant(subject, _test_image)
+        folder = Path(report) if report else OUT / "verify" / subject.name
+        result = prover.verify(_engine().tools, subject, inner, folder, _console, effort)
+    files = reports.publish(result, folder, Path(key) if key else None)
     if json:
         print(reports.to_json(result))
     else:
         reports.print_summary(result, _console)
-        _console.print(f"report: {files['html']}")
+        _console.print("  ".join(f"{kind}: {path}" for kind, path in files.items()), style="dim")
     sys.exit(exit_code(result.results))
+
+
+@task(
+    help={
+        "only": "names of mutants, with commas; `--list-all` shows them",
+        "clean": "rounds without any hole, which must all be quiet",
+        "seed": "seed of every random choice",
+        "json": "print the outcomes as JSON",
+        "list-all": "only list them",
+    }
+)
+@friendly
+def mutants(
+    _: Context, only: str = "", clean: int = 1, seed: int = 1, json: bool = False, list_all: bool = False
+) -> None:
+    """Plant holes, one at a time, and require that the proof names each. Exit code: 0 if it did, else 1."""
+    from tests.qemu import mutants as holes
+    from tests.qemu import mutation
+    from tests.qemu.stages import Effort
+
+    wanted = holes.chosen(only)
+    if list_all:
+        mutation.show_list(wanted, _console)
+        return
+    outcomes = mutation.run(
+        _engine().tools, profiles.load(PROFILE), OUT / "verify" / "mutants", _console, wanted,
+        clean=clean, effort=Effort(seed=seed, quick=True),
+    )  # fmt: skip
+    if json:
+        print(mutation.to_json(outcomes))
+    else:
+        mutation.show(outcomes, _console)
+    sys.exit(mutation.exit_code(outcomes))
+
+
+@task(
+    help={
+        "statement": "the signed statement of a run: statement.dsse.json beside its report",
+        "image": "the image that it must be about",
+        "public-key": "PEM public key of who signed it",
+    }
+)
+@friendly
+def check(_: Context, statement: str, image: str, public_key: str) -> None:
+    """Check a signed statement: signature, image, report and captures. Exit code as of the run that it is about."""
+    from tests.probes import statement as statements
+
+    checked = statements.check(Path(statement), Path(image), Path(public_key))
+    statements.show(checked, _console)
+    sys.exit(checked.exit_code)
 
 
 @task(
@@ -324,4 +396,8 @@ _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)
 _bench.add_task(bench_forwarder)
-namespace = Collection(run, verify, test, fuzz, lint, clean, _image, _bench)
+_verify = Collection("verify")
+_verify.add_task(verify, name="run", default=True)
+_verify.add_task(mutants)
+_verify.add_task(check)
+namespace = Collection(run, test, fuzz, lint, clean, _image, _verify, _bench)

@@ -34,6 +34,7 @@ class _Entry(BaseModel):
 class _Map(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     tools: _Entry
+    peers: _Entry
     kernel: dict[str, _Entry]
     always: _Entry
     symbols: dict[str, _Entry]
@@ -133,6 +134,11 @@ class Engine:
         """The tools tree, made if need be."""
         return Tools(self._fetch("tools", read_map().tools.packages) / "tree")
 
+    @cached_property
+    def peers(self) -> Tools:
+        """Other people's programs that benchmarks compare ours with; made if need be."""
+        return Tools(self._fetch("peers", read_map().peers.packages) / "tree")
+
     def kernel(self, flavour: str) -> Path:
         """A directory whose ``tree`` has boot/vmlinuz-* and usr/lib/modules."""
         return self._fetch(f"kernel-{flavour}", read_map().kernel[flavour].packages)
@@ -165,7 +171,7 @@ class Engine:
     def lock(self) -> dict[str, list[packages.Package]]:
         """Resolve all sets anew against the archive, for the lock file."""
         table = read_map()
-        sets: dict[str, Sequence[str]] = {"tools": table.tools.packages}
+        sets: dict[str, Sequence[str]] = {"tools": table.tools.packages, "peers": table.peers.packages}
         sets |= {f"kernel-{flavour}": entry.packages for flavour, entry in table.kernel.items()}
         sets["host"] = translate(defconfig.read(HOST_CONFIG)).packages
         sets["frontend"] = translate(defconfig.read(FRONTEND_CONFIG)).packages

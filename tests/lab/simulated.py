@@ -2,8 +2,8 @@
 
     python -m tests.lab.simulated d0 --port-mac 52:54:00:00:00:01 --switch /tmp/switch [--plant]
 
-answers on ``d0`` as a sealed appliance of profile ``x86-64-uefi`` does, while the file ``/tmp/switch`` exists; while it
-does not, the interface is down, as that of a device without power. ``--plant`` has the host answer, too.
+answers on ``d0`` as a sealed appliance of profile ``x86-64-uefi`` does, a few seconds after the file ``/tmp/switch``
+came to be; without that file the interface is down, as that of a device without power. ``--plant`` has the host answer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 
 from backend import instructions as link
 from tests.probes.frame import parse
+from tests.probes.interface import ETH_P_ALL, PACKET_AUXDATA, SOL_PACKET, with_tag
 from tests.probes.target import Target, mac_bytes
-from tests.unit.probes.simpeer import ARP, Stack, ether, vm_stack
+from tests.unit.probes.simpeer import Stack, vm_stack
 
 PORT_MAC = "52:54:00:00:00:01"
-ETH_P_ALL = 3  # linux/if_ether.h
 ADDRESS = "192.168.42.1"
 """Of both profiles in the tree."""
 
@@ -54,8 +54,10 @@ class Plug:
 
     def __post_init__(self) -> None:
         self._stopped = threading.Event()
+        self._up_at = 0.0
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+        self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self._socket.bind((self.interface, ETH_P_ALL))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -64,22 +66,19 @@ class Plug:
         """Send one frame."""
         self._socket.send(frame)
 
-    def greet(self) -> None:
-        """Announce the VM, as it does when it comes up: gratuitous ARP (RFC 5227 section 2.3)."""
-        vm = self.stacks[0]
-        address = socket.inet_aton(ADDRESS)
-        body = b"\x00\x01\x08\x00\x06\x04\x00\x01" + vm.mac + address + bytes(6) + address
-        self.say(ether(b"\xff" * 6, vm.mac, ARP, body))
+    def boot(self, seconds: float) -> None:
+        """Take nothing for so many seconds from now on."""
+        self._up_at = time.monotonic() + seconds
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
             if not select.select([self._socket], [], [], 0.05)[0]:
                 continue
             try:
-                raw, address = self._socket.recvfrom(1 << 16)
-                if address[2] == socket.PACKET_OUTGOING:
+                raw, ancillary, _, address = self._socket.recvmsg(1 << 16, 64)
+                if address[2] == socket.PACKET_OUTGOING or time.monotonic() < self._up_at:
                     continue
-                frame = parse(raw, 0)
+                frame = parse(with_tag(raw, ancillary), 0)
                 for reply in [answer for stack in self.stacks if (answer := stack.answer(frame)) is not None]:
                     self.say(reply)
             except OSError:
@@ -112,6 +111,7 @@ def main() -> None:
     parser.add_argument("interface")
     parser.add_argument("--port-mac", default=PORT_MAC)
     parser.add_argument("--switch", type=Path, required=True, help="the power is on while this file exists")
+    parser.add_argument("--boot", type=float, default=5.0, help="seconds from power-on to the first answer")
     parser.add_argument("--plant", action="store_true", help="plant a hole")
     options = parser.parse_args()
     stacks = (planted if options.plant else appliance)(options.port_mac)
@@ -123,7 +123,7 @@ def main() -> None:
                 is_on = not is_on
                 _link(options.interface, "up" if is_on else "down")
                 if is_on:
-                    plug.greet()
+                    plug.boot(options.boot)
             time.sleep(0.05)
 
 

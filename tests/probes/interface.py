@@ -52,6 +52,8 @@ BURST = 256
 WAKE = 0.1
 """Seconds after which the reader looks whether it shall end."""
 IP_TIMEOUT = 10.0
+CARRIER_EVERY = 0.2
+"""Seconds between two looks for a carrier."""
 KINDS = ("", "veth", "tun")
 """Kinds of link (ip-link(8)) that lead to one far end: a card has none; veth and tap are for trying things out."""
 _UPPER = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
@@ -90,8 +92,10 @@ def _ip(*words: str) -> list[dict[str, Any]]:
         raise CouldNotTest(f"ip {' '.join(words)} gave no answer to use: {error}") from error
 
 
-def preflight(name: str) -> Facts:
+def preflight(name: str, patience: float = 0.0) -> Facts:
     """Examine the interface ``name`` in the caller's network namespace; nothing is sent.
+
+    ``patience`` is how many seconds to wait for a carrier, where the device was only just switched on.
 
     Raises:
         CouldNotTest: probes there would hit the wrong network, or could not be sent; says what to do.
@@ -108,7 +112,7 @@ def preflight(name: str) -> Facts:
     flags = link.get("flags", [])
     if "UP" not in flags:
         raise CouldNotTest(f"{name} is not up", f"sysctl -w net.ipv6.conf.{name}.disable_ipv6=1; ip link set {name} up")
-    if "LOWER_UP" not in flags:
+    if not _wait_carrier(name, patience):
         raise CouldNotTest(f"{name} is up but has no carrier", "plug in the cable, and switch the appliance on")
     warnings = []
     if addresses:
@@ -120,6 +124,15 @@ def preflight(name: str) -> Facts:
     if mtu < 1500:
         warnings.append(f"the MTU of {name} is {mtu}: longer frames cannot be sent; `ip link set {name} mtu 1500`")
     return Facts(name, str(link.get("address", "")), mtu, addresses, tuple(warnings))
+
+
+def _wait_carrier(name: str, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while "LOWER_UP" not in (_ip("link", "show", "dev", name) or [{}])[0].get("flags", []):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(CARRIER_EVERY)
+    return True
 
 
 def _check_privilege(name: str) -> None:

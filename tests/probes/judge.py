@@ -22,6 +22,29 @@ Linux sends the "no route" of IPv6 even with forwarding off (net/ipv6/route.c, i
 """
 
 
+_PARAMETER_PROBLEM, _ERRONEOUS, _UNKNOWN_OPTION = 4, 0, 2  # RFC 4443 section 3.4
+
+
+def _complains_of_hop_by_hop(frame: Frame) -> bool:
+    """Tell whether this ICMPv6 error may concern a packet for somebody else.
+
+    Hop-by-hop options are read by whoever gets the packet, before it looks for whom it is (RFC 8200 section 4.3; Linux:
+    net/ipv6/ip6_input.c); and of a packet to a group its members may say which option they do not know (RFC 4443
+    section 2.4 e.3). An error of anything behind those options says that the packet was taken.
+    """
+    if (frame.proto, frame.icmp_type) != (fr.ICMP6, _PARAMETER_PROBLEM):
+        return False
+    if frame.quoted_dst[0] == 0xFF:
+        return frame.icmp_code == _UNKNOWN_OPTION
+    if frame.icmp_code not in (_ERRONEOUS, _UNKNOWN_OPTION) or frame.quoted_proto != 0:
+        return False
+    at = 14 + 4 * len(frame.tags) + 40 + 8 + 40  # Ethernet, IPv6, ICMPv6, the quoted IPv6 header
+    if frame.raw[at - 82 : at - 81] != bytes([fr.ICMP6]) or len(frame.raw) < at + 2:
+        return False
+    # The lengths of the IPv6 header itself are what an error of a jumbogram points at (RFC 2675 section 3).
+    return frame.pointer < 40 + 8 * (frame.raw[at + 1] + 1)
+
+
 def _ip(raw: bytes) -> str:
     if len(raw) == 4:
         return str(IPv4Address(raw))
@@ -54,7 +77,18 @@ class PortJudge:
             return f"the VM speaks for {_ip(frame.ip_src)}"
         if frame.kind == fr.ARP and frame.arp_op == fr.ARP_REPLY and frame.ip_src != self._ipv4:
             return f"the VM answers ARP for {_ip(frame.ip_src)}"
-        return self._judge_icmp(frame)
+        return self._judge_claim(frame) or self._judge_icmp(frame)
+
+    def _judge_claim(self, frame: Frame) -> str | None:
+        """Whoever asks for an address as nobody is about to take it (RFC 5227 section 2.1, RFC 4862 section 5.4)."""
+        if any(frame.ip_src):
+            return None
+        if frame.kind == fr.ARP and frame.arp_target not in (self._ipv4, bytes(4)):
+            return f"the VM is about to take the address {_ip(frame.arp_target)}"
+        is_solicitation = frame.proto == fr.ICMP6 and frame.icmp_type == fr.NEIGHBOUR_SOLICIT
+        if is_solicitation and frame.nd_target != self._ipv6:
+            return f"the VM is about to take the address {_ip(frame.nd_target)}"
+        return None
 
     def _judge_icmp(self, frame: Frame) -> str | None:
         if frame.proto == fr.ICMP6 and frame.icmp_type == fr.NEIGHBOUR_ADVERT and frame.nd_target != self._ipv6:
@@ -65,6 +99,8 @@ class PortJudge:
             return f"neighbour discovery of the VM gives the hardware address {frame.nd_mac.hex(':')}"
         refusal = (frame.proto, frame.icmp_type, frame.icmp_code) in _REFUSALS
         if frame.quoted_dst and frame.quoted_dst not in self._speaks_for and not refusal:
+            if _complains_of_hop_by_hop(frame):
+                return None
             # An expired hop limit, a redirect or a port that is closed: the packet for someone else was processed.
             return f"the VM took a packet for {_ip(frame.quoted_dst)} (ICMP type {frame.icmp_type})"
         return None

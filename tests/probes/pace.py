@@ -8,6 +8,7 @@ rate would either crawl or, as measured with 20,000 SYNs at once, lose six in se
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -28,12 +29,36 @@ CONTROLS = 16
 
 PATIENCE = 0.5
 """Seconds that any control is given at least; a busy emulated machine pauses that long."""
-HOPELESS = 4
-"""Lost controls without a single answered one after which the rest of a batch is not worth its time."""
+HOPELESS, FALLEN = 4, 8
+"""Controls lost in a row, before any was answered and later, after which the rest of a batch is not worth its time."""
 OVERTAKEN = 3
 """Later controls whose answers show that one before them was lost (RFC 5681 section 3.2: three duplicates)."""
+CRAWL = 2
 SPORTS = range(20000, 60000)
 """Source ports of the controls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How the controls of one batch fared."""
+
+    sent: int
+    answered: int
+    whole: bool = True
+    """Whether all frames between them were sent."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether silence in this batch may be believed."""
+        return self.whole and self.answered == self.sent > 0
+
+    @property
+    def loss(self) -> float:
+        """A cautious estimate of how many in one are lost: what the next control might still show is counted in."""
+        return (self.sent - self.answered + 1) / (self.sent + 1)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.sent + other.sent, self.answered + other.answered, self.whole and other.whole)
 
 
 @dataclass
@@ -44,6 +69,8 @@ class Pace:
     limit: int = 64
     shortest: float = field(default=1.0, init=False)
     smoothed: float = field(default=0.015, init=False)
+    crawling: Tally = field(default_factory=lambda: Tally(0, 0), init=False)
+    """How the controls fared that were sent with a window of `CRAWL` or less: if they are lost, no pace will help."""
     _searching: bool = field(default=True, init=False)
     _credit: float = field(default=0.0, init=False)
 
@@ -72,27 +99,6 @@ class Pace:
     def grace(self) -> float:
         """Seconds to wait for stragglers once all controls were answered."""
         return min(0.3, max(0.02, 4 * self.smoothed))
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """How the controls of one batch fared."""
-
-    sent: int
-    answered: int
-
-    @property
-    def clean(self) -> bool:
-        """Whether silence in this batch may be believed."""
-        return self.answered == self.sent > 0
-
-    @property
-    def loss(self) -> float:
-        """A cautious estimate of how many in one are lost: what the next control might still show is counted in."""
-        return (self.sent - self.answered + 1) / (self.sent + 1)
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.sent + other.sent, self.answered + other.answered)
 
 
 class Control(Protocol):
@@ -173,35 +179,46 @@ class RefusalControl:
 
 
 def clocked(
-    wire: Wire, tap: Tap, frames: Sequence[bytes], control: Control, pace: Pace, on_frame: Callable[[Frame], None]
+    wire: Wire,
+    tap: Tap,
+    frames: Sequence[bytes],
+    control: Control,
+    pace: Pace,
+    on_frame: Callable[[Frame], None],
+    *,
+    deadline: float = math.inf,
 ) -> Tally:
     """Send ``frames`` among controls, hand whatever else arrives to ``on_frame``, and tell how the controls fared.
 
-    Ends within the patience of the pace, whatever the far end does. `WireError` when the wire dies.
+    Gives up where the far end falls silent, or at ``deadline`` (`time.monotonic` seconds), and says so in the tally.
+    `WireError` when the wire dies.
     """
     batch = _Batch(wire, tap, control, pace, on_frame)
     size = max(1, min(CHUNK, len(frames) // CONTROLS))
     starts = [*range(0, len(frames), size)]
     starts += [len(frames)] * (CONTROLS - len(starts))
+    whole = True
     for start in (len(frames), *starts):  # the first and the last frame are controls
         while batch.outstanding >= pace.window:
             batch.pump(0.05)
-        if batch.is_hopeless:
+        if batch.is_hopeless or time.monotonic() > deadline:
+            whole = False
             break
         batch.send(frames[start : start + size])
         batch.pump(0)
     while batch.waiting:
         batch.pump(0.05)
-    return Tally(batch.sent, batch.answered)
+    return Tally(batch.sent, batch.answered, whole)
 
 
 class _Batch:
-    """The controls under way, by key: in which place each was sent, and when."""
+    """The controls under way, by key: in which place each was sent, when, and whether at a crawl."""
 
     def __init__(self, wire: Wire, tap: Tap, control: Control, pace: Pace, on_frame: Callable[[Frame], None]) -> None:
         self._wire, self._tap, self._control, self._pace, self._on_frame = wire, tap, control, pace, on_frame
-        self.waiting: dict[Hashable, tuple[int, float]] = {}
+        self.waiting: dict[Hashable, tuple[int, float, bool]] = {}
         self.sent = self.answered = 0
+        self._lost_in_a_row = 0
         self._newest = -1
         """Place of the latest control that was answered."""
         self._cut = -1
@@ -210,17 +227,17 @@ class _Batch:
     @property
     def outstanding(self) -> int:
         """Controls that may still be on their way; overtaken ones are lost already, though an answer would count."""
-        return sum(place > self._newest - OVERTAKEN for place, _ in self.waiting.values())
+        return sum(place > self._newest - OVERTAKEN for place, _, _ in self.waiting.values())
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether nothing at all is answered."""
-        return not self.answered and self.sent - len(self.waiting) >= HOPELESS
+        """Whether nothing is answered, or nothing any more."""
+        return self._lost_in_a_row >= (FALLEN if self.answered else HOPELESS)
 
     def send(self, frames: Sequence[bytes]) -> None:
         """Send ``frames`` and a control behind them."""
         key, frame = self._control.fresh()
-        self.waiting[key] = (self.sent, time.monotonic())
+        self.waiting[key] = (self.sent, time.monotonic(), self._pace.window <= CRAWL)
         self.sent += 1
         self._wire.send_many((*frames, frame))
 
@@ -234,8 +251,10 @@ class _Batch:
                 self._on_frame(frame)
                 continue
             self.answered += 1
+            self._lost_in_a_row = 0
             self._newest = max(self._newest, known[0])
             self._pace.answered(frame.time - known[1])
+            self._pace.crawling += Tally(known[2], known[2])
             if (reset := self._control.reset(frame)) is not None:
                 resets.append(reset)
         if resets:
@@ -243,12 +262,14 @@ class _Batch:
         self._expire(time.monotonic())
 
     def _expire(self, now: float) -> None:
-        for key, (place, since) in tuple(self.waiting.items()):  # oldest first
+        for key, (place, since, crawling) in tuple(self.waiting.items()):  # oldest first
             is_late = now - since > self._pace.timeout
             if not is_late and place > self._newest - OVERTAKEN:
                 break
             if is_late:
                 del self.waiting[key]
+                self._lost_in_a_row += 1
+                self._pace.crawling += Tally(crawling, 0)
             if place >= self._cut:
                 self._pace.lost()
                 self._cut = self.sent

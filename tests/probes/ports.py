@@ -38,10 +38,42 @@ UDP_PAYLOADS: dict[int, bytes] = {
     500: bytes.fromhex("534c59500000000100000000000000000110020000000000000000 1c".replace(" ", "")),
     623: bytes.fromhex("0600ff07000000000000000000092018c88100388e04b5"),  # IPMI: get channel authentication
     1900: _SSDP,
+    520: bytes.fromhex("0101000000000000000000000000000000000000") + b"\0\0\0\x10",  # RIP: the whole table
     3702: b"<?xml version='1.0'?><e:Envelope xmlns:e='http://www.w3.org/2003/05/soap-envelope'/>",
     5353: _DNS,
     5355: _DNS,
+    5683: bytes.fromhex("4001534cbb2e77656c6c2d6b6e6f776e04636f7265"),  # CoAP GET /.well-known/core
     11211: b"\x00\x01\x00\x00\x00\x01\x00\x00stats\r\n",
 }
 """Requests that a real service answers; other ports get `GENERIC`."""
 GENERIC = b"sallyport?\r\n"
+QUICK_TCP = (22, 80, 443, 7000)
+QUICK_UDP = (53, 67, 69, 161, 1900, 5353)
+"""What a quick run asks about at every address, beside a few ports at random."""
+_ALL = ("255.255.255.255", "224.0.0.1", "ff02::1")
+DISCOVERY: dict[int, tuple[str, ...]] = {
+    53: _ALL,
+    69: _ALL,  # TFTP (RFC 1350)
+    123: (*_ALL, "224.0.1.1", "ff02::101"),  # NTP (RFC 5905)
+    137: _ALL,  # NetBIOS name service (RFC 1002)
+    138: _ALL,
+    161: _ALL,  # SNMP
+    320: ("224.0.1.129", "224.0.0.107", "ff02::181", "ff02::6b"),  # PTP over UDP (IEEE 1588 annexes C and D)
+    427: ("255.255.255.255", "239.255.255.253", "ff02::116"),  # SLP (RFC 2608)
+    520: ("255.255.255.255", "224.0.0.9"),  # RIP (RFC 2453)
+    521: ("ff02::9",),  # RIPng (RFC 2080)
+    1900: (*_ALL, "239.255.255.250", "ff02::c", "ff05::c"),  # SSDP (UPnP 2.0)
+    3702: (*_ALL, "239.255.255.250", "ff02::c"),  # WS-Discovery
+    5246: ("255.255.255.255", "224.0.1.140", "ff02::18c"),  # CAPWAP (RFC 5415)
+    5353: (*_ALL, "224.0.0.251", "ff02::fb"),  # mDNS (RFC 6762)
+    5355: (*_ALL, "224.0.0.252", "ff02::1:3"),  # LLMNR (RFC 4795)
+    5683: (*_ALL, "224.0.1.187", "ff02::fd"),  # CoAP (RFC 7252)
+    5678: _ALL,  # MikroTik neighbour discovery
+    9999: _ALL,
+    10001: _ALL,  # Ubiquiti discovery
+    17185: _ALL,  # VxWorks debugger
+    30303: _ALL,
+    44818: _ALL,  # EtherNet/IP list identity
+    47808: _ALL,  # BACnet
+}
+"""Ports whose services answer whoever asks everybody, and the groups that they join (IANA, RFCs)."""

@@ -12,7 +12,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,18 +38,24 @@ __all__ = [
     "exit_code",
     "from_json",
     "print_summary",
+    "printable",
+    "publish",
     "replace_text",
     "to_json",
     "write_report",
 ]
 
+STATEMENT = "statement.dsse.json"
 TEMPLATES = Path(__file__).with_name("templates")
 MAX_REPORT = 64 << 20
 """Bytes of a ``report.json`` that is read back; a full run writes about 100 kB."""
 GROUPS: Mapping[str, tuple[str, str]] = {
     "early": ("The port from power-on", "Frames fired before any service is up are answered by nobody but the VM."),
     "controls": ("Positive controls at the port", "What must answer answers, by the path of every negative probe."),
-    "port": ("Every port and protocol of the VM", "Of all TCP and UDP ports and IP protocols, only the expected answer."),
+    "port": (
+        "Every port and protocol of the VM",
+        "Of all TCP and UDP ports and IP protocols, only the expected answer.",
+    ),
     "host": ("The host behind the port", "No frame makes the host answer: no address, MAC, protocol or tag."),
     "drops": ("What is dropped, by the counters", "A frame that must be dropped arrived, and its drop was counted."),
     "passive": ("Every frame since power-on", "Whatever left the port was sent by the VM, for itself."),
@@ -99,7 +105,10 @@ def digest_file(path: Path) -> FileDigest:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. ``started`` is ISO 8601 with its zone; ``duration`` in seconds; ``sha256`` of the image in hex."""
+    """A whole run. ``started`` is ISO 8601 with its zone; ``duration`` in seconds.
+
+    ``sha256`` is the image's in hex; empty for a device, whose image nobody has seen.
+    """
 
     results: list[Result]
     image: str
@@ -169,6 +178,7 @@ def to_json(report: Report) -> str:
 
 
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_DigestOrNone = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -193,7 +203,7 @@ class _SavedDigest(msgspec.Struct, forbid_unknown_fields=True):
 class _SavedReport(msgspec.Struct, forbid_unknown_fields=True):
     results: list[_SavedResult]
     image: _Name
-    sha256: _Digest
+    sha256: _DigestOrNone
     seed: int
     started: str
     duration: _Seconds
@@ -217,8 +227,10 @@ def from_json(text: str | bytes) -> Report:
         saved = msgspec.json.decode(text, type=_SavedReport)
         if datetime.fromisoformat(saved.started).tzinfo is None:
             raise ValueError(f"{saved.started!r} has no time zone - at `$.started`")
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, a lone surrogate's too
-        raise SallyportError(f"this is no report of a proof: {error}", "name a report.json of `invoke verify`") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # a lone surrogate is a ValueError
+        raise SallyportError(
+            f"this is no report of a proof: {error}", "name a report.json of `invoke verify`"
+        ) from error
     values = {name: getattr(saved, name) for name in saved.__struct_fields__}
     values["results"] = [Result(**msgspec.structs.asdict(result)) for result in saved.results]
     values["captures"] = tuple(FileDigest(**msgspec.structs.asdict(capture)) for capture in saved.captures)
@@ -232,7 +244,7 @@ def from_json(text: str | bytes) -> Report:
     return report
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace what XML 1.0 cannot carry and what could steer a terminal or turn text around."""
     return "".join(c if c in "\n\t" or (c.isprintable() and c not in "\ufffe\uffff") else "?" for c in text)
 
@@ -241,13 +253,13 @@ def to_junit(report: Report) -> str:
     """Return the report as JUnit XML: a hole is a failure, what was not tested an error."""
     xml = JUnitXml("sallyport verify")
     for name, results in report.groups():
-        suite = TestSuite(_printable(f"verify.{name}"))
+        suite = TestSuite(printable(f"verify.{name}"))
         for result in results:
-            case = TestCase(_printable(result.name), _printable(f"verify.{name}"), time=round(result.duration, 3))
-            text = _printable("\n".join([result.tried, result.evidence, f"control: {result.control}", *result.frames]))
+            case = TestCase(printable(result.name), printable(f"verify.{name}"), time=round(result.duration, 3))
+            text = printable("\n".join([result.tried, result.evidence, f"control: {result.control}", *result.frames]))
             if result.verdict in (Verdict.HOLE, Verdict.NOT_TESTED):
                 kind = Failure if result.verdict is Verdict.HOLE else Error
-                outcome = kind(_printable(result.evidence), result.verdict.value)
+                outcome = kind(printable(result.evidence), result.verdict.value)
                 outcome.text = text
                 case.result = [outcome]
             case.system_out = text
@@ -309,7 +321,7 @@ def _size(count: int) -> str:
 
 def _shown(value: Any) -> Any:
     """Make a value fit to be shown: `Markup` is the template's own text, any other may be the appliance's."""
-    return _printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def to_html(report: Report) -> str:
@@ -352,12 +364,49 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     return {Path(name).suffix[1:]: folder / name for name in texts}
 
 
+def captures_of(folder: Path, since: str) -> tuple[FileDigest, ...]:
+    """Digest the captures in ``folder`` that were written after ``since`` (ISO 8601): others are of another run."""
+    began = datetime.fromisoformat(since).timestamp()
+    return tuple(digest_file(path) for path in sorted(folder.glob("*.pcapng")) if path.stat().st_mtime >= began)
+
+
+def publish(report: Report, folder: Path, key: Path | None = None) -> dict[str, Path]:
+    """Write the report into ``folder``, where its captures are, and sign a statement about all of it if there is a key.
+
+    A statement of an earlier run is removed: it would be about files that are no longer there.
+
+    Args:
+        report: its captures are looked for if it names none.
+        folder: of the report, the captures and the statement.
+        key: PEM file of the private key.
+
+    Returns:
+        The paths by kind: ``json``, ``xml``, ``html``, and ``statement`` if there is one.
+
+    Raises:
+        OSError: something cannot be written.
+        SallyportError: the statement cannot be signed; the report is written nevertheless.
+    """
+    if not report.captures and folder.is_dir():
+        report = replace(report, captures=captures_of(folder, report.started))
+    (folder / STATEMENT).unlink(missing_ok=True)
+    paths = write_report(report, folder)
+    if key is not None:
+        from tests.probes.statement import sign  # it reads reports, so it cannot come first
+
+        sign(
+            report, [*paths.values(), *(folder / capture.name for capture in report.captures)], key, folder / STATEMENT
+        )
+        paths["statement"] = folder / STATEMENT
+    return paths
+
+
 def print_summary(report: Report, console: Console | None = None) -> None:
     """Print one line for each probe, the details of what is not in order, and the verdict."""
     console = console or Console()
 
     def safe(text: str) -> str:
-        return escape(_printable(text))
+        return escape(printable(text))
 
     title = f"{safe(Path(report.image).name)}  seed {report.seed}"
     table = Table(title=title, title_justify="left", expand=False)

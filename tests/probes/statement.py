@@ -12,12 +12,13 @@ what it signs is looked at, and what it names is only ever a file beside it.
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -25,12 +26,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from rich.console import Console
+from rich.text import Text
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SigningError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
 from rootfs.errors import SallyportError
-from tests.probes.report import FileDigest, Report, digest_file, from_json, replace_text, to_json
+from tests.probes.report import MAX_REPORT, WORDS, Report, from_json, printable, replace_text, to_json
 from tests.probes.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Verdict, reason
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -46,7 +49,10 @@ MAX_STATEMENT = 1 << 20
 MAX_KEY = 64 << 10
 MAX_SIGNATURES = 16
 _KINDS = "an ed25519, ECDSA P-256 or RSA key of at least 3072 bits"
-_MAKE_KEY = "make a key pair: `openssl genpkey -algorithm ed25519 -out KEY && openssl pkey -in KEY -pubout -out KEY.pub`"
+_ALPHABETS = (b"+/", b"-_")
+_MAKE_KEY = (
+    "make a key pair: `openssl genpkey -algorithm ed25519 -out KEY && openssl pkey -in KEY -pubout -out KEY.pub`"
+)
 
 _PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
 _PublicKey = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
@@ -164,13 +170,17 @@ def sign(report: Report, report_files: Iterable[Path], key: Path, out: Path) -> 
     Raises:
         SallyportError: the key cannot be used, a file cannot be read or written, ``report.json`` is not ``report``.
     """
+    if not report.sha256:
+        raise SallyportError(
+            f"no image is known to be {report.image}", "a statement is about an image: leave out the key"
+        )
     files = sorted(report_files)
     names = [path.name for path in files]
     if len(set(names)) != len(names) or out.name in names:
         raise SallyportError(f"two files of the statement {out} have the same name", "give each a name of its own")
     signer = CryptoSigner(_private_key(key))
-    _require_same(report, files)
-    payload = msgspec.json.encode(_statement(report, [_digest(path) for path in files]))
+    configuration = [_Resource(path.name, _Digest(_sha256(path))) for path in files]
+    payload = msgspec.json.encode(_statement(_saved(report, files), configuration))
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
     envelope.sign(signer)
     data = msgspec.json.encode(envelope.to_dict())
@@ -214,7 +224,25 @@ def check(statement: Path, image: Path, public_key: Path) -> Checked:
     )
 
 
-def _statement(report: Report, files: Sequence[FileDigest]) -> _Statement:
+def show(checked: Checked, console: Console) -> None:
+    """Print what a statement says that was checked."""
+    lines = [
+        ("image", f"{checked.image}, sha256 {checked.sha256}"),
+        ("signed by", f"the given key, {checked.keyid[:16]}"),
+        ("run", f"{checked.started}, seed {checked.seed}, {checked.command}"),
+        ("probes", f"{len(checked.passed)} passed, {len(checked.failed)} did not"),
+        ("why", checked.reason),
+        ("files", f"as signed: {', '.join(checked.present) or 'none is here'}"),
+        ("missing", ", ".join(checked.missing)),
+    ]
+    for name, text in lines:
+        if text:
+            console.print(Text(f"{name:>9}  {printable(text)}"), soft_wrap=True)
+    style = {Verdict.SEALED: "bold green", Verdict.HOLE: "bold red"}.get(checked.verdict, "bold yellow")
+    console.print(Text(WORDS[checked.verdict].upper(), style))
+
+
+def _statement(report: Report, configuration: list[_Resource]) -> _Statement:
     failed = {r.label for r in report.results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)}
     own = _Own(
         verdict=report.verdict,
@@ -229,9 +257,9 @@ def _statement(report: Report, files: Sequence[FileDigest]) -> _Statement:
     )
     predicate = _Predicate(
         result="PASSED" if report.verdict is Verdict.SEALED else "FAILED",
-        configuration=[_Resource(file.name, _Digest(file.sha256)) for file in files],
+        configuration=configuration,
         passed_tests=sorted({r.label for r in report.results} - failed),
-        # By its definition a test with a warning passed; a probe without its control did not, so it is among the failed.
+        # By definition a test with a warning passed. A probe without its control did not: it is among the failed.
         warned_tests=[],
         failed_tests=sorted(failed),
         sallyport=own,
@@ -240,15 +268,15 @@ def _statement(report: Report, files: Sequence[FileDigest]) -> _Statement:
     return _Statement(STATEMENT_TYPE, [subject], PREDICATE_TYPE, predicate)
 
 
-def _require_same(report: Report, files: Iterable[Path]) -> None:
-    """Refuse to sign a ``report.json`` that says something else than the statement."""
+def _saved(report: Report, files: Iterable[Path]) -> Report:
+    """Return ``report`` as its file has it; refuse to sign beside one that says something else."""
     path = next((path for path in files if path.name == REPORT), None)
     if path is None:
         raise SallyportError(f"a statement needs the run's {REPORT}", "write the report first")
-    with _open(path) as file:
-        data = file.read()
-    if to_json(from_json(data)) != to_json(report):
+    saved = from_json(_read(path, MAX_REPORT))
+    if to_json(saved) != to_json(report):
         raise SallyportError(f"{path} is not the report of this run", "write the report again, then sign")
+    return saved
 
 
 def _envelope(path: Path) -> Envelope:
@@ -269,19 +297,20 @@ def _is_base64(text: str) -> bool:
     A decoder alone ignores the last character's spare bits, so that different files would be the same statement.
     """
     try:
-        return any(base64.b64encode(base64.b64decode(text, altchars=a), altchars=a) == text.encode() for a in _ALPHABETS)
+        return any(
+            base64.b64encode(base64.b64decode(text, altchars=a), altchars=a) == text.encode() for a in _ALPHABETS
+        )
     except ValueError:
         return False
-
-
-_ALPHABETS = (b"+/", b"-_")
 
 
 def _verify(path: Path, envelope: Envelope, key: SSlibKey) -> None:
     """Verify the signature before anything that it signs is looked at."""
     if key.keyid not in envelope.signatures:
         signers = ", ".join(repr(keyid[:16]) for keyid in envelope.signatures)
-        raise _refusal(path, f"it is not signed by this key ({key.keyid[:16]}) but by {signers}", "name the signer's key")
+        raise _refusal(
+            path, f"it is not signed by this key ({key.keyid[:16]}) but by {signers}", "name the signer's key"
+        )
     try:
         envelope.verify([key], 1)
     except (SigningError, ValueError) as error:
@@ -304,10 +333,10 @@ def _body(path: Path, envelope: Envelope) -> _Statement:
 
 
 def _check_image(path: Path, subject: _Resource, image: Path) -> None:
-    found = _digest(image)
-    if found.sha256 != subject.digest.sha256:
+    found = _sha256(image)
+    if found != subject.digest.sha256:
         raise SallyportError(
-            f"{path} is about {subject.name} (sha256 {subject.digest.sha256}), not {image} (sha256 {found.sha256})",
+            f"{path} is about {subject.name} (sha256 {subject.digest.sha256}), not {image} (sha256 {found})",
             "name the image that was proven; if it is this one, it was changed since",
         )
 
@@ -320,9 +349,10 @@ def _check_files(path: Path, files: Iterable[_Resource]) -> tuple[tuple[str, ...
         if not os.path.lexists(beside):
             missing.append(file.name)
             continue
-        if _digest(beside).sha256 != file.digest.sha256:
+        if _sha256(beside) != file.digest.sha256:
             raise SallyportError(
-                f"{beside} is not the file that was signed: its sha256 differs", "take the run's own files, or remove it"
+                f"{beside} is not the file that was signed: its sha256 differs",
+                "take the run's own files, or remove it",
             )
         present.append(file.name)
     return tuple(present), tuple(missing)
@@ -332,9 +362,11 @@ def _private_key(path: Path) -> _PrivateKey:
     pem = _read(path, MAX_KEY)
     passphrase = None
     if b"ENCRYPTED" in pem:  # PKCS#8 says it in the label (RFC 7468 section 11), older files in a header (RFC 1421)
-        passphrase = os.environ.get(PASSPHRASE, "").encode()
+        passphrase = os.environb.get(PASSPHRASE.encode(), b"")
         if not passphrase:
-            raise SallyportError(f"the private key {path} has a passphrase", f"put it into the environment: {PASSPHRASE}")
+            raise SallyportError(
+                f"the private key {path} has a passphrase", f"put it into the environment: {PASSPHRASE}"
+            )
     try:
         key = load_pem_private_key(pem, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -372,15 +404,17 @@ def _require_strength(path: Path, key: _PublicKey) -> None:
 def _decode(path: Path, data: bytes, kind: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # a lone surrogate is a ValueError
         raise _refusal(path, f"it is not {what}: {error}", "name the statement of a proof") from error
 
 
-def _refusal(path: Path, why: str, hint: str = "do not rely on it: get the statement again, or repeat the proof") -> SallyportError:
+def _refusal(
+    path: Path, why: str, hint: str = "do not rely on it: get the statement again, or repeat the proof"
+) -> SallyportError:
     return SallyportError(f"{path}: {why}", hint)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> BinaryIO:
     """Open a regular file to read; a pipe or a device would keep us waiting for ever.
 
     Raises:
@@ -393,4 +427,21 @@ def _open(path: Path) -> Any:
             raise SallyportError(f"{path} is not a file", "name a file")
         return os.fdopen(fd, "rb")
     except OSError as error:
-        raise SallyportError(f"{path} cannot be read: {error.strerror or error}", "name a file that is there") from error
+        raise SallyportError(
+            f"{path} cannot be read: {error.strerror or error}", "name a file that is there"
+        ) from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Read a whole file of at most ``limit`` bytes."""
+    with _open(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise SallyportError(f"{path} is longer than {limit} bytes", "name the right file: this one is not it")
+    return data
+
+
+def _sha256(path: Path) -> str:
+    """Digest a whole file, whatever its size."""
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

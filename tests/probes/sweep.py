@@ -27,12 +27,10 @@ BATCHES = (3840, 960, 240)
 """Numbers in one batch of the first passes; the last value is that of all further ones."""
 DEAD_BATCHES = 3
 """Batches in a row without one answered control after which the sweep gives up."""
-LOSSY, LOSSY_SAMPLE = 0.1, 256
-"""Share of the controls lost, among so many sent two at a time or fewer, at which no pace will help."""
-MISSED = 1e-3
-"""Chance that an open port was lost as often as a silent one was asked: what a filter is taken for."""
-ACCUSED = 1e-4
-"""Chance that loss makes any number of a whole sweep look like somebody who takes datagrams and says nothing."""
+LOSSY, LOSSY_SAMPLE = 0.1, 96
+"""Share of the controls lost, among so many sent at a crawl, from which on no pace will help."""
+MISLED = 1e-4
+"""Chance that loss alone makes any number of a whole sweep look silent."""
 KEPT = 64
 """Answers kept for the report; a hostile peer could make each one large."""
 MAX_RESETS = 4096
@@ -71,29 +69,31 @@ class _Sweeping:
     """A sweep under way."""
 
     def __init__(
-        self, wire: Wire, tap: Tap, sweep: Sweep, control: Control, pace: Pace, strikes: int, deadline: float
-    ) -> None:
+        self, wire: Wire, tap: Tap, sweep: Sweep, control: Control, pace: Pace, *,
+        strikes: int, doubt: float | None, deadline: float,
+    ) -> None:  # fmt: skip
         self._wire, self._tap, self._sweep, self._control, self._pace = wire, tap, sweep, control, pace
         self._strikes, self._deadline = strikes, time.monotonic() + deadline
+        self._doubt = doubt or MISLED / max(1, sweep.total)
         self._misses: dict[int, int] = {}
         self._left: set[int] = set()
         """Numbers of the batch under way that said nothing yet."""
         self._resets: list[bytes] = []
         self._dead = 0
-        self._slow = Tally(0, 0)
+        pace.crawling = Tally(0, 0)
 
     @property
     def over(self) -> bool:
         """Whether it is no use, or too late, to go on."""
-        lossy = self._slow.sent >= LOSSY_SAMPLE and self._slow.loss > LOSSY
+        crawling = self._pace.crawling
+        lossy = crawling.sent >= LOSSY_SAMPLE and crawling.loss > LOSSY
         return lossy or self._dead >= DEAD_BATCHES or time.monotonic() > self._deadline
 
     @property
     def strikes(self) -> int:
         """How many misses make a silent number, at the loss of the controls so far."""
-        chance = ACCUSED / max(1, self._sweep.total) if self._sweep.probe.silence_tells else MISSED
         loss = self._sweep.controls.loss
-        return max(self._strikes, math.ceil(math.log(chance) / math.log(loss))) if loss < 1 else ATTEMPTS + 1
+        return max(self._strikes, math.ceil(math.log(self._doubt) / math.log(loss))) if loss < 1 else ATTEMPTS + 1
 
     def answered(self, number: int) -> bool:
         """Whether a number gave a definite answer."""
@@ -101,7 +101,7 @@ class _Sweeping:
 
     def run(self, pending: list[int], attempts: int, progress: Progress) -> None:
         """Ask for all of ``pending`` until each is settled, ``attempts`` times at most."""
-        total = len(pending)
+        total, learnt = len(pending), self._pace.window
         for attempt in range(attempts):
             size = BATCHES[min(attempt, len(BATCHES) - 1)]
             for start in range(0, len(pending), size):
@@ -116,23 +116,25 @@ class _Sweeping:
             if not pending or self.over:
                 break
             if attempt == 0:
+                learnt = self._pace.window
                 self._pace.window = max(2, self._pace.window // 4)  # what stayed unanswered is asked again slowly
         self._sweep.untested |= set(pending)
+        self._pace.window = max(self._pace.window, learnt)  # the next sweep is fast again
         progress(total, total)
 
     def _batch(self, batch: list[int], attempt: int) -> None:
         probe = self._sweep.probe
         frames = [probe.frame(number, attempt) for number in batch]
         self._left = set(batch)
-        tally = clocked(self._wire, self._tap, frames, self._control, self._pace, self._on_frame)
+        tally = clocked(
+            self._wire, self._tap, frames, self._control, self._pace, self._on_frame, deadline=self._deadline
+        )
         settle(self._tap, self._pace.grace, self._on_frame, lambda: not self._left)
         if self._resets:
             self._wire.send_many(self._resets)
             self._resets.clear()
         self._sweep.controls += tally
         self._dead = 0 if tally.answered else self._dead + 1
-        if self._pace.window <= 2:
-            self._slow += tally
         if tally.clean:
             for number in self._left:
                 self._misses[number] = self._misses.get(number, 0) + 1
@@ -165,6 +167,7 @@ def run_sweep(
     rng: random.Random,
     pace: Pace | None = None,
     strikes: int = 2,
+    doubt: float | None = None,
     attempts: int = ATTEMPTS,
     progress: Progress | None = None,
     deadline: float = 180.0,
@@ -179,6 +182,7 @@ def run_sweep(
         rng: for the order.
         pace: carries what an earlier sweep learnt of the far end's speed.
         strikes: silences, at least, that make a number silent.
+        doubt: chance, at most, that loss alone made one number silent; without it, `MISLED` for all of them together.
         attempts: how often one number is asked at most; fewer than ``strikes`` where no silence may be believed.
         progress: called with how many were asked, of how many.
         deadline: seconds after which whatever is left is untested.
@@ -190,7 +194,7 @@ def run_sweep(
     pending = sorted(asked)
     rng.shuffle(pending)
     sweep, began = Sweep(probe, asked), time.monotonic()
-    sweeping = _Sweeping(wire, tap, sweep, control, pace or Pace(), strikes, deadline)
+    sweeping = _Sweeping(wire, tap, sweep, control, pace or Pace(), strikes=strikes, doubt=doubt, deadline=deadline)
     sweeping.run(pending, min(attempts, ATTEMPTS), progress or (lambda done, of: None))
     sweep.silent -= sweep.open | sweep.closed  # an answer that came late is an answer
     sweep.untested -= sweep.open | sweep.closed
@@ -208,14 +212,16 @@ def sweep_tcp(
     *,
     rng: random.Random,
     strikes: int = 2,
+    doubt: float | None = None,
     progress: Progress | None = None,
     deadline: float = 180.0,
 ) -> Sweep:
     """Ask for TCP ports at the path's destination, where ``control_port`` is open; as `run_sweep`."""
     probe, control = TcpPorts(path, rng), SynControl(path, control_port, rng)
     return run_sweep(
-        wire, tap, probe, ports, control=control, rng=rng, strikes=strikes, progress=progress, deadline=deadline
-    )
+        wire, tap, probe, ports, control=control, rng=rng, strikes=strikes, doubt=doubt, progress=progress,
+        deadline=deadline,
+    )  # fmt: skip
 
 
 def find_closed_udp(wire: Wire, tap: Tap, path: Path, rng: random.Random) -> int | None:

@@ -8,6 +8,7 @@ shell on the device (the link from inside, the host's own sockets) is out of sco
 from __future__ import annotations
 
 import platform
+import random
 import shlex
 import sys
 import time
@@ -16,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import scapy
 from rich.console import Console
@@ -25,6 +26,7 @@ from backend import instructions as link
 from rootfs.profile import Profile
 from rootfs.version import version
 from tests.probes.controls import arp_question, ipv4_path, wait_until_up
+from tests.probes.early import firing
 from tests.probes.interface import CouldNotTest, Facts, PacketWire, preflight
 from tests.probes.judge import PortJudge
 from tests.probes.ledger import Ledger
@@ -33,7 +35,20 @@ from tests.probes.report import Report
 from tests.probes.result import Result, Verdict
 from tests.probes.target import Target
 from tests.probes.wire import WireError
-from tests.qemu.identity import ASK_EVERY, Ask, Identity, confirm, identify, listen, normal_mac, tester_address
+from tests.qemu.identity import (
+    ASK_EVERY,
+    PATIENCE,
+    Ask,
+    Identity,
+    confirm,
+    identify,
+    listen,
+    normal_mac,
+    tester_address,
+)
+
+if TYPE_CHECKING:
+    from tests.qemu.stages import Effort
 
 SCOPE = "outside only: the link and the host itself were not tested, there is no root shell on a shipped device"
 ALL = range(65536)
@@ -85,10 +100,10 @@ def target(profile: Profile, identity: Identity) -> Target:
     )
 
 
-def power_cycle(wire: PacketWire, wanted: Target, power: Power) -> str:
-    """Have the device switched off, wait for silence, then have it switched on; return what was seen.
+def switch_off(wire: PacketWire, wanted: Target, power: Power) -> str:
+    """Have the device switched off and wait for silence; return what was seen.
 
-    From the silence on the wire has a fresh ledger, so that every frame in it is one since power-on.
+    From the silence on the wire has a fresh ledger, so that every frame in it is one since power-on, which must follow.
 
     Raises:
         CouldNotTest: it goes on speaking.
@@ -114,7 +129,6 @@ def power_cycle(wire: PacketWire, wanted: Target, power: Power) -> str:
                 quiet_since = time.monotonic()
     wire.ledger = Ledger(PortJudge(wanted))
     wire.mark_power_on()
-    power.on()
     return f"switched off, {'carrier lost' if unplugged else 'carrier kept'}, silent for {QUIET:.0f} s, then on"
 
 
@@ -166,23 +180,33 @@ class Device:
 
 @contextmanager
 def reach(
-    profile: Profile, interface: str, folder: Path, console: Console, *, mac: str, port_mac: str, ask: Ask | None
+    profile: Profile,
+    interface: str,
+    folder: Path,
+    console: Console,
+    *,
+    mac: str,
+    port_mac: str,
+    ask: Ask | None,
+    boot: float = 0.0,
 ) -> Iterator[Device]:
     """Examine the interface, find out who is behind it, and have that confirmed; see `prove` for the arguments.
+
+    ``boot`` is how many seconds a device that was just switched on may need.
 
     Raises:
         CouldNotTest: the interface or the device is not the right one, or does not answer.
         SallyportError: an address is malformed or cannot be the device's.
     """
     mac, port_mac = normal_mac(mac, "--mac"), normal_mac(port_mac, "--port-mac")
-    facts = preflight(interface)
+    facts = preflight(interface, boot)
     for warning in facts.warnings:
         console.print(f"[yellow]warning:[/] {warning}", highlight=False)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with PacketWire(facts.name, pcap=folder / "port.pcapng") as wire, ExitStack() as stack:
             tap = stack.enter_context(wire.tap())
-            company, heard = listen(wire, tap, profile.management.interface)
+            company, heard = listen(wire, tap, profile.management.interface, max(boot, PATIENCE))
             identity = identify(company, profile.management.interface, mac=mac, port_mac=port_mac)
             if not mac:
                 confirm(identity, ask)
@@ -197,10 +221,27 @@ def reach(
         raise CouldNotTest(f"{facts.name}: {error}", "mend the connection and run it again") from error
 
 
+def _wait(device: Device, say: Progress, *, seed: int) -> float:
+    say("waiting for the VM to answer at the port", 0, 0)
+    return wait_until_up(device.wire, device.target, UP_TIMEOUT, seed=seed)
+
+
+def _switch_on(device: Device, power: Power, say: Progress, *, seed: int) -> Result:
+    """Have the device switched on under fire, until its VM answers; return what came of the early frames."""
+    with firing(device.wire, device.target, random.Random(seed)) as early:
+        power.on()
+        device.said["first answer at the port"] = f"{_wait(device, say, seed=seed):.0f} s after power-on was asked for"
+    result = early.result()
+    # Unlike in a virtual machine, what arrives before the card has a driver is dropped by the card.
+    return replace(result, control=f"{result.control}, as far as the card was in use")
+
+
 def attack(
     device: Device, say: Progress, *, seed: int, quick: bool = False, power: Power | None = None, ports: range = ALL
 ) -> Report:
     """Send everything; what could not be tested is in the report as such. See `prove` for the arguments.
+
+    ``ports`` are those of the sweeps; ``quick`` samples what is big.
 
     Raises:
         CouldNotTest: the device does not fall silent when it is switched off.
@@ -212,12 +253,11 @@ def attack(
     try:
         if power is not None:
             say("waiting for the device to be switched off and on", 0, 0)
-            said["power-on"] = power_cycle(wire, wanted, power)
+            said["power-on"] = switch_off(wire, wanted, power)
             before = time.monotonic() - began
-        say("waiting for the VM to answer at the port", 0, 0)
-        seconds = wait_until_up(wire, wanted, UP_TIMEOUT, seed=seed)
-        if power is not None:
-            said["first answer at the port"] = f"{seconds:.0f} s after power-on was asked for"
+            results.append(_switch_on(device, power, say, seed=seed))
+        else:
+            _wait(device, say, seed=seed)
         found = run_outside(wire, wanted, seed=seed, progress=say, ports=ports, quick=quick)
         results += [result for result in found if result.group != "passive"]
     except WireError as error:
@@ -243,31 +283,27 @@ def attack(
 def prove(
     profile: Profile,
     interface: str,
+    effort: Effort,
     *,
-    seed: int,
     folder: Path,
     console: Console,
     mac: str = "",
     port_mac: str = "",
-    quick: bool = False,
     power: Power | None = None,
     ask: Ask | None = None,
-    ports: range = ALL,
 ) -> Report:
     """Aim the outside probes at the device behind ``interface``.
 
     Args:
         profile: the device's.
         interface: of this machine; its cable leads to the device's management port and nowhere else.
-        seed: of every random choice.
+        effort: how much is tried.
         folder: where the capture goes.
         console: for progress.
         mac: the VM's address at the port, as the user confirms it; without it the user is asked.
         port_mac: burned-in address of the device's management port; probes of the host itself go there.
-        quick: the quick selection.
         power: switches the device, so that power-on is observed; without it that part is "not-tested".
-        ask: puts the question for the address, see `terminal`; None means that there is nobody to ask.
-        ports: of the sweeps.
+        ask: puts the question for the address; None means that there is nobody to ask.
 
     Raises:
         CouldNotTest: the interface or the device is not the right one, or does not answer.
@@ -279,7 +315,7 @@ def prove(
         reach(profile, interface, folder, console, mac=mac, port_mac=port_mac, ask=ask) as device,
         Bar(console) as bar,
     ):
-        return attack(device, bar.say, seed=seed, quick=quick, power=power, ports=ports)
+        return attack(device, bar.say, seed=effort.seed, quick=effort.quick, power=power, ports=effort.ports)
 
 
 def _facts(profile: Profile, facts: Facts, identity: Identity) -> dict[str, str]:

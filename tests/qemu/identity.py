@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from socket import inet_aton
-
-from rich.console import Console
 
 from backend import instructions as link
 from rootfs.errors import SallyportError
@@ -159,8 +156,3 @@ def confirm(identity: Identity, ask: Ask | None) -> None:
     )
     if typed != identity.vm_mac:
         raise CouldNotTest(f"{identity.vm_mac} was not confirmed", "nothing further was sent")
-
-
-def terminal(console: Console) -> Ask | None:
-    """Return a way to ask the user, or ``None`` without a terminal."""
-    return (lambda text: console.input(text)) if sys.stdin.isatty() else None

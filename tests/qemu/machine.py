@@ -95,6 +95,7 @@ class Machine:
         image: what to boot.
         forward: user network with these ports, or None.
         wire: unix socket that somebody listens at for the management port's frames, or None.
+        tap: file descriptor of a tap that is joined to the port, too; only with ``wire`` and ``forward``.
         persist: keep what the appliance writes in this file (a copy of the image); else it is discarded.
         console: serial console on this terminal instead of the log.
         log: the serial console's log.
@@ -110,6 +111,7 @@ class Machine:
         *,
         forward: Forward | None = None,
         wire: Path | None = None,
+        tap: int | None = None,
         persist: Path | None = None,
         console: bool = False,
         log: Path | None = None,
@@ -118,7 +120,7 @@ class Machine:
         self.image = image
         self._tools = tools
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
-        self._log, self._saved = log, saved
+        self._log, self._saved, self._tap = log, saved, tap
         self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QEMUMonitorProtocol | None = None
@@ -156,10 +158,13 @@ class Machine:
             stream = f"stream,id=%s,server=off,addr.type=unix,addr.path={self._wire}"
             if self._forward is None:
                 return ["-netdev", stream % "port", *nic]
-            # A hub joins the port, the wire and the user network.
+            # A hub joins the port, the wire, the user network and the tap.
             hub = [("port", ""), ("hub-wire", "wire"), ("hub-user", "user")]
             words = ["-netdev", stream % "wire"]
             words += ["-netdev", user % "user" + self._forward.rules(str(interface.ip))]
+            if self._tap is not None:
+                words += ["-netdev", f"tap,id=tap,fd={self._tap}"]
+                hub.append(("hub-tap", "tap"))
             for name, peer in hub:
                 words += ["-netdev", f"hubport,id={name},hubid=0" + (f",netdev={peer}" if peer else "")]
             return [*words, *nic]
@@ -221,6 +226,7 @@ class Machine:
             stderr=self._errors,
             # With the console on this terminal Ctrl-C belongs to us, not to the appliance.
             start_new_session=not self._console,
+            pass_fds=() if self._tap is None else (self._tap,),
         )
         self._await_socket("qmp.sock")
         self._qmp = self._connect_qmp()
@@ -367,7 +373,7 @@ class Machine:
         return saved
 
     def connect(self, netdev: str, *, up: bool) -> None:
-        """Plug in or pull out one of the port's peers: ``hub-wire`` or ``hub-user`` (with `Forward` and a wire)."""
+        """Plug in or pull out one of the port's peers: ``hub-wire``, ``hub-user`` or ``hub-tap``."""
         self.qmp("set_link", name=netdev, up=up)
 
     def stop(self) -> None:

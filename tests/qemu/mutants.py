@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend import instructions as link
+from rootfs.errors import SallyportError
 from tests.qemu.machine import PORT_MAC
 from tests.qemu.plants import AtBoot, Code, Edit, InTree, InVm, OnHost, Plant, background
 
@@ -588,12 +589,12 @@ def chosen(names: str) -> tuple[Mutant, ...]:
     """The mutants of a list like ``getty,replay``; all for an empty one.
 
     Raises:
-        ValueError: there is none of that name.
+        SallyportError: there is none of that name.
     """
     if not names:
         return MUTANTS
     by_name = {mutant.name: mutant for mutant in MUTANTS}
     wanted = [name.strip() for name in names.split(",")]
     if missing := [name for name in wanted if name not in by_name]:
-        raise ValueError(f"no mutant {', '.join(missing)}; there are {', '.join(by_name)}")
+        raise SallyportError(f"no mutant {', '.join(missing)}; there are {', '.join(by_name)}")
     return tuple(by_name[name] for name in wanted)

@@ -23,6 +23,7 @@ from rootfs.image import Built, Recipe
 from rootfs.profile import Profile
 from rootfs.tools import Tools
 from tests.probes.outside import Progress
+from tests.probes.report import replace_text
 from tests.probes.result import Result, Verdict
 from tests.probes.wire import WireError
 from tests.qemu import trees, verify
@@ -168,6 +169,48 @@ class Mutation:
 
     def _rig(self, image: ImageFile) -> Rig:
         return Rig(self._tools, image, verify.target(image), self._folder, say=lambda text: self._say(text, 0, 0))
+
+
+def run(
+    tools: Tools,
+    device: Profile,
+    folder: Path,
+    console: Console,
+    mutants: Sequence[Mutant],
+    *,
+    clean: int,
+    effort: Effort,
+) -> list[Outcome]:
+    """Run mutants and clean rounds with progress on the console; keeps the outcomes in ``folder``/mutants.json.
+
+    Raises:
+        SallyportError: QEMU cannot be used, or an image not built.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with verify.Bar(console) as bar:
+
+        def tell(outcome: Outcome) -> None:
+            style = "green" if outcome.good else "bold red"
+            console.print(
+                f"  [{style}]{outcome.verdict}[/] {outcome.name} [dim]{escape(outcome.evidence[:110])}[/] "
+                f"{outcome.seconds:.0f} s",
+                highlight=False,
+            )
+
+        mutation = Mutation(tools, device, folder, console, effort=effort, say=bar.say)
+        outcomes = mutation.run(mutants, clean=clean, tell=tell)
+    replace_text(folder / "mutants.json", to_json(outcomes))
+    return outcomes
+
+
+def show_list(mutants: Sequence[Mutant], console: Console) -> None:
+    """Print what there is."""
+    table = Table(title=f"{len(mutants)} mutants", title_justify="left")
+    for column in ("mutant", "layer", "hole", "stage", "named by"):
+        table.add_column(column, overflow="fold")
+    for mutant in mutants:
+        table.add_row(mutant.name, mutant.layer, escape(mutant.hole), mutant.stage, ", ".join(mutant.found))
+    console.print(table)
 
 
 def show(outcomes: Sequence[Outcome], console: Console) -> None:

@@ -40,13 +40,24 @@ Say = Callable[[str], None]
 
 
 class Rig:
-    """The booted test image with its wire and its two root shells; a context manager."""
+    """The booted test image with its wire and its two root shells; a context manager.
 
-    def __init__(self, tools: Tools, image: ImageFile, target: Target, folder: Path, *, say: Say) -> None:
+    Args:
+        tools: has QEMU.
+        image: with test access.
+        target: what it promises.
+        folder: for captures and logs.
+        say: told what is done.
+        tap: file descriptor of a tap that is joined to the port, too.
+    """
+
+    def __init__(
+        self, tools: Tools, image: ImageFile, target: Target, folder: Path, *, say: Say, tap: int | None = None
+    ) -> None:
         self.image, self.target, self.folder = image, target, folder
         self.seconds = 0.0
         """From power-on to both root shells."""
-        self.tools, self._say = tools, say
+        self.tools, self._say, self._tap = tools, say, tap
         self._port = free_port()
         self._kept, self._running = ExitStack(), ExitStack()
         self._vm: paramiko.SSHClient | None = None
@@ -101,8 +112,9 @@ class Rig:
         """Start a machine and what leads to it; ``name`` is that of its capture and its log."""
         self._running = stack = ExitStack()
         self.wire, path = stack.enter_context(listening(self.folder / f"{name}.pcapng", None))
-        forward, log = Forward(test_shell=self._port), self.folder / f"{name}.serial.log"
-        machine = Machine(self.tools, self.image, wire=path, forward=forward, log=log, saved=saved, persist=disk)
+        ends = {"wire": path, "forward": Forward(test_shell=self._port), "tap": self._tap}
+        log = self.folder / f"{name}.serial.log"
+        machine = Machine(self.tools, self.image, log=log, saved=saved, persist=disk, **ends)
         self.machine = stack.enter_context(machine)
         self.wire.wait_connected(10)
         self.machine.run()

@@ -32,7 +32,7 @@ from tests.probes.judge import PortJudge
 from tests.probes.ledger import Ledger
 from tests.probes.outside import Progress as Say
 from tests.probes.outside import run_outside
-from tests.probes.report import Report
+from tests.probes.report import Report, captures_of
 from tests.probes.result import Result, Verdict
 from tests.probes.target import Target
 from tests.probes.wire import WireError
@@ -168,7 +168,7 @@ def verify(
         def from_inside() -> list[Result]:
             if test_image is None:
                 raise MachineError("there is no test image")
-            facts["probed from inside"] = test_image.name
+            facts["probed from inside"] = f"{test_image.name}, sha256 {test_image.sha256()}"
             found, more = inside(tools, test_image, folder, effort, say=bar.say)
             facts.update(more)
             return found
@@ -178,7 +178,7 @@ def verify(
         part("inside", "the link from a root shell in the VM", from_inside)
     return Report(
         results=results,
-        image=image.name,
+        image=image.path.name,
         sha256=image.sha256(),
         seed=effort.seed,
         started=started.isoformat(timespec="seconds"),
@@ -186,6 +186,7 @@ def verify(
         command=shlex.join(["invoke", "verify", *sys.argv[2:]]),
         versions={"sallyport": version(), "scapy": scapy.VERSION, "python": platform.python_version()},
         facts=facts,
+        captures=captures_of(folder, started.isoformat(timespec="seconds")),
     )
 
 

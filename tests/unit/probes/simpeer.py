@@ -112,11 +112,11 @@ class Stack:
         self.refused += 1
         if not self.refuses or self.refused % self.refuses:
             return 0, b""
-        is_port = frame.proto in (UDP, UDP_LITE)
+        is_port, quoted = frame.proto in (UDP, UDP_LITE), frame.raw[14:562]
         if frame.kind == IPV4:
-            return ICMP, struct.pack("!BBHI", 3, 3 if is_port else 2, 0, 0) + frame.raw[14:]
+            return ICMP, struct.pack("!BBHI", 3, 3 if is_port else 2, 0, 0) + quoted
         head = struct.pack("!BBHI", *((1, 4, 0, 0) if is_port else (4, 1, 0, 6)))
-        return ICMP6, head + frame.raw[14:]
+        return ICMP6, head + quoted
 
 
 def vm_stack(target: Target = TARGET) -> Stack:
@@ -132,6 +132,7 @@ class Peer:
     loss: float = 0.0
     extra: Callable[[Frame], list[bytes]] = lambda frame: []
     heard: Counter[bytes] = field(default_factory=Counter)
+    dropped: int = 0
 
     def serve(self, sock: socket.socket) -> None:
         rng, data = random.Random(1), bytearray()
@@ -143,6 +144,7 @@ class Peer:
                 del data[: 4 + size]
                 self.heard[raw] += 1
                 if self.loss and rng.random() < self.loss:
+                    self.dropped += 1
                     continue
                 frame = parse(raw, 0)
                 replies += [reply for stack in self.stacks if (reply := stack.answer(frame)) is not None]

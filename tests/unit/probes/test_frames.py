@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ParamProblem, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from tests.probes.arsenal import Arsenal
 from tests.probes.craft import Path, arp_request, neighbour_advert, ping, tagged, tcp_syn, udp
@@ -45,9 +47,43 @@ def test_fields_are_read() -> None:
     assert (tag.tags, tag.arp_target) == ((9, 5), bytes([192, 0, 2, 2]))
 
 
+def quoting() -> list[tuple[bytes, tuple[int | None, ...]]]:
+    """ICMP errors, and what is to be read of them: quoted protocol, ports, and whether it means a closed port."""
+    sent4, sent6 = udp(V4, 1000, 53, b"")[14:], udp(V6, 1000, 53, b"")[14:]
+    back4, back6 = (
+        Path(V4.dst_mac, V4.src_mac, V4.dst_ip, V4.src_ip),
+        Path(V6.dst_mac, V6.src_mac, V6.dst_ip, V6.src_ip),
+    )
+    options = IP(src=V4.src_ip, dst=V4.dst_ip, options=b"\x01" * 4) / UDP(sport=1000, dport=53)
+    later = IP(src=V4.src_ip, dst=V4.dst_ip, proto=17, frag=5) / Raw(bytes(8))
+    nested = IPv6(src=V6.src_ip, dst=V6.dst_ip) / IPv6ExtHdrDestOpt() / UDP(sport=1000, dport=53)
+    fragment = IPv6(src=V6.src_ip, dst=V6.dst_ip) / IPv6ExtHdrFragment(nh=17, offset=3) / Raw(bytes(8))
+    gone4, gone6 = back4.layers() / ICMP(type=3, code=3), back6.layers() / ICMPv6DestUnreach(code=4)
+    return [
+        (bytes(gone4 / Raw(sent4)), (17, 1000, 53, True)),
+        (bytes(gone4 / options), (17, 1000, 53, True)),
+        (bytes(gone4 / later), (17, None, None, True)),
+        (bytes(gone4 / Raw(sent4[:19])), (None, None, None, True)),
+        (bytes(back4.layers() / ICMP(type=11, code=0) / Raw(sent4)), (17, 1000, 53, False)),
+        (bytes(gone6 / Raw(sent6)), (17, 1000, 53, True)),
+        (bytes(gone6 / nested), (60, 1000, 53, True)),
+        (bytes(gone6 / fragment), (44, None, None, True)),
+        (bytes(back6.layers() / ICMPv6ParamProblem(code=1, ptr=6) / Raw(sent6)), (17, 1000, 53, False)),
+    ]
+
+
+@pytest.mark.parametrize(("raw", "said"), quoting())
+def test_what_an_icmp_error_quotes_is_read(raw: bytes, said: tuple[int | None, ...]) -> None:
+    frame = parse(raw, 0)
+    assert (frame.quoted_proto, frame.quoted_sport, frame.quoted_port, frame.is_port_unreachable) == said
+    if frame.icmp_type == 4:
+        assert frame.pointer == 6
+
+
 def test_no_bytes_make_the_parser_the_judge_or_the_summary_raise() -> None:
     rng, judge = random.Random(2), PortJudge(TARGET)
     seeds = [frame for volley in Arsenal(TARGET, rng).volleys() for frame in rng.sample(volley.frames, 4)]
+    seeds += [raw for raw, _ in quoting()] * 4
     for count in range(3000):
         raw = bytearray(rng.choice(seeds))
         for _ in range(rng.randrange(4)):

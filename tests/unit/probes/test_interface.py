@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -24,11 +25,14 @@ from scapy.utils import PcapNgReader
 from rootfs import profile as profiles
 from rootfs.errors import SallyportError
 from tests.lab.simulated import PORT_MAC, Plug, appliance, planted, plugged, vm_mac
+from tests.probes.arsenal import Arsenal
 from tests.probes.craft import tagged
+from tests.probes.frame import Frame
 from tests.probes.interface import SOL_PACKET, CouldNotTest, Facts, PacketWire, preflight, with_tag
 from tests.probes.report import Report
 from tests.probes.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code
 from tests.probes.target import Target, mac_bytes
+from tests.probes.volley import Volley
 from tests.probes.wire import Tap, WireError
 from tests.qemu import hardware, identity
 from tests.unit.forwarder.rig import inside, ip, needs_root, wait_for
@@ -40,6 +44,7 @@ NEAR, FAR = "p0", "d0"
 VM_MAC = vm_mac(PORT_MAC)
 PROFILE = profiles.load("x86-64-uefi")
 FEW = range(20, 450)
+"""Ports of the sweeps; the expected ones are among them."""
 FRAME = b"\x02" * 6 + b"\x04" * 6 + b"\x88\xb5" + bytes(range(46))
 """Of the EtherType for local experiments (IEEE 802)."""
 
@@ -65,9 +70,10 @@ def namespace() -> Iterator[str]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "COMPANY", 0.4)
     monkeypatch.setattr(hardware, "QUIET", 0.6)
-    monkeypatch.setattr("tests.qemu.identity.ASK_EVERY", 0.1)
-    monkeypatch.setattr("tests.qemu.hardware.ASK_EVERY", 0.1)
-    monkeypatch.setattr("tests.qemu.identity.listen.__defaults__", (2.0,))
+    monkeypatch.setattr(identity, "ASK_EVERY", 0.1)
+    monkeypatch.setattr(hardware, "ASK_EVERY", 0.1)
+    monkeypatch.setattr(hardware, "PATIENCE", 1.0)
+    monkeypatch.setattr("tests.probes.early.INTERVAL", 0.01)
 
 
 def received(tap: Tap, count: int) -> list[bytes]:
@@ -77,6 +83,19 @@ def received(tap: Tap, count: int) -> list[bytes]:
     while len(frames) < count and time.monotonic() < deadline:
         frames += [frame.raw for frame in tap.take(0.1)]
     return frames
+
+
+@pytest.fixture
+def two_volleys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all that there are: the run as a whole is the matter."""
+    every = Arsenal.volleys
+
+    def some(self: Arsenal, *options: Any) -> Iterator[Volley]:
+        return (volley for volley in every(self, *options) if volley.name in ("arp-elsewhere", "ping"))
+
+    monkeypatch.setattr(Arsenal, "volleys", some)
+    for big in ("arp", "prefix", "syns", "udps", "vlan", "others", "routed"):  # scapy takes seconds to build these
+        monkeypatch.setattr(Arsenal, big, lambda *_: iter(()))
 
 
 def look(name: str) -> dict[str, Any]:
@@ -109,6 +128,7 @@ def test_no_such_interface_names_the_others(namespace: str) -> None:
         ("link add br7 type bridge;link set br7 up", "br7", "no Ethernet port but a bridge"),
         ("link add v9 link p0 type macvlan", NEAR, "v9 of this machine use p0"),
         ("addr add 192.0.2.1/24 dev p0", NEAR, "192.0.2.1/24.*own kernel would answer"),
+        ("addr add 169.254.7.7/16 dev p0", NEAR, "169.254.7.7/16.*own kernel would answer"),
         ("addr add 192.0.2.1/32 dev lo;route add default dev p0", NEAR, "default route"),
         ("route add default table 7 nexthop dev p0 nexthop dev d0", NEAR, "default route"),
     ],
@@ -119,6 +139,16 @@ def test_what_would_hit_the_wrong_network_is_refused(namespace: str, commands: s
     with pytest.raises(CouldNotTest, match=match) as caught:
         preflight(interface)
     assert caught.value.hint
+
+
+def test_a_carrier_may_be_waited_for(namespace: str) -> None:
+    ip("link", "set", FAR, "down")
+    later = threading.Timer(0.5, ip, ("-n", namespace, "link", "set", FAR, "up"))
+    later.start()
+    with pytest.raises(CouldNotTest, match="no carrier"):
+        preflight(NEAR, 0.1)
+    assert preflight(NEAR, 5.0).name == NEAR
+    later.join(5)
 
 
 def test_a_kernel_that_speaks_ipv6_there_is_a_warning_and_so_is_a_small_mtu(namespace: str) -> None:
@@ -185,7 +215,12 @@ def test_frames_that_were_dropped_are_an_error_and_not_silence(namespace: str, m
     monkeypatch.setattr("tests.probes.interface.BUFFER", 4096)
     with PacketWire(NEAR) as near, PacketWire(FAR) as far, near.tap() as tap:
         deliver = near._deliver
-        monkeypatch.setattr(near, "_deliver", lambda raw, now: (time.sleep(0.01), deliver(raw, now))[0])
+
+        def slowly(raw: bytes, now: float) -> None:
+            time.sleep(0.01)
+            deliver(raw, now)
+
+        monkeypatch.setattr(near, "_deliver", slowly)
         far.send_many([FRAME] * 200)
         assert wait_for(lambda: near.lost)
         with pytest.raises(WireError, match="frames dropped"):
@@ -226,7 +261,7 @@ def test_a_full_queue_is_waited_for(namespace: str, monkeypatch: pytest.MonkeyPa
     class Full:
         """A socket whose queue is full three times."""
 
-        left = 3
+        left, error = 3, errno.ENOBUFS
 
         def __init__(self, real: socket.socket) -> None:
             self.real = real
@@ -235,7 +270,7 @@ def test_a_full_queue_is_waited_for(namespace: str, monkeypatch: pytest.MonkeyPa
         def send(self, frame: bytes) -> int:
             self.left -= 1
             if self.left >= 0:
-                raise OSError(105, "No buffer space available")
+                raise OSError(self.error, os.strerror(self.error))
             return self.real.send(frame)
 
     with PacketWire(NEAR) as near, PacketWire(FAR) as far, far.tap() as tap:
@@ -244,7 +279,13 @@ def test_a_full_queue_is_waited_for(namespace: str, monkeypatch: pytest.MonkeyPa
         assert received(tap, 1) == [FRAME]
         monkeypatch.setattr("tests.probes.interface.SEND_TIMEOUT", 0.05)
         near._out.left = 10**6  # type: ignore[attr-defined]
-        with pytest.raises(WireError, match="cannot send on p0"):
+        with pytest.raises(WireError, match="cannot send on p0: No buffer space"):
+            near.send(FRAME)
+    with PacketWire(NEAR) as near:
+        monkeypatch.setattr("tests.probes.interface.SEND_TIMEOUT", 60.0)
+        monkeypatch.setattr(near, "_out", Full(near._out))
+        near._out.error = errno.ENETDOWN  # type: ignore[attr-defined]
+        with pytest.raises(WireError, match="cannot send on p0: Network is down"):
             near.send(FRAME)
 
 
@@ -254,14 +295,15 @@ def test_a_full_queue_is_waited_for(namespace: str, monkeypatch: pytest.MonkeyPa
 class Switch:
     """Power of the simulated device: without it its port is down. ``stuck``: it stays on."""
 
-    def __init__(self, stuck: bool = False) -> None:
-        self.stuck = stuck
+    def __init__(self, plug: Plug, stuck: bool = False) -> None:
+        self.plug, self.stuck = plug, stuck
 
     def off(self) -> None:
         if not self.stuck:
             ip("link", "set", FAR, "down")
 
     def on(self) -> None:
+        self.plug.boot(0.6)
         ip("link", "set", FAR, "up")
 
 
@@ -281,32 +323,37 @@ def named(report: Report, name: str) -> Result:
 
 
 def test_a_sealed_device_is_sealed_if_its_power_on_was_seen(namespace: str, tmp_path: Path) -> None:
-    with plugged(FAR, appliance()):
-        report = attack(tmp_path, power=Switch())
+    with plugged(FAR, appliance()) as plug:
+        report = attack(tmp_path, power=Switch(plug))
     assert exit_code(report.results) == EXIT_SEALED, worst(report.results)
     assert "the wire was up before power-on" in named(report, "frames-since-power-on").control
     assert named(report, "frames-since-probes-began").verdict is Verdict.SEALED
+    assert "as far as the card was in use" in named(report, "power-on").control
     assert "carrier lost" in report.facts["power-on"]
     assert report.facts["scope"].startswith("outside only")
     assert (tmp_path / "port.pcapng").stat().st_size > 100_000
 
 
+@pytest.mark.usefixtures("two_volleys")
 def test_without_power_on_and_port_address_the_rest_is_still_sealed(namespace: str, tmp_path: Path) -> None:
     with plugged(FAR, appliance()):
         report = attack(tmp_path, port_mac="")
     assert {result.name for result in worst(report.results)} == {"frames-since-power-on", "burned-in-address"}
+    assert "power-on was not observed" in named(report, "frames-since-power-on").evidence
     assert exit_code(report.results) == EXIT_NOT_TESTED
 
 
+@pytest.mark.usefixtures("two_volleys")
 def test_a_planted_second_stack_is_a_hole(namespace: str, tmp_path: Path) -> None:
     with plugged(FAR, planted()):
         report = attack(tmp_path)
     holes = {result.name for result in report.results if result.verdict is Verdict.HOLE}
-    assert {"arp-elsewhere", "ping", "tcp-ipv4", "frames-since-probes-began"} <= holes
+    assert {"arp-elsewhere", "ping", "frames-since-probes-began"} <= holes
     assert exit_code(report.results) == EXIT_HOLE
     assert PORT_MAC in named(report, "ping").evidence
 
 
+@pytest.mark.usefixtures("two_volleys")
 def test_a_host_that_has_the_vms_address_is_a_hole_and_its_port_is_learned(namespace: str, tmp_path: Path) -> None:
     stacks = appliance()
     stacks.append(Stack(mac_bytes(PORT_MAC), {socket.inet_aton("192.168.42.1")}))
@@ -316,13 +363,10 @@ def test_a_host_that_has_the_vms_address_is_a_hole_and_its_port_is_learned(names
     assert PORT_MAC in report.facts["device"]
 
 
+@pytest.mark.usefixtures("two_volleys")
 def test_an_early_frame_of_the_host_is_a_hole(namespace: str, tmp_path: Path) -> None:
     class Leaky(Switch):
         """Speaks before its VM does, as boot firmware might."""
-
-        def __init__(self, plug: Plug) -> None:
-            super().__init__()
-            self.plug = plug
 
         def on(self) -> None:
             super().on()
@@ -330,7 +374,7 @@ def test_an_early_frame_of_the_host_is_a_hole(namespace: str, tmp_path: Path) ->
 
     with plugged(FAR, appliance()) as plug:
         report = attack(tmp_path, power=Leaky(plug))
-    assert [result.name for result in worst(report.results)] == ["frames-since-power-on"]
+    assert [result.name for result in worst(report.results)] == ["power-on", "frames-since-power-on"]
     assert exit_code(report.results) == EXIT_HOLE
 
 
@@ -338,9 +382,9 @@ def test_a_device_that_does_not_come_back_is_not_tested(
     namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "UP_TIMEOUT", 0.5)
-    switch = Switch()
-    monkeypatch.setattr(switch, "on", lambda: None)
-    with plugged(FAR, appliance()):
+    with plugged(FAR, appliance()) as plug:
+        switch = Switch(plug)
+        monkeypatch.setattr(switch, "on", lambda: None)
         report = attack(tmp_path, power=switch)
     assert exit_code(report.results) == EXIT_NOT_TESTED
     assert "no answer to ARP" in named(report, "device").evidence
@@ -350,8 +394,8 @@ def test_a_device_that_is_not_switched_off_stops_the_run(
     namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "OFF_TIMEOUT", 1.0)
-    with plugged(FAR, appliance()), pytest.raises(CouldNotTest, match="still speaks"):
-        attack(tmp_path, power=Switch(stuck=True))
+    with plugged(FAR, appliance()) as plug, pytest.raises(CouldNotTest, match="still speaks"):
+        attack(tmp_path, power=Switch(plug, stuck=True))
 
 
 def test_frames_lost_in_the_record_unseal_it(namespace: str, tmp_path: Path) -> None:
@@ -409,11 +453,26 @@ def test_two_devices_answer(namespace: str, tmp_path: Path) -> None:
         pass
 
 
+def test_a_second_answer_that_comes_late_is_waited_for(namespace: str, tmp_path: Path) -> None:
+    class Late(Stack):
+        """Misses the first request."""
+
+        asked = 0
+
+        def answer(self, frame: Frame) -> bytes | None:
+            self.asked += frame.arp_op == 1
+            return super().answer(frame) if self.asked > 1 else None
+
+    late = Late(mac_bytes("00:11:22:33:44:55"), {socket.inet_aton("192.168.42.1")})
+    with plugged(FAR, [*appliance(), late]), refused(tmp_path, "00:11:22:33:44:55 also speak"):
+        pass
+
+
 def test_somebody_else_is_on_the_wire(namespace: str, tmp_path: Path) -> None:
     class Switchboard(Stack):
         """A network switch that says so."""
 
-        def answer(self, frame: object) -> bytes:
+        def answer(self, frame: Frame) -> bytes:
             return ether(bytes.fromhex("0180c200000e"), self.mac, 0x88CC, bytes(46))
 
     lldp = Switchboard(mac_bytes("00:11:22:33:44:55"), set())
@@ -453,9 +512,3 @@ def test_the_address_can_be_typed_and_what_comes_meanwhile_is_judged(namespace: 
         with hardware.reach(PROFILE, NEAR, tmp_path, console, mac="", port_mac="", ask=ask) as device:
             assert wait_for(lambda: device.ledger.offences())
             assert "00:11:22:33:44:55" in device.ledger.offences().reasons()
-
-
-def test_there_is_nobody_to_ask_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    with os.fdopen(os.open(os.devnull, os.O_RDONLY)) as nothing:
-        monkeypatch.setattr(sys, "stdin", nothing)
-        assert identity.terminal(Console()) is None

@@ -30,7 +30,7 @@ LINK = socket.inet_aton("169.254.254.1")
 
 def outside(peer: Peer, ports: range = range(700)) -> dict[str, Result]:
     with wired(peer, Ledger(PortJudge(TARGET))) as wire:
-        results = run_outside(wire, TARGET, seed=1, ports=ports)
+        results = run_outside(wire, TARGET, seed=1, ports=ports, quick=True)
     return {result.name: result for result in results}
 
 
@@ -178,7 +178,7 @@ def test_a_dead_wire_is_not_tested() -> None:
     with StreamWire(near, ledger=Ledger(PortJudge(TARGET))) as wire:
         wire.mark_power_on()
         far.close()
-        results = run_outside(wire, TARGET, seed=1)
+        results = run_outside(wire, TARGET, seed=1, quick=True)
     assert {result.verdict for result in results} == {Verdict.NOT_TESTED}
     assert exit_code(results) == EXIT_NOT_TESTED
 
