@@ -43,7 +43,7 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
             _console.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
             if error.hint:
                 _console.print(f"[bold]what to do:[/] {_escape(error.hint)}", highlight=False)
-            raise Exit(code=1) from error
+            raise Exit(code=getattr(error, "exit_code", 1)) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _console.print(f"[bold red]error:[/] {_escape(where)}{error.strerror or error}", highlight=False)

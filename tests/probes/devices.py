@@ -28,7 +28,7 @@ RunVm = Callable[[str, float], tuple[int, str]]
 """Runs a command line as root in the VM, for so many seconds at most; returns exit code and output."""
 TIMEOUT = 120.0
 """Seconds; reading all I/O ports is 65,536 exits of the VM."""
-SCRIPT = Script(Path(__file__).with_name("devices_script.py"), "SALLYPORT-DEVICES")
+SCRIPT = Script(Path(__file__).with_name("devices_script.py").read_text(), "SALLYPORT-DEVICES")
 ANY = 10_000
 
 

@@ -51,6 +51,8 @@ BURST = 256
 """Frames read before the kernel is asked again whether it dropped any."""
 WAKE = 0.1
 """Seconds after which the reader looks whether it shall end."""
+JUMBO = 9000
+"""Bytes of the MTU that most cards can have; what is longer than the device's own is tried up to this interface's."""
 IP_TIMEOUT = 10.0
 CARRIER_EVERY = 0.2
 """Seconds between two looks for a carrier."""
@@ -120,10 +122,10 @@ def preflight(name: str, patience: float = 0.0) -> Facts:
             f"{name} has {', '.join(addresses)}: this machine's own kernel speaks and answers on the wire too; "
             f"silence it with `sysctl -w net.ipv6.conf.{name}.disable_ipv6=1`"
         )
-    mtu = int(link.get("mtu", 0))
-    if mtu < 1500:
-        warnings.append(f"the MTU of {name} is {mtu}: longer frames cannot be sent; `ip link set {name} mtu 1500`")
-    return Facts(name, str(link.get("address", "")), mtu, addresses, tuple(warnings))
+    size = int(link.get("mtu", 0))
+    if size < JUMBO:
+        warnings.append(f"the MTU of {name} is {size}: longer frames cannot be tried; `ip link set {name} mtu {JUMBO}`")
+    return Facts(name, str(link.get("address", "")), size, addresses, tuple(warnings))
 
 
 def _wait_carrier(name: str, patience: float) -> bool:
@@ -195,6 +197,11 @@ def _check_addresses(name: str) -> tuple[str, ...]:
     return tuple(str(address) for address in addresses)
 
 
+def mtu(name: str) -> int:
+    """Return the MTU of an interface in bytes; 0 if it is gone."""
+    return int((_ip("link", "show", "dev", name) or [{}])[0].get("mtu", 0))
+
+
 def missed(name: str) -> int:
     """Return how many frames the card itself had no room for since it exists; they never reach any socket."""
     links = _ip("-statistics", "-statistics", "link", "show", "dev", name)
@@ -258,6 +265,7 @@ class PacketWire(Wire):
             WireError: the interface is gone or down, or this user may not.
         """
         self.name = name
+        self.longest = mtu(name) + _HEADER
         try:
             self._missed = missed(name)
             self._in = _receiver(name)

@@ -50,12 +50,12 @@ class ReportError(Exception):
 class Script:
     """A program that runs elsewhere as ``python3 -c`` and prints ``MARK <crc32 hex> <base64 of zlib of JSON>``."""
 
-    path: Path
+    source: str
     mark: str
 
     def command(self, *arguments: str) -> str:
         """Return the command line."""
-        packed = base64.b64encode(zlib.compress(self.path.read_bytes(), 9)).decode()
+        packed = base64.b64encode(zlib.compress(self.source.encode(), 9)).decode()
         code = f"import zlib,base64;exec(zlib.decompress(base64.b64decode('{packed}')))"
         return shlex.join(["python3", "-I", "-c", code, *arguments])
 
@@ -77,10 +77,9 @@ class Script:
         return data
 
 
-SCRIPT = Script(Path(__file__).with_name("misuse_script.py"), "SALLYPORT-MISUSE")
+SCRIPT = Script(Path(__file__).with_name("misuse_script.py").read_text(), "SALLYPORT-MISUSE")
 ATTACKS: Mapping[str, str] = {
     "malformed": "lines that are not JSON or not a request: types, fields, names, numbers, UTF-8, NUL, deep nesting",
-    "mutants": "requests after random accidents",
     "oversized": "lines of one byte above the limit up to 16 MiB, with an end and without",
     "slow": "lines and handshakes of a byte a second, handshakes that do not begin, connections that say nothing",
     "tls": "no TLS, TLS 1.2, no certificate, and certificates that are not the pinned one",
@@ -89,9 +88,14 @@ ATTACKS: Mapping[str, str] = {
     "sequence": "replays, numbers out of order and far ahead, versions that nobody speaks",
     "connections": "more connections than are taken, then hundreds to thousands that are only begun",
     "approval": "every instruction without an operator's session or with a made-up one; guesses at the password",
+    "mutants": "requests after random accidents",
     "pipelined": "hundreds to thousands of requests in one go",
 }
-"""What is tried in each class, in the order in which they run; the last one leaves the sequence ahead of the clock."""
+"""What is tried in each class, in the order in which they run.
+
+The last two may leave the sequence ahead of the clock. Then the front-end's heartbeats and a quick sender's requests
+take each other's numbers, and a front-end that is not heard for 10 s is started anew.
+"""
 
 _Text = Annotated[str, Meta(max_length=4096)]
 

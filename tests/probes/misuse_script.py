@@ -864,7 +864,7 @@ def approval(tally: Tally, rng: random.Random) -> None:
     current.sock.close()
 
 
-ATTACKS = (malformed, mutants, oversized, slow, tls, records, cut, sequence, connections, approval, pipelined)
+ATTACKS = (malformed, oversized, slow, tls, records, cut, sequence, connections, approval, mutants, pipelined)
 
 
 def main() -> dict[str, Any]:

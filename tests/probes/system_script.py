@@ -117,7 +117,7 @@ def part_kernel() -> Any:
 
 def part_processes() -> Any:
     """Every process with its rights."""
-    found = []
+    found: list[Any] = []
     for path in glob.glob("/proc/[0-9]*"):
         status = text(path + "/status")
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -166,7 +166,11 @@ def part_network() -> Any:
                 "neighbours": "neigh show nud permanent",
             }.items()
         }
-        return {**ip, "rules": run("nft", "-j", "list", "ruleset"), "settings": settings("net/ipv4", "net/ipv6", "net/core")}
+        return {
+            **ip,
+            "rules": run("nft", "-j", "list", "ruleset"),
+            "settings": settings("net/ipv4", "net/ipv6", "net/core"),
+        }
 
     return each(look)
 
@@ -191,10 +195,13 @@ def part_programs() -> Any:
     """BPF programs of the whole host; queueing disciplines and attached programs of each namespace."""
 
     def bpf(command: int, *attributes: int | bytes) -> tuple[int, bytes]:
-        data = ctypes.create_string_buffer(b"".join(a if isinstance(a, bytes) else struct.pack("I", a) for a in attributes), 160)
+        data = ctypes.create_string_buffer(
+            b"".join(a if isinstance(a, bytes) else struct.pack("I", a) for a in attributes), 160
+        )
         return libc.syscall(321, command, data, 160), data.raw  # bpf(2) on x86-64
 
-    loaded, last = [], 0
+    loaded: list[Any] = []
+    last = 0
     while True:
         status, data = bpf(11, last)  # BPF_PROG_GET_NEXT_ID
         if status:
@@ -205,7 +212,11 @@ def part_programs() -> Any:
         # BPF_OBJ_GET_INFO_BY_FD: struct bpf_prog_info has type, id, tag, ..., created_by_uid at 48, name at 64
         bpf(15, fd, 232, struct.pack("Q", ctypes.addressof(info)))
         loaded.append(
-            [struct.unpack_from("I", info)[0], struct.unpack_from("I", info, 48)[0], info.raw[64:80].rstrip(b"\0").decode(errors="replace")]
+            [
+                struct.unpack_from("I", info)[0],
+                struct.unpack_from("I", info, 48)[0],
+                info.raw[64:80].rstrip(b"\0").decode(errors="replace"),
+            ]
         )
         os.close(fd)
 
@@ -227,7 +238,9 @@ def part_programs() -> Any:
                     # The first attribute is TCA_KIND.
                     size = struct.unpack_from("H", data, 36)[0]
                     index = struct.unpack_from("i", data, 20)[0]
-                    kinds.append([names.get(index, str(index)), data[40 : 36 + size].rstrip(b"\0").decode(errors="replace")])
+                    kinds.append(
+                        [names.get(index, str(index)), data[40 : 36 + size].rstrip(b"\0").decode(errors="replace")]
+                    )
                     data = data[(length + 3) & ~3 :]
         attached = {}
         for index, name in names.items():
@@ -253,7 +266,8 @@ def part_files() -> Any:
             if path[0] == "/" and os.path.exists(path):
                 at = os.stat(path)
                 owners[path] = [at.st_mode, at.st_uid, at.st_gid]
-    planted, found = [], []
+    planted: list[str] = []
+    found: list[Any] = []
     for top in ("/run", "/data", "/tmp", "/dev", "/var/tmp", "/root"):
         mine = f"{top}/sallyport-probe-{os.getpid()}"
         try:

@@ -44,32 +44,39 @@ Analyze = Callable[[Sequence[str]], str]
 # ---------------------------------------------------------------------------------------------------- what is declared
 
 _MODULES = "usr/lib/modules/"
-HOST_PROGRAMS = frozenset(
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a list that is written as text."""
+    return frozenset(text.split())
+
+
+HOST_PROGRAMS = words(
     "usr/bin/busybox usr/bin/ip usr/bin/journalctl usr/bin/openssl usr/bin/python3.* usr/bin/qemu-system-x86_64 "
     "usr/bin/qemu-system-x86_64-microvm usr/bin/systemctl usr/bin/systemd-tmpfiles usr/lib/sallyport/apply-hostname "
     "usr/lib/sallyport/link-keys usr/lib/sallyport/load-modules usr/lib/sallyport/port-setup usr/lib/systemd/systemd "
     "usr/lib/systemd/systemd-executor usr/lib/systemd/systemd-journald usr/lib/systemd/systemd-shutdown "
     "usr/lib/systemd/systemd-sysctl usr/lib/*/ld-linux-x86-64.so.2 usr/lib/*/libc.so.6 usr/sbin/dmsetup "
-    "usr/sbin/nft".split()
+    "usr/sbin/nft"
 )
 """Every executable file of the host."""
-HOST_APPLETS = frozenset(
+HOST_APPLETS = words(
     "cat chgrp chmod cp cut false grep head hostname ls mkdir mktemp modprobe mount mv readlink rm sed sh sleep sort "
-    "stty sync sysctl test tr true umount".split()
+    "stty sync sysctl test tr true umount"
 )
-"""Names under which BusyBox can be called on the host. The one shell is ``sh``: what sets the port up is written in it."""
-TEST_APPLETS = frozenset(
-    "awk base64 date dd dmesg env find id kill killall netstat nsenter pidof ps sha256sum stat tail timeout touch uname "
-    "uptime wc xargs test head mktemp".split()
+"""Names under which BusyBox can be called on the host. The one shell is ``sh``, for what sets the port up."""
+TEST_APPLETS = words(
+    "awk base64 date dd dmesg env find id kill killall netstat nsenter pidof ps sha256sum stat tail timeout touch "
+    "uname uptime wc xargs test head mktemp"
 )
 """More of them in a test image, at either end."""
-VM_PROGRAMS = frozenset(
+VM_PROGRAMS = words(
     "etc/init.d/setup usr/bin/busybox usr/bin/python3.* usr/lib/sallyport/front-end usr/lib/*/ld-linux-x86-64.so.2 "
-    "usr/lib/*/libc.so.6".split()
+    "usr/lib/*/libc.so.6"
 )
-VM_APPLETS = frozenset(
+VM_APPLETS = words(
     "cat chmod chown cp false grep hostname init ip kill ln ls mkdir mount ps rm sed setpriv sh sleep su sysctl true "
-    "umount".split()
+    "umount"
 )
 """``su`` only lowers: no file of the VM has a setuid bit, and all its passwords are locked."""
 TEST_PROGRAMS = frozenset({"usr/lib/sallyport/test-shell"})
@@ -80,37 +87,25 @@ _WANTS = {
     "sockets": ("systemd-journald-dev-log.socket", "systemd-journald.socket"),
     "sysinit": ("systemd-journald.service", "systemd-sysctl.service", "systemd-tmpfiles-setup.service"),
 }
+_OURS = words(
+    "sallyport-backend.service sallyport-hostname.path sallyport-hostname.service sallyport-keys.service "
+    "sallyport-modules-lock.service sallyport-modules.service sallyport-network.service sallyport-port.service "
+    "sallyport-reboot.path sallyport-reboot.service sallyport-vm.service sallyport.target"
+)
+_THEIRS = words(
+    "basic.target final.target local-fs-pre.target local-fs.target paths.target poweroff.target reboot.target "
+    "shutdown.target slices.target sockets.target sysinit.target systemd-journald-dev-log.socket "
+    "systemd-journald.service systemd-journald.socket systemd-poweroff.service systemd-reboot.service "
+    "systemd-sysctl.service systemd-tmpfiles-setup.service timers.target tmp.mount umount.target"
+)
 SYSTEMD: Mapping[str, str] = {
     "etc/systemd/journald.conf.d/sallyport.conf": "",
     f"{_UNITS}ctrl-alt-del.target": "/dev/null",
     f"{_UNITS}default.target": "sallyport.target",
     f"{_UNITS}sysinit.target.wants/sallyport-modules.service": "../sallyport-modules.service",
     **{f"{_UNITS}{t}.target.wants/{u}": f"/{_VENDOR}{u}" for t, units in _WANTS.items() for u in units},
-    **dict.fromkeys(
-        (
-            _UNITS + unit
-            for unit in (
-                "sallyport-backend.service sallyport-hostname.path sallyport-hostname.service sallyport-keys.service "
-                "sallyport-modules-lock.service sallyport-modules.service sallyport-network.service "
-                "sallyport-port.service sallyport-reboot.path sallyport-reboot.service sallyport-vm.service "
-                "sallyport.target"
-            ).split()
-        ),
-        "",
-    ),
-    **dict.fromkeys(
-        (
-            _VENDOR + unit
-            for unit in (
-                "basic.target final.target local-fs-pre.target local-fs.target paths.target poweroff.target "
-                "reboot.target shutdown.target slices.target sockets.target sysinit.target "
-                "systemd-journald-dev-log.socket systemd-journald.service systemd-journald.socket "
-                "systemd-poweroff.service systemd-reboot.service systemd-sysctl.service "
-                "systemd-tmpfiles-setup.service timers.target tmp.mount umount.target"
-            ).split()
-        ),
-        "",
-    ),
+    **{_UNITS + unit: "" for unit in _OURS},
+    **{_VENDOR + unit: "" for unit in _THEIRS},
     **{f"usr/lib/systemd/{n}": "" for n in ("systemd", "systemd-executor", "systemd-journald", "systemd-shutdown")},
     "usr/lib/systemd/systemd-sysctl": "",
     "usr/lib/x86_64-linux-gnu/systemd/libsystemd-*.so": "",
@@ -123,26 +118,26 @@ TEST_SYSTEMD: Mapping[str, str] = {
 }
 CONFIGURED = frozenset(
     f"etc/{name}"
-    for name in (
+    for name in words(
         "group hostname hosts machine-id nsswitch.conf os-release passwd sallyport/host.nft sallyport/image.json "
         "sallyport/link.nft sallyport/openssl.cnf sallyport/port.json sallyport/port.nft sallyport/vm.json "
         "sysctl.d/sallyport.conf tmpfiles.d/sallyport.conf"
-    ).split()
+    )
 )
 """Files below /etc of the host, but for systemd's: no rule of udev's, no option of a module, no other setting."""
 VM_CONFIGURED = frozenset(
-    f"etc/{name}" for name in "group hostname hosts init.d/setup inittab nsswitch.conf passwd".split()
+    f"etc/{name}" for name in words("group hostname hosts init.d/setup inittab nsswitch.conf passwd")
 )
 TEST_VM_CONFIGURED = frozenset({"etc/test-access/authorized_keys"})
-BANNED = (
+BANNED = words(
     "*getty* login sulogin nologin sshd* ssh dropbear* telnet* in.* rlogin* rsh* rexec* systemd-logind* "
     "dbus-daemon* dbus-broker* debug-shell* ttyd socat ncat netcat nc vncserver* gdbserver strace tcpdump sudo doas su "
     "pkexec polkit* crond cron atd at avahi* snmpd lldpd dhclient dhcpcd dnsmasq NetworkManager* wpa_supplicant "
     "udevadm systemd-udevd systemd-networkd systemd-resolved systemd-coredump bash dash zsh ksh ld.so.preload *.pth "
     "sitecustomize* usercustomize* shadow* gshadow* authorized_keys* id_rsa* id_ed25519* id_ecdsa* ssh_host_*_key "
     ".netrc .git-credentials .ssh *.jks *.p12 *.pfx"
-).split()
-"""Names that no file of either tree has: what gives a shell or a login, what loads code into others, what keeps keys."""
+)
+"""Names that no file of either tree has: what gives a shell or a login, is loaded into others, or keeps keys."""
 TEST_NAMES = frozenset({"authorized_keys"})
 
 ACCOUNTS: Mapping[str, int] = {
@@ -234,14 +229,16 @@ COMMAND_LINE = (
 )
 """Each word of the host kernel's command line, once; no other, so none that gives a shell or another root."""
 
-_SEALED_OFF = """
+_SEALED_OFF = words(
+    """
 NoNewPrivileges=yes PrivateTmp=disconnected PrivateMounts=yes ProtectSystem=strict ProtectHome=yes ProtectClock=yes
 ProtectControlGroups=yes ProtectKernelLogs=yes ProtectKernelModules=yes ProtectProc=invisible RestrictNamespaces=yes
 RestrictRealtime=yes RestrictSUIDSGID=yes LockPersonality=yes SystemCallArchitectures=native UMask=0077
-""".split()
-FREE_KEYS = frozenset(
+"""
+)
+FREE_KEYS = words(
     "Type NotifyAccess Restart RestartSec RestartSteps RestartMaxDelaySec WatchdogSec TimeoutStartSec TimeoutStopSec "
-    "KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError".split()
+    "KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError"
 )
 """Of a service's section what may be anything: nothing of it gives a right. All other lines are declared."""
 
@@ -324,9 +321,9 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
 
 
 VENDOR_LINES: Mapping[str, frozenset[str]] = {
-    "systemd-journald.service": frozenset(
+    "systemd-journald.service": words(
         "LockPersonality=yes MemoryDenyWriteExecute=yes NoNewPrivileges=yes RestrictNamespaces=yes "
-        "RestrictSUIDSGID=yes SystemCallFilter=@system-service".split()
+        "RestrictSUIDSGID=yes SystemCallFilter=@system-service"
     )
 }
 """Lines that a unit of systemd's own must have, whatever else its version brings."""
@@ -410,7 +407,6 @@ def port_rules(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
     }
 
 
-
 @dataclass(frozen=True)
 class Secret:
     """What is searched for: any match of ``expression`` contains one of ``needles`` at most ``before`` bytes after its
@@ -426,10 +422,10 @@ class Secret:
             at = data.find(needle)
             while at >= 0:
                 end = at
-                if match := self.expression.search(data, max(0, at - self.before), at + 24_000):
-                    if match.start() <= at:
-                        yield match
-                        end = match.end() - 1
+                match = self.expression.search(data, max(0, at - self.before), at + 24_000)
+                if match is not None and match.start() <= at:
+                    yield match
+                    end = match.end() - 1
                 at = data.find(needle, max(end, at) + 1)
 
 
@@ -484,14 +480,14 @@ SECRETS: Mapping[str, Secret] = {
     ),
 }
 PUBLISHED: Mapping[str, frozenset[str]] = {
-    "usr/lib/*/libgnutls.so.*": frozenset(
+    "usr/lib/*/libgnutls.so.*": words(
         "ca6e3a8a6c23cb55 f8f37b68b2471039 6d36fd846dc5a9e2 65370a1062a231c1 f8beca4e6c327f34 348f40b8ca903c0a "
-        "e5c643c952857f23 377b72ebaae43d90 23d51a270cb07113 c0500d8eb43b35b3 d593e683feea29f7 fdc8b254c9854bac".split()
+        "e5c643c952857f23 377b72ebaae43d90 23d51a270cb07113 c0500d8eb43b35b3 d593e683feea29f7 fdc8b254c9854bac"
     ),
-    "usr/bin/openssl": frozenset("18cf6b3e01d87f03 7be1e738b70160d9 54feb9d6f750b36d".split()),
+    "usr/bin/openssl": words("18cf6b3e01d87f03 7be1e738b70160d9 54feb9d6f750b36d"),
 }
-"""Keys that anybody can read: by file, the first 16 hexadecimal digits of SHA-256 of each. GnuTLS carries the vectors of
-its self-test (FIPS 140-3), ``openssl speed`` the RSA keys that it measures with."""
+"""Keys that anybody can read: by file, what `digest` makes of each. GnuTLS carries the vectors of its self-test (FIPS
+140-3), ``openssl speed`` the RSA keys that it measures with."""
 TEST_SECRETS = frozenset({"etc/test-access/authorized_keys", "usr/share/sallyport/frontend/root.squashfs"})
 """Where a test image has the key that may use the VM's test shell; the second holds the first, not compressed."""
 
@@ -561,7 +557,9 @@ class Tree:
             TreeError: it is none, is longer than ``limit`` bytes, or a part of its path is a symbolic link.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        *folders, name = path.split("/")
+        *folders, name = parts = path.split("/")
+        if {"", ".", ".."} & {*parts}:
+            raise TreeError(f"{path!r} is no path below the root")
         at = -1
         try:
             at = os.open(self.root, flags | os.O_DIRECTORY)
@@ -727,7 +725,13 @@ def systemd(tree: Tree) -> Iterator[str]:
 def configured(tree: Tree, *, allowed: frozenset[str], test: frozenset[str]) -> Iterator[str]:
     """Settings that are not declared: of udev, modprobe, the loader, PAM, anybody."""
     allowed = allowed | (test if tree.test_access else frozenset())
-    places = ("usr/lib/udev/", "usr/lib/modprobe.d/", "usr/lib/modules-load.d/", "usr/lib/sysctl.d/", "usr/lib/tmpfiles.d/")
+    places = (
+        "usr/lib/udev/",
+        "usr/lib/modprobe.d/",
+        "usr/lib/modules-load.d/",
+        "usr/lib/sysctl.d/",
+        "usr/lib/tmpfiles.d/",
+    )
     for entry in tree.entries:
         if stat.S_ISDIR(entry.mode) or entry.path.startswith("etc/systemd/"):
             continue
@@ -919,7 +923,10 @@ def rules(tree: Tree) -> Iterator[str]:
 def packages(tree: Tree, *, ours: str) -> Iterator[str]:
     """Code of the other end: the host runs nothing of the VM's, and the VM nothing of the host's."""
     for entry in tree.entries:
-        if re.match(rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{ours}(/|\Z))(backend|frontend_vm|rootfs|tests|overlays)\b", entry.path):
+        if re.match(
+            rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{ours}(/|\Z))(backend|frontend_vm|rootfs|tests|overlays)\b",
+            entry.path,
+        ):
             yield f"has no place here: {entry}"
 
 
@@ -1022,7 +1029,11 @@ _COMMON: tuple[Check, ...] = (
         "setuid",
         "every file for a setuid or setgid bit",
         setuid,
-        {"setuid": put("usr/bin/x", mode=0o4755), "setgid": put("usr/bin/x", mode=0o2755), "directory": _folder("x", 0o2755)},
+        {
+            "setuid": put("usr/bin/x", mode=0o4755),
+            "setgid": put("usr/bin/x", mode=0o2755),
+            "directory": _folder("x", 0o2755),
+        },
         as_root=True,
     ),
     Check(
@@ -1057,7 +1068,10 @@ _COMMON: tuple[Check, ...] = (
         f"every name for what gives a shell or a login, runs unasked, or keeps keys: {len(BANNED)} patterns",
         names,
         {
-            **{n: put(f"usr/sbin/{n}", mode=0o755) for n in ("sshd", "agetty", "telnetd", "dbus-daemon", "sulogin", "bash")},
+            **{
+                n: put(f"usr/sbin/{n}", mode=0o755)
+                for n in ("sshd", "agetty", "telnetd", "dbus-daemon", "sulogin", "bash")
+            },
             **{n: put(f"etc/{n}") for n in ("shadow", "ld.so.preload", "ssh_host_ed25519_key")},
             "python": put("usr/lib/python3/dist-packages/x.pth"),
         },
@@ -1070,7 +1084,6 @@ _COMMON: tuple[Check, ...] = (
             **{f"{k or 'PKCS8 '}PEM": put("usr/share/x", _PEM.format(k)) for k in ("", "EC ", "RSA ", "OPENSSH ")},
             "PEM in a program": put("usr/bin/x", bytes(4096) + _PEM.format("").encode() + bytes(64)),
             "key where others are published": put("usr/lib/x86_64-linux-gnu/libgnutls.so.30", _PEM.format("")),
-            "second of two": put("x", f"{_HASH}$6$x{_HASH}"),
             "DER Ed25519": put("x.der", _PKCS8),
             "DER P-256": put("x.der", _SEC1),
             "DER RSA": put("x.der", _RSA),
@@ -1106,7 +1119,7 @@ HOST_CHECKS: tuple[Check, ...] = (
     *_COMMON,
     Check(
         "programs",
-        f"every executable, and every name for BusyBox, against {len(HOST_PROGRAMS)} and {len(HOST_APPLETS)} declared ones",
+        f"every executable, every name for BusyBox: {len(HOST_PROGRAMS)} and {len(HOST_APPLETS)} are declared",
         partial(programs, allowed=HOST_PROGRAMS, applets=HOST_APPLETS),
         {
             "program": put("usr/lib/x", mode=0o755),
@@ -1141,7 +1154,9 @@ HOST_CHECKS: tuple[Check, ...] = (
             "capability": edit(_SERVICE, "AmbientCapabilities=", "AmbientCapabilities=CAP_SYS_ADMIN"),
             "as root": edit(f"{_UNITS}sallyport-port.service", "User=sallyport-port", "User=root"),
             "more is run": edit(_SERVICE, "ExecStart=", "ExecStartPre=+/bin/x\nExecStart="),
-            "device": edit(f"{_UNITS}sallyport-vm.service", "DeviceAllow=/dev/kvm", "DeviceAllow=/dev/mem rw\nDeviceAllow=/dev/kvm"),
+            "device": edit(
+                f"{_UNITS}sallyport-vm.service", "DeviceAllow=/dev/kvm", "DeviceAllow=/dev/mem rw\nDeviceAllow=/dev/kvm"
+            ),
             "journal": edit(f"{_VENDOR}systemd-journald.service", "NoNewPrivileges=yes", ""),
         },
         (f"{_UNITS}*.service", f"{_VENDOR}*.service", "etc/sallyport/port.json"),
@@ -1193,7 +1208,9 @@ HOST_CHECKS: tuple[Check, ...] = (
             "policy of the port": edit("etc/sallyport/port.nft", "policy drop", "policy accept"),
             "rule before others": edit("etc/sallyport/link.nft", "ether saddr !=", "accept\n        ether saddr !="),
             "rule gone": edit("etc/sallyport/link.nft", "counter name spoofed drop", "counter name spoofed"),
-            "chain": edit("etc/sallyport/host.nft", "chain forward_host {", "chain x {\n accept\n }\n chain forward_host {"),
+            "chain": edit(
+                "etc/sallyport/host.nft", "chain forward_host {", "chain x {\n accept\n }\n chain forward_host {"
+            ),
             "include": edit("etc/sallyport/port.nft", "delete table", 'include "/data/x.nft"\ndelete table'),
             "flush": edit("etc/sallyport/host.nft", "chain input_host {", "flags dormant;\n    chain input_host {"),
         },
@@ -1210,7 +1227,7 @@ VM_CHECKS: tuple[Check, ...] = (
     *_COMMON,
     Check(
         "programs",
-        f"every executable, and every name for BusyBox, against {len(VM_PROGRAMS)} and {len(VM_APPLETS)} declared ones",
+        f"every executable, every name for BusyBox: {len(VM_PROGRAMS)} and {len(VM_APPLETS)} are declared",
         partial(programs, allowed=VM_PROGRAMS, applets=VM_APPLETS),
         {"program": put("usr/sbin/x", mode=0o755), "applet": ln("usr/bin/telnetd", "busybox")},
     ),
@@ -1237,7 +1254,9 @@ VM_CHECKS: tuple[Check, ...] = (
         vm_sysctl,
         {
             "forwards": edit("etc/init.d/setup", "net.ipv4.ip_forward=0", "net.ipv4.ip_forward=1"),
-            "undone later": edit("etc/init.d/setup", "ip link set lo up", "sysctl -q -w net.ipv6.conf.all.forwarding=1\n"),
+            "undone later": edit(
+                "etc/init.d/setup", "ip link set lo up", "sysctl -q -w net.ipv6.conf.all.forwarding=1\n"
+            ),
             "another way": edit("etc/init.d/setup", "ip link set lo up", "echo 1 >/proc/sys/net/ipv4/ip_forward\n"),
         },
         ("etc/init.d/setup",),
@@ -1357,7 +1376,7 @@ def _figure(analyze: Analyze, root: Path, unit: str) -> float:
 
 
 def exposure(tree: Tree, analyze: Analyze, scratch: Path) -> Result:
-    """The figures of ``systemd-analyze security``; the control: a backend without its sandbox is far above its limit."""
+    """The figures of ``systemd-analyze security``; the control: a backend without a sandbox is above its limit."""
     began, outcome = time.monotonic(), _Outcome(planted=1)
     figures: list[str] = []
     bare = scratch / "bare"
@@ -1380,7 +1399,7 @@ def exposure(tree: Tree, analyze: Analyze, scratch: Path) -> Result:
 
 
 def command_line_of(kernel: Path) -> str:
-    """The command line in a unified kernel image: its section ``.cmdline`` (UAPI specification of unified kernel images).
+    """The command line in a unified kernel image: its section ``.cmdline`` (UAPI.5, unified kernel images).
 
     Raises:
         TreeError: the file is none.

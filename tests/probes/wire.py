@@ -127,6 +127,9 @@ class Tap:
 class Wire:
     """Sends and receives frames over a `ByteStream`; see `StreamWire.listen` and `sshwire.SshWire.open`."""
 
+    longest = 65535
+    """Bytes of the longest frame that can be sent, Ethernet header included, FCS not."""
+
     def __init__(self, *, ledger: Ledger | None = None, capture: Capture | None = None) -> None:
         self.ledger = ledger
         self.capture = capture

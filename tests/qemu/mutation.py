@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import msgspec
 from rich.console import Console
@@ -84,7 +88,7 @@ def judge_clean(results: Sequence[Result]) -> tuple[str, str]:
 
 
 class Mutation:
-    """Runs mutants against the test image of one profile."""
+    """Plants holes into the test image of one profile; a context manager, which keeps one machine for all of them."""
 
     def __init__(
         self, tools: Tools, device: Profile, folder: Path, console: Console, *, effort: Effort, say: Progress
@@ -92,63 +96,57 @@ class Mutation:
         self._tools, self._device, self._folder, self._console = tools, device, folder, console
         self._effort, self._say = effort, say
         self._built: Built = images.make(Recipe(device, test_access=True), console)
+        self._machine = ExitStack()
 
-    def run(self, mutants: Sequence[Mutant], *, clean: int, tell: Callable[[Outcome], None]) -> list[Outcome]:
-        """Run ``mutants``, then ``clean`` rounds of the same stages on the machine as it is.
+    def __enter__(self) -> Self:
+        return self
 
-        Args:
-            mutants: which.
-            clean: rounds without one.
-            tell: called with each outcome as it comes.
-        """
-        outcomes: list[Outcome] = []
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._machine.close()
 
-        def note(mutant: Mutant | None, work: Callable[[], tuple[str, str]]) -> None:
-            began = time.monotonic()
-            try:
-                verdict, evidence = work()
-            except (WireError, MachineError) as error:
-                verdict, evidence = "not tested", str(error)
-            name, layer, hole = (
-                (mutant.name, mutant.layer, mutant.hole) if mutant else ("clean", "", "no hole is there")
-            )
-            outcomes.append(Outcome(name, layer, hole, verdict, evidence, time.monotonic() - began))
-            tell(outcomes[-1])
+    @cached_property
+    def _rig(self) -> Rig:
+        """The machine, booted when the first mutant needs it."""
+        return self._machine.enter_context(self._boot(open_image(self._built.image)))
 
-        for mutant in mutants:
-            if isinstance(mutant.plant, InTree | AtBoot):
-                note(mutant, lambda mutant=mutant: judge(mutant, self._apart(mutant)))  # type: ignore[misc]
-        running = [mutant for mutant in mutants if not isinstance(mutant.plant, InTree | AtBoot)]
-        stages = list(dict.fromkeys(mutant.stage for mutant in mutants))
-        if not running and not clean:
-            return outcomes
-        with self._rig(open_image(self._built.image)) as rig:
-            for mutant in running:
-                note(mutant, lambda mutant=mutant: judge(mutant, self._on_rig(rig, mutant)))  # type: ignore[misc]
-            for _ in range(clean):
-                note(None, lambda: judge_clean(self._clean(rig, stages)))
-        return outcomes
-
-    def _on_rig(self, rig: Rig, mutant: Mutant) -> list[Result]:
+    def outcome(self, mutant: Mutant) -> Outcome:
+        """Plant one and look for it."""
         self._say(mutant.name, 0, 0)
+        began = time.monotonic()
+        try:
+            apart = isinstance(mutant.plant, InTree | AtBoot)
+            verdict, evidence = judge(mutant, self._apart(mutant) if apart else self._on_rig(mutant))
+        except (WireError, MachineError) as error:
+            verdict, evidence = "not tested", str(error)
+        return Outcome(mutant.name, mutant.layer, mutant.hole, verdict, evidence, time.monotonic() - began)
+
+    def clean(self, stages: Sequence[str]) -> Outcome:
+        """Run stages on the machine as it is."""
+        began = time.monotonic()
+        results: list[Result] = []
+        try:
+            for stage in stages:
+                if stage == "tree":
+                    results += trees.run(self._tools, self._built.host_tree, self._built.frontend / "tree")
+                else:
+                    self._rig.restore(f"clean-{stage}")
+                    results += STAGES[stage](self._rig, self._effort, self._say)
+            verdict, evidence = judge_clean(results)
+        except (WireError, MachineError) as error:
+            verdict, evidence = "not tested", str(error)
+        return Outcome("clean", "", "no hole is there", verdict, evidence, time.monotonic() - began)
+
+    def _on_rig(self, mutant: Mutant) -> list[Result]:
+        rig = self._rig
         rig.restore(f"mutant-{mutant.name}")
         assert not isinstance(mutant.plant, InTree | AtBoot)
         mutant.plant(rig)
         return STAGES[mutant.stage](rig, self._effort, self._say)
 
-    def _clean(self, rig: Rig, stages: Sequence[str]) -> list[Result]:
-        results: list[Result] = []
-        for stage in stages:
-            if stage == "tree":
-                results += trees.run(self._tools, self._built.host_tree, self._built.frontend / "tree")
-            else:
-                rig.restore(f"clean-{stage}")
-                results += STAGES[stage](rig, self._effort, self._say)
-        return results
-
     def _apart(self, mutant: Mutant) -> list[Result]:
         """A mutant that needs no machine, or one of its own."""
-        self._say(mutant.name, 0, 0)
         if isinstance(mutant.plant, InTree):
             with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
                 copies = mutant.plant.copy(self._built.host_tree, self._built.frontend / "tree", Path(directory))
@@ -158,7 +156,7 @@ class Mutation:
             image = open_image(mutant.plant.image(self._with_overlay, Path(directory)))
             if mutant.stage == "outside":
                 return verify.outside(self._tools, image, self._folder, self._effort, say=self._say)[0]
-            with self._rig(image) as rig:
+            with self._boot(image) as rig:
                 return STAGES[mutant.stage](rig, self._effort, self._say)
 
     def _with_overlay(self, overlay: Path | None) -> Path:
@@ -167,7 +165,7 @@ class Mutation:
         recipe = Recipe(self._device, test_access=True, extra=(overlay,), tag=overlay.name)
         return images.make(recipe, self._console).image
 
-    def _rig(self, image: ImageFile) -> Rig:
+    def _boot(self, image: ImageFile) -> Rig:
         return Rig(self._tools, image, verify.target(image), self._folder, say=lambda text: self._say(text, 0, 0))
 
 
@@ -197,8 +195,15 @@ def run(
                 highlight=False,
             )
 
-        mutation = Mutation(tools, device, folder, console, effort=effort, say=bar.say)
-        outcomes = mutation.run(mutants, clean=clean, tell=tell)
+        outcomes: list[Outcome] = []
+        with Mutation(tools, device, folder, console, effort=effort, say=bar.say) as mutation:
+            for mutant in mutants:
+                outcomes.append(mutation.outcome(mutant))
+                tell(outcomes[-1])
+            stages = list(dict.fromkeys(mutant.stage for mutant in mutants))
+            for _ in range(clean):
+                outcomes.append(mutation.clean(stages))
+                tell(outcomes[-1])
     replace_text(folder / "mutants.json", to_json(outcomes))
     return outcomes
 

@@ -10,10 +10,10 @@ from rootfs import image as images
 from rootfs import profile
 from rootfs.image import Recipe
 from rootfs.tools import Tools
-from tests.probes.result import Result, Verdict
+from tests.probes.result import Verdict
 from tests.qemu import verify
 from tests.qemu.imagefile import open_image
-from tests.qemu.test_proof import CONSOLE, FEW, SEED
+from tests.qemu.test_proof import CONSOLE, QUICK
 
 pytestmark = pytest.mark.qemu
 
@@ -23,10 +23,9 @@ OTHERS = sorted(set(profile.WAYS) - {"ring"})
 @pytest.mark.parametrize("way", OTHERS)
 def test_the_port_is_sealed(tools: Tools, tmp_path: Path, way: str) -> None:
     image = open_image(images.make(Recipe(profile.load("qemu", way), test_access=True), CONSOLE).image)
-    results: list[Result] = []
     with verify.Bar(CONSOLE) as bar:
-        found, _ = verify.outside(tools, image, tmp_path, seed=SEED, bar=bar, ports=FEW)
-        verify.inside(tools, image, tmp_path, results, seed=SEED, bar=bar, ports=FEW)
-    assert not [r for r in found + results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
-    for part in (found, results):
+        found, _ = verify.outside(tools, image, tmp_path, QUICK, say=bar.say)
+        inside, _ = verify.inside(tools, image, tmp_path, QUICK, say=bar.say)
+    for part in (found, inside):
+        assert not [r for r in part if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
         assert any(r.verdict is Verdict.CONTROL for r in part)
