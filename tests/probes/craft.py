@@ -235,7 +235,7 @@ def group_mac(group: str) -> str:
     """Return the MAC of a multicast group (RFC 1112 section 6.4, RFC 2464 section 7)."""
     address = ip_address(group)
     low = address.packed
-    raw = b"\x33\x33" + low[-4:] if address.version == 6 else b"\x01\x00\x5e" + bytes([low[1]]) + low[2:]
+    raw = b"\x33\x33" + low[-4:] if address.version == 6 else b"\x01\x00\x5e" + bytes([low[1] & 0x7F]) + low[2:]
     return raw.hex(":")
 
 

@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from backend.instructions import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME, FRONTEND_ADDRESS
+from backend.instructions import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME
 from backend.settings import Settings
 from rootfs.errors import SallyportError
 from tests.probes.misuse import FRONT_END, ReportError, RunVm, Script
@@ -87,6 +87,7 @@ class Flood:
 FLOODS: tuple[Flood, ...] = (
     Flood("link-small", "link", "small", "shortest frames of a foreign EtherType to the backend's MAC", ("other",)),
     Flood("link-syn", "link", "syn", "SYNs to the backend's port", ("link_limited", "link0")),
+    Flood("access-syn", "access", "syn", "SYNs to somebody beyond the port", ("tx_",)),
     Flood("access-small", "access", "small", "shortest frames of a foreign EtherType out of the port", ("tx_",)),
     Flood("link-arp", "link", "arp", "ARP requests for the backend", ("link0",)),
     Flood("link-broadcast", "link", "broadcast", "UDP to everybody on the link", ("other",)),
@@ -94,6 +95,8 @@ FLOODS: tuple[Flood, ...] = (
     Flood("access-arp", "access", "arp", "ARP requests out of the port", ("tx_",)),
     Flood("access-broadcast", "access", "broadcast", "UDP to everybody out of the port", ("tx_",)),
 )
+PEERS = {"link": (BACKEND_MAC, BACKEND_ADDRESS), "access": ("00:00:5e:00:53:01", "198.51.100.1")}
+"""MAC and address that are flooded behind each NIC; at the port nobody's (RFC 7042 section 2.1.2, RFC 5737)."""
 QUICK = 3
 """So many of the first are all of a quick run."""
 
@@ -238,7 +241,8 @@ class Flooder:
             ReportError, SallyportError, OSError, msgspec.MsgspecError: something could not be run or read.
         """
         plan = {**self._plan, "kind": flood.kind, "interface": self._names.get(flood.interface, flood.interface)}
-        plan |= {"seed": seed, "seconds": FLOOD_S, "rest": REST_S, "recovery": RECOVERY}
+        mac, ip = PEERS[flood.interface]
+        plan |= {"peer_mac": mac, "peer_ip": ip, "seed": seed, "seconds": FLOOD_S, "rest": REST_S, "recovery": RECOVERY}
         before = counters(self._run_host(COUNTERS)[1])
         with ThreadPoolExecutor(1) as pool:
             called = time.monotonic()
@@ -293,9 +297,6 @@ def run_flood(
         "name": BACKEND_NAME,
         "folder": folder,
         "file": f"{'/tmp' if settings is None else folder}/sallyport-flood.json",
-        "peer_mac": BACKEND_MAC,
-        "own_ip": FRONTEND_ADDRESS,
-        "peer_ip": BACKEND_ADDRESS,
     }
     flooder, rng = Flooder(run_vm, run_host, plan, names or {}), random.Random(seed)
     results = []

@@ -7,6 +7,7 @@ and nothing but the standard library. Prints one line, ``SALLYPORT-FLOOD <crc32 
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from typing import Any
 PLAN: dict[str, Any] = json.loads(sys.argv[1])
 RESULT: str = PLAN["file"]
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20  # linux/if_packet.h
+SIOCGIFADDR = 0x8915  # linux/sockios.h
 ETH_P_LOCAL = 0x88B5
 """For experiments (IEEE 802a-2003)."""
 EVERYBODY = b"\xff" * 6
@@ -51,10 +53,19 @@ def syn(src: bytes, dst: bytes, sport: int, dport: int, seq: int) -> bytes:
     return ipv4(6, src, dst, head[:16] + struct.pack("!H", checksum(pseudo + head)) + head[18:])
 
 
-def frames(kind: str, own: bytes, rng: random.Random) -> Iterator[bytes]:
+def address(interface: str) -> bytes:
+    """Return the interface's own IPv4 address (netdevice(7)); 0.0.0.0 if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            return fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", interface.encode()))[20:24]
+        except OSError:
+            return bytes(4)
+
+
+def frames(kind: str, own: bytes, here: bytes, rng: random.Random) -> Iterator[bytes]:
     """Yield frames of a kind, each at least as long as the shortest there is (60 bytes without its checksum)."""
     peer = bytes.fromhex(PLAN["peer_mac"].replace(":", ""))
-    here, there = socket.inet_aton(PLAN["own_ip"]), socket.inet_aton(PLAN["peer_ip"])
+    there = socket.inet_aton(PLAN["peer_ip"])
     for _ in range(256):
         match kind:
             case "syn":
@@ -91,7 +102,7 @@ class Nic:
         self._socket.setblocking(False)
         with open(f"/sys/class/net/{interface}/address") as file:
             own = bytes.fromhex(file.read().strip().replace(":", ""))
-        self._frames = list(frames(kind, own, random.Random(PLAN["seed"])))
+        self._frames = list(frames(kind, own, address(interface), random.Random(PLAN["seed"])))
 
     def flood(self, seconds: float) -> dict[str, Any]:
         """Send as fast as this processor can; the NIC's own counter tells how much left."""

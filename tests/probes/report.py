@@ -423,4 +423,5 @@ def print_summary(report: Report, console: Console | None = None) -> None:
         for frame in result.frames if result.verdict is Verdict.HOLE else ():
             console.print(f"  [red]{safe(result.name)}[/] {safe(frame)}", highlight=False)
     verdict = report.verdict
-    console.print(f"[{_STYLES[verdict]}]{WORDS[verdict].upper()}[/] after {report.duration:.0f} s")
+    scope = f" ({safe(report.facts['scope'])})" if "scope" in report.facts else ""
+    console.print(f"[{_STYLES[verdict]}]{WORDS[verdict].upper()}[/] after {report.duration:.0f} s{scope}")

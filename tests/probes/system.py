@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -391,6 +392,7 @@ def source(part: str) -> str:
     return f"{ast.unparse(ast.fix_missing_locations(module))}\nmain(part_{part})\n"
 
 
+@functools.cache
 def command(part: str) -> str:
     """The command line that runs one part of the script; short enough for a terminal's line."""
     packed = base64.b64encode(zlib.compress(source(part).encode(), 9)).decode()
@@ -662,7 +664,7 @@ def judge_mounts(told: Kernel) -> Finding:
         if mount.point != "/" and "nosuid" not in mount.options and mount.kind != "nsfs":
             finding.holes.append(f"{mount.point} ({mount.kind}) lets setuid programs run")
     roots = [mount for mount in found if mount.point == "/"]
-    if not roots or any(mount.writable or mount.kind != "squashfs" for mount in roots):
+    if any(mount.writable or mount.kind != "squashfs" for mount in roots):
         finding.holes.append("the root file system is not a read-only squashfs")
     finding.seen &= set(finding.wanted)
     finding.counted = f"{len(found)} mounts"
@@ -697,8 +699,8 @@ def judge_root(told: Kernel) -> Finding:
         return finding
     if [mount.source for mount in roots] in (["/dev/mapper/root"], ["/dev/dm-0"]):
         finding.seen.add("root is that device")
-    else:
-        finding.holes.append(f"root is {', '.join(mount.source for mount in roots) or 'not mounted'}")
+    elif roots:
+        finding.holes.append(f"root is {', '.join(mount.source for mount in roots)}")
     return finding
 
 
@@ -859,13 +861,20 @@ def judge_routes(spaces: Mapping[str, Space]) -> Finding:
     return finding
 
 
-_VOLATILE = frozenset({"handle", "packets", "bytes", "elem", "used", "expires"})
+def _volatile(key: str, within: str, value: Mapping[str, Any]) -> bool:
+    """Whether a field differs from one time to the next: handles, counts, and the VM's address in the set for it."""
+    if within == "counter":
+        return key in ("handle", "packets", "bytes")
+    if within == "set" and key == "elem" and "table" in value:
+        elements = value["elem"]
+        return isinstance(elements, list) and all(str(e).startswith(link.ACCESS_MAC_PREFIX) for e in elements[:2])
+    return key == "handle"
 
 
-def _normal(value: Any) -> Any:
-    """A piece of a rule set without what differs from one time to the next."""
+def _normal(value: Any, within: str = "") -> Any:
+    """A piece of a rule set without what is `_volatile`."""
     if isinstance(value, dict):
-        return {key: _normal(inner) for key, inner in value.items() if key not in _VOLATILE}
+        return {key: _normal(inner, key) for key, inner in value.items() if not _volatile(key, within, value)}
     return [_normal(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -887,7 +896,7 @@ def ruleset(name: str, answer: tuple[int, str]) -> dict[str, list[str]]:
         for kind, what in piece.items():
             if kind != "metainfo" and isinstance(what, dict):
                 table = f"{what.get('family')} {what.get('name') if kind == 'table' else what.get('table')}"
-                found.setdefault(table, []).append(json.dumps({kind: _normal(what)}, sort_keys=True))
+                found.setdefault(table, []).append(json.dumps(_normal({kind: what}), sort_keys=True))
     return found
 
 

@@ -90,8 +90,8 @@ def fire(
     """Fire one volley and return what became of it.
 
     ``bracket`` makes the questions asked between the batches, before the first and after the last. A batch with a
-    missing control is sent again, slower, in smaller pieces (`BATCHES`) and twice. A hole stays a hole even when controls
-    were missing.
+    missing control is sent again: slower, in smaller pieces (`BATCHES`), and twice. A hole stays a hole even when
+    controls were missing.
     """
     began, total = time.monotonic(), len(volley.frames)
     shooting = _Shooting(wire, control, bracket, judge, pace)

@@ -7,7 +7,7 @@ import socket
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -91,6 +91,14 @@ def test_every_ethertype_goes_to_every_mac(volleys: dict[str, Volley]) -> None:
     assert {frame[:6] + frame[12:14] for frame in frames[:]} == wanted
     assert len(frames) == len(wanted)
     assert len(frames[0]) == 60
+
+
+def test_a_quick_run_asks_for_the_likely_ethertypes_at_every_mac() -> None:
+    every = Arsenal(TARGET, random.Random(2)).volleys(quick=True)
+    seen = kinds(next(volley for volley in every if volley.name == "ethertypes"))
+    macs = (*TARGET.host_macs.values(), BROADCAST, TARGET.vm_mac)
+    assert all((mac_bytes(mac), kind.to_bytes(2, "big")) in seen for mac in macs for kind in (0x88B5, 0x88B6, 0x9000))
+    assert len(seen) > 150
 
 
 def test_the_ethertype_walk_is_quick_and_small() -> None:
@@ -282,7 +290,7 @@ def test_fragments_of_an_echo_add_up_to_one_that_would_be_answered(volleys: dict
 # How it is fired
 
 
-def shoot(peer: Peer, frames: Walk | tuple[bytes, ...]) -> Result:
+def shoot(peer: Peer, frames: Sequence[bytes]) -> Result:
     rng, path = random.Random(1), ipv4_path(SMALL)
     with wired(peer) as wire:
         return fire(
@@ -314,12 +322,13 @@ def test_every_frame_of_a_long_volley_is_sent_once_and_in_order() -> None:
 
 
 def test_a_batch_with_a_lost_control_is_sent_again_in_pieces() -> None:
-    lost, heard = [1200], Counter[int]()
+    lost, heard, order = [1200], Counter[int](), list[int]()
     vm = vm_stack()
 
     def answer(frame: Frame) -> list[bytes]:
         if frame.kind == 0x88B5:
-            heard[int.from_bytes(frame.raw[14:18], "big")] += 1
+            order.append(int.from_bytes(frame.raw[14:18], "big"))
+            heard[order[-1]] += 1
         elif frame.flags == 2 and lost and heard[lost[0]]:
             lost.pop()
             return []
@@ -330,6 +339,7 @@ def test_a_batch_with_a_lost_control_is_sent_again_in_pieces() -> None:
     assert result.verdict is Verdict.SEALED
     assert "1 batches sent again" in result.control
     assert set(heard) == set(range(2000))
+    assert order[-1] == 1999
     assert heard[0] == 3  # once lost, then twice without a loss
 
 

@@ -103,8 +103,12 @@ def test_without_the_vm_s_answer_nothing_is_proven() -> None:
 
 
 def test_a_vm_that_is_up_at_once_leaves_no_time_to_test() -> None:
-    result, _ = power_on(Peer([vm_stack()]), Ledger(PortJudge(TARGET)))
-    assert result.verdict is Verdict.NOT_TESTED
+    with wired(Peer([vm_stack()]), Ledger(PortJudge(TARGET))) as wire:
+        wait_until_up(wire, TARGET, 4)
+        with firing(wire, TARGET, random.Random(1)) as early:
+            time.sleep(0.2)
+        assert early.result().verdict is Verdict.NOT_TESTED
+        assert early.result().evidence.startswith("0 frames sent")
 
 
 def test_a_machine_that_takes_nothing_is_not_written_to() -> None:

@@ -60,7 +60,7 @@ def settings(tmp_path: Path, link: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that only a broken backend needs; long enough for a busy machine."""
-    monkeypatch.setattr(misuse, "MARGIN", 3.0)
+    monkeypatch.setattr(misuse, "MARGIN", 2.0)
     monkeypatch.setattr(misuse, "RECOVERY", 2.0)
     monkeypatch.setattr(misuse, "BUDGET_QUICK", 40.0)
 

@@ -143,7 +143,7 @@ def test_a_check_that_sees_nothing_is_not_believed(pair: tuple[Path, Path], monk
 
 
 def test_without_root_nothing_is_said_of_owners(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(probe, "VM_CHECKS", ())
     results = by_name(run_tree(*pair))
     assert {results[n].verdict for n in ("setuid", "owners", "writable", "capabilities")} == {Verdict.NOT_TESTED}
