@@ -139,7 +139,6 @@ LIVE: Mapping[str, frozenset[str]] = {
     # systemd's own at the start; and no core of anything that is not dumpable (core(5)).
     "kernel/core_pattern": frozenset({"|/bin/false", ""}),
     "kernel/tainted": frozenset({"0"}),
-    "kernel/ftrace_enabled": frozenset({"0", "1"}),
 }
 """Settings of the kernel beside `tree.SYSCTL`, with what they may be."""
 PER_INTERFACE = (

@@ -1207,6 +1207,9 @@ HOST_CHECKS: tuple[Check, ...] = (
             "policy": edit("etc/sallyport/host.nft", "policy drop", "policy accept"),
             "policy of the port": edit("etc/sallyport/port.nft", "policy drop", "policy accept"),
             "rule before others": edit("etc/sallyport/link.nft", "ether saddr !=", "accept\n        ether saddr !="),
+            "another order": edit(
+                "etc/sallyport/host.nft", 'oif "lo"', 'counter name output_dropped\n        oif "lo"'
+            ),
             "rule gone": edit("etc/sallyport/link.nft", "counter name spoofed drop", "counter name spoofed"),
             "chain": edit(
                 "etc/sallyport/host.nft", "chain forward_host {", "chain x {\n accept\n }\n chain forward_host {"

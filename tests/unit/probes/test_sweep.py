@@ -304,7 +304,7 @@ def test_a_wire_that_loses_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
     with wired(losing(is_lost)) as wire, wire.tap() as tap:
         found = sweep_tcp(wire, tap, V4, 443, range(3000), rng=random.Random(1), deadline=60)
-    assert found.untested == set(range(2000, 3000))
+    assert found.untested >= set(range(2000, 3000))
     assert not found.silent
     assert found.controls.sent < 500  # all attempts would take more than 700
 

@@ -300,6 +300,16 @@ def _policy(pieces: list[dict[str, Any]]) -> None:
     next(p["chain"] for p in pieces if p.get("chain", {}).get("hook") == "ingress")["policy"] = "accept"
 
 
+def _up(links: list[Any]) -> None:
+    links[1] = links[1].replace('"LOOPBACK"', '"LOOPBACK", "UP"')
+
+
+def _everywhere(parts: Parts) -> None:
+    """The image's own files accept by default: live rules and reference agree, and are both wrong."""
+    _nft("host", _policy)(parts)
+    parts["reference"]["host"]["rules"] = parts["network"]["host"]["rules"]
+
+
 BUSYBOX = {"exe": "/usr/bin/busybox", "parent": 401, "terminal": 0x441}
 DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("processes", _add(words=["python3", "-I", "-c", "import os"], status=status(0, confined=False), parent=401)),
@@ -316,6 +326,7 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("processes", lambda parts: _of(parts, 303).update(net=HOST_NET)),
     ("processes", lambda parts: _of(parts, 300).update(net=PORT_NET)),
     ("processes", lambda parts: _of(parts, 300).update(exe="/data/sallyport/x")),
+    ("processes", lambda parts: _of(parts, 401).update(exe="/data/sh")),
     ("terminals", lambda parts: _of(parts, 300).update(terminal=0x440)),
     ("terminals", lambda parts: _of(parts, 300)["files"].append(["/dev/ttyS0", 2])),
     ("terminals", _add(words=["sh"], files=[["/dev/ttyS0", 0]], **BUSYBOX)),
@@ -350,6 +361,7 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("interfaces", lambda parts: parts["network"].update({"net:[5]": {**parts["network"]["host"], "path": "x"}})),
     ("interfaces", lambda p: p["network"][PORT_NET].update(links=[0, json.dumps([interface("mgmt0", "UP")])])),
     ("interfaces", _list("host", "links", {**interface("eth1", ""), "xdp": {"mode": 1}})),
+    ("interfaces", lambda parts: _up(parts["network"][PORT_NET]["links"])),
     ("routes", _list("host", "routes", {"dst": "default", "gateway": "169.254.254.2", "dev": "link0"})),
     ("routes", _list(PORT_NET, "routes", {"type": "local", "dst": "192.168.42.128/25", "dev": "lo"})),
     ("routes", _list("host", "policies", {"priority": 5, "table": "7"})),
@@ -358,6 +370,7 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("rules", _nft("host", _first_rule)),
     ("rules", _nft("host", _swap)),
     ("rules", _nft(PORT_NET, _policy)),
+    ("rules", _everywhere),
     ("rules", _nft("host", lambda pieces: pieces.pop())),
     ("rules", lambda parts: parts["network"][PORT_NET].update(rules=rules({}))),
     ("rules", lambda parts: parts["network"].update({"net:[5]": {"path": "x", "rules": rules(LINK_RULES)}})),
@@ -421,22 +434,22 @@ def test_what_cannot_be_seen_is_not_sealed() -> None:
         assert verdict is (Verdict.HOLE if name == "writable" else Verdict.NOT_TESTED), (number, name, verdict)
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        "",
-        "Traceback (most recent call last):",
-        line({}).replace("SYSTEM 0", "SYSTEM 1").replace("SYSTEM f", "SYSTEM e"),
-        line({})[:-12],
-        line([]),
-        line({"processes": "x", "self": "y"}),
-        f"SALLYPORT-SYSTEM {zlib.crc32(zlib.compress(bytes(system.MAX_REPORT + 9))):08x} "
-        + base64.b64encode(zlib.compress(bytes(system.MAX_REPORT + 9))).decode(),
-        "SALLYPORT-SYSTEM 00000000 ====",
-    ],
-)
-def test_hostile_answers_are_never_sealed(said: str) -> None:
-    results = run_system(lambda command: (0, said))
+def test_damaged_answers_are_refused() -> None:
+    whole = line({"a": 1})
+    assert system.unpack(whole) == b'{"a": 1}'
+    crc = whole.split()[1]
+    with pytest.raises(system.AnswerError, match="damaged"):
+        system.unpack(whole.replace(crc, f"{int(crc, 16) ^ 1:08x}"))
+    with pytest.raises(system.AnswerError, match="longer"):
+        system.unpack(line(" " * system.MAX_REPORT))
+    for said in ("", "Traceback", whole[:-12], "SALLYPORT-SYSTEM 00000000 ====", "SALLYPORT-SYSTEM 00000000 AAAA"):
+        with pytest.raises(system.AnswerError):
+            system.unpack(said)
+
+
+@pytest.mark.parametrize("told", [{}, [], None, {"processes": "x", "self": "y"}, {"host": {"path": 7}}])
+def test_hostile_answers_are_never_sealed(told: Any) -> None:
+    results = run_system(lambda command: (0, line(told)))
     assert {result.verdict for result in results} <= {Verdict.NOT_TESTED, Verdict.HOLE}
 
 
