@@ -102,7 +102,7 @@ def command(
         *(
             ("-accel", "kvm", "-cpu", "host,svm=off,vmx=off,pmu=off")
             if kvm
-            else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max")
+            else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max,svm=off")
         ),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),

@@ -108,6 +108,9 @@ KINDS: tuple[Kind, ...] = (
             *_may("QEMU's own, names the machine type", "etc/smbios/smbios-anchor", "etc/smbios/smbios-tables"),
             *_may("QEMU's own, bits that firmware sets", "etc/msr_feature_control", "etc/system-states"),
             *_may("QEMU's own, offsets", "etc/reserved-memory-end", "etc/tpm/log"),
+            *_may(
+                "QEMU's own, of microvm: its device tree, and the kernel that -kernel names", "etc/fdt", "etc/boot/*"
+            ),
         ),
     ),
     Kind(
@@ -124,7 +127,7 @@ KINDS: tuple[Kind, ...] = (
             Rule("PNP0B00:*", "clock"),
         ),
     ),
-    Kind("pnp", "PnP devices", (Rule("* PNP0501*", "serial console", least=1), Rule("* PNP0B00*", "clock"))),
+    Kind("pnp", "PnP devices", (Rule("* PNP0501*", "serial console", least=1), Rule("* PNP0b00*", "clock"))),
     Kind(
         "platform",
         "platform devices",
@@ -156,6 +159,9 @@ KINDS: tuple[Kind, ...] = (
             *_never("a PCI bus", "PCI *", "pci *"),
             *_must("console", "serial"),
             *_may("reserved by the kernel whether they are there or not", "dma*", "pic*", "timer*", "keyboard", "fpu"),
+            Rule(
+                "cga", "reserved by the kernel's text console where it found no screen (drivers/video/console/vgacon.c)"
+            ),
             *_may("clock, fw_cfg and power management", "rtc*", "fw_cfg*", "QEMU0002:*", "ACPI *", "PNP*", "pnp *"),
         ),
     ),
@@ -172,7 +178,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "classes",
         "devices of a class that stands for hardware: display, sound, input, TPM, USB, SCSI, watchdog ...",
-        _may("the kernel's text console over no frame buffer at all", "graphics/fbcon"),
+        (
+            *_may("the kernel's text console over no frame buffer at all", "graphics/fbcon"),
+            *_may("the kernel's allocator of buffers (drivers/dma-buf/dma-heap.c)", "dma_heap/system"),
+        ),
     ),
     Kind(
         "nodes",
@@ -185,6 +194,7 @@ KINDS: tuple[Kind, ...] = (
         (
             *_never("an identity", "*_serial=*", "*_uuid=*", "*_tag=*"),
             *_may("QEMU's own names", "sys_vendor=QEMU", "chassis_vendor=QEMU", "bios_*=*", "product_name=*"),
+            *_may("SeaBIOS', where QEMU passes no names", "sys_vendor=Bochs", "chassis_vendor=Bochs"),
             *_may("QEMU's own names", "product_version=*", "chassis_version=*", "chassis_type=*"),
         ),
     ),

@@ -71,8 +71,8 @@ def virtio() -> list[str]:
 
 def fw_cfg() -> list[str]:
     """Return the names of all files that the machine hands over."""
-    top = "/sys/firmware/qemu_fw_cfg/by_name"
-    return sorted(folder.removeprefix(top + "/") for folder, _, files in os.walk(top) if "raw" in files)
+    # Not by_name: its files are links to directories, which no walk follows.
+    return sorted(text(path) for path in glob.glob("/sys/firmware/qemu_fw_cfg/by_key/*/name"))
 
 
 def serial() -> list[str]:

@@ -216,7 +216,7 @@ def qemu_words(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
         ),
         "-global": (r"virtio-mmio\.force-legacy=false",),
         "-accel": ("kvm|tcg,thread=multi,tb-size=64",),
-        "-cpu": ("host,svm=off,vmx=off,pmu=off|max",),
+        "-cpu": ("host,svm=off,vmx=off,pmu=off|max,svm=off",),
         "-m": (r"\d+",),
         "-smp": (r"\d+",),
         "-display": ("none",),
@@ -648,7 +648,7 @@ def mounts(text: str) -> Iterator[Mount]:
 
 def judge_mounts(told: Kernel) -> Finding:
     """No place is both written and run; the root is read-only."""
-    finding = Finding(("/", "/data", "/run", "/tmp", "/dev"))
+    finding = Finding(("/", "/data", "/run", "/tmp", "/dev", "/dev/shm"))
     try:
         found = list(mounts(told.mounts))
     except ValueError as error:
@@ -660,7 +660,7 @@ def judge_mounts(told: Kernel) -> Finding:
             finding.holes.append(f"{mount.point} is a {mount.kind}")
         if mount.writable and "noexec" not in mount.options and mount.point not in EXECUTABLE:
             finding.holes.append(f"{mount.point} ({mount.kind}) can be written, and programs there can be run")
-        if mount.point != "/" and "nosuid" not in mount.options and mount.kind != "nsfs":
+        if "nosuid" not in mount.options and mount.kind != "nsfs":
             finding.holes.append(f"{mount.point} ({mount.kind}) lets setuid programs run")
     roots = [mount for mount in found if mount.point == "/"]
     if any(mount.writable or mount.kind != "squashfs" for mount in roots):

@@ -87,6 +87,7 @@ _WANTS = {
     "sockets": ("systemd-journald-dev-log.socket", "systemd-journald.socket"),
     "sysinit": ("systemd-journald.service", "systemd-sysctl.service", "systemd-tmpfiles-setup.service"),
 }
+_TMP = f"{_UNITS}tmp.mount.d/sallyport.conf"
 _OURS = words(
     "sallyport-backend.service sallyport-hostname.path sallyport-hostname.service sallyport-keys.service "
     "sallyport-modules-lock.service sallyport-modules.service sallyport-network.service sallyport-port.service "
@@ -101,6 +102,7 @@ _THEIRS = words(
 SYSTEMD: Mapping[str, str] = {
     "etc/systemd/journald.conf.d/sallyport.conf": "",
     f"{_UNITS}ctrl-alt-del.target": "/dev/null",
+    _TMP: "",
     f"{_UNITS}default.target": "sallyport.target",
     f"{_UNITS}sysinit.target.wants/sallyport-modules.service": "../sallyport-modules.service",
     **{f"{_UNITS}{t}.target.wants/{u}": f"/{_VENDOR}{u}" for t, units in _WANTS.items() for u in units},
@@ -771,6 +773,11 @@ def sandbox(tree: Tree) -> Iterator[str]:
         for key in ("SystemCallFilter=", "ExecStart"):
             if [li for li in guarded if li.startswith(key)] != [li for li in declared if li.startswith(key)]:
                 yield f"{unit}: {key} lines are not in the declared order"
+    for line in unit_lines(tree.text(_TMP), "Mount"):
+        if not {"nosuid", "nodev", "noexec"} <= {*line.removeprefix("Options=mode=1777,").split(",")}:
+            yield f"tmp.mount: {line!r} is not the one line that forbids programs in /tmp"
+    if not unit_lines(tree.text(_TMP), "Mount"):
+        yield "tmp.mount: nothing forbids programs in /tmp"
     for unit, needed in VENDOR_LINES.items():
         lines = unit_lines(tree.text(_VENDOR + unit), "Service")
         yield from (f"{unit}: missing: {line!r}" for line in sorted(needed - set(lines)))
@@ -1158,8 +1165,10 @@ HOST_CHECKS: tuple[Check, ...] = (
                 f"{_UNITS}sallyport-vm.service", "DeviceAllow=/dev/kvm", "DeviceAllow=/dev/mem rw\nDeviceAllow=/dev/kvm"
             ),
             "journal": edit(f"{_VENDOR}systemd-journald.service", "NoNewPrivileges=yes", ""),
+            "programs in /tmp": edit(_TMP, ",noexec", ""),
+            "another /tmp": edit(_TMP, "[Mount]", "[Mount]\nWhat=/dev/vda4"),
         },
-        (f"{_UNITS}*.service", f"{_VENDOR}*.service", "etc/sallyport/port.json"),
+        (_TMP, f"{_UNITS}*.service", f"{_VENDOR}*.service", "etc/sallyport/port.json"),
     ),
     Check(
         "terminals",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from backend import instructions as link
-from tests.probes.counters import run_counters
+from tests.probes.counters import Allowed, run_counters
 from tests.probes.devices import run_devices
 from tests.probes.flood import run_flood
 from tests.probes.forwarding import run_forwarding
@@ -83,10 +83,12 @@ def _drops(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
         if code != 0:
             raise MachineError(f"the forwarder's status cannot be read: {said[-200:]}")
         status = msgspec.json.decode(said.strip().splitlines()[-1])
-        return {item["name"]: int(item["frames"]) for item in status["counters"]}
+        return {item["name"]: int(item["frames"]) for item in status["port"]["verdicts"]}
 
     with rig.alone():
-        return run_counters(rig.wire, read, rig.target, rng=random.Random(effort.seed))
+        f = rig.image.profile.forwarder
+        allowed = Allowed(f.ethertypes, f.tags, f.max_frame, f.from_port.group_rate, f.from_port.group_burst)
+        return run_counters(rig.wire, read, rig.target, rng=random.Random(effort.seed), allowed=allowed)
 
 
 def _instructions(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
@@ -94,7 +96,7 @@ def _instructions(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
 
 
 def _flood(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
-    return run_flood(rig.run_vm, rig.run_host)
+    return run_flood(rig.run_vm, rig.run_host, seed=effort.seed, quick=effort.quick)
 
 
 STAGES: Mapping[str, Stage] = {

@@ -259,11 +259,12 @@ def test_the_window_finds_a_fast_peer_and_spares_a_lossy_one(monkeypatch: pytest
 def test_a_batch_that_the_deadline_cut_short_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.probes.pace.PATIENCE", 2)
     rng = random.Random(1)
-    frames = [TcpPorts(V4, rng).frame(1, 0)] * 200_000
+    frames, control = [TcpPorts(V4, rng).frame(1, 0)] * 200_000, SynControl(V4, 443, rng)
     with wired(Peer([vm()])) as wire, wire.tap() as tap:
-        until = time.monotonic() + 0.1
-        tally = clocked(wire, tap, frames, SynControl(V4, 443, rng), Pace(limit=4), lambda frame: None, deadline=until)
+        until = time.monotonic() + 0.5
+        tally = clocked(wire, tap, frames, control, Pace(limit=4), lambda frame: None, deadline=until)
     assert tally.sent == tally.answered > 0
+    assert not tally.whole
     assert not tally.clean
 
 

@@ -28,9 +28,10 @@ from tests.probes.tree import HOST_RULES, LINK_RULES, SYSCTL, port_rules
 HOST_NET, PORT_NET = "net:[4026531840]", "net:[4026532301]"
 HASH = "ab" * 32
 MOUNTS = """\
-22 1 254:0 / / ro,nodev,relatime shared:1 - squashfs /dev/mapper/root ro,errors=continue
+22 1 254:0 / / ro,nosuid,nodev,relatime shared:1 - squashfs /dev/mapper/root ro,errors=continue
 23 22 253:4 / /data rw,nosuid,nodev,noexec,noatime shared:2 - ext4 /dev/vda4 rw,commit=5
 24 22 0:5 / /dev rw,nosuid,noexec shared:3 - devtmpfs dev rw,size=400000k,mode=755
+31 24 0:31 / /dev/shm rw,nosuid,nodev,noexec shared:10 - tmpfs shm rw
 25 22 0:21 / /proc rw,nosuid,nodev,noexec,relatime shared:4 - proc proc rw
 26 22 0:22 / /sys rw,nosuid,nodev,noexec,relatime shared:5 - sysfs sys rw
 27 22 0:24 / /run rw,nosuid,nodev,noexec shared:7 - tmpfs run rw,size=90000k,mode=755
@@ -343,6 +344,8 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("mounts", _text("kernel", "mounts", "- squashfs", "- ext4")),
     ("mounts", _text("kernel", "mounts", "- tmpfs tmpfs rw", "- 9p share rw")),
     ("mounts", _text("kernel", "mounts", "/data rw,nosuid", "/data rw")),
+    ("mounts", _text("kernel", "mounts", "/ ro,nosuid", "/ ro")),
+    ("mounts", _text("kernel", "mounts", "/dev/shm rw,nosuid,nodev,noexec", "/dev/shm rw,nosuid,nodev")),
     ("root", _text("kernel", "tables", HASH, "00" * 32)),
     ("root", _text("kernel", "tables", " 1 restart_on_corruption", "")),
     ("root", _text("kernel", "tables", "verity", "linear")),
