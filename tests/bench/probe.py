@@ -39,7 +39,9 @@ from tests.bench.forwarder_bed import Space
 from tests.probes.controls import ipv4_path
 from tests.probes.interface import PacketWire
 from tests.probes.neighbour import answering
-from tests.probes.outside import Sweeps
+from tests.probes.numbered import TcpPorts, UdpPorts
+from tests.probes.pace import Pace, RefusalControl, SynControl
+from tests.probes.sweep import find_closed_udp, run_sweep
 from tests.probes.target import Target
 from tests.qemu import verify
 from tests.qemu.imagefile import open_image
@@ -142,9 +144,19 @@ class Scanner:
 
     def ours(self, seed: int) -> Said:
         """The proof's own sweeps of one family."""
-        with in_space(self._space, lambda: PacketWire(TAP)) as wire, answering(wire, self._target):
-            sweeps = Sweeps(wire, self._target, ipv4_path(self._target), random.Random(seed))
-            tcp, udp = sweeps.tcp(range(65536)), sweeps.udp(range(65536))
+        path, rng, pace = ipv4_path(self._target), random.Random(seed), Pace()
+        with (
+            in_space(self._space, lambda: PacketWire(TAP)) as wire,
+            answering(wire, self._target),
+            wire.tap() as tap,
+        ):
+            syn = SynControl(path, self._target.control_port, rng)
+            tcp = run_sweep(wire, tap, TcpPorts(path, rng), range(65536), control=syn, rng=rng, pace=pace)
+            closed = find_closed_udp(wire, tap, path, rng)
+            if closed is None:
+                raise MachineError("no UDP port of the VM says that it is closed")
+            refusal = RefusalControl(path, closed, rng)
+            udp = run_sweep(wire, tap, UdpPorts(path, rng), range(65536), control=refusal, rng=rng, pace=pace)
         unknown = tcp.untested | tcp.silent
         return Said(frozenset(tcp.open | unknown), frozenset(udp.open), frozenset(udp.silent | udp.untested))
 

@@ -36,7 +36,11 @@ class Shot:
 
 
 SHOTS = (
-    Shot("ethertypes", "every EtherType 0x0600 to 0xffff to each host MAC, the VM's and all", link_layer.ethertypes),
+    Shot(
+        "ethertypes",
+        "every EtherType 0x0600 to 0xffff to all and to the port's own MAC, likely and random ones to each",
+        link_layer.ethertypes,
+    ),
     Shot("llc", "LLC TEST, XID, SABME and data for all 256 DSAPs at every MAC", link_layer.logical_links),
     Shot("snap", "ARP, ND, IP and other protocols in 802.2 SNAP, also with 802.1Q tags", link_layer.snaps),
     Shot("vlan", "ARP, ND, ping and SYN behind priority tags, VLAN tags, and up to four of them", link_layer.tags),

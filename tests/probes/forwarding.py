@@ -99,7 +99,8 @@ def _attempts(
     back = Path(link_macs[0], link_macs[1], link.host_ipv4, target.tester_ipv4)
     # Few: they go in one line of a serial console.
     frames = tuple(udp(back, _SPORT, 9, b"back") for _ in range(6))
-    yield _Attempt("link-ipv4", f"UDP at the VM's MAC for {target.tester_ipv4}, from the link", frames, False, from_host)
+    tried = f"UDP at the VM's MAC for {target.tester_ipv4}, from the link"
+    yield _Attempt("link-ipv4", tried, frames, False, from_host)
 
 
 def run_forwarding(
@@ -129,7 +130,8 @@ def run_forwarding(
                 refused, forwarded, switches = new[0] - old[0], new[1] - old[1], after.on
         except (OSError, ValueError, IndexError) as error:
             trouble = str(error)
-        evidence = f"{forwarded} of {len(attempt.frames)} forwarded" + (f"; on: {', '.join(switches)}" if switches else "")
+        evidence = f"{forwarded} of {len(attempt.frames)} forwarded"
+        evidence += f"; on: {', '.join(switches)}" if switches else ""
         if forwarded or switches:
             verdict = Verdict.HOLE
         elif trouble or refused < len(attempt.frames):

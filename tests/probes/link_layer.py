@@ -12,6 +12,8 @@ from tests.probes.craft import Path, arp_request, ether, llc, neighbour_solicit,
 from tests.probes.target import BROADCAST, mac_bytes
 from tests.probes.volley import Walk
 
+SAMPLED_ETHERTYPES = 8192
+"""Of a full run, among all MACs."""
 FIRST_ETHERTYPE = 0x0600  # IEEE 802.3 clause 3.2.6: below it the field is a length
 IP_TYPES = (0x0800, 0x0806, 0x86DD)
 TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300)
@@ -98,19 +100,27 @@ def _echo(aim: Aim) -> bytes:
 
 
 def ethertypes(aim: Aim) -> Sequence[bytes]:
-    """Every EtherType to every MAC, lazily, as there are some 300,000; in a quick run `LIKELY` and some at random."""
+    """Every EtherType, lazily, as there are 64,000 for each MAC; to the other MACs `LIKELY` and some at random.
+
+    Everything goes to all stations and to the port's own MAC: a card hands no other station's frames on. In a quick run
+    every MAC gets `LIKELY` and a few.
+    """
     heads = [mac_bytes(mac) + mac_bytes(aim.target.tester_mac) for mac in aim.macs]
     kinds = [kind.to_bytes(2, "big") for kind in range(FIRST_ETHERTYPE, 0x10000)]
     body, count = _echo(aim), len(kinds)
+    whole = [] if aim.quick else [index for index, mac in enumerate(aim.macs) if mac in (*aim.host_macs[:1], BROADCAST)]
+    likely = [start * count + kind - FIRST_ETHERTYPE for start in range(len(heads)) for kind in LIKELY]
+    sampled = [*likely, *aim.rng.sample(range(len(heads) * count), 120 if aim.quick else SAMPLED_ETHERTYPES)]
 
     def frame(index: int) -> bytes:
-        return heads[index // count] + kinds[index % count] + body
+        if index < len(whole) * count:
+            head, kind = heads[whole[index // count]], kinds[index % count]
+        else:
+            at = sampled[index - len(whole) * count]
+            head, kind = heads[at // count], kinds[at % count]
+        return head + kind + body
 
-    walk = Walk(len(heads) * count, frame)
-    if not aim.quick:
-        return walk
-    likely = [start * count + kind - FIRST_ETHERTYPE for start in range(len(heads)) for kind in LIKELY]
-    return [walk[index] for index in (*likely, *aim.rng.sample(range(len(walk)), 120))]
+    return Walk(len(whole) * count + len(sampled), frame)
 
 
 def protocols(aim: Aim) -> Iterator[bytes]:

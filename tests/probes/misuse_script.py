@@ -573,6 +573,8 @@ def strangers(folder: str) -> dict[str, tuple[str, str | None]]:
         known["the web page's certificate"] = (FOLDER, "web")
     import datetime
 
+    # The image has no legacy algorithms, as front-end and backend want none; the library asks to be told.
+    os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -176,7 +176,7 @@ def passive(wire: Wire, target: Target) -> Result:
     evidence = f"{ledger.frames} frames judged"
     if offences:
         verdict, evidence = Verdict.HOLE, f"{evidence}; {offences.reasons()}"
-    elif not ledger.honest or not early:
+    elif not ledger.honest or not early or wire.lost:
         verdict = Verdict.NOT_TESTED
     else:
         verdict, evidence = Verdict.SEALED, f"{evidence}, none by anyone else"
@@ -216,7 +216,7 @@ def run_outside(
         def bracket() -> Sequence[Question]:
             return (arp_question(v4), ping_question(v4, rng), ping_question(v6, rng))
 
-        for volley in Arsenal(target, rng).volleys(quick):
+        for volley in Arsenal(target, rng, longest=wire.longest).volleys(quick):
             say(volley.name, 0, len(volley.frames))
             results.append(fire(wire, volley, control=control, bracket=bracket, judge=judge, pace=pace))
             say(volley.name, len(volley.frames), len(volley.frames))

@@ -159,6 +159,10 @@ VERITY = re.compile(
 """``dmsetup table`` (kernel: Documentation/admin-guide/device-mapper/verity.rst)."""
 EXECUTABLE: Mapping[str, str] = {}
 """Mount points that are writable and may hold programs, and why. There is no reason for any."""
+ONE_FILE: Mapping[str, str] = {
+    "/etc/machine-id": "systemd mounts this boot's over the image's empty one (machine-id(5))"
+}
+"""Mounts of one read-only file, which may lack ``nosuid``: the file is no program."""
 FILE_SYSTEMS = words(
     "squashfs ext4 tmpfs ramfs devtmpfs devpts proc sysfs cgroup2 securityfs bpf debugfs tracefs configfs fusectl "
     "mqueue hugetlbfs efivarfs pstore nsfs binfmt_misc"
@@ -168,8 +172,11 @@ POLICIES = frozenset({(0, "local"), (32766, "main"), (32767, "default")})
 """Routing policy rules: the kernel's own three (ip-rule(8))."""
 DISCIPLINES = words("noqueue pfifo_fast pfifo fq_codel fq mq")
 """Queueing disciplines without a place for a filter; ``clsact`` and ``ingress`` are such places (tc(8))."""
-SCHED_CLS, CGROUP_SKB, CGROUP_DEVICE = 3, 8, 15
-"""``enum bpf_prog_type`` (linux/bpf.h): systemd's DevicePolicy= and IPAddressDeny=, and way ``kernel``."""
+SCHED_CLS, CGROUP_SKB, CGROUP_DEVICE, LSM = 3, 8, 15, 29
+"""``enum bpf_prog_type`` (linux/bpf.h): way ``kernel``; systemd's IPAddressDeny=, DevicePolicy=, RestrictFileSystems=.
+
+systemd loads the last one whether a unit asks for it or not (src/core/bpf-restrict-fs.c).
+"""
 
 SOCKETS: Mapping[str, tuple[int, int]] = {
     "/run/systemd/notify": (0o777, 0),
@@ -660,7 +667,7 @@ def judge_mounts(told: Kernel) -> Finding:
             finding.holes.append(f"{mount.point} is a {mount.kind}")
         if mount.writable and "noexec" not in mount.options and mount.point not in EXECUTABLE:
             finding.holes.append(f"{mount.point} ({mount.kind}) can be written, and programs there can be run")
-        if "nosuid" not in mount.options and mount.kind != "nsfs":
+        if "nosuid" not in mount.options and mount.kind != "nsfs" and (mount.writable or mount.point not in ONE_FILE):
             finding.holes.append(f"{mount.point} ({mount.kind}) lets setuid programs run")
     roots = [mount for mount in found if mount.point == "/"]
     if any(mount.writable or mount.kind != "squashfs" for mount in roots):
@@ -970,7 +977,7 @@ def judge_programs(told: Programs, forwarder: Forwarder) -> Finding:
     """BPF programs, and places in which programs could be."""
     finding = Finding(("systemd's programs for devices", "a queueing discipline of link0", "programs at mgmt0 counted"))
     kernel_way = forwarder.port == "kernel"
-    allowed = {(CGROUP_SKB, 0), (CGROUP_DEVICE, 0)} | ({(SCHED_CLS, 902)} if kernel_way else set())
+    allowed = {(CGROUP_SKB, 0), (CGROUP_DEVICE, 0), (LSM, 0)} | ({(SCHED_CLS, 902)} if kernel_way else set())
     for kind, user, called in told.loaded:
         if (kind, user) not in allowed:
             finding.holes.append(f"a BPF program of type {kind}, {called[:16]!r}, of user {user}")

@@ -110,7 +110,7 @@ def fire(
     if offences:
         verdict, evidence = Verdict.HOLE, f"{sent}; {offences.reasons()}"
     elif trouble or not total:
-        verdict, evidence = Verdict.NOT_TESTED, trouble or "there is nothing to send"
+        verdict, evidence = Verdict.NOT_TESTED, trouble or "this wire can send none of it (is its MTU too small?)"
     else:
         verdict, evidence = Verdict.SEALED, f"{sent}, no answer that must not be"
     took = time.monotonic() - began

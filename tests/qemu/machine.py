@@ -152,7 +152,8 @@ class Machine:
         interface = self.image.profile.management.interface
         network = interface.network
         gateway = network[-2] if interface.ip != network[-2] else network[-3]
-        nic = ["-device", f"virtio-net-pci,netdev=port,mac={PORT_MAC},romfile="]
+        # The NIC passes every VLAN on: what is dropped is dropped by the appliance, not by the emulation.
+        nic = ["-device", f"virtio-net-pci,netdev=port,mac={PORT_MAC},ctrl_vlan=off,romfile="]
         user = f"user,id=%s,restrict=on,net={network},host={gateway}"
         if self._wire is not None:
             stream = f"stream,id=%s,server=off,addr.type=unix,addr.path={self._wire}"

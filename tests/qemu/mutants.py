@@ -378,7 +378,7 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         "instructions",
-        ("instructions/*",),
+        ("instructions/tls",),
     ),
     Mutant(
         "plain-text-link",
@@ -392,7 +392,7 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         "instructions",
-        ("instructions/*",),
+        ("instructions/tls",),
     ),
     Mutant(
         "old-tls",
@@ -410,7 +410,7 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         "instructions",
-        ("instructions/*",),
+        ("instructions/tls",),
     ),
     Mutant(
         "replay",
@@ -421,7 +421,7 @@ MUTANTS: tuple[Mutant, ...] = (
             (Edit("backend/gate.py", "        if seq <= self._last_seq:", "        if seq < 0:"),),
         ),
         "instructions",
-        ("instructions/*",),
+        ("instructions/sequence",),
     ),
     Mutant(
         "lax-schema",
@@ -429,7 +429,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "Fields of an instruction that nobody declared are let pass.",
         Code("sallyport-backend", (Edit("backend/gate.py", "            request = decode_request(line)", _LAX),)),
         "instructions",
-        ("instructions/*",),
+        ("instructions/malformed",),
     ),
     # The VM.
     Mutant(

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +129,7 @@ class Mutation:
         try:
             for stage in stages:
                 if stage == "tree":
-                    results += trees.run(self._tools, self._built.host_tree, self._built.frontend / "tree")
+                    results += trees.prove(self._tools, open_image(self._built.image), say=self._say)
                 else:
                     self._rig.restore(f"clean-{stage}")
                     results += STAGES[stage](self._rig, self._effort, self._say)
@@ -143,14 +143,16 @@ class Mutation:
         rig.restore(f"mutant-{mutant.name}")
         assert not isinstance(mutant.plant, InTree | AtBoot)
         mutant.plant(rig)
-        return STAGES[mutant.stage](rig, self._effort, self._say)
+        # Of the attacks on the backend's protocol only those that must find it: each takes its time.
+        named = tuple(pattern.split("/")[1] for pattern in mutant.found)
+        effort = replace(self._effort, attacks=named) if mutant.stage == "instructions" else self._effort
+        return STAGES[mutant.stage](rig, effort, self._say)
 
     def _apart(self, mutant: Mutant) -> list[Result]:
         """A mutant that needs no machine, or one of its own."""
         if isinstance(mutant.plant, InTree):
-            with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
-                copies = mutant.plant.copy(self._built.host_tree, self._built.frontend / "tree", Path(directory))
-                return trees.run(self._tools, *copies)
+            with trees.unpacked(self._tools, open_image(self._built.image)) as unpacked:
+                return trees.check(self._tools, mutant.plant.planted(unpacked))
         assert isinstance(mutant.plant, AtBoot)
         with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
             image = open_image(mutant.plant.image(self._with_overlay, Path(directory)))

@@ -11,14 +11,15 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rootfs.image import PROJECT
 from rootfs.tools import Tools
+from rootfs.version import PROJECT
 from tests.probes.controls import wait_until_up
 from tests.qemu.machine import MachineError
 from tests.qemu.rig import UP_TIMEOUT, Rig
+from tests.qemu.trees import Trees
 
 _PIECE = 3000
 """Characters of a file sent at once: a terminal's line has 4,095 bytes (termios(3))."""
@@ -90,18 +91,15 @@ class Code:
 
 @dataclass(frozen=True)
 class InTree:
-    """A change in a copy of the image's files; nothing is booted."""
+    """A change in unpacked files of the image; nothing is booted."""
 
     change: Callable[[Path, Path], None]
     """Takes the host's tree and the VM's."""
 
-    def copy(self, host_tree: Path, vm_tree: Path, folder: Path) -> tuple[Path, Path]:
-        """Copy both trees below ``folder`` and change them; returns the copies."""
-        copies = folder / "host", folder / "vm"
-        for source, copy in zip((host_tree, vm_tree), copies, strict=True):
-            shutil.copytree(source, copy, symlinks=True)
-        self.change(*copies)
-        return copies
+    def planted(self, trees: Trees) -> Trees:
+        """Change unpacked trees; the manifest is left out, as it alone would find every one of them."""
+        self.change(trees.host, trees.vm)
+        return replace(trees, files=None)
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,17 @@ class Rig:
         """Start a machine and what leads to it; ``name`` is that of its capture and its log."""
         self._running = stack = ExitStack()
         self.wire, path = stack.enter_context(listening(self.folder / f"{name}.pcapng", None))
-        ends = {"wire": path, "forward": Forward(test_shell=self._port), "tap": self._tap}
-        log = self.folder / f"{name}.serial.log"
-        machine = Machine(self.tools, self.image, log=log, saved=saved, persist=disk, **ends)
+        forward, log = Forward(test_shell=self._port), self.folder / f"{name}.serial.log"
+        machine = Machine(
+            self.tools,
+            self.image,
+            wire=path,
+            forward=forward,
+            tap=self._tap,
+            log=log,
+            saved=saved,
+            persist=disk,
+        )
         self.machine = stack.enter_context(machine)
         self.wire.wait_connected(10)
         self.machine.run()
@@ -153,12 +161,26 @@ class Rig:
             MachineError: no answer within ``timeout`` seconds, or the connection broke.
         """
         try:
-            _, out, err = self.vm().exec_command(command, timeout=timeout)
-            said = out.read().decode(errors="replace") + err.read().decode(errors="replace")
-            return out.channel.recv_exit_status(), said
+            channel = self._channel(timeout)
+            channel.settimeout(timeout)
+            channel.set_combine_stderr(True)
+            channel.exec_command(command)
+            said = channel.makefile("rb").read().decode(errors="replace")
+            return channel.recv_exit_status(), said
         except (paramiko.SSHException, OSError, EOFError) as error:
             self._drop_vm()
             raise MachineError(f"in the VM: {command[:80]!r}: {type(error).__name__} {error}") from error
+
+    def _channel(self, timeout: float) -> paramiko.Channel:
+        """A channel to the VM's root shell; a connection that floods have broken is made anew once."""
+        for client in (self.vm, self.renew_vm):
+            try:
+                transport = client().get_transport()
+                if transport is not None:
+                    return transport.open_session(timeout=timeout)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                last = error
+        raise MachineError(f"no shell in the VM: {type(last).__name__} {last}") from last
 
     def restore(self, name: str = "inside") -> float:
         """Take the machine back to the moment after its boot and wait until the VM answers; returns seconds.

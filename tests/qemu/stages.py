@@ -15,7 +15,7 @@ from tests.probes.flood import run_flood
 from tests.probes.forwarding import run_forwarding
 from tests.probes.host import expected, run_host
 from tests.probes.inside import run_inside
-from tests.probes.misuse import run_misuse
+from tests.probes.misuse import ATTACKS, run_misuse
 from tests.probes.outside import Progress, run_outside
 from tests.probes.result import Result, Verdict
 from tests.probes.spoof import run_spoof
@@ -32,11 +32,19 @@ LINK = LinkTarget(host_macs={"mgmt0": PORT_MAC, "br0": link.BRIDGE_MAC})
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried. ``seed`` of every random choice, ``ports`` of the sweeps, ``quick`` samples what is big."""
+    """How much is tried.
+
+    Args:
+        seed: of every random choice.
+        ports: of the sweeps.
+        quick: samples of what is big.
+        attacks: on the backend's protocol, names out of `misuse.ATTACKS`; all if there are none.
+    """
 
     seed: int
     ports: range = ALL
     quick: bool = False
+    attacks: tuple[str, ...] = ()
 
 
 Stage = Callable[[Rig, Effort, Progress], list[Result]]
@@ -92,7 +100,7 @@ def _drops(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
 
 
 def _instructions(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
-    return run_misuse(rig.run_vm, seed=effort.seed, quick=effort.quick)
+    return run_misuse(rig.run_vm, seed=effort.seed, quick=effort.quick, attacks=effort.attacks or tuple(ATTACKS))
 
 
 def _flood(rig: Rig, effort: Effort, say: Progress) -> list[Result]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs.run import CommandError
+from rootfs.errors import CommandError
 from rootfs.tools import BUILD, Tools
 from tests.probes.outside import Progress
 from tests.probes.result import Result
@@ -15,15 +19,44 @@ from tests.qemu.imagefile import ImageFile, partitions
 from tests.qemu.machine import MachineError
 
 _VM_ROOT = "usr/share/sallyport/frontend/root.squashfs"
+_KERNEL = "/EFI/BOOT/BOOTX64.EFI"
 
 
-def run(tools: Tools, host_tree: Path, vm_tree: Path) -> list[Result]:
-    """The checks of both trees."""
-    return run_tree(host_tree, vm_tree, None)
+@dataclass(frozen=True)
+class Trees:
+    """What an image holds, unpacked below ``folder``: root file systems of host and VM, kernel, and what it should be.
+
+    ``files`` is the manifest's list (path and digest); ``None`` where it is not to be compared.
+    """
+
+    folder: Path
+    host: Path
+    vm: Path
+    test_access: bool
+    files: Mapping[str, str] | None = None
+    kernel: Path | None = None
+    root_hash: str = ""
 
 
-def unpack(tools: Tools, image: ImageFile, folder: Path) -> tuple[Path, Path]:
-    """Unpack the host's root file system and, out of it, the VM's; returns both trees.
+def check(tools: Tools, trees: Trees) -> list[Result]:
+    """All checks of the trees."""
+
+    def analyze(argv: Sequence[str]) -> str:
+        return tools.run([word.replace(str(trees.folder), str(BUILD)) for word in argv], build=trees.folder)
+
+    return run_tree(
+        trees.host,
+        trees.vm,
+        analyze,
+        files=trees.files,
+        kernel=trees.kernel,
+        root_hash=trees.root_hash,
+        test_access=trees.test_access,
+    )
+
+
+def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
+    """Unpack the host's root file system, the VM's out of it, and the kernel with its command line.
 
     Raises:
         MachineError: the image holds no such file system.
@@ -34,15 +67,30 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> tuple[Path, Path]:
         source.hardlink_to(image.path)
     except OSError:
         shutil.copyfile(image.path, source)
+    parts = partitions(image.path)
     try:
-        offset = str(partitions(image.path)["slot-a"])
-        tools.run(["unsquashfs", "-q", "-n", "-o", offset, "-d", "host", source.name], build=folder)
+        tools.run(["unsquashfs", "-q", "-n", "-o", str(parts["slot-a"]), "-d", "host", source.name], build=folder)
         tools.run(["unsquashfs", "-q", "-n", "-d", "vm", f"host/{_VM_ROOT}"], build=folder)
+        tools.run(["mcopy", "-n", "-i", f"{source.name}@@{parts['esp']}", f"::{_KERNEL}", "kernel.efi"], build=folder)
     except CommandError as error:
-        raise MachineError(
-            f"{image.path}: its file systems cannot be unpacked: {error}", "build the image again"
-        ) from error
-    return folder / "host", folder / "vm"
+        raise MachineError(f"{image.path}: its files cannot be unpacked: {error}", "build the image again") from error
+    manifest = json.loads(image.path.with_suffix(".manifest.json").read_text())
+    return Trees(
+        folder,
+        folder / "host",
+        folder / "vm",
+        image.test_access,
+        files=manifest["files"],
+        kernel=folder / "kernel.efi",
+        root_hash=manifest["root_hash"],
+    )
+
+
+@contextmanager
+def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
+    """`unpack` into a directory beside the image, for the time of the context."""
+    with tempfile.TemporaryDirectory(prefix="sallyport-tree-", dir=image.path.parent) as directory:
+        yield unpack(tools, image, Path(directory))
 
 
 def prove(tools: Tools, image: ImageFile, *, say: Progress) -> list[Result]:
@@ -52,8 +100,5 @@ def prove(tools: Tools, image: ImageFile, *, say: Progress) -> list[Result]:
         MachineError: they cannot be unpacked.
     """
     say("the files of the image", 0, 0)
-    with tempfile.TemporaryDirectory(prefix="sallyport-tree-", dir=image.path.parent) as directory:
-        return run(tools, *unpack(tools, image, Path(directory)))
-
-
-__all__ = ["BUILD", "prove", "run", "unpack"]
+    with unpacked(tools, image) as trees:
+        return check(tools, trees)

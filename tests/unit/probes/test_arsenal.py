@@ -84,12 +84,14 @@ def test_the_seed_decides_and_a_volley_that_is_left_out_changes_no_other() -> No
     assert some(6, "ethertypes")["ethertypes"] != first["ethertypes"]
 
 
-def test_every_ethertype_goes_to_every_mac(volleys: dict[str, Volley]) -> None:
+def test_every_ethertype_goes_to_all_and_to_the_port_itself(volleys: dict[str, Volley]) -> None:
     frames = volleys["ethertypes"].frames
-    macs = [mac_bytes(mac) for mac in (*TARGET.host_macs.values(), BROADCAST, TARGET.vm_mac)]
-    wanted = {mac + kind.to_bytes(2, "big") for mac in macs for kind in range(0x0600, 0x10000)}
-    assert {frame[:6] + frame[12:14] for frame in frames[:]} == wanted
-    assert len(frames) == len(wanted)
+    first = [mac_bytes(mac) for mac in (next(iter(TARGET.host_macs.values())), BROADCAST)]
+    wanted = {mac + kind.to_bytes(2, "big") for mac in first for kind in range(0x0600, 0x10000)}
+    sent = {frame[:6] + frame[12:14] for frame in frames[:]}
+    assert wanted <= sent
+    others = [mac_bytes(mac) for mac in (*TARGET.host_macs.values(), TARGET.vm_mac)]
+    assert {mac + kind.to_bytes(2, "big") for mac in others for kind in (0x88B5, 0x88B6, 0x9000)} <= sent
     assert len(frames[0]) == 60
 
 
@@ -108,7 +110,7 @@ def test_the_ethertype_walk_is_quick_and_small() -> None:
     made = sum(len(walk[start : start + 3840]) for start in range(0, len(walk), 3840))
     took, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert made == len(walk) == 5 * 64000
+    assert made == len(walk) > 2 * 64000
     assert peak < 20 << 20
     assert made / took > 60_000  # tracing makes it slower than it is
 
