@@ -19,7 +19,7 @@ from tests.probes.target import Target
 from tests.probes.volley import Lazy, Volley
 
 GROUP = "host"
-QUICK = 180
+QUICK = 256
 """Frames of a volley in a quick run, at most."""
 LONGEST = 65535
 """Bytes of a frame that QEMU's port takes."""

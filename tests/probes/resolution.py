@@ -33,8 +33,11 @@ def arp_prefix(aim: Aim) -> Iterator[bytes]:
     """ARP requests for the whole prefix, by broadcast and straight to each host MAC."""
     spared = {aim.target.vm_ipv4, aim.target.tester_ipv4}
     hosts = [str(host) for host in IPv4Network(aim.target.prefix) if str(host) not in spared]
-    for host in aim.some(hosts, 44):
-        for mac in (BROADCAST, *aim.host_macs, aim.target.vm_mac):
+    for host in hosts:
+        # To all, each of them even in a quick run: whoever has an address here is found by this.
+        yield arp_request(aim.v4.to(ip=host))
+    for host in () if aim.quick else hosts:
+        for mac in (*aim.host_macs, aim.target.vm_mac):
             yield arp_request(aim.v4.to(ip=host), ethernet_dst=mac)
 
 

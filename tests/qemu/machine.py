@@ -206,7 +206,7 @@ class Machine:
                 "chardev=qmp,mode=control",
             ),
             *self._network(),
-            *(("-incoming", f"file:{self._saved.state}") if self._saved else ()),
+            *(("-incoming", "defer") if self._saved else ()),
         ]
 
     def _start(self) -> None:
@@ -291,6 +291,9 @@ class Machine:
     def run(self) -> None:
         """Let the paused machine run: power-on."""
         if self._saved is not None:
+            # Or QEMU itself would send frames in the port's name, as after a move to another switch.
+            self.qmp("migrate-set-parameters", **{"announce-rounds": 0})
+            self.qmp("migrate-incoming", uri=f"file:{self._saved.state}")
             self._await("query-status", "inmigrate", "the saved machine")
         self.powered_on_at = time.monotonic()
         self.qmp("cont")

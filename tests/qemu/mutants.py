@@ -45,6 +45,10 @@ _OPEN_PORT = (
     "ip -n mgmt link set mgmt0 arp on",
 )
 """The rules around the port let everything pass; alone it does no harm, as nobody is at home there."""
+_LENIENT = _ON_PORT + (
+    "sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.mgmt0.rp_filter=0 net.ipv4.conf.all.arp_ignore=0 "
+    "net.ipv4.conf.mgmt0.arp_ignore=0 net.ipv4.conf.all.arp_filter=0"
+)
 _OPEN_LINK = (
     "nft insert rule netdev link from_vm accept",
     "nft insert rule inet host input_host accept",
@@ -59,11 +63,11 @@ import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(({address!r}, {port}))"""
 _ANSWERS = f"""
 import socket
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.setsockopt(263, 20, 1)
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.setsockopt(1, 36, 0x706F7274)
 s.bind(("mgmt0", {{kind}}))
 own = bytes.fromhex("{PORT_MAC.replace(":", "")}")
 """
-"""A packet socket that sends past the rules (PACKET_QDISC_BYPASS of packet(7))."""
+"""A packet socket that the rules let pass: with the forwarder's mark (SO_MARK, overlays/host/etc/sallyport/port.nft.j2)."""
 _ECHO = """
 while True:
     f = s.recv(9000)
@@ -160,7 +164,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "any-address-on-port",
         "port",
         "The host answers for a whole network that is routed to its loopback.",
-        OnHost((*_OPEN_PORT, "ip -n mgmt link set lo up", "ip -n mgmt route add local 192.168.42.128/25 dev lo")),
+        OnHost(
+            (
+                *_OPEN_PORT,
+                _LENIENT,
+                "ip -n mgmt link set lo up",
+                "ip -n mgmt route add local 192.168.42.128/25 dev lo",
+            )
+        ),
         _PORT_STAGE,
         ("host/arp*",),
     ),
@@ -174,8 +185,9 @@ MUTANTS: tuple[Mutant, ...] = (
                 "ip -n mgmt tuntap add dev behind mode tap",
                 "ip -n mgmt link set behind up",
                 "ip -n mgmt route add 192.168.42.128/25 dev behind",
-                _ON_PORT + "sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.mgmt0.rp_filter=0 "
-                "net.ipv4.conf.mgmt0.forwarding=1 net.ipv4.conf.mgmt0.proxy_arp=1 net.ipv4.conf.mgmt0.proxy_delay=0",
+                _LENIENT,
+                _ON_PORT + "sysctl -q -w net.ipv4.conf.mgmt0.forwarding=1 net.ipv4.conf.mgmt0.proxy_arp=1 "
+                "net.ipv4.neigh.mgmt0.proxy_delay=0",
             )
         ),
         _PORT_STAGE,
@@ -200,7 +212,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "odd-ethertype",
         "port",
-        "A service answers on an EtherType for local experiments, past the rules.",
+        "A service answers on an EtherType for local experiments, under the forwarder's mark.",
         OnHost(background(_ANSWERS.format(kind=0x88B6), netns="mgmt", ready=_ECHO.format(when="True"))),
         _PORT_STAGE,
         ("host/*ether*",),

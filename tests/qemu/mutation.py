@@ -84,7 +84,8 @@ def judge_clean(results: Sequence[Result]) -> tuple[str, str]:
         return "false alarm", "; ".join(holes)
     if blind := [f"{r.group}/{r.name}: {r.evidence}" for r in results if r.verdict is Verdict.NOT_TESTED]:
         return "not tested", "; ".join(blind)
-    return "quiet", f"{sum(r.verdict is Verdict.SEALED for r in results)} probes sealed"
+    sealed = sum(r.verdict is Verdict.SEALED for r in results)
+    return ("quiet", f"{sealed} probes sealed") if sealed else ("not tested", "nothing was probed")
 
 
 class Mutation:

@@ -20,9 +20,11 @@ from backend import instructions as link
 from backend.accelerator import Accelerator
 from backend.vm import Ends, command
 from rootfs.profile import WAYS, Forwarder
-from tests.probes import system
 from tests.probes.result import Result, Verdict
-from tests.probes.system import run_system
+from tests.probes.system import channel, declaration, run_system
+from tests.probes.system.answers import Processes
+from tests.probes.system.processes import mask
+from tests.probes.system.rules import _HEAD, _normal
 from tests.probes.tree import HOST_RULES, LINK_RULES, SYSCTL, port_rules
 
 HOST_NET, PORT_NET = "net:[4026531840]", "net:[4026532301]"
@@ -67,14 +69,14 @@ def process(pid: int, exe: str, words: str, said: Mapping[str, str], **more: Any
 def qemu(way: Forwarder) -> list[str]:
     ends = Ends(None if way.vm == "vhost-user" else 8, 9)
     kvm = Accelerator("kvm", "")
-    return command(kvm, ends, memory_mib=192, cpus=1, access_mac="02:5a:11:34:56:78", handed=sorted(system.HANDED))
+    return command(kvm, ends, memory_mib=192, cpus=1, access_mac="02:5a:11:34:56:78", handed=sorted(declaration.HANDED))
 
 
 def processes(way: Forwarder) -> dict[str, Any]:
-    everything, python, box = system.mask(system.ALL), "/usr/bin/python3.13", "/usr/bin/busybox"
+    everything, python, box = mask(declaration.ALL), "/usr/bin/python3.13", "/usr/bin/busybox"
     root = status(0, caps=everything, bound=everything, confined=False)
-    journal, logs = system.mask(system.JOURNAL), "/usr/lib/systemd/systemd-journald"
-    opens = system.mask({"ring": "NET_RAW NET_ADMIN", "kernel": "BPF PERFMON NET_ADMIN"}.get(way.port, "NET_ADMIN"))
+    journal, logs = mask(declaration.JOURNAL), "/usr/lib/systemd/systemd-journald"
+    opens = mask({"ring": "NET_RAW NET_ADMIN", "kernel": "BPF PERFMON NET_ADMIN"}.get(way.port, "NET_ADMIN"))
     port = status(902, "900 901 902", opens if way.port == "bridge" else 0, opens)
     backend = process(300, python, "/usr/bin/python3 -I -m backend.daemon", status(900, "900 903 "))
     backend["files"].append(["/dev/console", 1])
@@ -115,7 +117,7 @@ def rules(chains: Mapping[str, tuple[str, ...]], handle: int = 1) -> list[Any]:
     for full, lines in chains.items():
         family, table, name = full.split()
         chain = {"family": family, "table": table, "name": name, "handle": handle}
-        if match := system._HEAD.fullmatch(lines[0]):
+        if match := _HEAD.fullmatch(lines[0]):
             chain |= {"type": "filter", "hook": match["hook"], "prio": 0, "policy": "drop"}
             chain |= {"dev": match["dev"]} if match["dev"] else {}
         pieces.append({"chain": chain})
@@ -134,12 +136,12 @@ def interface(name: str, flags: str, mac: str = "", address: str = "") -> dict[s
 def settings(names: list[str]) -> dict[str, str]:
     found = {key.replace(".", "/"): value for key, value in SYSCTL.items() if key.startswith("net.")}
     for name in (*names, "all", "default"):
-        found |= {f"net/ipv4/conf/{name}/{key}": "0" for key in system.PER_INTERFACE}
+        found |= {f"net/ipv4/conf/{name}/{key}": "0" for key in declaration.PER_INTERFACE}
     return found
 
 
 def network(way: Forwarder) -> dict[str, Any]:
-    policies = [{"priority": number, "table": table, "src": "all"} for number, table in system.POLICIES]
+    policies = [{"priority": number, "table": table, "src": "all"} for number, table in declaration.POLICIES]
     common = {"policies": [0, json.dumps(policies)], "proxies": [0, ""], "neighbours": [0, "[]"]}
     routes = [
         {"dst": "169.254.254.0/30", "dev": "link0", "protocol": "kernel", "prefsrc": "169.254.254.1", "flags": []},
@@ -188,8 +190,8 @@ def clean(name: str = "ring") -> Parts:
     port, vm = WAYS[name]
     way = Forwarder.model_validate({"port": port, "vm": vm})
     kernel_settings = {key.replace(".", "/"): value for key, value in SYSCTL.items() if not key.startswith("net.")}
-    live = {key: sorted(values)[-1] for key, values in system.LIVE.items()}
-    planted = [f"{top}/sallyport-probe-403" for top in system.PLANTED]
+    live = {key: sorted(values)[-1] for key, values in declaration.LIVE.items()}
+    planted = [f"{top}/sallyport-probe-403" for top in declaration.PLANTED]
     owners = {"/run/systemd/notify": [0o140777, 0, 0], "/run/systemd/journal/socket": [0o140666, 0, 0]}
     owners |= {"/run/sallyport/port/status.sock": [0o140660, 902, 900]}
     writable = [["/dev/null", 0o20666, 0], ["/tmp/x", 0o41777, 0], *([path, 0o100666, 0] for path in planted)]
@@ -229,7 +231,7 @@ def line(answer: Any) -> str:
 
 def look(parts: Parts, name: str = "ring") -> dict[str, Result]:
     port, vm = WAYS[name]
-    answers = {system.command(part): line(answer) for part, answer in parts.items()}
+    answers = {channel.command(part): line(answer) for part, answer in parts.items()}
     way = Forwarder.model_validate({"port": port, "vm": vm})
     results = run_system(lambda command: (0, f"# echo\r\n{answers[command]}\r\n"), way)
     return {result.name: result for result in results}
@@ -319,8 +321,8 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("processes", _add()),  # a second backend
     ("processes", _status(300, "Uid", "900\t0\t900\t900")),
     ("processes", _status(300, "Groups", "900 903 0")),
-    ("processes", _status(303, "CapPrm", f"{system.mask('NET_ADMIN'):016x}")),
-    ("processes", _status(302, "CapBnd", f"{system.mask('SYS_ADMIN'):016x}")),
+    ("processes", _status(303, "CapPrm", f"{mask('NET_ADMIN'):016x}")),
+    ("processes", _status(302, "CapBnd", f"{mask('SYS_ADMIN'):016x}")),
     ("processes", _status(301, "Seccomp", "0")),
     ("processes", _status(302, "NoNewPrivs", "0")),
     ("processes", lambda parts: _of(parts, 303)["threads"].append("902\t902\t902\t902 0000000000003000 0 1 2")),
@@ -439,15 +441,15 @@ def test_what_cannot_be_seen_is_not_sealed() -> None:
 
 def test_damaged_answers_are_refused() -> None:
     whole = line({"a": 1})
-    assert system.unpack(whole) == b'{"a": 1}'
+    assert channel.unpack(whole) == b'{"a": 1}'
     crc = whole.split()[1]
-    with pytest.raises(system.AnswerError, match="damaged"):
-        system.unpack(whole.replace(crc, f"{int(crc, 16) ^ 1:08x}"))
-    with pytest.raises(system.AnswerError, match="longer"):
-        system.unpack(line(" " * system.MAX_REPORT))
+    with pytest.raises(channel.AnswerError, match="damaged"):
+        channel.unpack(whole.replace(crc, f"{int(crc, 16) ^ 1:08x}"))
+    with pytest.raises(channel.AnswerError, match="longer"):
+        channel.unpack(line(" " * channel.MAX_REPORT))
     for said in ("", "Traceback", whole[:-12], "SALLYPORT-SYSTEM 00000000 ====", "SALLYPORT-SYSTEM 00000000 AAAA"):
-        with pytest.raises(system.AnswerError):
-            system.unpack(said)
+        with pytest.raises(channel.AnswerError):
+            channel.unpack(said)
 
 
 @pytest.mark.parametrize("told", [{}, [], None, {"processes": "x", "self": "y"}, {"host": {"path": 7}}])
@@ -465,20 +467,20 @@ def test_a_failing_script_is_asked_again() -> None:
 
     results = run_system(run)
     assert {result.verdict for result in results} == {Verdict.NOT_TESTED}
-    assert len(tries) == 6 * system.TRIES
+    assert len(tries) == 6 * channel.TRIES
 
 
 @pytest.mark.parametrize("part", ["kernel", "processes", "network", "reference", "programs", "files"])
 def test_each_part_fits_a_line(part: str) -> None:
-    assert len(system.command(part)) < system.MAX_LINE
-    compile(system.source(part), part, "exec")
+    assert len(channel.command(part)) < channel.MAX_LINE
+    compile(channel.source(part), part, "exec")
 
 
 def test_the_script_tells_of_this_machine() -> None:
     """The part about processes runs anywhere; what it tells of this very process is true."""
-    words = shlex.split(system.command("processes"))
+    words = shlex.split(channel.command("processes"))
     done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=60, check=True)
-    told = msgspec.json.decode(system.unpack(done.stdout), type=system.Processes)
+    told = msgspec.json.decode(channel.unpack(done.stdout), type=Processes)
     mine = next(process for process in told.processes if process.pid == told.me)
     assert "-I" in mine.words
     assert mine.status["Uid"].split()[0] == str(os.getuid())
@@ -489,6 +491,6 @@ def test_rules_without_what_changes() -> None:
     counted = {
         "rule": {"table": "t", "expr": [{"counter": {"packets": 1, "bytes": 2}}, {"limit": {"rate": 5}}], "handle": 3}
     }
-    assert system._normal(counted) == {"rule": {"table": "t", "expr": [{"counter": {}}, {"limit": {"rate": 5}}]}}
+    assert _normal(counted) == {"rule": {"table": "t", "expr": [{"counter": {}}, {"limit": {"rate": 5}}]}}
     foreign = {"set": {"table": "port", "name": "vm", "elem": ["02:5a:11:00:00:01", "de:ad:be:ef:00:01"]}}
-    assert "elem" in system._normal(foreign)["set"]
+    assert "elem" in _normal(foreign)["set"]

@@ -14,9 +14,16 @@ from backend import instructions as link
 from rootfs import overlay
 from rootfs.profile import WAYS, load
 from rootfs.version import PROJECT
-from tests.probes import tree as probe
 from tests.probes.result import Result, Verdict
-from tests.probes.tree import Tree, TreeError, edit, ln, put, run_tree
+from tests.probes.tree import entries, objections, paths, run, run_tree
+from tests.probes.tree.check import Check
+from tests.probes.tree.checks import HOST_CHECKS, VM_CHECKS
+from tests.probes.tree.entries import Tree, TreeError
+from tests.probes.tree.outcome import run_check
+from tests.probes.tree.plants import HASH, PEM, PKCS8, capable, edit, ln, put
+from tests.probes.tree.services import VENDOR_LINES
+from tests.probes.tree.syntax import chains
+from tests.probes.tree.syntax import unit_lines as lines_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and setuid bits need root")
 Plant = Callable[[Path], None]
@@ -38,9 +45,9 @@ def trees(folder: Path, way: str = "ring", *, test: bool = False) -> tuple[Path,
         put("usr/bin/busybox", mode=0o755)(tree)
         put("etc/hostname", "x\n")(tree)
     ln("etc/os-release", "../usr/lib/os-release")(host)
-    for unit in probe._THEIRS:
+    for unit in paths.THEIRS:
         put(f"usr/lib/systemd/system/{unit}", "[Unit]\n")(host)
-    journal = "\n".join(["[Service]", *sorted(probe.VENDOR_LINES["systemd-journald.service"])])
+    journal = "\n".join(["[Service]", *sorted(VENDOR_LINES["systemd-journald.service"])])
     put("usr/lib/systemd/system/systemd-journald.service", journal)(host)
     return host, vm
 
@@ -57,12 +64,12 @@ def by_name(results: Sequence[Result]) -> dict[str, Result]:
 
 def one(pair: tuple[Path, Path], name: str) -> Result:
     """One check alone, with its controls."""
-    checks = {check.name: (pair[0], check) for check in probe.HOST_CHECKS}
-    checks |= {f"vm-{check.name}": (pair[1], check) for check in probe.VM_CHECKS}
+    checks = {check.name: (pair[0], check) for check in HOST_CHECKS}
+    checks |= {f"vm-{check.name}": (pair[1], check) for check in VM_CHECKS}
     tree, check = checks[name]
     scratch = pair[0].parent / "scratch"
     scratch.mkdir()
-    return probe._run("", check, Tree(tree), scratch)
+    return run_check("", check, Tree(tree), scratch)
 
 
 @as_root
@@ -70,7 +77,7 @@ def one(pair: tuple[Path, Path], name: str) -> Result:
 def test_what_the_overlays_make_is_sealed(tmp_path: Path, way: str, test: bool) -> None:
     results = run_tree(*trees(tmp_path, way, test=test), test_access=test)
     assert [(r.name, r.evidence) for r in results if r.verdict is not Verdict.SEALED] == []
-    assert len(results) == len(probe.HOST_CHECKS) + len(probe.VM_CHECKS)
+    assert len(results) == len(HOST_CHECKS) + len(VM_CHECKS)
     assert list(tmp_path.iterdir()) != []
     assert not list(tmp_path.glob("scratch-*"))
 
@@ -89,10 +96,10 @@ _ACCEPTS = edit(
 )
 _PLANTED: tuple[tuple[str, Plant], ...] = (
     ("special-files", lambda root: os.mkfifo(root / "dev/x")),
-    ("secrets", put("usr/share/web.key", probe._PEM.format(""))),
-    ("vm-secrets", put("usr/share/web.key", probe._PKCS8)),
-    ("secrets", put("etc/shadow", probe._HASH)),
-    ("accounts", put("etc/shadow", probe._HASH)),
+    ("secrets", put("usr/share/web.key", PEM.format(""))),
+    ("vm-secrets", put("usr/share/web.key", PKCS8)),
+    ("secrets", put("etc/shadow", HASH)),
+    ("accounts", put("etc/shadow", HASH)),
     ("accounts", edit("etc/passwd", ":/root:/usr/bin/false", ":/root:/bin/sh")),
     ("vm-accounts", edit("etc/passwd", "frontend:x:", "frontend::")),
     ("units", _GETTY),
@@ -116,7 +123,7 @@ _PLANTED: tuple[tuple[str, Plant], ...] = (
 _PLANTED_BY_ROOT: tuple[tuple[str, Plant], ...] = (
     ("setuid", put("usr/bin/busybox", mode=0o4755)),
     ("vm-setuid", put("usr/bin/busybox", mode=0o2755)),
-    ("capabilities", probe._capable),
+    ("capabilities", capable),
     ("writable", lambda root: (root / f"{_UNITS}sallyport-backend.service").chmod(0o666)),
     ("vm-writable", lambda root: (root / "tmp").chmod(0o777)),
     ("owners", lambda root: os.chown(root / "etc/passwd", 900, 900)),
@@ -131,12 +138,12 @@ def test_what_is_planted_is_named(tmp_path: Path) -> None:
 
 
 def test_a_check_that_sees_nothing_is_not_believed(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    blind = probe.Check("blind", "nothing", lambda tree: iter(()), {"x": put("x")})
-    half = probe.Check(
+    blind = Check("blind", "nothing", lambda tree: iter(()), {"x": put("x")})
+    half = Check(
         "half", "a little", lambda t: (e.path for e in t.entries if e.path == "x"), {"x": put("x"), "y": put("y")}
     )
-    none = probe.Check("none", "nothing", lambda tree: iter(()), {})
-    monkeypatch.setattr(probe, "HOST_CHECKS", (blind, half, none))
+    none = Check("none", "nothing", lambda tree: iter(()), {})
+    monkeypatch.setattr(run, "HOST_CHECKS", (blind, half, none))
     results = by_name(run_tree(*pair))
     assert {results[name].verdict for name in ("blind", "half", "none")} == {Verdict.NOT_TESTED}
     assert "'y' was planted and not found" in results["half"].evidence
@@ -144,7 +151,7 @@ def test_a_check_that_sees_nothing_is_not_believed(pair: tuple[Path, Path], monk
 
 def test_without_root_nothing_is_said_of_owners(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(probe, "VM_CHECKS", ())
+    monkeypatch.setattr(run, "VM_CHECKS", ())
     results = by_name(run_tree(*pair))
     assert {results[n].verdict for n in ("setuid", "owners", "writable", "capabilities")} == {Verdict.NOT_TESTED}
     assert results["rules"].verdict is Verdict.SEALED
@@ -157,14 +164,14 @@ def test_an_empty_or_missing_tree_is_not_sealed(tmp_path: Path) -> None:
 
 
 def test_nothing_outside_of_the_tree_is_read(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text(probe._PEM.format(""))
+    (tmp_path / "secret").write_text(PEM.format(""))
     root = tmp_path / "tree"
     (root / "etc").mkdir(parents=True)
     ln("etc/link", "../../secret")(root)
     ln("usr", "..")(root)
     os.mkfifo(root / "etc/pipe")
     tree = Tree(root)
-    assert list(probe.secrets(tree)) == []
+    assert list(objections.secrets(tree)) == []
     for path in ("etc/link", "usr/secret", "etc/pipe", "../secret", "/etc/passwd", "etc", "etc/a\0b"):
         with pytest.raises(TreeError):
             tree.read(path)
@@ -174,7 +181,7 @@ def test_nothing_outside_of_the_tree_is_read(tmp_path: Path) -> None:
 
 
 def test_a_tree_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(entries, "MAX_ENTRIES", 10)
     for number in range(12):
         (tmp_path / f"{number}/x").mkdir(parents=True)
     with pytest.raises(TreeError, match="more than 10"):
@@ -182,16 +189,16 @@ def test_a_tree_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_published_keys_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, other = probe._PEM.format("EC "), probe._PEM.format("EC ").replace("0\n", "1\n")
-    published = {"usr/lib/lib.so": frozenset({probe.digest(known.encode())})}
-    monkeypatch.setattr(probe, "PUBLISHED", published)
+    known, other = PEM.format("EC "), PEM.format("EC ").replace("0\n", "1\n")
+    published = {"usr/lib/lib.so": frozenset({objections.digest(known.encode())})}
+    monkeypatch.setattr(objections, "PUBLISHED", published)
     put("usr/lib/lib.so", known)(tmp_path)
-    assert list(probe.secrets(Tree(tmp_path))) == []
+    assert list(objections.secrets(Tree(tmp_path))) == []
     put("usr/lib/lib.so", known + "\n" + other)(tmp_path)
-    assert len(list(probe.secrets(Tree(tmp_path)))) == 1
+    assert len(list(objections.secrets(Tree(tmp_path)))) == 1
     put("usr/lib/lib.so", "")(tmp_path)
     put("usr/lib/other.so", known)(tmp_path)
-    assert len(list(probe.secrets(Tree(tmp_path)))) == 1
+    assert len(list(objections.secrets(Tree(tmp_path)))) == 1
 
 
 def test_units_are_read_as_systemd_reads_them() -> None:
@@ -200,7 +207,7 @@ def test_units_are_read_as_systemd_reads_them() -> None:
 
 
 def unit_lines(text: str) -> list[str]:
-    return probe.unit_lines(text, "Service")
+    return lines_of(text, "Service")
 
 
 @pytest.mark.parametrize(
@@ -208,14 +215,14 @@ def unit_lines(text: str) -> list[str]:
 )
 def test_broken_rules_are_no_rules(text: str) -> None:
     with pytest.raises(TreeError):
-        probe.chains(text)
+        chains(text)
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checks but what the arguments ask for."""
-    monkeypatch.setattr(probe, "HOST_CHECKS", ())
-    monkeypatch.setattr(probe, "VM_CHECKS", ())
+    monkeypatch.setattr(run, "HOST_CHECKS", ())
+    monkeypatch.setattr(run, "VM_CHECKS", ())
 
 
 @pytest.mark.usefixtures("alone")

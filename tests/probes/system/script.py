@@ -1,4 +1,4 @@
-"""Tells what runs on the host: sent in parts, compressed, as source text to ``python3 -c`` (`system.command`).
+"""Tells what runs on the host: sent in parts, compressed, as source text to ``python3 -c`` (`channel.command`).
 
 Needs root and nothing but the standard library, ip(8), nft(8) and dmsetup(8). Each part is a function ``part_*``; what
 it does not use of this file stays behind, so that it fits a terminal's line. A part prints one line, ``SALLYPORT-SYSTEM
