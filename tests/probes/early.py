@@ -1,9 +1,11 @@
 """Fires at the port from power-on, before any service is up: nothing but the VM may ever answer, not even firmware.
 
-Theory of operation. A thread sends a mixture, one frame every 20 ms, while the machine takes frames. Every sixteenth
-is a ping to the VM, which cannot answer yet. The first that it does answer is the control: the wire keeps the order of
-frames, so whatever was sent before that ping was taken by the machine before it, and the VM's answer was seen on the
-very wire on which everybody else stayed silent. Who spoke until the VM did is in the ledger.
+Theory of operation. A thread sends a mixture, one frame every 5 ms, while the machine takes frames: three in four
+ask by ARP for an address of the prefix, each of a /24 within two seconds, so that a door that is open no longer
+than that is met. Every so often there is a ping to the VM, which cannot answer yet. The first that it does answer
+is the control: the wire keeps the order of frames, so whatever was sent before that ping was taken by the machine
+before it, and the VM's answer was seen on the very wire on which everybody else stayed silent. Who spoke until the
+VM did is in the ledger.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from ipaddress import IPv4Network
+from itertools import chain, cycle, islice
 from socket import inet_aton
 
 from scapy.layers.dhcp import BOOTP, DHCP
@@ -31,9 +34,11 @@ from tests.probes.result import Result, Verdict
 from tests.probes.target import BROADCAST, Target, eui64, mac_bytes
 from tests.probes.wire import Tap, Wire, WireError
 
-INTERVAL = 0.02
+INTERVAL = 0.005
 """Seconds between two frames: few enough to leave a machine that starts alone."""
-CONTROL_EVERY = 16
+CONTROL_EVERY = 64
+WALK = 3
+"""Frames of the walk through the prefix for each of the others."""
 LAST_TRIES, LAST_INTERVAL = 12, 0.25
 """Pings at the end, and seconds between them, for as long as none was answered."""
 SPORT = 19400
@@ -89,10 +94,12 @@ def _questions(target: Target, rng: random.Random) -> Iterator[bytes]:
 
 
 def mixture(target: Target, rng: random.Random) -> tuple[bytes, ...]:
-    """Return the frames that are fired, in random order, again and again."""
+    """Return the frames that are fired again and again: everything in random order, the walk in between."""
     frames = list(chain(_offers(target, rng), _link_layer(target), _questions(target, rng)))
     rng.shuffle(frames)
-    return tuple(frames)
+    path, spared = ipv4_path(target).to(mac=BROADCAST), (target.vm_ipv4, target.tester_ipv4)
+    walk = cycle([arp_request(path.to(ip=str(ip))) for ip in IPv4Network(target.prefix) if str(ip) not in spared])
+    return tuple(chain.from_iterable((frame, *islice(walk, WALK)) for frame in frames))
 
 
 class Firing:

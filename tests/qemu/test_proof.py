@@ -26,10 +26,9 @@ QUICK = Effort(seed=20260101, quick=True)
 
 
 def test_clean_image_is_sealed(tools: Tools, release: Built, testing: Built) -> None:
-    """The whole of it; the controls must have been seen for this verdict."""
+    """The controls must have been seen for this verdict."""
     folder = images.OUT / "verify" / "ci"
-    subjects = open_image(release.image), open_image(testing.image)
-    report = verify.verify(tools, *subjects, folder, CONSOLE, Effort(seed=QUICK.seed))
+    report = verify.verify(tools, open_image(release.image), open_image(testing.image), folder, CONSOLE, QUICK)
     write_report(report, folder)
     assert not [r for r in report.results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
     assert exit_code(report.results) == EXIT_SEALED
@@ -48,8 +47,8 @@ def mutation(tools: Tools) -> Iterator[Mutation]:
 
 
 def test_the_machine_without_a_hole_is_quiet(mutation: Mutation) -> None:
-    """Before any hole is planted into it: what is found later was planted."""
-    outcome = mutation.clean(list(dict.fromkeys(mutant.stage for mutant in MUTANTS)))
+    """Before any hole is planted into it, and over another cable than above: what is found later was planted."""
+    outcome = mutation.clean(["tree", "listeners", "system", "outside"])
     assert outcome.good, outcome.evidence
 
 
