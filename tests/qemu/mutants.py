@@ -67,7 +67,7 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.setsockopt(1, 36, 0x706F
 s.bind(("mgmt0", {{kind}}))
 own = bytes.fromhex("{PORT_MAC.replace(":", "")}")
 """
-"""A packet socket that the rules let pass: with the forwarder's mark (SO_MARK, overlays/host/etc/sallyport/port.nft.j2)."""
+"""A packet socket that the rules let pass: with the forwarder's mark (SO_MARK; port.nft.j2 of the host's overlay)."""
 _ECHO = """
 while True:
     f = s.recv(9000)
@@ -254,23 +254,6 @@ MUTANTS: tuple[Mutant, ...] = (
         AtBoot(SABOTAGE / "open-at-boot"),
         _PORT_STAGE,
         ("early/*", "passive/*"),
-    ),
-    Mutant(
-        "spoofing-allowed",
-        "port",
-        "The forwarder lets the VM send under any address.",
-        Code(
-            "sallyport-port",
-            (
-                Edit(
-                    "backend/forwarder/policy.py",
-                    "        vm_mac,\n        config.tags,",
-                    "        bytes(6),\n        config.tags,",
-                ),
-            ),
-        ),
-        "spoof",
-        ("spoof/*",),
     ),
     # Listeners of the host.
     Mutant(
