@@ -29,6 +29,7 @@ class Mutant:
         plant: how.
         stage: the stage of the proof that looks for it.
         found: results (``group/name``, shell patterns) of which one at least must be a hole.
+        ports: that the sweeps ask: a quick run would find an odd one by luck only, a full one always.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Mutant:
     plant: Plant
     stage: str
     found: tuple[str, ...]
+    ports: range = range(65536)
 
 
 _ON_PORT = "ip netns exec mgmt "
@@ -130,9 +132,10 @@ def _chmod(path: str, mode: int) -> Callable[[Path, Path], None]:
     return lambda host, vm: (host / path).chmod(mode)
 
 
-_TLS = """            ssl=self._keys.context,
-            ssl_handshake_timeout=self._settings.handshake_s,
-            ssl_shutdown_timeout=SHUTDOWN_S,
+_FIRST_LINE = "        # `_line` has read one byte when it asks for the rest;"
+_PLAIN = """        import select
+        if select.select([sock], [], [], 0.5)[0] and sock.recv(1, socket.MSG_PEEK) == b"{":
+            return await asyncio.open_connection(sock=sock, limit=ins.MAX_LINE - 2)
 """
 _LAX = """            import json
             known = {k: v for k, v in json.loads(line).items() if k in ("v", "seq", "do", "token")}
@@ -141,6 +144,7 @@ _UNITS = "etc/systemd/system"
 _KEY = f"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI{'Planted' * 6}\n-----END PRIVATE KEY-----\n"
 _HASH = "$6$planted$0123456789012345678901234567890123456789012345678901234567890123456789012345678901234A"
 _PORT_STAGE = "outside"
+_ODD = range(39936, 40448)
 
 MUTANTS: tuple[Mutant, ...] = (
     # The port.
@@ -378,14 +382,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "plain-text-link",
         "backend",
-        "The link is not encrypted, and nobody has to prove who he is.",
-        Code(
-            "sallyport-backend",
-            (
-                Edit("backend/server.py", _TLS, ""),
-                Edit("backend/server.py", "        if tls is None or ", "        if tls is not None and "),
-            ),
-        ),
+        "The backend takes instructions in plain text, too.",
+        Code("sallyport-backend", (Edit("backend/server.py", _FIRST_LINE, _PLAIN + _FIRST_LINE),)),
         "instructions",
         ("instructions/tls",),
     ),
@@ -434,6 +432,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _vm_listener("0.0.0.0", 40123),
         _PORT_STAGE,
         ("port/tcp-ipv4*",),
+        _ODD,
     ),
     Mutant(
         "vm-port-tcp-ipv6",
@@ -442,6 +441,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _vm_listener("::", 40124, family="AF_INET6"),
         _PORT_STAGE,
         ("port/tcp-ipv6*",),
+        _ODD,
     ),
     Mutant(
         "vm-port-udp",
@@ -450,6 +450,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _vm_listener("0.0.0.0", 40125, udp=True),
         _PORT_STAGE,
         ("port/udp-ipv4*",),
+        _ODD,
     ),
     Mutant(
         "vm-forwards",

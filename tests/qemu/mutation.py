@@ -146,7 +146,8 @@ class Mutation:
         mutant.plant(rig)
         # Of the attacks on the backend's protocol only those that must find it: each takes its time.
         named = tuple(pattern.split("/")[1] for pattern in mutant.found)
-        effort = replace(self._effort, attacks=named) if mutant.stage == "instructions" else self._effort
+        attacks = named if mutant.stage == "instructions" else ()
+        effort = replace(self._effort, attacks=attacks, ports=mutant.ports)
         return STAGES[mutant.stage](rig, effort, self._say)
 
     def _apart(self, mutant: Mutant) -> list[Result]:
