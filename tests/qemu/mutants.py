@@ -173,7 +173,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 *_OPEN_PORT,
                 _LENIENT,
                 "ip -n mgmt link set lo up",
-                "ip -n mgmt route add local 192.168.42.128/25 dev lo",
+                "ip -n mgmt route add local 192.168.42.64/26 dev lo",
             )
         ),
         _PORT_STAGE,
@@ -188,7 +188,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 *_OPEN_PORT,
                 "ip -n mgmt tuntap add dev behind mode tap",
                 "ip -n mgmt link set behind up",
-                "ip -n mgmt route add 192.168.42.128/25 dev behind",
+                "ip -n mgmt route add 192.168.42.64/26 dev behind",
                 _LENIENT,
                 _ON_PORT + "sysctl -q -w net.ipv4.conf.mgmt0.forwarding=1 net.ipv4.conf.mgmt0.proxy_arp=1 "
                 "net.ipv4.neigh.mgmt0.proxy_delay=0",
