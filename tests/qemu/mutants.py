@@ -217,7 +217,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "odd-ethertype",
         "port",
         "A service answers on an EtherType for local experiments, under the forwarder's mark.",
-        OnHost(background(_ANSWERS.format(kind=0x88B6), netns="mgmt", ready=_ECHO.format(when="True"))),
+        OnHost(
+            background(
+                _ANSWERS.format(kind=3),
+                netns="mgmt",
+                ready=_ECHO.format(when="f[12:14].hex() == '88b6'"),
+            )
+        ),
         _PORT_STAGE,
         ("host/*ether*",),
     ),
@@ -229,7 +235,7 @@ MUTANTS: tuple[Mutant, ...] = (
             background(
                 _ANSWERS.format(kind=3),
                 netns="mgmt",
-                ready=_ECHO.format(when="f[12:14] == b'\\x08\\x00' and f[36:38] == b'\\x14\\xe9'"),
+                ready=_ECHO.format(when="f[12:14].hex() == '0800' and f[36:38].hex() == '14e9'"),
             )
         ),
         _PORT_STAGE,
