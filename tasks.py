@@ -389,6 +389,32 @@ def bench_forwarder(
     forwarder.run(runs, Path(output), _console, quick=quick, json=json, modules=where, vm=figures)
 
 
+@task(
+    name="probe",
+    help={
+        "runs": "how often each is measured; the median counts",
+        "output": "JSON file for the figures",
+        "nmap-rate": "packets per second of nmap",
+        "masscan-rate": "packets per second of masscan",
+        "no-sweeps": "leave out the whole sweep from outside, full and quick",
+    },
+)
+@friendly
+def bench_probe(
+    _: Context,
+    runs: int = 3,
+    output: str = "out/bench/probe.json",
+    nmap_rate: int = 2000,
+    masscan_rate: int = 2000,
+    no_sweeps: bool = False,
+) -> None:
+    """Measure the proof's sweeps beside nmap and masscan, at the same VM of the same image."""
+    from tests.bench import probe
+
+    rates = {"nmap": nmap_rate, "masscan": masscan_rate}
+    probe.run(runs, Path(output), _console, _build(PROFILE, test_access=True), rates=rates, sweeps=not no_sweeps)
+
+
 _image = Collection("image")
 _image.add_task(image, name="build", default=True)
 _image.add_task(lock)
@@ -396,6 +422,7 @@ _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)
 _bench.add_task(bench_forwarder)
+_bench.add_task(bench_probe)
 _verify = Collection("verify")
 _verify.add_task(verify, name="run", default=True)
 _verify.add_task(mutants)

@@ -56,8 +56,6 @@ MASSCAN_MAC = "02:74:65:73:74:03"
 NMAP = ("-n", "-Pn", "--send-eth", "-sS", "-sU", "-p", "0-65535", "-T4", "--min-rate", "{rate}", "--max-retries", "2")
 """nmap waits up to a second for each of its retries; without them it called open ports filtered."""
 MASSCAN = ("-p0-65535,U:0-65535", "--wait", "3", "--rate", "{rate}", "--retries", "0")
-RATES = {"nmap": 2000, "masscan": 2000}
-"""Packets per second, the highest at which the peer lost nothing of this VM (see `--rate`)."""
 DEADLINE = 900.0
 FULL_S, QUICK_S, NMAP_RATIO, MASSCAN_RATIO = 120.0, 60.0, 0.2, 1.0
 _Value = TypeVar("_Value")
