@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from backend.instructions import Counter, Port, Ports
+from backend.instructions import Counter, Port
 
 PORT = "mgmt0"
 
@@ -61,7 +61,7 @@ async def _command(*argv: str) -> bytes:
     return output
 
 
-async def read_ports() -> Ports:
+async def read_port() -> Port:
     """The counters now: of the port from the kernel's link statistics, of the verdicts from nftables.
 
     Raises:
@@ -75,7 +75,7 @@ async def read_ports() -> Ports:
     link = msgspec.json.decode(links, type=Annotated[list[_Link], Meta(min_length=1)])[0]
     counters = [item.counter for item in msgspec.json.decode(rules, type=_Rules).nftables if item.counter is not None]
     verdicts = [Counter(name=c.name, frames=c.packets, bytes=c.bytes) for c in counters]
-    port = Port(
+    return Port(
         name=PORT,
         mac=link.address,
         carrier="LOWER_UP" in link.flags,
@@ -89,7 +89,6 @@ async def read_ports() -> Ports:
         verdicts=verdicts,
         faults=[],
     )
-    return Ports(ports=[port])
 
 
 async def open_port() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
+from backend.forwarder.capture import Capture
 from backend.forwarder.errors import ForwarderError
-from backend.forwarder.ways import Way
 from backend.instructions import Port
 
 RUN = Path("/run/sallyport/port")
@@ -55,8 +55,8 @@ _decoder = msgspec.json.Decoder(Ask)
 class Control:
     """Answers one line of JSON per connection."""
 
-    def __init__(self, way: Way, status: Callable[[], Port], run: Path = RUN) -> None:
-        self._way = way
+    def __init__(self, capture: Capture, status: Callable[[], Awaitable[Port]], run: Path = RUN) -> None:
+        self._capture = capture
         self._status = status
         self._file = run / CAPTURE_NAME
 
@@ -65,7 +65,7 @@ class Control:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 line = await reader.readline()
-            writer.write(msgspec.json.encode(self._carry_out(_decoder.decode(line))))
+            writer.write(msgspec.json.encode(await self._carry_out(_decoder.decode(line))))
             await writer.drain()
         except (OSError, ValueError, ForwarderError, msgspec.DecodeError) as error:
             writer.write(msgspec.json.encode(Answer(problem=str(error) or type(error).__name__)))
@@ -74,23 +74,25 @@ class Control:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def _carry_out(self, ask: Ask) -> Answer:
+    async def _carry_out(self, ask: Ask) -> Answer:
         match ask:
             case CaptureStart():
                 self._start(ask.limit)
-            case CaptureStop() if not self._way.capture_stop():
+            case CaptureStop() if not self._capture.capture_stop():
                 return Answer(problem="no capture is running")
         file = str(self._file) if self._file.exists() else ""
-        return Answer(port=self._status(), capture=self._way.capture_state(), file=file)
+        return Answer(port=await self._status(), capture=self._capture.capture_state(), file=file)
 
     def _start(self, limit: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._file.with_suffix(".new"), flags, 0o600)
+        new = self._file.with_suffix(".new")
+        descriptor = os.open(new, flags, 0o600)
         try:
-            self._way.capture_start(descriptor, limit)
-            self._file.with_suffix(".new").rename(self._file)
+            self._capture.capture_start(descriptor, limit)
+            new.rename(self._file)
         finally:
             os.close(descriptor)
+            new.unlink(missing_ok=True)
 
 
 async def ask(request: Ask, run: Path = RUN) -> Answer:

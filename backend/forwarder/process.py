@@ -24,7 +24,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ import msgspec
 
 from backend import tap
 from backend.forwarder import bridge, config, ways
+from backend.forwarder.capture import Capture, NoCapture
 from backend.forwarder.control import LINE, RUN, Control
 from backend.forwarder.counters import named
 from backend.forwarder.errors import AlreadyRunningError, ConfigError
@@ -90,7 +91,7 @@ class PortState:
         self._way = way
         self._interface = Interface(ways.PORT)
 
-    def __call__(self) -> Port:
+    async def read(self) -> Port:
         """The port now.
 
         Raises:
@@ -190,22 +191,31 @@ async def serve(places: Places | None = None) -> None:
         os.close(held)
 
 
-async def _serve_bridge(places: Places, stop: asyncio.Event) -> None:
-    """The kernel's bridge moves the frames; this process reads its counters, and so keeps CAP_NET_ADMIN."""
+async def _listen(
+    stack: contextlib.AsyncExitStack, places: Places, status: Callable[[], Awaitable[Port]], capture: Capture
+) -> None:
+    """Answer at the status socket and at the control socket until ``stack`` ends."""
 
-    async def status(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         document = b""
         try:
-            document = msgspec.json.encode(await bridge.read_ports())
+            document = msgspec.json.encode(Ports(ports=[await status()]))
         except (OSError, msgspec.DecodeError) as error:
             log.error("counters: %s", error)
         await _answer(writer, document)
 
+    for listener, answer in (
+        (listen(places.run / "status.sock", places.backend_group), tell),
+        (listen(places.run / "control.sock"), Control(capture, status, places.run).answer),
+    ):
+        await stack.enter_async_context(await asyncio.start_unix_server(answer, sock=listener, limit=LINE))
+
+
+async def _serve_bridge(places: Places, stop: asyncio.Event) -> None:
+    """The kernel's bridge moves the frames; this process reads its counters, and so keeps CAP_NET_ADMIN."""
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(bridge.close_port)
-        await stack.enter_async_context(
-            await asyncio.start_unix_server(status, sock=listen(places.run / "status.sock", places.backend_group))
-        )
+        await _listen(stack, places, bridge.read_port, NoCapture("bridge"))
         await bridge.open_port()
         await _wait(stack, [_hand_out(listen(places.run / "taps.sock", places.vm_group)), _feed_watchdog(None)], stop)
 
@@ -222,21 +232,8 @@ async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Even
     vhost = listen(places.run / VHOST, places.vm_group) if settings.vm == "vhost-user" else None
     way = ways.open_way(settings, vm_mac, vhost)
     state = PortState(settings, way)
-
-    async def status(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        document = b""
-        try:
-            document = msgspec.json.encode(Ports(ports=[state()]))
-        except OSError as error:
-            log.error("status: %s", error)
-        await _answer(writer, document)
-
     async with contextlib.AsyncExitStack() as stack:
-        for listener, answer in (
-            (listen(places.run / "status.sock", places.backend_group), status),
-            (listen(places.run / "control.sock"), Control(way, state, places.run).answer),
-        ):
-            await stack.enter_async_context(await asyncio.start_unix_server(answer, sock=listener, limit=LINE))
+        await _listen(stack, places, state.read, way)
         waits = [_feed_watchdog(way)]
         if settings.vm == "tap":
             waits.append(_hand_out(listen(places.run / "taps.sock", places.vm_group)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backend.forwarder import errors
+from backend.forwarder.capture import Capture, NoCapture
 from backend.forwarder.config import Config
 from backend.forwarder.counters import Counts
 from backend.instructions import LINK_NETWORK
@@ -17,7 +18,7 @@ FROM_PORT, FROM_VM = 0, 1
 BPF_OBJECT = Path(__file__).with_name("kernel.bpf.o")
 
 
-class Way(Protocol):
+class Way(Capture, Protocol):
     """What moves frames. Opening one needs privileges; nothing after that does."""
 
     def run(self) -> None:
@@ -37,20 +38,6 @@ class Way(Protocol):
 
     def faults(self) -> dict[str, int]:
         """How often the VM's end was stopped for what it did, by reason."""
-
-    def capture_start(self, file: int, limit: int) -> None:
-        """Write a pcapng of at most ``limit`` bytes to an open file.
-
-        Raises:
-            OSError: one is running, or the limit is too small.
-            FeatureMissingError: this way has none.
-        """
-
-    def capture_stop(self) -> bool:
-        """End it; False if none was running."""
-
-    def capture_state(self) -> dict[str, int]:
-        """What the capture, or the last one, holds."""
 
 
 class RingWay:
@@ -135,7 +122,7 @@ class RingWay:
         return self._path.capture_state()
 
 
-class KernelPath:
+class KernelPath(NoCapture):
     """The tc-BPF programs between the port and the VM's tap; they vanish with the process.
 
     Raises:
@@ -147,6 +134,7 @@ class KernelPath:
     def __init__(self, policy: bytes, *, port: str = PORT, tap: str = TAP) -> None:
         from backend.forwarder.kernel_way import KernelWay
 
+        super().__init__("kernel")
         self._names = (port, tap)
         self._indexes = self._look_up()
         self._way = KernelWay(*self._indexes, policy, BPF_OBJECT)
@@ -187,18 +175,6 @@ class KernelPath:
         return True
 
     def faults(self) -> dict[str, int]:
-        """See `Way`."""
-        return {}
-
-    def capture_start(self, file: int, limit: int) -> None:
-        """Not here: the frames do not pass this process."""
-        raise errors.FeatureMissingError("way `kernel` has no capture", "choose way `ring` to capture frames")
-
-    def capture_stop(self) -> bool:
-        """See `Way`."""
-        return False
-
-    def capture_state(self) -> dict[str, int]:
         """See `Way`."""
         return {}
 

@@ -157,8 +157,8 @@ void vhost_user_accept(struct vhost_user *device) {
         return; /* whoever it was has gone again */
     }
     if (device->connection >= 0) {
+        count(&device->refused); /* first: whoever sees the end of the connection finds it counted */
         vhost_message_close(connection);
-        count(&device->refused);
         return;
     }
     device->connection = connection;

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend.forwarder import bridge, process
+from backend.forwarder import bridge, control, process
 from backend.instructions import Counter, Port, Ports
 from tests.unit.forwarder.rig import settings
 
@@ -104,10 +104,10 @@ EXPECTED = Port(
 )
 
 
-def read_ports() -> Ports:
-    async def read() -> Ports:
+def read_port() -> Port:
+    async def read() -> Port:
         try:
-            return await bridge.read_ports()
+            return await bridge.read_port()
         finally:  # where one command failed, the other may still run
             await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
@@ -115,12 +115,12 @@ def read_ports() -> Ports:
 
 
 def test_counters_are_those_of_the_port_and_of_the_verdicts(machine: Machine) -> None:
-    assert read_ports() == Ports(ports=[EXPECTED])
+    assert read_port() == EXPECTED
 
 
 def test_no_carrier_is_seen(machine: Machine) -> None:
     machine.ip(json.dumps([LINK | {"flags": ["NO-CARRIER", "BROADCAST", "UP"]}]))
-    assert not read_ports().ports[0].carrier
+    assert not read_port().carrier
 
 
 NEGATIVE = {"rx": {"bytes": -1, "packets": 0}, "tx": {"bytes": 0, "packets": 0}}
@@ -133,7 +133,7 @@ NEGATIVE = {"rx": {"bytes": -1, "packets": 0}, "tx": {"bytes": 0, "packets": 0}}
 def test_garbage_of_ip_is_a_decode_error(machine: Machine, output: str) -> None:
     machine.ip(output)
     with pytest.raises(msgspec.DecodeError):
-        read_ports()
+        read_port()
 
 
 def rules(**changes: object) -> str:
@@ -159,14 +159,14 @@ def rules(**changes: object) -> str:
 def test_garbage_of_nft_is_a_decode_error(machine: Machine, output: str) -> None:
     machine.nft(output)
     with pytest.raises(msgspec.DecodeError):
-        read_ports()
+        read_port()
 
 
 @pytest.mark.parametrize("program", ["ip", "nft"])
 def test_a_command_that_fails_is_an_error_with_its_words(machine: Machine, program: str) -> None:
     getattr(machine, program)("", status=1)
     with pytest.raises(OSError, match=f"^{program} -json .*: it is broken$"):
-        read_ports()
+        read_port()
 
 
 def test_the_port_is_brought_up_and_down(machine: Machine) -> None:
@@ -235,3 +235,17 @@ def test_who_connects_while_counters_cannot_be_read_gets_nothing_and_the_log_say
     assert (nothing, bool(something)) == (b"", True)
     assert [record.name for record in caplog.records] == ["forwarder"]
     assert caplog.records[0].getMessage().startswith("counters: ")
+
+
+def test_root_may_ask_for_counters_and_is_told_that_there_is_no_capture(machine: Machine, tmp_path: Path) -> None:
+    async def play() -> list[control.Answer]:
+        async with serving(tmp_path):
+            assert (tmp_path / "control.sock").stat().st_mode & 0o777 == 0o600
+            asks = control.StatusAsk(), control.CaptureStart(), control.CaptureStop()
+            return [await control.ask(request, tmp_path) for request in asks]
+
+    status, start, stop = asyncio.run(play())
+    assert status == control.Answer(port=EXPECTED)
+    assert "way `bridge` has no capture" in start.problem
+    assert stop.problem == "no capture is running"
+    assert not list(tmp_path.glob("capture*"))

@@ -1,0 +1,44 @@
+"""The capture of a way: frames of the port into a pcapng file of limited size."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from backend.forwarder.errors import FeatureMissingError
+
+
+class Capture(Protocol):
+    """What can capture, or says that it cannot."""
+
+    def capture_start(self, file: int, limit: int) -> None:
+        """Write a pcapng of at most ``limit`` bytes to an open file.
+
+        Raises:
+            OSError: one is running, or the limit is too small.
+            FeatureMissingError: this way has none.
+        """
+
+    def capture_stop(self) -> bool:
+        """End it; False if none was running."""
+
+    def capture_state(self) -> dict[str, int]:
+        """What the capture, or the last one, holds."""
+
+
+class NoCapture:
+    """Of ways whose frames do not pass the process."""
+
+    def __init__(self, way: str) -> None:
+        self._way_name = way
+
+    def capture_start(self, file: int, limit: int) -> None:
+        """Not here."""
+        raise FeatureMissingError(f"way `{self._way_name}` has no capture", "choose way `ring` to capture frames")
+
+    def capture_stop(self) -> bool:
+        """Nothing was running."""
+        return False
+
+    def capture_state(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
