@@ -108,6 +108,28 @@ class Said:
         tcp = self.tcp ^ (mix.tcp | target.tcp_open)
         return len(tcp) + len(self.udp ^ mix.echo) + len(self.unsure - mix.silent)
 
+    @classmethod
+    def of_nmap(cls, text: str) -> Said:
+        """Read what ``nmap -oX -`` printed; a filtered TCP port is one that it takes for more than closed."""
+        ports: dict[tuple[str, str], set[int]] = {}
+        for port in ElementTree.fromstring(text).iter("port"):
+            state = port.find("state")
+            key = str(port.get("protocol")), "" if state is None else str(state.get("state"))
+            ports.setdefault(key, set()).add(int(str(port.get("portid"))))
+        tcp = ports.get(("tcp", "open"), set()) | ports.get(("tcp", "filtered"), set())
+        unsure = ports.get(("udp", "open|filtered"), set())
+        return cls(frozenset(tcp), frozenset(ports.get(("udp", "open"), set())), frozenset(unsure))
+
+    @classmethod
+    def of_masscan(cls, text: str) -> Said:
+        """Read what ``masscan -oJ -`` printed."""
+        found: dict[str, set[int]] = {"tcp": set(), "udp": set()}
+        for item in json.loads(text.strip() or "[]"):
+            for port in item["ports"]:
+                if port["status"] == "open":
+                    found[port["proto"]].add(int(port["port"]))
+        return cls(frozenset(found["tcp"]), frozenset(found["udp"]), frozenset())
+
 
 def in_space(space: Space, work: Callable[[], _Value]) -> _Value:
     """Do ``work`` in a network namespace, in a thread that ends with it (setns(2))."""
@@ -161,27 +183,13 @@ class Scanner:
     def nmap(self, seed: int) -> Said:
         """nmap(1)."""
         del seed
-        text = self._peer("nmap", *NMAP, "-e", TAP, "-oX", "-", self._target.vm_ipv4)
-        ports: dict[tuple[str, str], set[int]] = {}
-        for port in ElementTree.fromstring(text).iter("port"):
-            state = port.find("state")
-            key = str(port.get("protocol")), "" if state is None else str(state.get("state"))
-            ports.setdefault(key, set()).add(int(str(port.get("portid"))))
-        tcp = ports.get(("tcp", "open"), set()) | ports.get(("tcp", "filtered"), set())
-        unsure = frozenset(ports.get(("udp", "open|filtered"), set()))
-        return Said(frozenset(tcp), frozenset(ports.get(("udp", "open"), set())), unsure)
+        return Said.of_nmap(self._peer("nmap", *NMAP, "-e", TAP, "-oX", "-", self._target.vm_ipv4))
 
     def masscan(self, seed: int) -> Said:
         """masscan(8); it does not say what is silent."""
         ends = ("--adapter-ip", MASSCAN_IP, "--adapter-mac", MASSCAN_MAC, "--router-mac", self._target.vm_mac)
         words = (*MASSCAN, "--adapter", TAP, *ends, "--seed", str(seed), "-oJ", "-", self._target.vm_ipv4)
-        text = self._peer("masscan", *words)
-        found: dict[str, set[int]] = {"tcp": set(), "udp": set()}
-        for item in json.loads(text.strip() or "[]"):
-            for port in item["ports"]:
-                if port["status"] == "open":
-                    found[port["proto"]].add(int(port["port"]))
-        return Said(frozenset(found["tcp"]), frozenset(found["udp"]), frozenset())
+        return Said.of_masscan(self._peer("masscan", *words))
 
     def _peer(self, name: str, *words: str) -> str:
         filled = [word.format(rate=self._rates[name]) for word in words]
