@@ -404,7 +404,7 @@ def bench_probe(
     _: Context,
     runs: int = 3,
     output: str = "out/bench/probe.json",
-    nmap_rate: int = 2000,
+    nmap_rate: int = 3000,
     masscan_rate: int = 2000,
     no_sweeps: bool = False,
 ) -> None:
