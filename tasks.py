@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json as json_module
+import os
 import random
 import signal
 import sys
@@ -415,9 +416,40 @@ def bench_probe(
     probe.run(runs, Path(output), _console, _build(PROFILE, test_access=True), rates=rates, sweeps=not no_sweeps)
 
 
+@task(
+    help={
+        "buildroot": "source tree of a Buildroot release; or the variable SALLYPORT_BUILDROOT",
+        "record": "write rootfs/buildroot/symbols.lock, if every symbol is kept",
+    }
+)
+@friendly
+def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
+    """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
+    from rootfs.buildroot import source, symbols
+
+    directory = buildroot or os.environ.get("SALLYPORT_BUILDROOT", "")
+    if not directory:
+        symbols.check_recorded()
+        _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
+        return
+    tree = source.Source.open(Path(directory))
+    tree.require()
+    with _console.status(f"reading the symbols of Buildroot {tree.release}"):
+        kconfig = tree.kconfig()
+    found = [line for config in symbols.CONFIGS for line in symbols.lost(kconfig, config)]
+    for line in found:
+        _console.print(f"[red]✗[/] {line}", highlight=False, soft_wrap=True)
+    if found:
+        sys.exit(1)
+    if record:
+        symbols.record()
+    _console.print(f"Buildroot {tree.release} keeps every symbol of {len(symbols.CONFIGS)} defconfigs")
+
+
 _image = Collection("image")
 _image.add_task(image, name="build", default=True)
 _image.add_task(lock)
+_image.add_task(symbols)
 _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)

@@ -1,0 +1,1 @@
+"""Engine ``buildroot``: the release image, from source."""

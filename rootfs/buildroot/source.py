@@ -1,0 +1,109 @@
+"""Buildroot's own source tree, as the user names it: is it one, of which release, and what Kconfig symbols it has."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kconfiglib import Kconfig, KconfigError
+
+from rootfs.errors import CommandError, SallyportError
+from rootfs.version import PROJECT
+
+RELEASE = "2026.02.3"
+"""The release that the defconfigs are written for: the newest of the long-term 2026.02 line."""
+EXTERNAL = PROJECT / "rootfs"
+"""The BR2_EXTERNAL tree."""
+_VERSION = re.compile(r"^export BR2_VERSION := (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Buildroot source tree at ``directory``."""
+
+    directory: Path
+    release: str
+
+    @classmethod
+    def open(cls, directory: Path) -> Source:
+        """Look at a directory; nothing in it is changed.
+
+        Raises:
+            SallyportError: it is no Buildroot tree, or make(1) could not work at its path.
+        """
+        directory = directory.resolve()
+        makefile = directory / "Makefile"
+        try:
+            found = _VERSION.search(makefile.read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            raise SallyportError(
+                f"{makefile}: {error.strerror}", "name the directory of a Buildroot release"
+            ) from error
+        if found is None or not (directory / "Config.in").is_file():
+            raise SallyportError(
+                f"{directory} is no Buildroot source tree", "name the directory of a Buildroot release"
+            )
+        for path in (directory, EXTERNAL):
+            if re.search(r"[\s:]", str(path)):
+                raise SallyportError(
+                    f"make cannot work in {str(path)!r}: its path has a space or a colon", "move it to another place"
+                )
+        return cls(directory, found[1])
+
+    def require(self, release: str = RELEASE) -> None:
+        """Insist on a release; an unreleased state of it ("-git") is another one.
+
+        Raises:
+            SallyportError: the tree has another one.
+        """
+        if self.release != release:
+            raise SallyportError(
+                f"{self.directory} is Buildroot {self.release}; the defconfigs are for {release}",
+                f"unpack Buildroot {release} and name that directory",
+            )
+
+    def kconfig(self, external: Path = EXTERNAL) -> Kconfig:
+        """Every symbol of the tree and of our external tree; takes seconds.
+
+        Raises:
+            SallyportError: a Config.in cannot be read; names file and line.
+        """
+        with tempfile.TemporaryDirectory(prefix="sallyport-kconfig-") as folder:
+            # Buildroot's own script writes the snippets that its Config.in sources.
+            script = self.directory / "support/scripts/br2-external"
+            done = subprocess.run(
+                [script, "-d", folder, external], cwd=self.directory, capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                raise CommandError(
+                    f"{script} -d {folder} {external}: {done.stderr.strip()}", "mend rootfs/external.desc"
+                )
+            # As in COMMON_CONFIG_ENV of Buildroot's Makefile.
+            names = {"BASE_DIR": folder, "BR2_BASE_DIR": folder, "BR2_CONFIG": f"{folder}/.config", "SKIP_LEGACY": ""}
+            names |= {"BR2_VERSION_FULL": self.release, "HOSTARCH": os.uname().machine, "HOST_GCC_VERSION": "12"}
+            names |= {"BR2_EXTERNAL_SALLYPORT_PATH": str(external), "srctree": str(self.directory), "CONFIG_": ""}
+            with _environment(names):
+                try:
+                    return Kconfig("Config.in", warn=False)
+                except (KconfigError, OSError) as error:
+                    raise SallyportError(
+                        f"Buildroot {self.release}: {error}", "mend the Config.in that it names"
+                    ) from error
+
+
+@contextmanager
+def _environment(names: Mapping[str, str]) -> Iterator[None]:
+    """Kconfiglib takes its settings from the environment, and from nowhere else."""
+    before = dict(os.environ)
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
