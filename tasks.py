@@ -179,11 +179,14 @@ def verify(
 ) -> None:
     """Prove that the VM is the only way in. Exit code: 0 sealed, 3 hole found, 4 could not test."""
     from tests.probes import report as reports
+    from tests.probes import statement as statements
     from tests.probes.result import exit_code
     from tests.qemu import hardware, imagefile
     from tests.qemu import verify as prover
     from tests.qemu.stages import Effort
 
+    if key:
+        statements.require_key(Path(key))
     effort = Effort(seed=random.SystemRandom().randrange(2**32) if seed < 0 else seed, quick=quick)
     if interface:
         device = profiles.load(profile, way)

@@ -158,6 +158,15 @@ class Checked:
         return {Verdict.SEALED: EXIT_SEALED, Verdict.HOLE: EXIT_HOLE}.get(self.verdict, EXIT_NOT_TESTED)
 
 
+def require_key(key: Path) -> None:
+    """Insist that ``key`` can sign: better before a proof that takes minutes than after it.
+
+    Raises:
+        SallyportError: it cannot, or others could sign with it, too.
+    """
+    _private_key(key)
+
+
 def sign(report: Report, report_files: Iterable[Path], key: Path, out: Path) -> None:
     """Write a signed statement about ``report`` to ``out``, whole or not at all.
 
@@ -375,6 +384,10 @@ def _private_key(path: Path) -> _PrivateKey:
     if not isinstance(key, _PrivateKey):
         raise SallyportError(f"the key in {path} is of another kind than {_KINDS}", _MAKE_KEY)
     _require_strength(path, key.public_key())
+    if passphrase is None and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        raise SallyportError(
+            f"the private key {path} has no passphrase and can be read by others (mode {mode:o})", f"chmod 600 {path}"
+        )
     return key
 
 

@@ -196,6 +196,7 @@ def test_publishing_binds_the_captures_of_this_run_alone(tmp_path: Path) -> None
     key = tmp_path / "key.pem"
     pem = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     key.write_bytes(pem)
+    key.chmod(0o600)
     for name in ("new.pcapng", "old.pcapng"):
         (tmp_path / name).write_bytes(b"frames")
     os.utime(tmp_path / "old.pcapng", (1_700_000_000, 1_700_000_000))

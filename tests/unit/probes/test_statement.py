@@ -33,7 +33,7 @@ from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 from rootfs.errors import SallyportError
 from tests.probes.report import Report, digest_file, write_report
 from tests.probes.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict
-from tests.probes.statement import PASSPHRASE, PAYLOAD_TYPE, Checked, check, show, sign
+from tests.probes.statement import PASSPHRASE, PAYLOAD_TYPE, Checked, check, require_key, show, sign
 
 KINDS: dict[str, Callable[[], Any]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
@@ -55,6 +55,7 @@ def a_key(kind: str) -> Any:
 
 def save(key: Any, path: Path, encryption: KeySerializationEncryption = PLAIN) -> Path:
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    path.chmod(0o600)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     path.with_suffix(".pub").write_bytes(public)
     return path
@@ -339,6 +340,26 @@ def test_only_files_beside_the_statement_are_read(name: str, run: Run) -> None:
     body["predicate"]["configuration"][0]["name"] = name
     run.forge(json.dumps(body).encode())
     refused(run)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_key_that_others_can_read_does_not_sign(run: Run, mode: int) -> None:
+    run.key.chmod(mode)
+    with pytest.raises(SallyportError, match=rf"can be read by others \(mode {mode:o}\)") as refusal:
+        require_key(run.key)
+    assert refusal.value.hint == f"chmod 600 {run.key}"
+    with pytest.raises(SallyportError, match="can be read by others"):
+        run.sign()
+    save(a_key("ed25519"), run.key, BestAvailableEncryption(b"open"))
+    run.key.chmod(mode)  # of no use to them
+    with pytest.raises(SallyportError, match="has a passphrase"):
+        require_key(run.key)
+
+
+def test_a_key_is_looked_at_before_the_proof(run: Run, tmp_path: Path) -> None:
+    require_key(run.key)
+    with pytest.raises(SallyportError, match="No such file"):
+        require_key(tmp_path / "none.pem")
 
 
 def test_a_passphrase_comes_from_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
