@@ -144,6 +144,7 @@ _UNITS = "etc/systemd/system"
 _KEY = f"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI{'Planted' * 6}\n-----END PRIVATE KEY-----\n"
 _HASH = "$6$planted$0123456789012345678901234567890123456789012345678901234567890123456789012345678901234A"
 _PORT_STAGE = "outside"
+_FORWARDER, _POLICY = "sallyport-port", "backend/forwarder/policy.py"
 _ODD = range(39936, 40448)
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -212,6 +213,36 @@ MUTANTS: tuple[Mutant, ...] = (
         OnHost((_ON_PORT + "nft insert rule netdev port in_mgmt0 accept",)),
         "system",
         ("system/*",),
+    ),
+    Mutant(
+        "forwarder-passes-link-addresses",
+        "port",
+        "The forwarder's policy forgets the link's own network: its addresses come in from outside.",
+        Code(_FORWARDER, (Edit(_POLICY, "int(link.network_address),", "0xC0000200,"),)),
+        "drops",
+        ("drops/link-*",),
+    ),
+    Mutant(
+        "forwarder-passes-tags",
+        "port",
+        "The forwarder's policy lets VLAN tags in.",
+        Code(_FORWARDER, (Edit(_POLICY, "        config.tags,", "        2,"),)),
+        "drops",
+        ("drops/tags-*",),
+    ),
+    Mutant(
+        "forwarder-passes-ethertype",
+        "port",
+        "The forwarder's policy lets LLDP in.",
+        Code(
+            _FORWARDER,
+            (
+                Edit(_POLICY, "len(config.ethertypes),", "len(config.ethertypes) + 1,"),
+                Edit(_POLICY, "*[0] * (_ETHERTYPES", "0x88CC, *[0] * (_ETHERTYPES - 1"),
+            ),
+        ),
+        "drops",
+        ("drops/ethertype-88cc",),
     ),
     Mutant(
         "odd-ethertype",
