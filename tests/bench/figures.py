@@ -24,11 +24,11 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. ``unit`` is ``s`` or ``MB`` (10^6 bytes); ``target`` is the most it should be."""
+    """One figure. ``unit`` is ``s`` or ``MB`` (10^6 bytes); ``target`` is the most it should be, if there is one."""
 
     name: str
     unit: str
-    target: float
+    target: float | None
     runs: tuple[float, ...]
 
     @property
@@ -37,9 +37,9 @@ class Figure:
         return statistics.median(self.runs)
 
     @property
-    def met(self) -> bool:
-        """Whether the target was met. Nothing depends on it: a figure is no test."""
-        return self.median <= self.target
+    def met(self) -> bool | None:
+        """Whether the target was met; ``None`` without one. Nothing depends on it: a figure is no test."""
+        return None if self.target is None else self.median <= self.target
 
 
 def _now() -> str:
@@ -130,8 +130,8 @@ def _table(figures: Sequence[Figure], machine: dict[str, object]) -> Table:
         table.add_row(
             f.name,
             f"{f.median:.1f} {f.unit}",
-            f"{f.target:g} {f.unit}",
-            "[green]yes[/]" if f.met else "[bold red]no[/]",
+            "" if f.target is None else f"{f.target:g} {f.unit}",
+            {True: "[green]yes[/]", False: "[bold red]no[/]", None: ""}[f.met],
             " ".join(f"{value:.1f}" for value in f.runs),
         )
     return table

@@ -23,7 +23,9 @@ def test_finish_writes_whole_json_and_shows_what_was_missed(tmp_path: Path) -> N
     said = io.StringIO()
     output = tmp_path / "deep/er/figures.json"
     bench = figures.begin(2, output, Console(file=said, width=200))
-    bench.finish([Figure("fast", "s", 2, (1.0, 1.5)), Figure("slow", "s", 2, (9.0004, 9.0004))])
+    told = Figure("told", "s", None, (7.0,))
+    assert told.met is None
+    bench.finish([Figure("fast", "s", 2, (1.0, 1.5)), Figure("slow", "s", 2, (9.0004, 9.0004)), told])
     found = json.loads(output.read_text())
     assert set(found) == {"when", "machine", "figures"}
     assert set(found["machine"]) == {"cpus", "kernel", "loadavg"}
@@ -32,6 +34,8 @@ def test_finish_writes_whole_json_and_shows_what_was_missed(tmp_path: Path) -> N
     rows = {words[1]: line for line in said.getvalue().splitlines() if len(words := line.split()) > 2}
     assert "yes" in rows["fast"]
     assert "no" in rows["slow"]
+    assert not {"yes", "no"} & set(rows["told"].split())
+    assert found["figures"][2]["target"] is None
     assert [path.name for path in output.parent.iterdir()] == ["figures.json"]  # no temporary file is left
 
 
