@@ -38,8 +38,9 @@ class Patience:
     first_kvm: float = 60.0
     first_tcg: float = 240.0
     """From QEMU's start to the first heartbeat."""
-    next: float = 10.0
-    """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five."""
+    next: float = 20.0
+    """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five, and a flood at
+    the port may leave the VM's one processor little time for it; starting the VM anew would end no flood."""
     backoff: float = 5.0
     """Longest pause before a VM that keeps dying at once is started again."""
 
@@ -101,6 +102,8 @@ class Supervisor:
         self._starts = 0
         self._started_at = time.monotonic()
         self._failed_boots = 0
+        self._proven = False
+        """Whether the accelerator has carried a VM to its first heartbeat."""
         self._last_exit = ""
 
     def _tell(self, state: str) -> None:
@@ -156,7 +159,7 @@ class Supervisor:
                         self._doubt()
                     return f"no heartbeat for {wait:.0f} s"
                 if beats == 0:
-                    self._failed_boots = 0
+                    self._proven = True
                     log.info("first heartbeat after %.1f s", time.monotonic() - self._started_at)
                     self._tell("running")
                 beats += 1
@@ -165,9 +168,13 @@ class Supervisor:
             ended.cancel()
 
     def _doubt(self) -> None:
-        """A VM that never came up under KVM twice in a row gets TCG, whatever the trial said."""
+        """Give up KVM when no VM ever came up under it, twice in a row, whatever the trial said.
+
+        Where one did, KVM works: what keeps the next one from coming up is a flood, or another load, and a VM that is
+        emulated would come up under it even less.
+        """
         self._failed_boots += 1
-        if self._accelerator.name == "kvm" and self._failed_boots >= 2:
+        if self._accelerator.name == "kvm" and self._failed_boots >= 2 and not self._proven:
             self._accelerator = Accelerator("tcg", "the VM did not come up under KVM twice in a row")
 
 
