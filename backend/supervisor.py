@@ -39,8 +39,8 @@ class Patience:
     first_tcg: float = 240.0
     """From QEMU's start to the first heartbeat."""
     next: float = 20.0
-    """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five, and a flood at
-    the port may leave the VM's one processor little time for it; starting the VM anew would end no flood."""
+    """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five, and a flood
+    at the port may leave the VM's one processor little time for it; starting the VM anew would end no flood."""
     backoff: float = 5.0
     """Longest pause before a VM that keeps dying at once is started again."""
 
