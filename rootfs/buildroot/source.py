@@ -84,7 +84,7 @@ class Source:
                 raise CommandError(
                     f"{script} -d {folder} {external}: {done.stderr.strip()}", "mend rootfs/external.desc"
                 )
-            # As in COMMON_CONFIG_ENV of Buildroot's Makefile.
+            # As in COMMON_CONFIG_ENV of Buildroot's Makefile, with the oldest compiler that we build on (Debian 12's).
             names = {"BASE_DIR": folder, "BR2_BASE_DIR": folder, "BR2_CONFIG": f"{folder}/.config", "SKIP_LEGACY": ""}
             names |= {"BR2_VERSION_FULL": self.release, "HOSTARCH": os.uname().machine, "HOST_GCC_VERSION": "12"}
             names |= {"BR2_EXTERNAL_SALLYPORT_PATH": str(external), "srctree": str(self.directory), "CONFIG_": ""}

@@ -55,8 +55,8 @@ TAP = "probe0"
 NMAP_IP, MASSCAN_IP = "192.168.42.2", "192.168.42.3"
 MASSCAN_MAC = "02:74:65:73:74:03"
 NMAP = ("-n", "-Pn", "--send-eth", "-sS", "-sU", "-p", "0-65535", "-T4", "--min-rate", "{rate}", "--max-retries", "2")
-"""nmap waits up to a second for each of its retries; without them it called open ports filtered. The rate is the
-highest at which it was right about every port of the nested VM in several runs; left to itself, nmap needed twice the
+"""nmap waits up to a second for each of its retries; without them it called open ports filtered. At the task's default
+rate it was right about every port of the nested VM in each run, at twice that not; left to itself it needed twice the
 time. It is a least rate: where the VM answers faster, nmap sends faster. masscan keeps to its own, whatever is lost."""
 MASSCAN = ("-p0-65535,U:0-65535", "--wait", "3", "--rate", "{rate}", "--retries", "0")
 LIBRARIES = {"LD_LIBRARY_PATH": "/usr/lib/x86_64-linux-gnu/blas"}

@@ -39,7 +39,7 @@ the rest) leave the loop at least half a processor; the other half of that is fo
 processors emulate the appliance's and do other work besides.
 """
 FLOOD_S = 6.0
-"""Seconds of one flood. The supervisor starts a VM anew that is silent for 10 s, and a flood silences its own link."""
+"""Seconds of one flood. The supervisor starts a VM anew that is silent for 20 s, and a flood silences its own link."""
 REST_S = 4.0
 """Seconds before a flood and after it."""
 COVERED_S = 1.5

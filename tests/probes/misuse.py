@@ -94,7 +94,7 @@ ATTACKS: Mapping[str, str] = {
 """What is tried in each class, in the order in which they run.
 
 The last two may leave the sequence ahead of the clock. Then the front-end's heartbeats and a quick sender's requests
-take each other's numbers, and a front-end that is not heard for 10 s is started anew.
+take each other's numbers, and a front-end that is not heard for 20 s is started anew.
 """
 
 _Text = Annotated[str, Meta(max_length=4096)]

@@ -33,7 +33,7 @@ from tests.probes.wire import WireError
 from tests.qemu import trees, verify
 from tests.qemu.imagefile import ImageFile, open_image
 from tests.qemu.machine import MachineError
-from tests.qemu.mutants import Mutant
+from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.plants import AtBoot, InTree
 from tests.qemu.rig import Rig
 from tests.qemu.stages import STAGES, Effort

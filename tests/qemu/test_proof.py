@@ -15,7 +15,8 @@ from tests.probes.report import write_report
 from tests.probes.result import EXIT_SEALED, Verdict, exit_code
 from tests.qemu import verify
 from tests.qemu.imagefile import open_image
-from tests.qemu.mutants import MUTANTS, Mutant
+from tests.qemu.mutants import MUTANTS
+from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutation import Mutation
 from tests.qemu.stages import Effort
 

@@ -10,7 +10,8 @@ from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 from tests.probes.misuse import ATTACKS
 from tests.probes.result import Result, Verdict
-from tests.qemu.mutants import MUTANTS, Mutant, chosen
+from tests.qemu.mutants import MUTANTS, chosen
+from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutation import Outcome, exit_code, judge, judge_clean
 from tests.qemu.plants import AtBoot, Code, InTree, OnHost, background
 from tests.qemu.stages import STAGES

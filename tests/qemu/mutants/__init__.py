@@ -1,0 +1,31 @@
+"""Holes that the proof must find and name: one small change each, in all layers of the appliance.
+
+A mutant says in which stages it is looked for and which of their results must call it a hole. The stages are those of
+`invoke verify`; nothing here helps them to find it.
+"""
+
+from __future__ import annotations
+
+from rootfs.errors import SallyportError
+from tests.qemu.mutants.files import FILES
+from tests.qemu.mutants.host import HOST
+from tests.qemu.mutants.mutant import Mutant
+from tests.qemu.mutants.port import PORT
+from tests.qemu.mutants.vm import VM
+
+MUTANTS: tuple[Mutant, ...] = (*PORT, *HOST, *VM, *FILES)
+
+
+def chosen(names: str) -> tuple[Mutant, ...]:
+    """The mutants of a list like ``getty,replay``; all for an empty one.
+
+    Raises:
+        SallyportError: there is none of that name.
+    """
+    if not names:
+        return MUTANTS
+    by_name = {mutant.name: mutant for mutant in MUTANTS}
+    wanted = [name.strip() for name in names.split(",")]
+    if missing := [name for name in wanted if name not in by_name]:
+        raise SallyportError(f"no mutant {', '.join(missing)}; there are {', '.join(by_name)}")
+    return tuple(by_name[name] for name in wanted)
