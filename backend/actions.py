@@ -63,8 +63,13 @@ class Actions:
         self._changing = asyncio.Lock()
         self._reboot: asyncio.TimerHandle | None = None
 
-    async def execute(self, request: ins.Request) -> AnyResult:
-        """Carry out one request and give the answer to it."""
+    async def execute(self, request: ins.Request, connected_at: float) -> AnyResult:
+        """Carry out one request and give the answer to it.
+
+        Args:
+            request: what the front-end wants.
+            connected_at: when its connection was accepted, in seconds of CLOCK_MONOTONIC.
+        """
         do = request.do
         name = str(do.__struct_config__.tag)
         peer = do.peer if isinstance(do, ins.SessionOpen) else ""
@@ -76,7 +81,7 @@ class Actions:
             peer = session.peer if session else peer
             if isinstance(do, BEGUN):
                 await self._audit.record("instruction", instruction=name, peer=peer, outcome="begun")
-            result = await self._carry_out(do, session)
+            result = await self._carry_out(do, session, connected_at)
         except Refused as refused:
             result = refused.error
         except Exception:
@@ -127,10 +132,10 @@ class Actions:
             raise Refused("limited", "too many changes", retry_after_s=wait)
         return session
 
-    async def _carry_out(self, do: ins.AnyInstruction, session: OpenSession | None) -> AnyResult:
+    async def _carry_out(self, do: ins.AnyInstruction, session: OpenSession | None, connected_at: float) -> AnyResult:
         match do:
             case ins.Heartbeat():
-                self._heartbeats.beat()
+                self._heartbeats.beat(connected_at)
                 return ins.Done()
             case ins.SessionOpen():
                 await self._passwords.check(do.user, do.password)

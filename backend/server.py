@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 
 from backend import instructions as ins
 from backend.actions import Actions
@@ -91,6 +92,7 @@ class LinkServer:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connection(self, sock: socket.socket, where: str) -> None:
+        connected_at = time.monotonic()
         try:
             reader, writer = await self._handshake(sock)
         except OSError as error:  # ssl.SSLError, TimeoutError and ConnectionError are
@@ -102,7 +104,7 @@ class LinkServer:
             sock.close()
             raise
         try:
-            await self._converse(reader, writer, where)
+            await self._converse(reader, writer, where, connected_at)
         except OSError:  # the peer went away
             pass
         except Exception:
@@ -134,7 +136,9 @@ class LinkServer:
             raise ssl.SSLError("not the front-end's certificate")
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str, connected_at: float
+    ) -> None:
         while True:
             try:
                 line = await self._line(reader)
@@ -146,7 +150,7 @@ class LinkServer:
                 return
             if line is None:
                 return
-            reply = await self._answer(line, where)
+            reply = await self._answer(line, where, connected_at)
             if isinstance(reply.result, ins.Error) and reply.result.code in PAUSED:
                 await asyncio.sleep(self._settings.pause_s)
             await self._send(writer, reply)
@@ -170,14 +174,14 @@ class LinkServer:
         except (asyncio.IncompleteReadError, OSError):
             raise _Closing("incomplete", "the connection ended within a line") from None
 
-    async def _answer(self, line: bytes, where: str) -> ins.Reply:
+    async def _answer(self, line: bytes, where: str, connected_at: float) -> ins.Reply:
         try:
             request = self._gate.admit(line)
         except Refused as refused:
             error = refused.error
             await self._audit.reject("message", peer=where, outcome=error.code, detail=error.message)
             return ins.Reply(refused.seq, error)
-        return ins.Reply(request.seq, await self._actions.execute(request))
+        return ins.Reply(request.seq, await self._actions.execute(request, connected_at))
 
     async def _send(self, writer: asyncio.StreamWriter, reply: ins.Reply) -> None:
         try:

@@ -19,9 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend import accelerator, machine_state, tap, vm
+from backend import accelerator, heartbeat, machine_state, tap, vm
 from backend.accelerator import Accelerator
-from backend.heartbeat import BEAT
 from backend.machine_state import MachineState
 from backend.notify import notify, watchdog_interval
 
@@ -35,7 +34,7 @@ log = logging.getLogger("supervisor")
 class Patience:
     """Seconds to wait for signs of life."""
 
-    first_kvm: float = 60.0
+    first_kvm: float = 120.0
     first_tcg: float = 240.0
     """From QEMU's start to the first heartbeat."""
     next: float = 20.0
@@ -79,16 +78,16 @@ class Heart:
         shutil.chown(path, group="sallyport-beat")
         path.chmod(0o660)
 
-    def drain(self) -> None:
-        """Forget what came before: beats of the VM that is gone."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._socket.recv(16)
+    async def beat(self, started_at: float) -> None:
+        """Wait for one heartbeat of the VM that was started then, in seconds of CLOCK_MONOTONIC.
 
-    async def beat(self) -> None:
-        """Wait for one heartbeat."""
-        while await asyncio.get_running_loop().sock_recv(self._socket, 16) != BEAT:
-            pass
+        Beats of the VM before it may still be on their way. Taken for its own, they would leave it no time to boot.
+        """
+        while True:
+            datagram = await asyncio.get_running_loop().sock_recv(self._socket, heartbeat.DATAGRAM_BYTES + 1)
+            connected_at = heartbeat.decode(datagram)
+            if connected_at is not None and connected_at > started_at:
+                return
 
 
 class Supervisor:
@@ -125,7 +124,6 @@ class Supervisor:
         while True:
             self._tell("restarting" if self._starts else "starting")
             await asyncio.sleep(pause)
-            self._heart.drain()
             self._starts += 1
             self._started_at = time.monotonic()
             child = await vm.start(self._accelerator, self._ends)
@@ -147,7 +145,7 @@ class Supervisor:
         wait, beats = first, 0
         try:
             while True:
-                beat = asyncio.create_task(self._heart.beat())
+                beat = asyncio.create_task(self._heart.beat(self._started_at))
                 done, _ = await asyncio.wait([ended, beat], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 beat.cancel()
                 if ended in done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,10 +16,25 @@ from rootfs.steps import Cache
 from rootfs.tools import Tools
 from tests.qemu.appliance import Api, first_password, wait_managed
 from tests.qemu.imagefile import open_image
-from tests.qemu.machine import Forward, Machine, free_port
+from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, wait_host_shell
 
 CONSOLE = Console(stderr=True)
+JOURNAL = "journalctl --no-pager -o short-monotonic -n 60 -u 'sallyport-*'"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """To a failure on an appliance add what its host's journal says: the appliance is gone when somebody asks."""
+    report = yield
+    appliance = getattr(item, "funcargs", {}).get("appliance")
+    if report.when == "call" and report.failed and isinstance(appliance, Appliance):
+        try:
+            journal = appliance.host.check(JOURNAL)
+        except MachineError as error:
+            journal = f"not to be had: {error}"
+        report.sections.append(("the host's journal", journal))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend import host_status, machine_state, store
+from backend import heartbeat, host_status, machine_state, store
 from backend import instructions as ins
 from backend.forwarder import counters
 from backend.settings import Settings
@@ -304,13 +304,17 @@ def test_a_promised_reboot_is_not_forgotten_when_the_daemon_is_stopped(settings:
 def test_heartbeats_reach_the_supervisor_and_need_none(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
+            before = time.monotonic()
             client = await rig.connect()
+            after = time.monotonic()
             assert await client.ask(ins.Heartbeat()) == ins.Done()
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
                 supervisor.bind(str(settings.heartbeat))
                 supervisor.settimeout(5)
                 assert await client.ask(ins.Heartbeat()) == ins.Done()
-                assert supervisor.recv(100) == b"beat"
+                connected_at = heartbeat.decode(supervisor.recv(100))
+                assert connected_at is not None
+                assert before < connected_at < after
                 # A supervisor that does not read: its queue fills, nobody waits for it.
                 for _ in range(300):
                     assert await client.ask(ins.Heartbeat()) == ins.Done()

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from asyncio.subprocess import Process
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend import machine_state, supervisor, vm
+from backend import heartbeat, machine_state, supervisor, vm
 from backend import tap as taps_of_the_kernel
 from backend.accelerator import Accelerator
 from backend.forwarder import process
-from backend.heartbeat import BEAT, Heartbeats
+from backend.heartbeat import Heartbeats
 from backend.machine_state import MachineState
 from backend.supervisor import Heart, Patience, Supervisor
 
@@ -53,8 +54,12 @@ class Bench:
         self.accelerators.append(chosen.name)
         self.started.append(await asyncio.create_subprocess_exec(*self.argv))
         if len(self.started) in self.beats_from:
-            self.sender.beat()
+            self.beat()
         return self.started[-1]
+
+    def beat(self) -> None:
+        """One beat of the VM that runs now."""
+        self.sender.beat(time.monotonic())
 
     def _write(self, path: Path, state: MachineState) -> None:
         assert path == self.folder / "state.json"
@@ -132,7 +137,7 @@ def test_a_vm_that_falls_silent_is_killed_and_started_again(bench: Bench) -> Non
 def test_a_vm_that_beats_is_left_alone(bench: Bench) -> None:
     bench.beats_from = {1}
     ticks = iter(range(120))  # of 5 ms at least: four times the patience
-    bench.run("kvm", QUICK, lambda: next(ticks, None) is None, prod=bench.sender.beat)
+    bench.run("kvm", QUICK, lambda: next(ticks, None) is None, prod=bench.beat)
     assert len(bench.started) == 1
     assert bench.told[-1].state == "running"
 
@@ -148,8 +153,9 @@ def test_first_patience_is_the_accelerators(bench: Bench) -> None:
 
 def test_only_the_beat_itself_is_a_sign_of_life(bench: Bench) -> None:
     def babble() -> None:
+        beat = heartbeat.encode(time.monotonic())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as stranger:
-            for words in (b"", b"beats", BEAT * 8):
+            for words in (b"", b"beat", beat * 2, b"B" + beat[1:]):
                 try:
                     stranger.sendto(words, str(bench.folder / "heartbeat.sock"))
                 except BlockingIOError:
@@ -220,28 +226,30 @@ def test_pauses_grow_to_the_limit_and_a_vm_that_lived_is_started_at_once(
     assert pauses[:8] == [0.0, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.0]
 
 
-def test_beats_of_the_vm_that_is_gone_count_for_nobody(bench: Bench) -> None:
-    for _ in range(3):
-        bench.sender.beat()
-    bench.heart.drain()
+def test_a_beat_counts_for_the_vm_whose_connection_it_came_over(bench: Bench) -> None:
+    started_at = time.monotonic()
 
     async def wait(seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await bench.heart.beat()
+                await bench.heart.beat(started_at)
         except TimeoutError:
             return False
         return True
 
+    for before in 0.0, started_at - 1, started_at, float("nan"):
+        bench.sender.beat(before)
     assert not asyncio.run(wait(0.05))
-    bench.sender.beat()
+    bench.sender.beat(started_at + 0.001)
     assert asyncio.run(wait(DEADLINE_S))
-    bench.heart.drain()  # nothing there: comes back at once
 
 
-def test_the_supervisor_forgets_old_beats_before_each_start(bench: Bench) -> None:
-    bench.sender.beat()
-    bench.run("tcg", QUICK, lambda: len(bench.started) == 2)
+def test_late_beats_of_the_vm_that_is_gone_leave_the_next_its_time_to_boot(bench: Bench) -> None:
+    connected_at = time.monotonic()
+    patience = Patience(first_kvm=60, first_tcg=60, next=0.05, backoff=0.01)
+    ticks = iter(range(60))  # of 5 ms at least: six times the patience
+    bench.run("kvm", patience, lambda: next(ticks, None) is None, prod=lambda: bench.sender.beat(connected_at))
+    assert len(bench.started) == 1
     assert "running" not in [state.state for state in bench.told]
 
 
