@@ -15,6 +15,11 @@ from tests.probes.target import Target, mac_bytes
 from tests.probes.wire import Tap, Wire, WireError
 
 
+def is_question(frame: Frame) -> bool:
+    """Whether anybody's address is asked for."""
+    return frame.arp_op == fr.ARP_REQUEST or (frame.icmp_type == fr.NEIGHBOUR_SOLICIT and frame.proto == fr.ICMP6)
+
+
 def answer(frame: Frame, target: Target) -> bytes | None:
     """Return the tester's answer to a question about its own address; everything else is ``None``."""
     asker = frame.src.hex(":")
@@ -49,7 +54,7 @@ def answering(wire: Wire, target: Target) -> Iterator[None]:
         except WireError:
             return  # the probes meet the same error and report it
 
-    with wire.tap() as tap:
+    with wire.tap(is_question) as tap:
         thread = threading.Thread(target=serve, args=(tap,), name="neighbour", daemon=True)
         thread.start()
         try:

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, Self
@@ -85,19 +85,28 @@ class SocketStream:
 class Tap:
     """One probe's bounded queue of received frames."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, wanted: Callable[[Frame], bool] | None = None) -> None:
         self._wire = wire
+        self._wanted = wanted
         self._queue: deque[Frame] = deque()
         self._ready = threading.Condition()
         self._lost = 0
 
-    def put(self, frame: Frame | None) -> None:
-        """Add a frame (reader's thread); ``None`` only wakes the waiter."""
+    def put(self, frames: Sequence[Frame]) -> None:
+        """Add what is wanted of frames that came together (reader's thread). Wakes the waiter once for all of them."""
+        if self._wanted is not None:
+            frames = [frame for frame in frames if self._wanted(frame)]
+        if not frames:
+            return
         with self._ready:
-            if frame is not None and len(self._queue) >= TAP_FRAMES:
-                self._lost += 1
-            elif frame is not None:
-                self._queue.append(frame)
+            room = TAP_FRAMES - len(self._queue)
+            self._queue.extend(frames[:room])
+            self._lost += max(0, len(frames) - room)
+            self._ready.notify()
+
+    def wake(self) -> None:
+        """Let the waiter see that the wire died."""
+        with self._ready:
             self._ready.notify()
 
     def lose(self, count: int) -> None:
@@ -176,29 +185,35 @@ class Wire:
         try:
             while chunk := stream.recv(1 << 16):
                 data += chunk
+                frames: list[bytes] = []
                 start, now = 0, time.monotonic()
                 while len(data) - start >= 4:
                     (length,) = struct.unpack_from("!I", data, start)
                     if not 0 < length <= MAX_FRAME:
+                        self._deliver(frames, now)
                         raise WireError(f"malformed framing: a frame of {length} bytes was announced")
                     if len(data) - start - 4 < length:
                         break
-                    self._deliver(bytes(data[start + 4 : start + 4 + length]), now)
+                    frames.append(bytes(data[start + 4 : start + 4 + length]))
                     start += 4 + length
                 del data[:start]
+                self._deliver(frames, now)
             self._die("the far end closed the wire")
         except (OSError, WireError) as error:
             self._die(str(error) or type(error).__name__)
 
-    def _deliver(self, raw: bytes, now: float) -> None:
-        if self.capture is not None:
-            self.capture.add(raw, INBOUND)
-        frame = parse(raw, now)
-        if self.ledger is not None:
-            self.ledger.add(frame)
+    def _deliver(self, raws: Sequence[bytes], now: float) -> None:
+        frames = []
+        for raw in raws:
+            if self.capture is not None:
+                self.capture.add(raw, INBOUND)
+            frame = parse(raw, now)
+            if self.ledger is not None:
+                self.ledger.add(frame)
+            frames.append(frame)
         for tap in tuple(self._taps):
-            tap.put(frame)
-        self.received += 1
+            tap.put(frames)
+        self.received += len(frames)
 
     def _lose(self, count: int) -> None:
         """Record that ``count`` frames passed unread (reader's thread)."""
@@ -210,12 +225,15 @@ class Wire:
         self.error = self.error or reason
         self._connected.set()
         for tap in tuple(self._taps):
-            tap.put(None)
+            tap.wake()
 
     @contextmanager
-    def tap(self) -> Iterator[Tap]:
-        """Open a queue that gets every frame received from now on."""
-        tap = Tap(self)
+    def tap(self, wanted: Callable[[Frame], bool] | None = None) -> Iterator[Tap]:
+        """Open a queue that gets every frame received from now on, or those that are ``wanted``.
+
+        ``wanted`` is asked in the reader's thread, so that nobody is woken for what is not.
+        """
+        tap = Tap(self, wanted)
         self._taps.append(tap)
         try:
             yield tap

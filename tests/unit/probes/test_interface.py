@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +215,9 @@ def test_frames_that_were_dropped_are_an_error_and_not_silence(namespace: str, m
     with PacketWire(NEAR) as near, PacketWire(FAR) as far, near.tap() as tap:
         deliver = near._deliver
 
-        def slowly(raw: bytes, now: float) -> None:
-            time.sleep(0.01)
-            deliver(raw, now)
+        def slowly(raws: Sequence[bytes], now: float) -> None:
+            time.sleep(0.01 * len(raws))
+            deliver(raws, now)
 
         monkeypatch.setattr(near, "_deliver", slowly)
         far.send_many([FRAME] * 200)
