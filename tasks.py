@@ -214,7 +214,7 @@ def verify(
 @task(
     help={
         "only": "names of mutants, with commas; `--list-all` shows them",
-        "clean": "rounds without any hole, which must all be quiet",
+        "clean": "rounds without any hole, which must all be quiet: of all stages, or with --only of those mutants'",
         "seed": "seed of every random choice",
         "json": "print the outcomes as JSON",
         "list-all": "only list them",
@@ -235,7 +235,8 @@ def mutants(
         return
     outcomes = mutation.run(
         _engine().tools, profiles.load(PROFILE), OUT / "verify" / "mutants", _console, wanted,
-        clean=clean, effort=Effort(seed=seed, quick=True),
+        clean=clean, stages=list(dict.fromkeys(mutant.stage for mutant in wanted)) if only else mutation.ROUND,
+        effort=Effort(seed=seed, quick=True),
     )  # fmt: skip
     if json:
         print(mutation.to_json(outcomes))

@@ -88,6 +88,10 @@ def judge_clean(results: Sequence[Result]) -> tuple[str, str]:
     return ("quiet", f"{sealed} probes sealed") if sealed else ("not tested", "nothing was probed")
 
 
+ROUND = ("tree", *STAGES)
+"""All stages of a clean round."""
+
+
 class Mutation:
     """Plants holes into the test image of one profile; a context manager, which keeps one machine for all of them."""
 
@@ -181,9 +185,20 @@ def run(
     mutants: Sequence[Mutant],
     *,
     clean: int,
+    stages: Sequence[str],
     effort: Effort,
 ) -> list[Outcome]:
     """Run mutants and clean rounds with progress on the console; keeps the outcomes in ``folder``/mutants.json.
+
+    Args:
+        tools: has QEMU.
+        device: whose test image is probed.
+        folder: where captures and outcomes go.
+        console: where progress and each outcome are told.
+        mutants: the holes to plant.
+        clean: how many rounds to run on the image as it is.
+        stages: those of a clean round, out of `ROUND`.
+        effort: seed, and how much of each stage.
 
     Raises:
         SallyportError: QEMU cannot be used, or an image not built.
@@ -204,7 +219,6 @@ def run(
             for mutant in mutants:
                 outcomes.append(mutation.outcome(mutant))
                 tell(outcomes[-1])
-            stages = list(dict.fromkeys(mutant.stage for mutant in mutants))
             for _ in range(clean):
                 outcomes.append(mutation.clean(stages))
                 tell(outcomes[-1])
