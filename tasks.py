@@ -431,12 +431,11 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
     from rootfs.buildroot import source, symbols
 
-    directory = buildroot or os.environ.get("SALLYPORT_BUILDROOT", "")
-    if not directory:
+    if not (buildroot or source.NAMED in os.environ):
         symbols.check_recorded()
         _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
         return
-    tree = source.Source.open(Path(directory))
+    tree = source.Source.open(source.named(buildroot))
     tree.require()
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()
@@ -450,10 +449,44 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     _console.print(f"Buildroot {tree.release} keeps every symbol of {len(symbols.CONFIGS)} defconfigs")
 
 
+@task(
+    help={
+        "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
+        "downloads": "Buildroot's download directory",
+        "site": "a directory of files in the place of Buildroot's primary site",
+        "json": "print every file as JSON",
+    }
+)
+@friendly
+def sources(
+    _: Context, buildroot: str = "", downloads: str = "out/buildroot/dl", site: str = "", json: bool = False
+) -> None:
+    """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
+    from rootfs.buildroot import downloads as files
+    from rootfs.buildroot import source, symbols
+    from rootfs.buildroot.output import Output
+
+    tree = source.Source.open(source.named(buildroot))
+    tree.require()
+    packages = []
+    for config in symbols.CONFIGS:
+        output = Output(tree, config, OUT / "buildroot" / config.parent.name)
+        with _console.status(f"asking Buildroot {tree.release} what {config.relative_to(OUT.parent)} needs"):
+            output.configure()
+            packages += output.packages()
+    found = files.look(packages, tree.directory, Path(downloads), Path(site) if site else None)
+    if json:
+        print(files.to_json(found))
+    else:
+        files.show(found, _console)
+    sys.exit(0 if all(needed.good for needed in found) else 1)
+
+
 _image = Collection("image")
 _image.add_task(image, name="build", default=True)
 _image.add_task(lock)
 _image.add_task(symbols)
+_image.add_task(sources)
 _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)

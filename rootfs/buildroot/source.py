@@ -20,7 +20,20 @@ RELEASE = "2026.02.3"
 """The release that the defconfigs are written for: the newest of the long-term 2026.02 line."""
 EXTERNAL = PROJECT / "rootfs"
 """The BR2_EXTERNAL tree."""
+NAMED = "SALLYPORT_BUILDROOT"
+"""Environment variable: the directory of a Buildroot release."""
 _VERSION = re.compile(r"^export BR2_VERSION := (\S+)$", re.MULTILINE)
+
+
+def named(directory: str) -> Path:
+    """The directory that the user names, by an option or in the environment.
+
+    Raises:
+        SallyportError: in neither.
+    """
+    if not (directory or os.environ.get(NAMED)):
+        raise SallyportError("no Buildroot tree is named", f"name one by --buildroot DIR or by ${NAMED}")
+    return Path(directory or os.environ[NAMED])
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,20 @@ class Source:
                 f"{directory} is no Buildroot source tree", "name the directory of a Buildroot release"
             )
         for path in (directory, EXTERNAL):
-            if re.search(r"[\s:]", str(path)):
-                raise SallyportError(
-                    f"make cannot work in {str(path)!r}: its path has a space or a colon", "move it to another place"
-                )
+            cls.check_path(path)
         return cls(directory, found[1])
+
+    @staticmethod
+    def check_path(path: Path) -> None:
+        """Refuse a path that Buildroot's makefiles would take for two.
+
+        Raises:
+            SallyportError: it has a space or a colon.
+        """
+        if re.search(r"[\s:]", str(path)):
+            raise SallyportError(
+                f"make cannot work in {str(path)!r}: its path has a space or a colon", "move it to another place"
+            )
 
     def require(self, release: str = RELEASE) -> None:
         """Insist on a release; an unreleased state of it ("-git") is another one.

@@ -1,0 +1,156 @@
+"""The files that a build is made of: which are there, which are missing, which are not what their hash says.
+
+Buildroot finds out about a missing file when it comes to the package, half an hour into the build; without a network
+that is where the build ends. Here all of them are looked at before anything is built, in the places and in the order
+in which Buildroot looks (support/download/dl-wrapper and package/pkg-download.mk): the download directory, then the
+primary site, which is a directory here.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rootfs.buildroot.output import Package
+from rootfs.errors import SallyportError
+
+_ALGORITHMS = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
+"""Those of Buildroot's hash files (docs/manual/adding-packages-directory.adoc)."""
+_STRONG = ("sha256", "sha384", "sha512")
+
+
+class State(enum.StrEnum):
+    """How a file is."""
+
+    THERE = "there"
+    MISSING = "missing"
+    DIFFERS = "differs"
+    """It is not what its hash says."""
+    UNHASHED = "no hash"
+    """It is there, but nothing says what it should be."""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """One file. ``where`` is the file found, or the place in the download directory where it should be."""
+
+    packages: tuple[str, ...]
+    folder: str
+    """Below the download directory."""
+    file: str
+    state: State
+    where: Path
+    hashes: tuple[tuple[str, str], ...]
+    """Algorithm and hexadecimal digest."""
+
+    @property
+    def good(self) -> bool:
+        """Whether a build can use it."""
+        return self.state is State.THERE
+
+
+def look(packages: Iterable[Package], tree: Path, downloads: Path, site: Path | None = None) -> list[Needed]:
+    """Look at each file that the packages need, once, in the order of their names.
+
+    Args:
+        packages: of the build.
+        tree: Buildroot's, in which hash files are.
+        downloads: Buildroot's download directory (BR2_DL_DIR).
+        site: a directory in the place of a primary site (BR2_PRIMARY_SITE), or none.
+
+    Raises:
+        SallyportError: a hash file cannot be read; names file and line.
+    """
+    users: dict[tuple[str, str], list[Package]] = {}
+    for package in packages:
+        for download in package.downloads:
+            users.setdefault((package.dl_dir, download.source), []).append(package)
+    found = []
+    for (folder, file), makers in sorted(users.items()):
+        places = [downloads / folder / file]
+        if site is not None:
+            places += [site / folder / file, site / file]
+        where = next((place for place in places if place.is_file()), None)
+        hashes = _hashes(makers, tree, file)
+        names = tuple(sorted({package.name for package in makers}))
+        found.append(Needed(names, folder, file, _state(where, hashes), where or places[0], hashes))
+    return found
+
+
+def _state(where: Path | None, hashes: Iterable[tuple[str, str]]) -> State:
+    if where is None:
+        return State.MISSING
+    wanted = dict(hashes)
+    for algorithm, digest in wanted.items():
+        with where.open("rb") as stream:
+            if hashlib.file_digest(stream, algorithm).hexdigest() != digest.lower():
+                return State.DIFFERS
+    return State.THERE if any(algorithm in wanted for algorithm in _STRONG) else State.UNHASHED
+
+
+def _hashes(makers: Iterable[Package], tree: Path, file: str) -> tuple[tuple[str, str], ...]:
+    files = {tree / name for package in makers for name in package.hashes}
+    found: dict[str, str] = {}
+    for path in sorted(files):
+        found |= read_hashes(path).get(file, {})
+    return tuple(sorted(found.items()))
+
+
+def read_hashes(path: Path) -> dict[str, dict[str, str]]:
+    """File name to algorithm to digest, as a package's hash file says.
+
+    Raises:
+        SallyportError: it cannot be read, or a line is none; names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SallyportError(f"{path}: {error}", "is it an unchanged release?") from error
+    hashes: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 3 or words[0] not in _ALGORITHMS:
+            raise SallyportError(
+                f"{path}:{number}: not a line of a hash file: {line!r}", "write: sha256, the digest, the file's name"
+            )
+        hashes.setdefault(words[2], {})[words[0]] = words[1]
+    return hashes
+
+
+def show(found: Sequence[Needed], console: Console) -> None:
+    """Print what a build cannot use, with the folder of the download directory where it should be, and the sum."""
+    bad = [needed for needed in found if not needed.good]
+    if bad:
+        table = Table(title_justify="left")
+        for column in ("folder", "file", "state", "needed by"):
+            table.add_column(column, overflow="fold")
+        for needed in bad:
+            table.add_row(needed.folder, needed.file, needed.state, ", ".join(needed.packages))
+        console.print(table)
+    counts = Counter(needed.state for needed in found)
+    console.print(", ".join(f"{counts[state]} {state}" for state in State if counts[state]) or "nothing is needed")
+
+
+def to_json(found: Sequence[Needed]) -> str:
+    """All files as JSON."""
+    rows = [
+        {
+            "file": needed.file,
+            "packages": needed.packages,
+            "state": needed.state,
+            "where": str(needed.where),
+            "hashes": dict(needed.hashes),
+        }
+        for needed in found
+    ]
+    return json.dumps(rows, indent=1)

@@ -1,0 +1,100 @@
+"""One output directory of Buildroot (make's ``O``): configured for a defconfig, asked for its packages.
+
+Buildroot's make is always called with ``-C`` its source tree, and never writes there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rootfs.buildroot.source import EXTERNAL, Source
+from rootfs.errors import SallyportError
+from rootfs.run import run
+
+
+class Download(BaseModel):
+    """One file that a package is made of."""
+
+    model_config = ConfigDict(frozen=True)
+    source: str
+    """The file's name."""
+
+
+class Package(BaseModel):
+    """What ``make show-info`` says of one package (Buildroot's docs/manual/make-tips.adoc)."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    type: str
+    virtual: bool = False
+    version: str = ""
+    licenses: str = ""
+    dl_dir: str = ""
+    """Below the download directory."""
+    downloads: tuple[Download, ...] = ()
+    hashes: tuple[str, ...] = ()
+    """Hash files, relative to Buildroot's tree or absolute."""
+
+
+class Output:
+    """The output directory for one defconfig.
+
+    Args:
+        source: Buildroot's tree.
+        config: the defconfig.
+        directory: made if need be.
+        external: the BR2_EXTERNAL tree.
+
+    Raises:
+        SallyportError: make could not work at that path.
+    """
+
+    def __init__(self, source: Source, config: Path, directory: Path, *, external: Path = EXTERNAL) -> None:
+        self.source, self.config, self.external = source, config, external
+        self.directory = directory.resolve()
+        source.check_path(self.directory)
+
+    def make(self, *targets: str) -> str:
+        """Run make and return what it said.
+
+        Raises:
+            CommandError: it failed.
+        """
+        words = ["make", "-C", str(self.source.directory), f"O={self.directory}", f"BR2_EXTERNAL={self.external}"]
+        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
+        allowed = {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
+        return run([*words, *targets], env=allowed)
+
+    def configure(self) -> None:
+        """Write the output's ``.config`` anew from the defconfig.
+
+        Raises:
+            CommandError: make failed.
+            SallyportError: there is no such defconfig.
+        """
+        if not self.config.is_file():
+            raise SallyportError(f"{self.config}: no such file", "name a Buildroot defconfig")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.make("-s", f"BR2_DEFCONFIG={self.config}", "defconfig")
+
+    def packages(self) -> list[Package]:
+        """Every package that the build has, host tools included; takes some seconds.
+
+        Raises:
+            CommandError: make failed.
+            SallyportError: its answer is not understood.
+        """
+        said = self.make("-s", "show-info")
+        try:
+            # Warnings may stand before it; it is one line.
+            table = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+            return [Package.model_validate({"name": name, **what}) for name, what in table.items()]
+        except (StopIteration, ValueError, TypeError, ValidationError) as error:
+            raise SallyportError(
+                f"Buildroot {self.source.release}: `make show-info` said something else: {error}",
+                "is it an unchanged release?",
+            ) from error

@@ -1,0 +1,169 @@
+"""Which source files a build by Buildroot would miss; with a makefile that answers in Buildroot's place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rootfs.buildroot import downloads
+from rootfs.buildroot.downloads import Needed, State
+from rootfs.buildroot.output import Output, Package
+from rootfs.buildroot.source import RELEASE, Source
+from rootfs.errors import CommandError, SallyportError
+
+GOOD = b"a good archive"
+INFO: dict[str, dict[str, Any]] = {
+    "zlib": {"type": "target", "virtual": True},
+    "libzlib": {
+        "type": "target", "version": "1.3", "licenses": "Zlib", "dl_dir": "libzlib",
+        "downloads": [{"source": "zlib-1.3.tar.xz", "uris": ["somewhere"]}], "hashes": ["package/libzlib/libzlib.hash"],
+    },
+    "host-libzlib": {
+        "type": "host", "version": "1.3", "dl_dir": "libzlib",
+        "downloads": [{"source": "zlib-1.3.tar.xz"}], "hashes": ["package/libzlib/libzlib.hash"],
+    },
+    "tiny": {
+        "type": "target", "dl_dir": "tiny",
+        "downloads": [{"source": "tiny-1.tar.gz"}, {"source": "data-2.tar.gz"}], "hashes": [],
+    },
+}  # fmt: skip
+MAKEFILE = f"""\
+export BR2_VERSION := {RELEASE}
+defconfig:
+\t@grep -q BR2_ $(BR2_DEFCONFIG)
+\t@cp $(BR2_DEFCONFIG) $(O)/.config
+\t@echo $(BR2_EXTERNAL) > $(O)/external
+show-info:
+\t@test -f $(O)/.config || {{ echo "configure first"; exit 1; }}
+\t@echo "warning: something"
+\t@cat answer.json
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    tree = tmp_path / "tree"
+    (tree / "package/libzlib").mkdir(parents=True)
+    (tree / "Makefile").write_text(MAKEFILE)
+    (tree / "Config.in").write_text("")
+    (tree / "answer.json").write_text(json.dumps(INFO) + "\n")
+    digest = hashlib.sha256(GOOD).hexdigest()
+    (tree / "package/libzlib/libzlib.hash").write_text(f"# from upstream\n\nsha256  {digest}  zlib-1.3.tar.xz\n")
+    return Source.open(tree)
+
+
+@pytest.fixture
+def output(source: Source, tmp_path: Path) -> Output:
+    config = tmp_path / "small.config"
+    config.write_text("BR2_x86_64=y\n")
+    made = Output(source, config, tmp_path / "out")
+    made.configure()
+    return made
+
+
+def put(folder: Path, name: str, content: bytes = GOOD) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def look(output: Output, tmp_path: Path, site: Path | None = None) -> dict[str, Needed]:
+    found = downloads.look(output.packages(), output.source.directory, tmp_path / "dl", site)
+    return {needed.file: needed for needed in found}
+
+
+def test_each_file_is_listed_once_with_all_who_need_it(output: Output, tmp_path: Path) -> None:
+    found = look(output, tmp_path)
+    assert list(found) == ["zlib-1.3.tar.xz", "data-2.tar.gz", "tiny-1.tar.gz"]
+    assert found["zlib-1.3.tar.xz"].packages == ("host-libzlib", "libzlib")
+    assert {needed.state for needed in found.values()} == {State.MISSING}
+    assert found["tiny-1.tar.gz"].where == tmp_path / "dl/tiny/tiny-1.tar.gz"
+
+
+def test_a_file_is_looked_for_where_buildroot_looks_for_it(output: Output, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    put(site, "zlib-1.3.tar.xz")
+    assert look(output, tmp_path)["zlib-1.3.tar.xz"].state is State.MISSING
+    assert look(output, tmp_path, site)["zlib-1.3.tar.xz"].where == site / "zlib-1.3.tar.xz"
+    put(site, "libzlib/zlib-1.3.tar.xz")
+    assert look(output, tmp_path, site)["zlib-1.3.tar.xz"].where == site / "libzlib/zlib-1.3.tar.xz"
+    put(tmp_path / "dl", "libzlib/zlib-1.3.tar.xz")
+    found = look(output, tmp_path, site)["zlib-1.3.tar.xz"]
+    assert found.where == tmp_path / "dl/libzlib/zlib-1.3.tar.xz"
+    assert found.good
+
+
+def test_a_file_that_is_not_what_its_hash_says_is_no_good(output: Output, tmp_path: Path) -> None:
+    put(tmp_path / "dl", "libzlib/zlib-1.3.tar.xz", GOOD + b"\n")
+    found = look(output, tmp_path)["zlib-1.3.tar.xz"]
+    assert found.state is State.DIFFERS
+    assert not found.good
+
+
+@pytest.mark.parametrize("line", ["", f"md5  {hashlib.md5(GOOD).hexdigest()}  tiny-1.tar.gz"])
+def test_a_file_that_nothing_vouches_for_is_no_good(output: Output, tmp_path: Path, line: str) -> None:
+    table = {**INFO, "tiny": {**INFO["tiny"], "hashes": ["tiny.hash"]}}
+    (output.source.directory / "answer.json").write_text(json.dumps(table))
+    (output.source.directory / "tiny.hash").write_text(line + "\n")
+    put(tmp_path / "dl", "tiny/tiny-1.tar.gz")
+    assert look(output, tmp_path)["tiny-1.tar.gz"].state is State.UNHASHED
+
+
+def test_a_broken_hash_file_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.hash"
+    file.write_text("# fine\nsha256  abc\n")
+    with pytest.raises(SallyportError, match=r"a\.hash:2: not a line of a hash file"):
+        downloads.read_hashes(file)
+    file.write_text("crc32  abc  a.tar\n")
+    with pytest.raises(SallyportError, match=r"a\.hash:1"):
+        downloads.read_hashes(file)
+    with pytest.raises(SallyportError, match=r"b\.hash"):
+        downloads.read_hashes(tmp_path / "b.hash")
+
+
+def test_the_output_is_configured_from_the_defconfig_with_our_tree(output: Output, tmp_path: Path) -> None:
+    assert (tmp_path / "out/.config").read_text() == "BR2_x86_64=y\n"
+    assert (tmp_path / "out/external").read_text().strip() == str(output.external)
+
+
+def test_what_goes_wrong_in_make_is_told_with_its_words(source: Source, tmp_path: Path) -> None:
+    config = tmp_path / "small.config"
+    output = Output(source, config, tmp_path / "out")
+    with pytest.raises(SallyportError, match=r"small\.config: no such file"):
+        output.configure()
+    config.write_text("nothing\n")
+    with pytest.raises(CommandError, match="defconfig"):
+        output.configure()
+    with pytest.raises(CommandError, match="configure first"):
+        output.packages()
+
+
+@pytest.mark.parametrize("answer", ["", "[]", "{", '{"zlib": 1}', '{"zlib": {"type": 7}}', "{}{}"])
+def test_an_answer_that_is_not_understood_is_told(output: Output, answer: str) -> None:
+    (output.source.directory / "answer.json").write_text(answer)
+    with pytest.raises(SallyportError, match="make show-info"):
+        output.packages()
+
+
+def test_an_output_where_make_could_not_work_is_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(SallyportError, match="space or a colon"):
+        Output(source, tmp_path / "small.config", tmp_path / "my out")
+
+
+def test_only_what_is_no_good_is_shown(output: Output, tmp_path: Path) -> None:
+    put(tmp_path / "dl", "libzlib/zlib-1.3.tar.xz")
+    put(tmp_path / "dl", "tiny/data-2.tar.gz")
+    found = list(look(output, tmp_path).values())
+    console = Console(record=True, width=120)
+    downloads.show(found, console)
+    text = console.export_text()
+    assert "tiny-1.tar.gz" in text
+    assert "zlib-1.3" not in text
+    assert "1 there, 1 missing, 1 no hash" in text
+    rows = json.loads(downloads.to_json(found))
+    assert [row["state"] for row in rows] == ["there", "no hash", "missing"]
+    assert Package.model_validate({"name": "a", "type": "host"}).downloads == ()
