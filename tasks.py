@@ -15,7 +15,7 @@ from typing import Any
 from invoke import Collection, Context, Exit, task
 from rich.console import Console
 
-from rootfs import c_style
+from rootfs import c_style, defconfig
 from rootfs import image as images
 from rootfs import profile as profiles
 from rootfs.debian import packages
@@ -439,14 +439,14 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     tree.require()
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()
-    found = [line for config in symbols.CONFIGS for line in symbols.lost(kconfig, config)]
+    found = [line for config in defconfig.ALL.values() for line in symbols.lost(kconfig, config)]
     for line in found:
         _console.print(f"[red]✗[/] {line}", highlight=False, soft_wrap=True)
     if found:
         sys.exit(1)
     if record:
         symbols.record()
-    _console.print(f"Buildroot {tree.release} keeps every symbol of {len(symbols.CONFIGS)} defconfigs")
+    _console.print(f"Buildroot {tree.release} keeps every symbol of {len(defconfig.ALL)} defconfigs")
 
 
 @task(
@@ -463,14 +463,14 @@ def sources(
 ) -> None:
     """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
     from rootfs.buildroot import downloads as files
-    from rootfs.buildroot import source, symbols
+    from rootfs.buildroot import source
     from rootfs.buildroot.output import Output
 
     tree = source.Source.open(source.named(buildroot))
     tree.require()
     packages = []
-    for config in symbols.CONFIGS:
-        output = Output(tree, config, OUT / "buildroot" / config.parent.name)
+    for name, config in defconfig.ALL.items():
+        output = Output(tree, config, OUT / "buildroot" / name)
         with _console.status(f"asking Buildroot {tree.release} what {config.relative_to(OUT.parent)} needs"):
             output.configure()
             packages += output.packages()

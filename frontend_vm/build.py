@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import backend.instructions
-from rootfs import initramfs, kernel, overlay, squashfs
-from rootfs.debian import engine
+from rootfs import defconfig, initramfs, kernel, overlay, squashfs
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
@@ -38,7 +37,7 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
     Returns:
         a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json``.
     """
-    base, wish = debian.root("frontend", engine.FRONTEND_CONFIG)
+    base, wish = debian.root("frontend", defconfig.FRONTEND)
     linux = Kernel(debian.cache, debian.tools, debian.kernel("cloud"))
     overlays = [*wish.overlays, *extra_overlays]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs.errors import SallyportError
+from rootfs.version import PROJECT
+
+HOST = PROJECT / "buildroot.config"
+FRONTEND = PROJECT / "frontend_vm" / "buildroot.config"
+ALL = {"host": HOST, "frontend": FRONTEND}
+"""Our defconfigs by what they describe."""
 
 _LINE = re.compile(r"(?P<name>BR2_[A-Za-z0-9_]+)=(?:(?P<bare>y|-?\d+|0x[0-9a-fA-F]+)|\"(?P<text>[^\"\\]*)\")")
 _UNSET = re.compile(r"# (?P<name>BR2_[A-Za-z0-9_]+) is not set")

@@ -15,8 +15,8 @@ from rich.console import Console
 
 import backend.instructions
 from frontend_vm import build as frontend
-from rootfs import disk, extension, initramfs, kernel, overlay, squashfs, test_access
-from rootfs.debian import engine, packages
+from rootfs import defconfig, disk, extension, initramfs, kernel, overlay, squashfs, test_access
+from rootfs.debian import packages
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.disk import Verity
 from rootfs.kernel import Kernel
@@ -101,7 +101,7 @@ def _values(recipe: Recipe) -> dict[str, object]:
 
 def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
     """The host's root file system: ``tree``, ``root.verity``, ``verity.json``, ``initrd``."""
-    base, wish = debian.root("host", engine.HOST_CONFIG)
+    base, wish = debian.root("host", defconfig.HOST)
     linux = Kernel(debian.cache, debian.tools, debian.kernel(recipe.profile.kernel))
     compiled = extension.build(debian)
     extra = [*([PROJECT / "overlays/host_test"] if recipe.test_access else []), *recipe.extra]
@@ -152,7 +152,7 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
 
 
 def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
-    base, _ = debian.root("host", engine.HOST_CONFIG)
+    base, _ = debian.root("host", defconfig.HOST)
     inputs = {"root": root.name, "disk": recipe.profile.disk.model_dump_json(), "name": recipe.name}
     inputs |= digest_code(disk, sys.modules[__name__]) | {
         "genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")

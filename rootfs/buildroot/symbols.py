@@ -24,7 +24,6 @@ from rootfs.buildroot.source import RELEASE
 from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 
-CONFIGS = (PROJECT / "buildroot.config", PROJECT / "frontend_vm" / "buildroot.config")
 LOCK = Path(__file__).parent / "symbols.lock"
 _REMEDY = "mend the line, or check it against a tree: `invoke image.symbols --buildroot DIR --record`"
 
@@ -83,7 +82,7 @@ def _why(symbol: Symbol, wanted: str) -> str:
     return f"{got}, for it can only be set if {' or '.join(hidden)}" if hidden else got
 
 
-def record(configs: Iterable[Path] = CONFIGS, lock: Path = LOCK, release: str = RELEASE) -> None:
+def record(configs: Iterable[Path] = tuple(defconfig.ALL.values()), lock: Path = LOCK, release: str = RELEASE) -> None:
     """Write down what the defconfigs ask for: to be called once a tree was found to keep it all."""
     content = {"buildroot": release, "symbols": {_name(config): _values(config) for config in configs}}
     new = lock.with_name(f".{lock.name}.new")
@@ -91,7 +90,9 @@ def record(configs: Iterable[Path] = CONFIGS, lock: Path = LOCK, release: str = 
     os.replace(new, lock)
 
 
-def check_recorded(configs: Iterable[Path] = CONFIGS, lock: Path = LOCK, release: str = RELEASE) -> None:
+def check_recorded(
+    configs: Iterable[Path] = tuple(defconfig.ALL.values()), lock: Path = LOCK, release: str = RELEASE
+) -> None:
     """Compare the defconfigs with what was recorded.
 
     Raises:

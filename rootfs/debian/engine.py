@@ -173,14 +173,10 @@ class Engine:
         table = read_map()
         sets: dict[str, Sequence[str]] = {"tools": table.tools.packages, "peers": table.peers.packages}
         sets |= {f"kernel-{flavour}": entry.packages for flavour, entry in table.kernel.items()}
-        sets["host"] = translate(defconfig.read(HOST_CONFIG)).packages
-        sets["frontend"] = translate(defconfig.read(FRONTEND_CONFIG)).packages
+        sets["host"] = translate(defconfig.read(defconfig.HOST)).packages
+        sets["frontend"] = translate(defconfig.read(defconfig.FRONTEND)).packages
         packages.LOCK.unlink(missing_ok=True)
         return {name: packages.load(self._fetch(name, include)) for name, include in sets.items()}
-
-
-HOST_CONFIG = PROJECT / "buildroot.config"
-FRONTEND_CONFIG = PROJECT / "frontend_vm" / "buildroot.config"
 
 
 def _merged(path: str) -> str:

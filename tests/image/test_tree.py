@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import testinfra
 
-from rootfs import extension
+from rootfs import defconfig, extension
 from rootfs.debian import engine
-from rootfs.defconfig import read
 from rootfs.image import Built
 from rootfs.tools import Tools
 from tests.qemu.imagefile import open_image
@@ -157,8 +156,8 @@ def test_one_schema_at_both_ends(release: Built) -> None:
 
 
 def test_every_symbol_of_the_defconfigs_is_served() -> None:
-    for config in (engine.HOST_CONFIG, engine.FRONTEND_CONFIG):
-        assert engine.translate(read(config)).packages
+    for config in (defconfig.HOST, defconfig.FRONTEND):
+        assert engine.translate(defconfig.read(config)).packages
 
 
 @pytest.mark.parametrize(

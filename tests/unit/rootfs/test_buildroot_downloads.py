@@ -13,7 +13,7 @@ from rich.console import Console
 from rootfs.buildroot import downloads
 from rootfs.buildroot.downloads import Needed, State
 from rootfs.buildroot.output import Output, Package
-from rootfs.buildroot.source import RELEASE, Source
+from rootfs.buildroot.source import EXTERNAL, RELEASE, Source
 from rootfs.errors import CommandError, SallyportError
 
 GOOD = b"a good archive"
@@ -167,3 +167,11 @@ def test_only_what_is_no_good_is_shown(output: Output, tmp_path: Path) -> None:
     rows = json.loads(downloads.to_json(found))
     assert [row["state"] for row in rows] == ["there", "no hash", "missing"]
     assert Package.model_validate({"name": "a", "type": "host"}).downloads == ()
+
+
+@pytest.mark.parametrize("folder", sorted((EXTERNAL / "package").iterdir()), ids=lambda folder: folder.name)
+def test_our_own_packages_say_what_their_download_must_be(folder: Path) -> None:
+    hashes = downloads.read_hashes(folder / f"{folder.name}.hash")
+    archives = [name for name in hashes if ".tar." in name]
+    assert archives
+    assert all(len(hashes[name]["sha256"]) == 64 for name in archives)

@@ -11,7 +11,7 @@ from rootfs.debian import engine
 from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 
-CONFIGS = (engine.HOST_CONFIG, engine.FRONTEND_CONFIG)
+CONFIGS = tuple(defconfig.ALL.values())
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -149,7 +149,7 @@ def test_a_broken_map_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pyt
         engine.read_map()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["host", "frontend"])
+@pytest.mark.parametrize("config", CONFIGS, ids=tuple(defconfig.ALL))
 def test_the_shipped_defconfigs_translate(config: Path) -> None:
     symbols = defconfig.read(config)
     wish = engine.translate(symbols)
