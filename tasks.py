@@ -449,32 +449,33 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     _console.print(f"Buildroot {tree.release} keeps every symbol of {len(defconfig.ALL)} defconfigs")
 
 
-@task(
-    help={
-        "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
-        "downloads": "Buildroot's download directory",
-        "site": "a directory of files in the place of Buildroot's primary site",
-        "json": "print every file as JSON",
-    }
-)
-@friendly
-def sources(
-    _: Context, buildroot: str = "", downloads: str = "out/buildroot/dl", site: str = "", json: bool = False
-) -> None:
-    """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
-    from rootfs.buildroot import downloads as files
-    from rootfs.buildroot import source
-    from rootfs.buildroot.output import Output
+_BUILDROOT_HELP = {
+    "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
+    "downloads": "Buildroot's download directory",
+    "site": "a directory of files in the place of Buildroot's primary site",
+    "only": f"{' or '.join(defconfig.ALL)}, not both",
+}
+
+
+def _buildroot(buildroot: str, downloads: str, site: str, *, offline: bool = False, jobs: int = 0) -> Any:
+    from rootfs.buildroot import engine, source
 
     tree = source.Source.open(source.named(buildroot))
     tree.require()
-    packages = []
-    for name, config in defconfig.ALL.items():
-        output = Output(tree, config, OUT / "buildroot" / name)
-        with _console.status(f"asking Buildroot {tree.release} what {config.relative_to(OUT.parent)} needs"):
-            output.configure()
-            packages += output.packages()
-    found = files.look(packages, tree.directory, Path(downloads), Path(site) if site else None)
+    place = Path(site) if site else None
+    return engine.Engine(tree, OUT / "buildroot", Path(downloads), place, offline, jobs, _console)
+
+
+@task(help=_BUILDROOT_HELP | {"json": "print every file as JSON"})
+@friendly
+def sources(
+    _: Context, buildroot: str = "", downloads: str = "out/buildroot/dl", site: str = "", only: str = "",
+    json: bool = False,
+) -> None:  # fmt: skip
+    """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
+    from rootfs.buildroot import downloads as files
+
+    found = _buildroot(buildroot, downloads, site).sources([only] if only else list(defconfig.ALL))
     if json:
         print(files.to_json(found))
     else:
@@ -482,11 +483,30 @@ def sources(
     sys.exit(0 if all(needed.good for needed in found) else 1)
 
 
+@task(
+    help=_BUILDROOT_HELP
+    | {
+        "offline": "download nothing; what is missing is listed before anything is built",
+        "jobs": "of make within one package; 0: as many as there are processors",
+    }
+)
+@friendly
+def buildroot(
+    _: Context, buildroot: str = "", downloads: str = "out/buildroot/dl", site: str = "", only: str = "",
+    offline: bool = False, jobs: int = 0,
+) -> None:  # fmt: skip
+    """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
+    engine = _buildroot(buildroot, downloads, site, offline=offline, jobs=jobs)
+    for name in [only] if only else list(defconfig.ALL):
+        _console.print(str(engine.build(name).relative_to(OUT.parent)))
+
+
 _image = Collection("image")
 _image.add_task(image, name="build", default=True)
 _image.add_task(lock)
 _image.add_task(symbols)
 _image.add_task(sources)
+_image.add_task(buildroot)
 _bench = Collection("bench")
 _bench.add_task(bench_build)
 _bench.add_task(bench_boot)

@@ -18,3 +18,7 @@ class SallyportError(Exception):
 
 class CommandError(SallyportError):
     """A child process failed; the message carries its command line in a form that can be pasted."""
+
+
+class DiskFullError(CommandError):
+    """A child process found no room."""

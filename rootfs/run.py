@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rootfs.errors import CommandError, SallyportError
+from rootfs.errors import CommandError, DiskFullError, SallyportError
 
 _LINES = 15
 
@@ -75,7 +75,7 @@ def run(
     if status != 0:
         tail = "".join(deque(lines, maxlen=_LINES)).strip()
         if os.strerror(errno.ENOSPC).lower() in "".join(lines).lower():
-            raise CommandError(
+            raise DiskFullError(
                 f"the disk is full: {Path(words[0]).name} could not write",
                 "free some room or run `invoke clean`, then try again",
             )

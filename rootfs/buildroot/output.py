@@ -1,4 +1,4 @@
-"""One output directory of Buildroot (make's ``O``): configured for a defconfig, asked for its packages.
+"""One output directory of Buildroot (make's ``O``): configured, asked for its packages, built.
 
 Buildroot's make is always called with ``-C`` its source tree, and never writes there.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +31,7 @@ class Package(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: str
+    """As make's target: with ``host-`` before a package for the build machine."""
     type: str
     virtual: bool = False
     version: str = ""
@@ -38,6 +41,8 @@ class Package(BaseModel):
     downloads: tuple[Download, ...] = ()
     hashes: tuple[str, ...] = ()
     """Hash files, relative to Buildroot's tree or absolute."""
+    stamp_dir: str = ""
+    """Where it is built, relative to the output directory."""
 
 
 class Output:
@@ -58,19 +63,30 @@ class Output:
         self.directory = directory.resolve()
         source.check_path(self.directory)
 
-    def make(self, *targets: str) -> str:
+    def _words(self, *targets: str) -> list[str]:
+        words = ["make", "-C", str(self.source.directory), f"O={self.directory}", f"BR2_EXTERNAL={self.external}"]
+        return [*words, *targets]
+
+    def retry(self, package: str) -> str:
+        """The command that builds one package again from its sources, to be pasted."""
+        return shlex.join(self._words(f"{package}-dirclean", package))
+
+    def make(self, *targets: str, on_line: Callable[[str], None] | None = None) -> str:
         """Run make and return what it said.
 
         Raises:
             CommandError: it failed.
         """
-        words = ["make", "-C", str(self.source.directory), f"O={self.directory}", f"BR2_EXTERNAL={self.external}"]
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
         allowed = {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
-        return run([*words, *targets], env=allowed)
+        return run(self._words(*targets), env=allowed, on_line=on_line)
 
-    def configure(self) -> None:
+    def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write the output's ``.config`` anew from the defconfig.
+
+        Args:
+            settings: symbols that are this machine's and not the image's (download directory, jobs), to values as in a
+                defconfig; they win.
 
         Raises:
             CommandError: make failed.
@@ -79,7 +95,10 @@ class Output:
         if not self.config.is_file():
             raise SallyportError(f"{self.config}: no such file", "name a Buildroot defconfig")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.make("-s", f"BR2_DEFCONFIG={self.config}", "defconfig")
+        whole = self.directory / "defconfig"
+        lines = [f"{name}={value}\n" for name, value in (settings or {}).items()]
+        whole.write_text(self.config.read_text() + "".join(lines))
+        self.make("-s", f"BR2_DEFCONFIG={whole}", "defconfig")
 
     def packages(self) -> list[Package]:
         """Every package that the build has, host tools included; takes some seconds.
@@ -92,7 +111,7 @@ class Output:
         try:
             # Warnings may stand before it; it is one line.
             table = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
-            return [Package.model_validate({"name": name, **what}) for name, what in table.items()]
+            return [Package.model_validate({**what, "name": name}) for name, what in table.items()]
         except (StopIteration, ValueError, TypeError, ValidationError) as error:
             raise SallyportError(
                 f"Buildroot {self.source.release}: `make show-info` said something else: {error}",

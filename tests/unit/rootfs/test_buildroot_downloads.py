@@ -1,11 +1,10 @@
-"""Which source files a build by Buildroot would miss; with a makefile that answers in Buildroot's place."""
+"""Which source files a build by Buildroot would miss; with a small tree in the place of Buildroot's."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,48 +12,14 @@ from rich.console import Console
 from rootfs.buildroot import downloads
 from rootfs.buildroot.downloads import Needed, State
 from rootfs.buildroot.output import Output, Package
-from rootfs.buildroot.source import EXTERNAL, RELEASE, Source
+from rootfs.buildroot.source import EXTERNAL, Source
 from rootfs.errors import CommandError, SallyportError
-
-GOOD = b"a good archive"
-INFO: dict[str, dict[str, Any]] = {
-    "zlib": {"type": "target", "virtual": True},
-    "libzlib": {
-        "type": "target", "version": "1.3", "licenses": "Zlib", "dl_dir": "libzlib",
-        "downloads": [{"source": "zlib-1.3.tar.xz", "uris": ["somewhere"]}], "hashes": ["package/libzlib/libzlib.hash"],
-    },
-    "host-libzlib": {
-        "type": "host", "version": "1.3", "dl_dir": "libzlib",
-        "downloads": [{"source": "zlib-1.3.tar.xz"}], "hashes": ["package/libzlib/libzlib.hash"],
-    },
-    "tiny": {
-        "type": "target", "dl_dir": "tiny",
-        "downloads": [{"source": "tiny-1.tar.gz"}, {"source": "data-2.tar.gz"}], "hashes": [],
-    },
-}  # fmt: skip
-MAKEFILE = f"""\
-export BR2_VERSION := {RELEASE}
-defconfig:
-\t@grep -q BR2_ $(BR2_DEFCONFIG)
-\t@cp $(BR2_DEFCONFIG) $(O)/.config
-\t@echo $(BR2_EXTERNAL) > $(O)/external
-show-info:
-\t@test -f $(O)/.config || {{ echo "configure first"; exit 1; }}
-\t@echo "warning: something"
-\t@cat answer.json
-"""
+from tests.unit.rootfs.fake_buildroot import GOOD, INFO, make_tree
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    tree = tmp_path / "tree"
-    (tree / "package/libzlib").mkdir(parents=True)
-    (tree / "Makefile").write_text(MAKEFILE)
-    (tree / "Config.in").write_text("")
-    (tree / "answer.json").write_text(json.dumps(INFO) + "\n")
-    digest = hashlib.sha256(GOOD).hexdigest()
-    (tree / "package/libzlib/libzlib.hash").write_text(f"# from upstream\n\nsha256  {digest}  zlib-1.3.tar.xz\n")
-    return Source.open(tree)
+    return make_tree(tmp_path / "tree")
 
 
 @pytest.fixture
@@ -127,6 +92,9 @@ def test_a_broken_hash_file_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_the_output_is_configured_from_the_defconfig_with_our_tree(output: Output, tmp_path: Path) -> None:
     assert (tmp_path / "out/.config").read_text() == "BR2_x86_64=y\n"
+    output.configure({"BR2_JLEVEL": "2"})
+    assert (tmp_path / "out/.config").read_text() == "BR2_x86_64=y\nBR2_JLEVEL=2\n"
+    assert output.config.read_text() == "BR2_x86_64=y\n"
     assert (tmp_path / "out/external").read_text().strip() == str(output.external)
 
 

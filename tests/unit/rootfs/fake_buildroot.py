@@ -1,0 +1,59 @@
+"""A small tree that answers make as Buildroot does: same targets, stamps and words; a package is one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rootfs.buildroot.source import RELEASE, Source
+
+GOOD = b"a good archive"
+INFO: dict[str, dict[str, Any]] = {
+    "zlib": {"type": "target", "virtual": True},
+    "libzlib": {
+        "type": "target", "version": "1.3", "licenses": "Zlib", "dl_dir": "libzlib", "stamp_dir": "build/libzlib-1.3",
+        "downloads": [{"source": "zlib-1.3.tar.xz", "uris": ["somewhere"]}], "hashes": ["package/libzlib/libzlib.hash"],
+    },
+    "host-libzlib": {
+        "type": "host", "name": "libzlib", "version": "1.3", "dl_dir": "libzlib", "stamp_dir": "build/host-libzlib-1.3",
+        "downloads": [{"source": "zlib-1.3.tar.xz"}], "hashes": ["package/libzlib/libzlib.hash"],
+    },
+    "tiny": {
+        "type": "target", "dl_dir": "tiny", "stamp_dir": "build/tiny-1",
+        "downloads": [{"source": "tiny-1.tar.gz"}, {"source": "data-2.tar.gz"}], "hashes": [],
+    },
+}  # fmt: skip
+PACKAGES = ("host-libzlib-1.3", "libzlib-1.3", "tiny-1")
+_MAKEFILE = f"""\
+export BR2_VERSION := {RELEASE}
+STAMPS := $(patsubst %,$(O)/build/%/.stamp_installed,{" ".join(PACKAGES)})
+all: $(STAMPS)
+\t@mkdir -p $(O)/target
+$(O)/build/%/.stamp_installed:
+\t@mkdir -p $(@D)
+\t@printf '\\033[7m>>> %s  Building\\033[27m\\n' '$*'
+\t@if [ -f fail ] && [ '$*' = "$$(cat fail)" ]; then echo 'cc: no room in the boat'; exit 1; fi
+\t@echo '$*' >> $(O)/built
+\t@touch $@
+defconfig:
+\t@grep -q BR2_ $(BR2_DEFCONFIG)
+\t@cp $(BR2_DEFCONFIG) $(O)/.config
+\t@echo $(BR2_EXTERNAL) > $(O)/external
+show-info:
+\t@test -f $(O)/.config || {{ echo "configure first"; exit 1; }}
+\t@echo "warning: something"
+\t@cat answer.json
+"""
+
+
+def make_tree(directory: Path) -> Source:
+    """Write the tree. ``fail`` in it, with a folder's name, makes that package fail; ``answer.json`` is show-info's."""
+    (directory / "package/libzlib").mkdir(parents=True)
+    (directory / "Makefile").write_text(_MAKEFILE)
+    (directory / "Config.in").write_text("")
+    (directory / "answer.json").write_text(json.dumps(INFO) + "\n")
+    digest = hashlib.sha256(GOOD).hexdigest()
+    (directory / "package/libzlib/libzlib.hash").write_text(f"# from upstream\n\nsha256  {digest}  zlib-1.3.tar.xz\n")
+    return Source.open(directory)

@@ -1,0 +1,135 @@
+"""Building by Buildroot, with a small tree in its place: progress, the log, what failed, going on, offline."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rootfs import defconfig
+from rootfs.buildroot.build import build
+from rootfs.buildroot.engine import Engine
+from rootfs.buildroot.output import Output
+from rootfs.buildroot.source import Source
+from rootfs.errors import CommandError, DiskFullError, SallyportError
+from tests.unit.rootfs.fake_buildroot import GOOD, PACKAGES, make_tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Source:
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def output(tree: Source, tmp_path: Path) -> Output:
+    config = tmp_path / "small.config"
+    config.write_text("BR2_x86_64=y\n")
+    made = Output(tree, config, tmp_path / "out")
+    made.configure()
+    return made
+
+
+def built(output: Output) -> list[str]:
+    file = output.directory / "built"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_packages_are_counted_as_they_are_done_and_the_log_is_kept(output: Output) -> None:
+    said: list[tuple[str, int, int]] = []
+    log = build(output, output.packages(), lambda *words: said.append(words))
+    assert [(done, total) for _, done, total in said] == [(0, 3), (1, 3), (2, 3)]
+    assert said[0][0].startswith("host-libzlib-1.3")
+    assert built(output) == list(PACKAGES)
+    assert [line for line in log.read_text().splitlines() if ">>>" in line] == [
+        f">>> {name}  Building" for name in PACKAGES
+    ]
+
+
+def test_a_failed_package_is_named_with_its_last_words_and_how_to_go_on(output: Output) -> None:
+    broken = output.source.directory / "fail"
+    broken.write_text("host-libzlib-1.3\n")
+    with pytest.raises(CommandError) as caught:
+        build(output, output.packages(), lambda *_: None)
+    message = str(caught.value)
+    assert message.startswith("package host-libzlib-1.3 failed (step installed)")
+    assert "cc: no room in the boat" in message
+    assert str(output.directory / "build.log") in message
+    command = shlex.split(caught.value.hint.partition("alone: ")[2])
+    assert command[0] == "make"
+    assert command[-2:] == ["host-libzlib-dirclean", "host-libzlib"]
+    assert built(output) == []
+    # The same build again goes on where it stopped, and its log goes on, too.
+    broken.unlink()
+    log = build(output, output.packages(), lambda *_: None)
+    assert built(output) == list(PACKAGES)
+    assert "no room in the boat" in log.read_text()
+
+
+def test_a_build_that_was_interrupted_goes_on(output: Output) -> None:
+    def interrupt(_words: str, done: int, _total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(output, output.packages(), interrupt)
+    said: list[int] = []
+    build(output, output.packages(), lambda _words, done, _total: said.append(done))
+    assert said[0] >= 1
+    assert set(built(output)) == set(PACKAGES)
+    assert built(output).count("host-libzlib-1.3") == 1
+
+
+def test_what_is_no_packages_fault_is_told_as_make_says_it(output: Output) -> None:
+    with pytest.raises(CommandError, match=r"No rule to make target(.|\n)*the whole log: .*build\.log"):
+        build(output, output.packages(), lambda *_: None, targets=["no-such-target"])
+
+
+def test_a_full_disk_is_told_as_such(output: Output) -> None:
+    makefile = output.source.directory / "Makefile"
+    makefile.write_text(makefile.read_text().replace("no room in the boat", os.strerror(errno.ENOSPC)))
+    (output.source.directory / "fail").write_text("tiny-1\n")
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        build(output, output.packages(), lambda *_: None)
+
+
+def engine(tree: Source, tmp_path: Path, *, site: Path | None = None, offline: bool = False) -> Engine:
+    return Engine(tree, tmp_path / "out", tmp_path / "dl", site, offline, 3, Console(record=True, width=100))
+
+
+def test_the_engine_builds_each_of_our_defconfigs_in_a_directory_of_its_own(tree: Source, tmp_path: Path) -> None:
+    made = engine(tree, tmp_path)
+    for name, config in defconfig.ALL.items():
+        assert made.build(name) == tmp_path / "out" / name / "target"
+        written = (tmp_path / "out" / name / ".config").read_text()
+        assert written.startswith(config.read_text())
+        assert f'BR2_DL_DIR="{tmp_path / "dl"}"\nBR2_JLEVEL=3\n' in written
+        assert "PRIMARY_SITE" not in written
+    with pytest.raises(SallyportError, match="no defconfig 'hots'"):
+        made.build("hots")
+
+
+def test_offline_what_is_missing_is_listed_before_anything_is_built(tree: Source, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    made = engine(tree, tmp_path, site=site, offline=True)
+    with pytest.raises(SallyportError, match="3 source files of host cannot be used"):
+        made.build("host")
+    text = made.console.export_text()
+    assert all(name in text for name in ("zlib-1.3.tar.xz", "data-2.tar.gz", "tiny-1.tar.gz"))
+    assert not (tmp_path / "out/host/built").exists()
+    # With the files it builds, and Buildroot is told to look nowhere else.
+    digest = subprocess.run(["sha256sum"], input=GOOD, capture_output=True, check=True).stdout.split()[0].decode()
+    info = tree.directory / "answer.json"
+    info.write_text(info.read_text().replace('"hashes": []', '"hashes": ["tiny.hash"]'))
+    names = ("tiny-1.tar.gz", "data-2.tar.gz")
+    (tree.directory / "tiny.hash").write_text("".join(f"sha256  {digest}  {name}\n" for name in names))
+    site.mkdir()
+    for name in ("zlib-1.3.tar.xz", *names):
+        (site / name).write_bytes(GOOD)
+    made.build("host")
+    written = (tmp_path / "out/host/.config").read_text()
+    assert f'BR2_PRIMARY_SITE="file://{site}"\nBR2_PRIMARY_SITE_ONLY=y\n' in written
