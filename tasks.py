@@ -90,7 +90,7 @@ def image(
     locked: bool = False,
     json: bool = False,
 ) -> None:
-    """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest and SHA256SUMS."""
+    """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest, SBOM and SHA256SUMS."""
     built = _build(profile, way, test_access=test_access, locked=locked)
     manifest = json_module.loads(built.manifest.read_text())
     sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import backend.instructions
 from rootfs import defconfig, initramfs, kernel, overlay, squashfs
+from rootfs.debian import licenses
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
@@ -15,6 +16,8 @@ from rootfs.steps import digest_code, digest_path
 from rootfs.version import PROJECT, version
 
 SOURCE = Path(__file__).parent
+KERNEL = "cloud"
+"""Flavour of the VM's kernel, out of those of the engine."""
 MODULES = ("virtio_mmio", "virtio_blk", "squashfs", "qemu_fw_cfg", "virtio_net", "virtio_rng")
 INIT = PROJECT / "overlays/frontend_vm_initramfs/init.j2"
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "mkdir")
@@ -35,10 +38,11 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         extra_overlays: laid over the root file system last (test access, sabotage).
 
     Returns:
-        a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json``.
+        a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json`` and
+        ``licenses.json``.
     """
     base, wish = debian.root("frontend", defconfig.FRONTEND)
-    linux = Kernel(debian.cache, debian.tools, debian.kernel("cloud"))
+    linux = Kernel(debian.cache, debian.tools, debian.kernel(KERNEL))
     overlays = [*wish.overlays, *extra_overlays]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}
     inputs |= {"overlays/frontend_vm_initramfs": digest_path(INIT.parent), "version": version()}
@@ -72,7 +76,8 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
         # the VM, whose processor may be an emulated one, never unpacks anything.
         squashfs.make(debian.tools, output, "tree", "root.squashfs", level=None)
-        shutil.copyfile(base / "packages.json", output / "packages.json")
+        for name in ("packages.json", licenses.FILE):
+            shutil.copyfile(base / name, output / name)
 
     return debian.cache.step("frontend", "Front-end VM image", inputs, make)
 

@@ -15,9 +15,10 @@ from rich.console import Console
 
 import backend.instructions
 from frontend_vm import build as frontend
-from rootfs import defconfig, disk, extension, initramfs, kernel, overlay, squashfs, test_access
-from rootfs.debian import packages
+from rootfs import defconfig, disk, extension, initramfs, kernel, overlay, sbom, squashfs, test_access
+from rootfs.debian import licenses, packages
 from rootfs.debian.engine import Engine, compile_python
+from rootfs.debian.packages import Package
 from rootfs.disk import Verity
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
@@ -64,7 +65,7 @@ class Built:
 
 
 def make(recipe: Recipe, console: Console, out: Path = OUT, cache: Path = CACHE) -> Built:
-    """Make ``out/<name>.img`` with .bmap, .manifest.json and SHA256SUMS; each appears by one rename.
+    """Make ``out/<name>.img`` with .bmap, .manifest.json, .cdx.json and SHA256SUMS; each appears by one rename.
 
     Args:
         recipe: what to make.
@@ -131,7 +132,8 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
         for name in ("vmlinuz", "initrd", "root.squashfs"):
             os.link(vm / name, shelf / name)
         squashfs.make(debian.tools, output, "tree", "root.squashfs", level=12, stored=("vmlinuz",))
-        shutil.copyfile(vm / "packages.json", output / "frontend-packages.json")
+        for name in ("packages.json", licenses.FILE):
+            shutil.copyfile(vm / name, output / f"frontend-{name}")
         verity = disk.seal(debian.tools, output, output / "root.squashfs")
         (output / "verity.json").write_text(json.dumps(verity.__dict__))
         initramfs.build(
@@ -153,8 +155,9 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
 
 def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
     base, _ = debian.root("host", defconfig.HOST)
+    vm_kernel = debian.kernel(frontend.KERNEL)
     inputs = {"root": root.name, "disk": recipe.profile.disk.model_dump_json(), "name": recipe.name}
-    inputs |= digest_code(disk, sys.modules[__name__]) | {
+    inputs |= digest_code(disk, licenses, sbom, sys.modules[__name__]) | {
         "genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")
     }
 
@@ -173,6 +176,8 @@ def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
         named = image.rename(output / f"{recipe.name}.img")
         disk.block_map(debian.tools, output, named.name)
         _manifest(output / f"{recipe.name}.manifest.json", recipe, root, base, linux, verity, output)
+        bill = sbom.document(recipe.name, version(), verity.root_hash, _parts(root, base, linux, vm_kernel))
+        (output / f"{recipe.name}.cdx.json").write_text(bill)
         for path in list(output.iterdir()):
             if not path.name.startswith(recipe.name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -204,12 +209,37 @@ def _manifest(
         },
         "packages": {
             "host": [package.__dict__ for package in packages.load(base)],
-            "kernel": [p.__dict__ for p in packages.load(linux.fetched) if p.name.startswith("linux-image-")],
+            "kernel": [package.__dict__ for package in _kernel_packages(linux.fetched)],
             "frontend": json.loads((root / "frontend-packages.json").read_text()),
         },
         "files": {path.relative_to(tree).as_posix(): _sha256(path) for path in files},
     }
     target.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _parts(root: Path, base: Path, linux: Kernel, vm_kernel: Path) -> list[sbom.Part]:
+    """Host and front-end VM as the bill of materials has them."""
+    own = json.loads((root / "frontend-packages.json").read_text())
+    return [
+        _part(
+            "host", "operating system of the appliance", "backend",
+            base / licenses.FILE, packages.load(base), linux.fetched,
+        ),
+        _part(
+            "frontend", "the virtual machine with the whole management surface", "frontend_vm",
+            root / f"frontend-{licenses.FILE}", [Package(**fields) for fields in own], vm_kernel,
+        ),
+    ]  # fmt: skip
+
+
+def _part(name: str, what: str, own: str, says: Path, inside: list[Package], kernel: Path) -> sbom.Part:
+    runs = _kernel_packages(kernel)
+    known = licenses.load(says) | licenses.read(kernel / "tree", [package.name for package in runs])
+    return sbom.Part(name, what, [*inside, *runs], known, own)
+
+
+def _kernel_packages(fetched: Path) -> list[Package]:
+    return [package for package in packages.load(fetched) if package.name.startswith("linux-image-")]
 
 
 def _sha256(path: Path) -> str:

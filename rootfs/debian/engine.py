@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rootfs import defconfig, run, select_files, tools
-from rootfs.debian import packages
+from rootfs.debian import licenses, packages
 from rootfs.defconfig import Symbol
 from rootfs.errors import SallyportError
 from rootfs.steps import Cache, digest_code
@@ -147,13 +147,14 @@ class Engine:
         """The tree that a defconfig describes, without overlays, Python compiled.
 
         Returns:
-            a directory with ``tree`` and ``packages.json`` (the packages that something was kept of), and the wish.
+            a directory with ``tree``, ``packages.json`` (the packages that something was kept of) and their
+            ``licenses.json``; and the wish.
         """
         wish = translate(defconfig.read(config))
         fetched = self._fetch(name, wish.packages)
         toolbox = self.tools
         inputs = {"packages": fetched.name, "keep": "\n".join(wish.keep), "tools": toolbox.tree.parent.name}
-        inputs |= digest_code(select_files, tools)
+        inputs |= digest_code(licenses, select_files, tools)
 
         def build(output: Path) -> None:
             tree = output / "tree"
@@ -165,6 +166,7 @@ class Engine:
             inside = set(chosen)
             kept = [p for p in packages.load(fetched) if any(_merged(f) in inside for f in origin[p.name])]
             (output / "packages.json").write_text(json.dumps([asdict(package) for package in kept]))
+            licenses.save(licenses.read(fetched / "tree", [p.name for p in kept]), output / licenses.FILE)
 
         return self.cache.step(f"base-{name}", f"Files of {name}", inputs, build), wish
 

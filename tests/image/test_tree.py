@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from rootfs import defconfig, extension
 from rootfs.debian import engine
@@ -45,8 +47,25 @@ def test_image_is_ours_and_summed(release: Built, host) -> None:  # type: ignore
     out = release.image.parent
     lines = [line.split("  ") for line in (out / "SHA256SUMS").read_text().splitlines()]
     sums = {name: digest for digest, name in lines}
-    for name in (release.image.name, release.image.name + ".bmap", release.manifest.name):
+    for name in (release.image.name, release.image.name + ".bmap", release.manifest.name, _bill(release).name):
         assert host.file(str(out / name)).sha256sum == sums[name]
+
+
+def _bill(release: Built) -> Path:
+    return release.image.with_suffix(".cdx.json")
+
+
+def test_bill_of_materials_has_every_package_with_hash_and_licence(release: Built) -> None:
+    text = _bill(release).read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    manifest = json.loads(release.manifest.read_text())
+    by_ref = {component["bom-ref"]: component for component in json.loads(text)["components"]}
+    packages = manifest["packages"]
+    for part in ("host", "frontend"):
+        for package in [*packages[part], *packages["kernel"]]:
+            component = by_ref[f"{part}/{package['name']}"]
+            assert component["hashes"] == [{"alg": "SHA-256", "content": package["sha256"]}]
+            assert component["licenses"], package["name"]
 
 
 def test_manifest_lists_every_file(release: Built) -> None:
