@@ -431,7 +431,7 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
     from rootfs.buildroot import source, symbols
 
-    if not (buildroot or source.NAMED in os.environ):
+    if not (buildroot or os.environ.get(source.NAMED)):
         symbols.check_recorded()
         _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
         return
@@ -469,7 +469,7 @@ def _buildroot(buildroot: str, downloads: str, site: str, *, offline: bool = Fal
 @task(help=_BUILDROOT_HELP | {"json": "print every file as JSON"})
 @friendly
 def sources(
-    _: Context, buildroot: str = "", downloads: str = "out/buildroot/dl", site: str = "", only: str = "",
+    _: Context, buildroot: str = "", downloads: str = str(OUT / "buildroot/dl"), site: str = "", only: str = "",
     json: bool = False,
 ) -> None:  # fmt: skip
     """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
@@ -487,18 +487,18 @@ def sources(
     help=_BUILDROOT_HELP
     | {
         "offline": "download nothing; what is missing is listed before anything is built",
-        "jobs": "of make within one package; 0: as many as there are processors",
+        "jobs": "of make within one package; 0: as many as there are processors, and one",
     }
 )
 @friendly
 def buildroot(
-    _: Context, buildroot: str = "", downloads: str = "out/buildroot/dl", site: str = "", only: str = "",
+    _: Context, buildroot: str = "", downloads: str = str(OUT / "buildroot/dl"), site: str = "", only: str = "",
     offline: bool = False, jobs: int = 0,
 ) -> None:  # fmt: skip
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
     engine = _buildroot(buildroot, downloads, site, offline=offline, jobs=jobs)
     for name in [only] if only else list(defconfig.ALL):
-        _console.print(str(engine.build(name).relative_to(OUT.parent)))
+        print(engine.build(name))
 
 
 _image = Collection("image")

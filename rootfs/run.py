@@ -14,6 +14,8 @@ from pathlib import Path
 from rootfs.errors import CommandError, DiskFullError, SallyportError
 
 _LINES = 15
+_FULL_LINES = 200
+"""Last lines in which a full disk is looked for: a program may say much while it gives up, and more in hours before."""
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -74,7 +76,7 @@ def run(
         raise
     if status != 0:
         tail = "".join(deque(lines, maxlen=_LINES)).strip()
-        if os.strerror(errno.ENOSPC).lower() in "".join(lines).lower():
+        if os.strerror(errno.ENOSPC).lower() in "".join(lines[-_FULL_LINES:]).lower():
             raise DiskFullError(
                 f"the disk is full: {Path(words[0]).name} could not write",
                 "free some room or run `invoke clean`, then try again",

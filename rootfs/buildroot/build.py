@@ -6,8 +6,8 @@ so an interrupted or failed build is simply started again.
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +19,9 @@ LAST_LINES = 20
 """Of the log, in the message of a build that failed."""
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x1b\([A-Z]")
 _STEP = re.compile(r">>> (?P<package>\S+) (?P<version>\S*) *(?P<step>\S.*)")
-"""What Buildroot says before each step of a package (``MESSAGE`` in package/pkg-utils.mk)."""
+"""What Buildroot says before each step of a package (``MESSAGE`` in support/misc/utils.mk)."""
+_NOISE = re.compile(r"make(\[\d+\])?: (\*\*\* \[.*\] Error \d+|(Entering|Leaving) directory .*)$")
+"""What make says besides: of a failure only where it was."""
 _BROKEN = re.compile(r"\*\*\* \[.*?/build/(?P<folder>[^/\]]+)/\.stamp_(?P<step>\w+)\] Error")
 """What make says of a package's step that failed."""
 Say = Callable[[str, int, int], None]
@@ -50,14 +52,20 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, targets: Ite
 
     Raises:
         CommandError: a package failed; carries its name, the last lines and the command to retry.
+        DiskFullError: there was no room; carries the same.
         SallyportError: the log cannot be written.
     """
+    _mend(output)
     tally = Tally(output, packages)
     log = output.directory / "build.log"
     tail: deque[str] = deque(maxlen=LAST_LINES)
     broken: list[tuple[str, str]] = []
     try:
-        with log.open("a", encoding="utf-8") as file:
+        file = log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise SallyportError(f"{log}: {error.strerror}", "let us write there") from error
+    try:
+        with file:
 
             def on_line(line: str) -> None:
                 text = _ESCAPE.sub("", line)
@@ -66,26 +74,27 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, targets: Ite
                     say(f"{match['package']} {match['version']}: {match['step']}", tally.done(), tally.total)
                 if match := _BROKEN.search(text):
                     broken.append((match["folder"], match["step"]))
-                elif not text.startswith("make"):
+                if not _NOISE.match(text):
                     tail.append(text)
 
             output.make(*targets, on_line=on_line)
-    except DiskFullError:
-        raise
     except CommandError as error:
-        if not broken:
-            raise CommandError(
-                f"{error}\nthe whole log: {log}", "mend what it says, then start the build again"
-            ) from None
-        folder, step = broken[0]
-        said = "\n".join(tail)
-        raise CommandError(
-            f"package {folder} failed (step {step}); its last words:\n{said}\nthe whole log: {log}",
-            f"mend it, then start the build again; for this package alone: {output.retry(_name(folder, packages))}",
-        ) from None
-    except OSError as error:
-        raise SallyportError(f"{log}: {os.strerror(error.errno or 0)}", "make room for it") from error
+        said, where = "\n".join(tail), f"the whole log: {log}"
+        name = _name(broken[0][0], packages) if broken else ""
+        what = f"package {broken[0][0]} failed (step {broken[0][1]}); its last words:\n{said}" if broken else str(error)
+        if isinstance(error, DiskFullError):
+            full = f"{what}\nthe disk is full\n{where}"
+            raise DiskFullError(full, f"make room at {output.directory}, then start the build again") from None
+        alone = f"; for this package alone: {output.retry(name)}" if name else ""
+        raise CommandError(f"{what}\n{where}", f"mend it, then start the build again{alone}") from None
     return log
+
+
+def _mend(output: Output) -> None:
+    """Drop packages that were interrupted while they were patched: Buildroot refuses to patch them a second time."""
+    for applied in output.directory.glob("build/*/.applied_patches_list"):
+        if not (applied.parent / ".stamp_patched").exists():
+            shutil.rmtree(applied.parent)
 
 
 def _name(folder: str, packages: Iterable[Package]) -> str:

@@ -2,8 +2,8 @@
 
 Buildroot finds out about a missing file when it comes to the package, half an hour into the build; without a network
 that is where the build ends. Here all of them are looked at before anything is built, in the places and in the order
-in which Buildroot looks (support/download/dl-wrapper and package/pkg-download.mk): the download directory, then the
-primary site, which is a directory here.
+in which Buildroot looks (support/download/dl-wrapper and package/pkg-download.mk): the download directory, in the
+package's folder and flat, then the primary site, which is a directory here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Needed:
 
     @property
     def good(self) -> bool:
-        """Whether a build can use it."""
+        """Whether a build may use it: our configurations insist on hashes (BR2_DOWNLOAD_FORCE_CHECK_HASHES)."""
         return self.state is State.THERE
 
 
@@ -75,19 +75,20 @@ def look(packages: Iterable[Package], tree: Path, downloads: Path, site: Path | 
             users.setdefault((package.dl_dir, download.source), []).append(package)
     found = []
     for (folder, file), makers in sorted(users.items()):
-        places = [downloads / folder / file]
+        places = [downloads / folder / file, downloads / file]
         if site is not None:
             places += [site / folder / file, site / file]
-        where = next((place for place in places if place.is_file()), None)
         hashes = _hashes(makers, tree, file)
         names = tuple(sorted({package.name for package in makers}))
-        found.append(Needed(names, folder, file, _state(where, hashes), where or places[0], hashes))
+        # Buildroot throws away what differs and looks on.
+        states = {place: _state(place, hashes) for place in places if place.is_file()}
+        where = next((place for place, state in states.items() if state is not State.DIFFERS), None)
+        where = where or next(iter(states), places[0])
+        found.append(Needed(names, folder, file, states.get(where, State.MISSING), where, hashes))
     return found
 
 
-def _state(where: Path | None, hashes: Iterable[tuple[str, str]]) -> State:
-    if where is None:
-        return State.MISSING
+def _state(where: Path, hashes: Iterable[tuple[str, str]]) -> State:
     wanted = dict(hashes)
     for algorithm, digest in wanted.items():
         with where.open("rb") as stream:

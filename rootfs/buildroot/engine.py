@@ -5,6 +5,7 @@ So far it ends at Buildroot's own outputs (``target/``, ``images/``); the flash 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from rootfs.buildroot.downloads import Needed
 from rootfs.buildroot.output import Output, Package
 from rootfs.buildroot.source import Source
 from rootfs.errors import SallyportError
+from rootfs.steps import digest_path
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Engine:
         downloads: Buildroot's download directory.
         site: a directory in the place of its primary site, or none.
         offline: nothing is downloaded: what is neither in ``downloads`` nor at ``site`` is an error, before the build.
-        jobs: of make within one package; 0 for as many as there are processors.
+        jobs: of make within one package; 0 for as many as there are processors, and one (package/Makefile.in).
     """
 
     tree: Source
@@ -59,10 +61,30 @@ class Engine:
         """
         if name not in defconfig.ALL:
             raise SallyportError(f"no defconfig {name!r}", f"name one of {', '.join(defconfig.ALL)}")
+        for place in (self.downloads, self.site):
+            if place is not None:
+                self.tree.check_path(place.absolute())
         output = Output(self.tree, defconfig.ALL[name], self.out / name)
         with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):
             output.configure(self._settings())
             return output, output.packages()
+
+    def _check_origin(self, output: Output) -> None:
+        """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
+
+        Raises:
+            SallyportError: what is in the directory was begun with another configuration, or from another tree.
+        """
+        config = output.config.read_bytes()
+        packages = "".join(digest_path(output.external / name) for name in ("package", "patches"))
+        origin = f"{self.tree.directory} {hashlib.sha256(config).hexdigest()} {packages}\n"
+        record = output.directory / "origin"
+        if (output.directory / "build").is_dir() and (not record.exists() or record.read_text() != origin):
+            raise SallyportError(
+                f"{output.directory} was begun with another configuration, other packages of ours or another tree",
+                f"start anew: rm -r {output.directory}; downloads stay in {self.downloads}",
+            )
+        record.write_text(origin)
 
     def sources(self, names: Sequence[str]) -> list[Needed]:
         """The source files that these defconfigs need, each once."""
@@ -85,6 +107,7 @@ class Engine:
                 f"{len(bad)} source files of {name} cannot be used, and nothing may be downloaded",
                 f"put them below {self.downloads}, each into its folder",
             )
+        self._check_origin(output)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(name)

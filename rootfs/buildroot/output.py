@@ -34,8 +34,6 @@ class Package(BaseModel):
     """As make's target: with ``host-`` before a package for the build machine."""
     type: str
     virtual: bool = False
-    version: str = ""
-    licenses: str = ""
     dl_dir: str = ""
     """Below the download directory."""
     downloads: tuple[Download, ...] = ()
@@ -60,7 +58,7 @@ class Output:
 
     def __init__(self, source: Source, config: Path, directory: Path, *, external: Path = EXTERNAL) -> None:
         self.source, self.config, self.external = source, config, external
-        self.directory = directory.resolve()
+        self.directory = directory.absolute()
         source.check_path(self.directory)
 
     def _words(self, *targets: str) -> list[str]:
@@ -69,7 +67,13 @@ class Output:
 
     def retry(self, package: str) -> str:
         """The command that builds one package again from its sources, to be pasted."""
-        return shlex.join(self._words(f"{package}-dirclean", package))
+        settings = [f"{name}={value}" for name, value in self._environment().items()]
+        return shlex.join([*(["env", *settings] if settings else []), *self._words(f"{package}-dirclean", package)])
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
+        return {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
 
     def make(self, *targets: str, on_line: Callable[[str], None] | None = None) -> str:
         """Run make and return what it said.
@@ -77,9 +81,7 @@ class Output:
         Raises:
             CommandError: it failed.
         """
-        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
-        allowed = {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
-        return run(self._words(*targets), env=allowed, on_line=on_line)
+        return run(self._words(*targets), env=self._environment(), on_line=on_line)
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write the output's ``.config`` anew from the defconfig.

@@ -298,13 +298,15 @@ class PacketWire(Wire):
     def _drain(self, buffer: bytearray) -> None:
         """Deliver what waits, at most `BURST` frames, then count what the kernel had to drop meanwhile."""
         view, now, frames = memoryview(buffer), time.monotonic(), []
-        for _ in range(BURST):
-            try:
+        try:
+            for _ in range(BURST):
                 length, ancillary, _, _ = self._in.recvmsg_into([buffer], 64)
-            except BlockingIOError:
-                break
-            frames.append(with_tag(bytes(view[:length]), ancillary))
-        self._deliver(frames, now)
+                frames.append(with_tag(bytes(view[:length]), ancillary))
+        except BlockingIOError:
+            pass
+        finally:
+            # Whatever ends the reading, what was read did arrive.
+            self._deliver(frames, now)
         # Reading the counters sets them back to zero (packet(7)).
         _, dropped = struct.unpack("II", self._in.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
         if dropped:

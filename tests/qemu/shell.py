@@ -28,8 +28,14 @@ class HostShell:
         """Run one command line; returns its status and what it printed, errors included.
 
         Raises:
-            MachineError: no answer in time.
+            MachineError: no answer in time, or the machine is gone.
         """
+        try:
+            return self._run(command, timeout)
+        except OSError as error:
+            raise MachineError(f"the host's test shell is gone: {error}", "the machine has ended") from error
+
+    def _run(self, command: str, timeout: float) -> tuple[int, str]:
         mark = secrets.token_hex(8)
         # The mark is put together by the shell, so that no echo of the command can be taken for its end.
         self._socket.sendall(

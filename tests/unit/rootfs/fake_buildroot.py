@@ -25,6 +25,8 @@ INFO: dict[str, dict[str, Any]] = {
         "downloads": [{"source": "tiny-1.tar.gz"}, {"source": "data-2.tar.gz"}], "hashes": [],
     },
 }  # fmt: skip
+WORDS = "cc: no room in the boat\nmake[3]: *** No rule to make target 'oars'.  Stop.\n"
+"""What a package that fails says."""
 PACKAGES = ("host-libzlib-1.3", "libzlib-1.3", "tiny-1")
 _MAKEFILE = f"""\
 export BR2_VERSION := {RELEASE}
@@ -34,7 +36,7 @@ all: $(STAMPS)
 $(O)/build/%/.stamp_installed:
 \t@mkdir -p $(@D)
 \t@printf '\\033[7m>>> %s  Building\\033[27m\\n' '$*'
-\t@if [ -f fail ] && [ '$*' = "$$(cat fail)" ]; then echo 'cc: no room in the boat'; exit 1; fi
+\t@if [ -f fail ] && [ '$*' = "$$(cat fail)" ]; then cat words; exit 1; fi
 \t@echo '$*' >> $(O)/built
 \t@touch $@
 defconfig:
@@ -53,6 +55,7 @@ def make_tree(directory: Path) -> Source:
     (directory / "package/libzlib").mkdir(parents=True)
     (directory / "Makefile").write_text(_MAKEFILE)
     (directory / "Config.in").write_text("")
+    (directory / "words").write_text(WORDS)
     (directory / "answer.json").write_text(json.dumps(INFO) + "\n")
     digest = hashlib.sha256(GOOD).hexdigest()
     (directory / "package/libzlib/libzlib.hash").write_text(f"# from upstream\n\nsha256  {digest}  zlib-1.3.tar.xz\n")

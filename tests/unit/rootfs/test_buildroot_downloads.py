@@ -56,10 +56,14 @@ def test_a_file_is_looked_for_where_buildroot_looks_for_it(output: Output, tmp_p
     assert look(output, tmp_path, site)["zlib-1.3.tar.xz"].where == site / "zlib-1.3.tar.xz"
     put(site, "libzlib/zlib-1.3.tar.xz")
     assert look(output, tmp_path, site)["zlib-1.3.tar.xz"].where == site / "libzlib/zlib-1.3.tar.xz"
-    put(tmp_path / "dl", "libzlib/zlib-1.3.tar.xz")
-    found = look(output, tmp_path, site)["zlib-1.3.tar.xz"]
-    assert found.where == tmp_path / "dl/libzlib/zlib-1.3.tar.xz"
-    assert found.good
+    for place in ("zlib-1.3.tar.xz", "libzlib/zlib-1.3.tar.xz"):
+        put(tmp_path / "dl", place)
+        found = look(output, tmp_path, site)["zlib-1.3.tar.xz"]
+        assert found.where == tmp_path / "dl" / place
+        assert found.good
+    # What differs is thrown away by Buildroot, which then looks on.
+    put(tmp_path / "dl", "libzlib/zlib-1.3.tar.xz", b"half of it")
+    assert look(output, tmp_path, site)["zlib-1.3.tar.xz"].where == tmp_path / "dl/zlib-1.3.tar.xz"
 
 
 def test_a_file_that_is_not_what_its_hash_says_is_no_good(output: Output, tmp_path: Path) -> None:
@@ -135,6 +139,12 @@ def test_only_what_is_no_good_is_shown(output: Output, tmp_path: Path) -> None:
     rows = json.loads(downloads.to_json(found))
     assert [row["state"] for row in rows] == ["there", "no hash", "missing"]
     assert Package.model_validate({"name": "a", "type": "host"}).downloads == ()
+
+
+def test_the_kernel_is_checked_although_the_release_does_not_find_its_own_hash() -> None:
+    for name in ("linux", "linux-headers"):
+        hashes = downloads.read_hashes(EXTERNAL / "patches" / name / f"{name}.hash")
+        assert any(file.startswith("linux-") and file.endswith(".tar.xz") for file in hashes)
 
 
 @pytest.mark.parametrize("folder", sorted((EXTERNAL / "package").iterdir()), ids=lambda folder: folder.name)

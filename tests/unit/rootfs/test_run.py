@@ -55,6 +55,11 @@ def test_a_full_disk_is_said_in_one_sentence(words: str) -> None:
     assert "invoke clean" in caught.value.hint
 
 
+def test_words_about_space_that_were_long_ago_are_not_the_reason() -> None:
+    with pytest.raises(CommandError, match="ended with status 1"):
+        run(["sh", "-c", "echo 'x: No space left on device'; seq 1 400; exit 1"])
+
+
 def test_words_about_space_without_a_failure_are_none() -> None:
     assert "No space" in run(["echo", "No space left on device"])
 
