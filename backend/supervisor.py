@@ -69,7 +69,7 @@ async def receive_tap() -> int:
 
 
 class Heart:
-    """The socket that heartbeats arrive at, and when the last one did."""
+    """The socket that heartbeats arrive at."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)

@@ -14,6 +14,9 @@ from rootfs.errors import SallyportError
 from rootfs.profile import Profile
 from rootfs.tools import Tools
 
+_STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+STUB_PACKAGE = "systemd-boot-efi"
+"""The package of the tools tree that has the stub: the only one of them that gets into an image."""
 _TEMPLATE = Path(__file__).parent / "genimage.cfg.j2"
 _BLOCK = 4096
 _NAMESPACE = uuid.UUID("5a11e907-0000-4000-8000-000000000001")
@@ -85,7 +88,7 @@ def assemble(
     tools.run(
         [
             *("ukify", "build", "--linux=vmlinuz", "--initrd=initrd", "--cmdline=@cmdline", "--os-release=@os-release"),
-            *("--uname=", "--output=uki.efi", "--stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub"),
+            *("--uname=", "--output=uki.efi", f"--stub={_STUB}"),
         ],
         build=build,
     )

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
 _SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
+_IMAGES = "linux-image-"
+"""How the names of Debian's kernel packages begin."""
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "sed", "reboot", "cat", "mkdir")
 
 
@@ -209,7 +212,8 @@ def _manifest(
         },
         "packages": {
             "host": [package.__dict__ for package in packages.load(base)],
-            "kernel": [package.__dict__ for package in _kernel_packages(linux.fetched)],
+            "kernel": [package.__dict__ for package in _named(linux.fetched, _IMAGES)],
+            "boot": [package.__dict__ for package in _named(linux.tools.tree.parent, disk.STUB_PACKAGE)],
             "frontend": json.loads((root / "frontend-packages.json").read_text()),
         },
         "files": {path.relative_to(tree).as_posix(): _sha256(path) for path in files},
@@ -220,26 +224,33 @@ def _manifest(
 def _parts(root: Path, base: Path, linux: Kernel, vm_kernel: Path) -> list[sbom.Part]:
     """Host and front-end VM as the bill of materials has them."""
     own = json.loads((root / "frontend-packages.json").read_text())
+    stub = (linux.tools.tree.parent, disk.STUB_PACKAGE)
     return [
         _part(
             "host", "operating system of the appliance", "backend",
-            base / licenses.FILE, packages.load(base), linux.fetched,
+            base / licenses.FILE, packages.load(base), [(linux.fetched, _IMAGES), stub],
         ),
         _part(
             "frontend", "the virtual machine with the whole management surface", "frontend_vm",
-            root / f"frontend-{licenses.FILE}", [Package(**fields) for fields in own], vm_kernel,
+            root / f"frontend-{licenses.FILE}", [Package(**fields) for fields in own], [(vm_kernel, _IMAGES)],
         ),
     ]  # fmt: skip
 
 
-def _part(name: str, what: str, own: str, says: Path, inside: list[Package], kernel: Path) -> sbom.Part:
-    runs = _kernel_packages(kernel)
-    known = licenses.load(says) | licenses.read(kernel / "tree", [package.name for package in runs])
-    return sbom.Part(name, what, [*inside, *runs], known, own)
+def _part(
+    name: str, what: str, own: str, says: Path, inside: list[Package], also: Sequence[tuple[Path, str]]
+) -> sbom.Part:
+    """``also``: sets of packages, as `packages.fetch` left them, and how the names of those begin that are meant."""
+    known = licenses.load(says)
+    for fetched, begin in also:
+        more = _named(fetched, begin)
+        inside = [*inside, *more]
+        known |= licenses.read(fetched / "tree", [package.name for package in more])
+    return sbom.Part(name, what, inside, known, own)
 
 
-def _kernel_packages(fetched: Path) -> list[Package]:
-    return [package for package in packages.load(fetched) if package.name.startswith("linux-image-")]
+def _named(fetched: Path, begin: str) -> list[Package]:
+    return [package for package in packages.load(fetched) if package.name.startswith(begin)]
 
 
 def _sha256(path: Path) -> str:

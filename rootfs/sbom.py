@@ -28,7 +28,8 @@ _SPACE = uuid.UUID("0d6a1c0e-6a4e-5a52-9d0b-3a5f0c9f7b11")
 
 @dataclass(frozen=True)
 class Part:
-    """One root file system of the image and what it was made of; the kernel that it runs is one of its packages."""
+    """One root file system of the image and what it was made of; the kernel that it runs is one of its packages, and
+    so is what of a boot loader the host has."""
 
     name: str
     description: str
@@ -66,7 +67,8 @@ def document(name: str, version: str, root_hash: str, parts: Sequence[Part]) -> 
             bom.components.add(component)
         bom.register_dependency(whole, inside)
     bom.register_dependency(image, [c for c in bom.components if c.type is ComponentType.OPERATING_SYSTEM])
-    bom.serial_number = uuid.uuid5(_SPACE, f"{name} {version} {root_hash}")
+    bom.serial_number = uuid.UUID(int=0)
+    bom.serial_number = uuid.uuid5(_SPACE, JsonV1Dot6(bom).output_as_string())
     return JsonV1Dot6(bom).output_as_string(indent=1) + "\n"
 
 

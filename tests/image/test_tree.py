@@ -61,8 +61,9 @@ def test_bill_of_materials_has_every_package_with_hash_and_licence(release: Buil
     manifest = json.loads(release.manifest.read_text())
     by_ref = {component["bom-ref"]: component for component in json.loads(text)["components"]}
     packages = manifest["packages"]
-    for part in ("host", "frontend"):
-        for package in [*packages[part], *packages["kernel"]]:
+    assert [package["name"] for package in packages["boot"]] == ["systemd-boot-efi"]
+    for part, boot in (("host", packages["boot"]), ("frontend", [])):
+        for package in [*packages[part], *packages["kernel"], *boot]:
             component = by_ref[f"{part}/{package['name']}"]
             assert component["hashes"] == [{"alg": "SHA-256", "content": package["sha256"]}]
             assert component["licenses"], package["name"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,10 +13,13 @@ from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 from tests.probes.misuse import ATTACKS
 from tests.probes.result import Result, Verdict
+from tests.qemu import mutation
+from tests.qemu.machine import MachineError
 from tests.qemu.mutants import MUTANTS, chosen
 from tests.qemu.mutants.mutant import Mutant
-from tests.qemu.mutation import Outcome, exit_code, judge, judge_clean
+from tests.qemu.mutation import Mutation, Outcome, exit_code, judge, judge_clean
 from tests.qemu.plants import AtBoot, Code, InTree, OnHost, background
+from tests.qemu.shell import HostShell
 from tests.qemu.stages import STAGES
 
 
@@ -101,3 +107,36 @@ def test_a_planted_program_fits_the_terminals_line() -> None:
         for line in m.plant.lines if isinstance(m.plant, OnHost) else ():
             assert len(line.encode()) < 3900, m.name
     assert "ip netns exec mgmt" in background("pass", netns="mgmt")[1]
+
+
+def test_a_clean_round_keeps_what_was_found_before_a_stage_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[Result]:
+        raise MachineError("the VM does not answer")
+
+    one = Mutation.__new__(Mutation)
+    monkeypatch.setattr(
+        mutation, "STAGES", {"listeners": lambda *_: [result("host/nd", Verdict.HOLE)], "flood": broken}
+    )
+    rig = SimpleNamespace(restore=lambda _name: None)
+    monkeypatch.setattr(Mutation, "_rig", rig)
+    vars(one).update(_effort=None, _say=None)
+    outcome = one.clean(["listeners", "flood"])
+    assert outcome.verdict == "false alarm"
+    assert "host/nd" in outcome.evidence
+    lone = one.clean(["flood"])
+    assert lone.verdict == "not tested"
+    assert "flood/run: the VM does not answer" in lone.evidence
+
+
+def test_a_host_whose_machine_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "shell"))
+        listener.listen()
+        shell = HostShell(tmp_path / "shell")
+        peer, _ = listener.accept()
+        peer.close()
+    with pytest.raises(MachineError, match="gone"):
+        shell.run("id")
+    with pytest.raises(MachineError, match="gone"):
+        shell.check("id")
+    shell.close()

@@ -42,6 +42,32 @@ def test_malformed_framing_ends_the_wire(length: int) -> None:
     far.close()
 
 
+def test_what_came_before_malformed_framing_did_arrive() -> None:
+    near, far = socket.socketpair()
+    ledger = Ledger(lambda frame: None)
+    with StreamWire(near, ledger=ledger) as wire, wire.tap() as tap:
+        far.sendall(encode([b"\x01" * 60, b"\x02" * 60]) + struct.pack("!I", 0))
+        assert [frame.raw[:1] for frame in tap.take(5)] == [b"\x01", b"\x02"]
+        assert ledger.frames == 2
+        with pytest.raises(WireError, match="malformed framing"):
+            _ = [tap.take(0.5) for _ in range(20)]
+    far.close()
+
+
+def test_a_tap_gets_what_it_wants_and_nobody_is_woken_for_the_rest() -> None:
+    near, far = socket.socketpair()
+    with StreamWire(near) as wire, wire.tap(lambda frame: frame.raw[0] == 2) as picky, wire.tap() as tap:
+        far.sendall(encode([bytes([1 + n % 2]) * 60 for n in range(10)]))
+        while wire.received < 10:
+            threading.Event().wait(0.01)
+        assert [frame.raw[0] for frame in picky.take(1)] == [2] * 5
+        assert len(tap.take(1)) == 10
+        far.sendall(encode([b"\x01" * 60]))
+        assert len(tap.take(1)) == 1
+        assert picky.take(0.05) == []
+    far.close()
+
+
 def test_a_closed_far_end_is_an_error_and_not_silence() -> None:
     near, far = socket.socketpair()
     with StreamWire(near) as wire, wire.tap() as tap:
