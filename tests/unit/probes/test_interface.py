@@ -516,3 +516,27 @@ def test_the_address_can_be_typed_and_what_comes_meanwhile_is_judged(namespace: 
         with hardware.reach(PROFILE, NEAR, tmp_path, console, mac="", port_mac="", ask=ask) as device:
             assert wait_for(lambda: device.ledger.offences())
             assert "00:11:22:33:44:55" in device.ledger.offences().reasons()
+
+
+class _Dying:
+    """A socket that gives one frame, and then its interface is gone."""
+
+    def __init__(self) -> None:
+        self._left = [FRAME]
+
+    def recvmsg_into(self, buffers: list[bytearray], _size: int) -> tuple[int, list[object], int, object]:
+        if not self._left:
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+        frame = self._left.pop()
+        buffers[0][: len(frame)] = frame
+        return len(frame), [], 0, None
+
+
+def test_what_was_read_before_the_interface_died_did_arrive(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PacketWire(NEAR) as near, near.tap() as tap:
+        real = near._in
+        monkeypatch.setattr(near, "_in", _Dying())
+        with pytest.raises(OSError, match="down"):
+            near._drain(bytearray(9100))
+        monkeypatch.setattr(near, "_in", real)
+        assert [frame.raw for frame in tap.take(1)] == [FRAME]
