@@ -449,6 +449,28 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     _console.print(f"Buildroot {tree.release} keeps every symbol of {len(defconfig.ALL)} defconfigs")
 
 
+@task(
+    positional=["bill", "feed"],
+    help={
+        "bill": "bill of materials of an image: out/<name>.cdx.json",
+        "feed": "the Debian security tracker's JSON file, on this machine",
+        "minor": "list those, too, that hardly matter",
+        "json": "print all of them as JSON",
+    },
+)
+@friendly
+def vulnerabilities(_: Context, bill: str, feed: str, minor: bool = False, json: bool = False) -> None:
+    """Compare what an image is made of with a feed of known vulnerabilities. Exit code: 0 none, 3 some, 1 wrong use."""
+    from rootfs import vulnerabilities as known
+
+    found = known.find(Path(bill), known.read_feed(Path(feed)))
+    if json:
+        print(known.to_json(found))
+    else:
+        known.show(found, _console, all_of_them=minor)
+    sys.exit(0 if all(finding.minor for finding in found) else 3)
+
+
 _BUILDROOT_HELP = {
     "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
     "downloads": "Buildroot's download directory",
@@ -504,6 +526,7 @@ def buildroot(
 _image = Collection("image")
 _image.add_task(image, name="build", default=True)
 _image.add_task(lock)
+_image.add_task(vulnerabilities)
 _image.add_task(symbols)
 _image.add_task(sources)
 _image.add_task(buildroot)

@@ -82,7 +82,13 @@ def _component(part: Part, package: Package) -> Component:
         name=package.name,
         version=package.version,
         bom_ref=f"{part.name}/{package.name}",
-        purl=PackageURL("deb", "debian", package.name, package.version, {"arch": package.arch, "distro": SUITE}),
+        purl=PackageURL("deb", "debian", package.name, package.version, _qualifiers(package)),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
         licenses=licenses,
     )
+
+
+def _qualifiers(package: Package) -> dict[str, str]:
+    """``upstream`` as syft and grype have it: the source package with its version."""
+    source = {"upstream": f"{package.source}@{package.source_version}"} if package.source else {}
+    return {"arch": package.arch, "distro": SUITE} | source

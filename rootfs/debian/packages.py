@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rootfs.errors import CommandError, SallyportError
@@ -32,6 +32,9 @@ class Package:
     version: str
     arch: str
     sha256: str
+    source: str = field(default="", compare=False)
+    """The source package, and its version: security advisories speak of these. The lock file does not name them."""
+    source_version: str = field(default="", compare=False)
 
 
 def read_lock() -> dict[str, list[Package]]:
@@ -157,10 +160,11 @@ def _mmdebstrap(
         packages = []
         files: dict[str, list[str]] = {}
         for deb in sorted(debs.rglob("*.deb")):
-            fields = run(["dpkg-deb", "--field", deb, "Package", "Version", "Architecture"])
+            fields = run(["dpkg-deb", "--field", deb, "Package", "Version", "Architecture", "Source"])
             value = dict(line.split(": ", 1) for line in fields.splitlines())
             digest = hashlib.sha256(deb.read_bytes()).hexdigest()
-            packages.append(Package(value["Package"], value["Version"], value["Architecture"], digest))
+            source = origin(value["Package"], value["Version"], value.get("Source", ""))
+            packages.append(Package(value["Package"], value["Version"], value["Architecture"], digest, *source))
             listing = run(["dpkg-deb", "--contents", deb])
             names = [line.split(None, 5)[5].split(" -> ")[0].split(" link to ")[0] for line in listing.splitlines()]
             files[value["Package"]] = [n.removeprefix("./") for n in names if not n.endswith("/")]
@@ -169,6 +173,12 @@ def _mmdebstrap(
     (output / "packages.json").write_text(json.dumps([asdict(package) for package in packages]))
     (output / "files.json").write_text(json.dumps(files))
     return packages
+
+
+def origin(package: str, version: str, source: str) -> tuple[str, str]:
+    """The source package of a binary one and its version, from the binary's fields (Debian Policy, section 5.6.1)."""
+    match = re.fullmatch(r"(?P<name>\S+)(?: \((?P<version>\S+)\))?", source)
+    return (match["name"], match["version"] or version) if match else (package, version)
 
 
 def _check(name: str, packages: list[Package], lock: list[Package]) -> list[Package]:
