@@ -8,6 +8,7 @@ later with a newer feed for the very same image.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ class _Issue(BaseModel):
     releases: dict[str, _Release] = {}
 
 
+_SIGNED = re.compile(r"(?P<name>.+)-signed-[a-z0-9]+")
+"""Source packages that only add signatures, as linux-signed-amd64: their binaries have the version of the real source,
+which is the one that the tracker knows."""
 _FEED = TypeAdapter(dict[str, dict[str, _Issue]])
 
 
@@ -114,6 +118,8 @@ def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
             raise SallyportError(
                 f"{bill}: {reference} names no source package or no release", "build the image again: the bill is older"
             )
+        if signed := _SIGNED.fullmatch(source):
+            source, version = signed["name"], purl.version or version
         places.setdefault((source, version, qualifiers["distro"]), []).append(reference)
     found = []
     for (source, version, release), references in sorted(places.items()):

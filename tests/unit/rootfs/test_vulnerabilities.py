@@ -71,6 +71,15 @@ def test_the_sources_version_counts_and_not_the_binarys(bill: Path) -> None:
     assert find(bill, {"zlib": {"CVE-2026-1": issue("resolved", "1:1.3.1")}})
 
 
+def test_a_signed_kernel_is_the_kernel(tmp_path: Path) -> None:
+    linux = Package("linux-image-6.12-amd64", "6.12.117-1", "amd64", "ef" * 32, "linux-signed-amd64", "6.12.117+1")
+    file = tmp_path / "image.cdx.json"
+    file.write_text(sbom.document("image", "1", "00" * 32, [sbom.Part("host", "", [linux], {}, "backend")]))
+    known = {"CVE-2026-1": issue("resolved", "6.12.118-1"), "CVE-2026-2": issue("resolved", "6.12.117-1")}
+    (found,) = find(file, {"linux": known})
+    assert (found.name, found.source, found.version) == ("CVE-2026-1", "linux", "6.12.117-1")
+
+
 def test_another_releases_are_not_ours(bill: Path) -> None:
     assert find(bill, {"glibc": {"CVE-2026-1": issue("open", release="bookworm")}}) == []
 
