@@ -136,6 +136,7 @@ def run(
     from tests.qemu import imagefile
     from tests.qemu import run as runner
 
+    runner.check_ports(https, ssh)  # before a build of minutes
     path = Path(image) if image else _build(profile, way).image
     runner.run(
         _engine().tools, imagefile.open_image(path), _console, https=https, ssh=ssh, persist=persist, serial=serial
@@ -143,7 +144,6 @@ def run(
 
 
 @task(
-    positional=["image"],
     help={
         "image": "image file to prove; built if it is not named",
         "profile": "device profile to build when no image is named; with --interface that of the device",

@@ -141,18 +141,19 @@ def show(found: Sequence[Finding], console: Console, *, all_of_them: bool) -> No
     listed = [finding for finding in found if all_of_them or not finding.minor]
     if listed:
         table = Table(title_justify="left")
-        for column in ("vulnerability", "source package", "version", "mended in", "urgency", "where", "what"):
+        table.add_column("vulnerability", no_wrap=True)
+        for column in ("source package", "mended in", "what"):
             table.add_column(column, overflow="fold")
         for f in listed:
             urgency = f.urgency if f.certain else "not known to be affected"
             what = escape(" ".join(f.description.split())[:120])
-            table.add_row(f.name, f.source, f.version, f.fixed or "-", urgency, ", ".join(f.where), what)
+            table.add_row(f.name, f"{f.source} {f.version}", f.fixed or "-", f"{what} [dim]({urgency})[/]")
         console.print(table)
     hidden = len(found) - len(listed)
     mended = sum(bool(finding.fixed) for finding in listed)
     console.print(
-        f"{len(listed)} known vulnerabilities, {mended} of them mended in a newer version"
-        + (f"; {hidden} minor ones are not listed" if hidden else "")
+        f"known vulnerabilities: {len(listed)}, of them mended in a newer version: {mended}"
+        + (f"; minor, not listed: {hidden}" if hidden else "")
     )
 
 

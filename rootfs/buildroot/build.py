@@ -41,14 +41,13 @@ class Tally:
         return self.total - len(self._open)
 
 
-def build(output: Output, packages: Iterable[Package], say: Say, *, targets: Iterable[str] = ()) -> Path:
+def build(output: Output, packages: Iterable[Package], say: Say) -> Path:
     """Build what the output is configured for, or go on with it; returns the log.
 
     Args:
         output: a configured one.
         packages: all that the build has, for the tally.
         say: is told what is done now, how many packages are done, and of how many.
-        targets: make's; all of the build if empty.
 
     Raises:
         CommandError: a package failed; carries its name, the last lines and the command to retry.
@@ -77,7 +76,7 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, targets: Ite
                 if not _NOISE.match(text):
                     tail.append(text)
 
-            output.make(*targets, on_line=on_line)
+            output.make(on_line=on_line)
     except CommandError as error:
         said, where = "\n".join(tail), f"the whole log: {log}"
         name = _name(broken[0][0], packages) if broken else ""

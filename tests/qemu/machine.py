@@ -66,8 +66,10 @@ def check_port(port: int, option: str) -> None:
     """Refuse a port that is taken.
 
     Raises:
-        SallyportError: somebody listens there, or we may not.
+        SallyportError: there is no such port, somebody listens there, or we may not.
     """
+    if not 0 < port < 65536:
+        raise SallyportError(f"{option}: there is no port {port}", "choose one from 1 to 65535")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

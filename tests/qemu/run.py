@@ -18,6 +18,18 @@ from tests.qemu.imagefile import ImageFile
 from tests.qemu.machine import Forward, Machine, MachineError, check_port
 
 
+def check_ports(https: int, ssh: int) -> None:
+    """Refuse ports that the page and the command line cannot have.
+
+    Raises:
+        SallyportError: there is no such port, somebody listens there, or both are the same.
+    """
+    if https == ssh:
+        raise SallyportError(f"page and command line cannot share port {https}", "choose another with --https or --ssh")
+    check_port(https, "--https")
+    check_port(ssh, "--ssh")
+
+
 def run(tools: Tools, image: ImageFile, console: Console, *, https: int, ssh: int, persist: bool, serial: bool) -> None:
     """Boot, wait until the UI answers, say how to get in, and stay until Ctrl-C or the machine's end.
 
@@ -33,8 +45,7 @@ def run(tools: Tools, image: ImageFile, console: Console, *, https: int, ssh: in
     Raises:
         SallyportError: a port is taken, or the image does not come up.
     """
-    check_port(https, "--https")
-    check_port(ssh, "--ssh")
+    check_ports(https, ssh)
     kept = _persistent(image) if persist else None
     log = OUT / "run" / f"{image.name}.serial.log"
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ A mutant says in which stages it is looked for and which of their results must c
 
 from __future__ import annotations
 
+import difflib
+
 from rootfs.errors import SallyportError
 from tests.qemu.mutants.files import FILES
 from tests.qemu.mutants.host import HOST
@@ -27,5 +29,7 @@ def chosen(names: str) -> tuple[Mutant, ...]:
     by_name = {mutant.name: mutant for mutant in MUTANTS}
     wanted = [name.strip() for name in names.split(",")]
     if missing := [name for name in wanted if name not in by_name]:
-        raise SallyportError(f"no mutant {', '.join(missing)}; there are {', '.join(by_name)}")
+        close = difflib.get_close_matches(missing[0], by_name, n=1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise SallyportError(f"no mutant {', '.join(missing)}", f"{guess}`invoke verify.mutants --list-all` shows them")
     return tuple(by_name[name] for name in wanted)

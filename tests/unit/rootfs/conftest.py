@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rootfs.buildroot.output import Output
+from rootfs.buildroot.source import Source
 from rootfs.steps import Cache
 from rootfs.tools import Tools
+from tests.unit.rootfs.fake_buildroot import make_tree
 
 Program = Callable[[str, str], Path]
 
@@ -75,3 +78,19 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
         return file
 
     return write
+
+
+@pytest.fixture
+def buildroot(tmp_path: Path) -> Source:
+    """A small tree in the place of Buildroot's."""
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def output(buildroot: Source, tmp_path: Path) -> Output:
+    """An output directory of it, configured."""
+    config = tmp_path / "small.config"
+    config.write_text("BR2_x86_64=y\n")
+    made = Output(buildroot, config, tmp_path / "out")
+    made.configure()
+    return made

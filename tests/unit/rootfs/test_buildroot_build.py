@@ -20,20 +20,6 @@ from rootfs.errors import CommandError, DiskFullError, SallyportError
 from tests.unit.rootfs.fake_buildroot import GOOD, PACKAGES, WORDS, make_tree
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Source:
-    return make_tree(tmp_path / "tree")
-
-
-@pytest.fixture
-def output(tree: Source, tmp_path: Path) -> Output:
-    config = tmp_path / "small.config"
-    config.write_text("BR2_x86_64=y\n")
-    made = Output(tree, config, tmp_path / "out")
-    made.configure()
-    return made
-
-
 def built(output: Output) -> list[str]:
     file = output.directory / "built"
     return file.read_text().split() if file.exists() else []
@@ -86,8 +72,10 @@ def test_a_build_that_was_interrupted_goes_on(output: Output) -> None:
 
 
 def test_what_is_no_packages_fault_is_told_as_make_says_it(output: Output) -> None:
+    packages = output.packages()
+    (output.source.directory / "Makefile").write_text("all: no-such-thing\n")
     with pytest.raises(CommandError, match=r"No rule to make target(.|\n)*the whole log: .*build\.log"):
-        build(output, output.packages(), lambda *_: None, targets=["no-such-target"])
+        build(output, packages, lambda *_: None)
 
 
 def test_a_full_disk_is_told_as_such(output: Output) -> None:
@@ -102,8 +90,8 @@ def engine(tree: Source, tmp_path: Path, *, site: Path | None = None, offline: b
     return Engine(tree, tmp_path / "out", tmp_path / "dl", site, offline, 3, Console(record=True, width=100))
 
 
-def test_the_engine_builds_each_of_our_defconfigs_in_a_directory_of_its_own(tree: Source, tmp_path: Path) -> None:
-    made = engine(tree, tmp_path)
+def test_the_engine_builds_each_of_our_defconfigs_in_a_directory_of_its_own(buildroot: Source, tmp_path: Path) -> None:
+    made = engine(buildroot, tmp_path)
     for name, config in defconfig.ALL.items():
         assert made.build(name) == tmp_path / "out" / name / "target"
         written = (tmp_path / "out" / name / ".config").read_text()
@@ -114,9 +102,9 @@ def test_the_engine_builds_each_of_our_defconfigs_in_a_directory_of_its_own(tree
         made.build("hots")
 
 
-def test_offline_what_is_missing_is_listed_before_anything_is_built(tree: Source, tmp_path: Path) -> None:
+def test_offline_what_is_missing_is_listed_before_anything_is_built(buildroot: Source, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    made = engine(tree, tmp_path, site=site, offline=True)
+    made = engine(buildroot, tmp_path, site=site, offline=True)
     with pytest.raises(SallyportError, match="3 source files of host cannot be used"):
         made.build("host")
     text = made.console.export_text()
@@ -124,10 +112,10 @@ def test_offline_what_is_missing_is_listed_before_anything_is_built(tree: Source
     assert not (tmp_path / "out/host/built").exists()
     # With the files it builds, and Buildroot is told to look nowhere else.
     digest = subprocess.run(["sha256sum"], input=GOOD, capture_output=True, check=True).stdout.split()[0].decode()
-    info = tree.directory / "answer.json"
+    info = buildroot.directory / "answer.json"
     info.write_text(info.read_text().replace('"hashes": []', '"hashes": ["tiny.hash"]'))
     names = ("tiny-1.tar.gz", "data-2.tar.gz")
-    (tree.directory / "tiny.hash").write_text("".join(f"sha256  {digest}  {name}\n" for name in names))
+    (buildroot.directory / "tiny.hash").write_text("".join(f"sha256  {digest}  {name}\n" for name in names))
     site.mkdir()
     for name in ("zlib-1.3.tar.xz", *names):
         (site / name).write_bytes(GOOD)
@@ -137,22 +125,22 @@ def test_offline_what_is_missing_is_listed_before_anything_is_built(tree: Source
 
 
 def test_what_was_begun_with_another_configuration_is_not_gone_on_with(
-    tree: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    buildroot: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "small.config"
     config.write_text("BR2_x86_64=y\n")
     monkeypatch.setitem(defconfig.ALL, "host", config)
-    engine(tree, tmp_path).build("host")
-    engine(tree, tmp_path, site=tmp_path).build("host")  # where files come from changes nothing
+    engine(buildroot, tmp_path).build("host")
+    engine(buildroot, tmp_path, site=tmp_path).build("host")  # where files come from changes nothing
     config.write_text("BR2_x86_64=y\nBR2_PACKAGE_LVM2=y\n")
     with pytest.raises(SallyportError, match="another configuration") as caught:
-        engine(tree, tmp_path).build("host")
+        engine(buildroot, tmp_path).build("host")
     assert f"rm -r {tmp_path}/out/host" in caught.value.hint
     config.write_text("BR2_x86_64=y\n")
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(SallyportError, match="another tree"):
         engine(make_tree(tmp_path / "elsewhere/tree"), tmp_path).build("host")
-    engine(tree, tmp_path).build("host")
+    engine(buildroot, tmp_path).build("host")
 
 
 def test_a_package_that_was_interrupted_while_it_was_patched_is_unpacked_again(output: Output) -> None:

@@ -14,21 +14,7 @@ from rootfs.buildroot.downloads import Needed, State
 from rootfs.buildroot.output import Output, Package
 from rootfs.buildroot.source import EXTERNAL, Source
 from rootfs.errors import CommandError, SallyportError
-from tests.unit.rootfs.fake_buildroot import GOOD, INFO, make_tree
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return make_tree(tmp_path / "tree")
-
-
-@pytest.fixture
-def output(source: Source, tmp_path: Path) -> Output:
-    config = tmp_path / "small.config"
-    config.write_text("BR2_x86_64=y\n")
-    made = Output(source, config, tmp_path / "out")
-    made.configure()
-    return made
+from tests.unit.rootfs.fake_buildroot import GOOD, INFO
 
 
 def put(folder: Path, name: str, content: bytes = GOOD) -> None:
@@ -102,9 +88,9 @@ def test_the_output_is_configured_from_the_defconfig_with_our_tree(output: Outpu
     assert (tmp_path / "out/external").read_text().strip() == str(output.external)
 
 
-def test_what_goes_wrong_in_make_is_told_with_its_words(source: Source, tmp_path: Path) -> None:
+def test_what_goes_wrong_in_make_is_told_with_its_words(buildroot: Source, tmp_path: Path) -> None:
     config = tmp_path / "small.config"
-    output = Output(source, config, tmp_path / "out")
+    output = Output(buildroot, config, tmp_path / "out")
     with pytest.raises(SallyportError, match=r"small\.config: no such file"):
         output.configure()
     config.write_text("nothing\n")
@@ -121,9 +107,9 @@ def test_an_answer_that_is_not_understood_is_told(output: Output, answer: str) -
         output.packages()
 
 
-def test_an_output_where_make_could_not_work_is_refused(source: Source, tmp_path: Path) -> None:
+def test_an_output_where_make_could_not_work_is_refused(buildroot: Source, tmp_path: Path) -> None:
     with pytest.raises(SallyportError, match="space or a colon"):
-        Output(source, tmp_path / "small.config", tmp_path / "my out")
+        Output(buildroot, tmp_path / "small.config", tmp_path / "my out")
 
 
 def test_only_what_is_no_good_is_shown(output: Output, tmp_path: Path) -> None:
