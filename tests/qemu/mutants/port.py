@@ -36,6 +36,12 @@ while True:
     time.sleep(0.3)"""
 _FORWARDER, _POLICY = "sallyport-port", "backend/forwarder/policy.py"
 
+
+def _answering(when: str) -> OnHost:
+    """A program of the host that echoes frames at the port ``when`` a condition on their bytes ``f`` holds."""
+    return OnHost(background(_ANSWERS.format(kind=3), netns="mgmt", ready=_ECHO.format(when=when)))
+
+
 PORT: tuple[Mutant, ...] = (
     # The port.
     Mutant(
@@ -137,13 +143,7 @@ PORT: tuple[Mutant, ...] = (
         "odd-ethertype",
         "port",
         "A service answers on an EtherType for local experiments, under the forwarder's mark.",
-        OnHost(
-            background(
-                _ANSWERS.format(kind=3),
-                netns="mgmt",
-                ready=_ECHO.format(when="f[12:14].hex() == '88b6'"),
-            )
-        ),
+        _answering("f[12:14].hex() == '88b6'"),
         PORT_STAGE,
         ("host/*ether*",),
     ),
@@ -151,13 +151,7 @@ PORT: tuple[Mutant, ...] = (
         "multicast-responder",
         "port",
         "The host answers multicast DNS.",
-        OnHost(
-            background(
-                _ANSWERS.format(kind=3),
-                netns="mgmt",
-                ready=_ECHO.format(when="f[12:14].hex() == '0800' and f[36:38].hex() == '14e9'"),
-            )
-        ),
+        _answering("f[12:14].hex() == '0800' and f[36:38].hex() == '14e9'"),
         PORT_STAGE,
         ("host/*",),
     ),
