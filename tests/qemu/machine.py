@@ -34,6 +34,10 @@ PORT_MAC = "52:54:00:5a:11:01"
 _FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 _CPU = "qemu64,+svm,+npt"
 """With nested KVM. A plain model, because every feature more costs an emulator time."""
+_SAVED = frozenset({"completed", "failed", "cancelled"})
+"""Where a migration stays (MigrationStatus, QEMU qapi/migration.json). Before them come ``active`` and ``device``."""
+_LOADED = frozenset({"paused"})
+"""RunState of a machine that was stopped when it was saved, when ``inmigrate`` is over."""
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?!=]*[ -/]*[@-~]|[()][A-Z0-9]|[^\[])")
 
 
@@ -296,17 +300,20 @@ class Machine:
             # Or QEMU itself would send frames in the port's name, as after a move to another switch.
             self.qmp("migrate-set-parameters", **{"announce-rounds": 0})
             self.qmp("migrate-incoming", uri=f"file:{self._saved.state}")
-            self._await("query-status", "inmigrate", "the saved machine")
+            self._await("query-status", _LOADED, "loading the saved machine")
         self.powered_on_at = time.monotonic()
         self.qmp("cont")
 
-    def _await(self, query: str, busy: str, what: str, timeout: float = 60.0) -> None:
-        """Wait until ``query`` has another status than ``busy``; `MachineError` if it does not get one."""
+    def _await(self, query: str, ends: frozenset[str], what: str, timeout: float = 60.0) -> dict[str, Any]:
+        """Ask ``query`` until its status is one of ``ends``, and return that answer; `MachineError` if it never is."""
         deadline = time.monotonic() + timeout
-        while str(self.qmp(query).get("status")) in (busy, "setup", "None"):
+        while (answer := self.qmp(query)).get("status") not in ends:
             if time.monotonic() > deadline:
-                raise MachineError(f"QEMU: {what} took more than {timeout:.0f} s", "is the disk full or slow?")
+                raise MachineError(
+                    f"QEMU: {what} took more than {timeout:.0f} s; it says {answer}", "is the disk full or slow?"
+                )
             time.sleep(0.02)
+        return dict(answer)
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         """One QMP command (QEMU docs/interop/qemu-qmp-ref).
@@ -371,9 +378,9 @@ class Machine:
         self.qmp("stop")  # flushes the disk, too
         self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
         self.qmp("migrate", uri=f"file:{place}/state")
-        self._await("query-migrate", "active", "saving the machine")
-        if (status := self.qmp("query-migrate")).get("status") != "completed":
-            raise MachineError(f"QEMU could not save the machine: {status.get('error-desc', status)}")
+        answer = self._await("query-migrate", _SAVED, "saving the machine")
+        if answer["status"] != "completed":
+            raise MachineError(f"QEMU could not save the machine: {answer.get('error-desc', answer)}")
         for path in (saved.state, saved.variables):
             shutil.move(place / path.name, path)
         return saved
