@@ -60,8 +60,26 @@ def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _build(profile: str, way: str = "", *, test_access: bool = False, locked: bool = False) -> Built:
-    return images.make(Recipe(profiles.load(profile, way), test_access=test_access, locked=locked), _console)
+def _build(
+    profile: str, way: str = "", *, test_access: bool = False, locked: bool = False, engine: str = "debian",
+    buildroot: str = "",
+) -> Built:  # fmt: skip
+    device = profiles.load(profile, way)
+    if engine == "debian":
+        return images.make(Recipe(device, test_access=test_access, locked=locked), _console)
+    recipe = Recipe(device, test_access=test_access, locked=locked, tag=engine)
+    return images.make(recipe, _console, engines=_engines(engine, buildroot, locked=locked))
+
+
+def _engines(name: str, buildroot: str, *, locked: bool) -> images.Engines:
+    """Of ``--engine``: `buildroot`, or `buildroot-vm` for the front-end VM alone."""
+    from rootfs.buildroot.engine import Engine as FromSource
+
+    if name not in ("buildroot", "buildroot-vm"):
+        raise SallyportError(f"no engine {name!r}", "name debian, buildroot or buildroot-vm")
+    cache = Cache(images.CACHE, _console)
+    source = FromSource(cache, _builder(buildroot), locked=locked)
+    return images.Engines(Engine(cache, locked=locked) if name == "buildroot-vm" else source, source)
 
 
 def _test_image(device: Profile) -> Built:
@@ -78,6 +96,8 @@ def _engine() -> Engine:
         "way": WAY_HELP,
         "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
         "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
+        "engine": "debian: from packages; buildroot: from source; buildroot-vm: the front-end VM from source",
+        "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
         "json": "print the manifest's summary as JSON",
     }
 )
@@ -88,10 +108,12 @@ def image(
     way: str = "",
     test_access: bool = False,
     locked: bool = False,
+    engine: str = "debian",
+    buildroot: str = "",
     json: bool = False,
 ) -> None:
     """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest, SBOM and SHA256SUMS."""
-    built = _build(profile, way, test_access=test_access, locked=locked)
+    built = _build(profile, way, test_access=test_access, locked=locked, engine=engine, buildroot=buildroot)
     manifest = json_module.loads(built.manifest.read_text())
     sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}
     if json:
@@ -436,7 +458,7 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
         _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
         return
     tree = source.Source.open(source.named(buildroot))
-    tree.require()
+    tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()
     found = [line for config in defconfig.ALL.values() for line in symbols.lost(kconfig, config)]
@@ -474,30 +496,28 @@ def vulnerabilities(_: Context, bill: str, feed: str, minor: bool = False, json:
 _BUILDROOT_HELP = {
     "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
     "downloads": "Buildroot's download directory",
-    "site": "a directory of files in the place of Buildroot's primary site",
     "only": f"{' or '.join(defconfig.ALL)}, not both",
 }
+_DOWNLOADS = str(OUT / "buildroot/dl")
 
 
-def _buildroot(buildroot: str, downloads: str, site: str, *, offline: bool = False, jobs: int = 0) -> Any:
-    from rootfs.buildroot import engine, source
+def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> Any:
+    from rootfs.buildroot import source, workshop
+    from rootfs.buildroot.builder import Builder
 
     tree = source.Source.open(source.named(buildroot))
-    tree.require()
-    place = Path(site) if site else None
-    return engine.Engine(tree, OUT / "buildroot", Path(downloads), place, offline, jobs, _console)
+    tree.require(source.BUILT)
+    shop = workshop.prepare(_engine())
+    return Builder(tree, OUT / "buildroot", Path(downloads), jobs, _console, shop.bench)
 
 
 @task(help=_BUILDROOT_HELP | {"json": "print every file as JSON"})
 @friendly
-def sources(
-    _: Context, buildroot: str = "", downloads: str = str(OUT / "buildroot/dl"), site: str = "", only: str = "",
-    json: bool = False,
-) -> None:  # fmt: skip
+def sources(_: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", json: bool = False) -> None:
     """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
     from rootfs.buildroot import downloads as files
 
-    found = _buildroot(buildroot, downloads, site).sources([only] if only else list(defconfig.ALL))
+    found = _builder(buildroot, downloads).sources([only] if only else list(defconfig.ALL))
     if json:
         print(files.to_json(found))
     else:
@@ -508,19 +528,18 @@ def sources(
 @task(
     help=_BUILDROOT_HELP
     | {
-        "offline": "download nothing; what is missing is listed before anything is built",
+        "again": "a package to build anew from its sources, first of all",
         "jobs": "of make within one package; 0: as many as there are processors, and one",
     }
 )
 @friendly
 def buildroot(
-    _: Context, buildroot: str = "", downloads: str = str(OUT / "buildroot/dl"), site: str = "", only: str = "",
-    offline: bool = False, jobs: int = 0,
-) -> None:  # fmt: skip
+    _: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", again: str = "", jobs: int = 0
+) -> None:
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
-    engine = _buildroot(buildroot, downloads, site, offline=offline, jobs=jobs)
+    builder = _builder(buildroot, downloads, jobs=jobs)
     for name in [only] if only else list(defconfig.ALL):
-        print(engine.build(name))
+        print(builder.build(name, again=again) / "target")
 
 
 _image = Collection("image")

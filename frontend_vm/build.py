@@ -29,11 +29,11 @@ def values(profile: Profile) -> dict[str, object]:
     return {"profile": profile, "version": version(), "link": backend.instructions}
 
 
-def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ()) -> Path:
+def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ()) -> Path:
     """Build the VM's image.
 
     Args:
-        debian: makes the base tree.
+        engine: makes the base tree.
         profile: whose VM it is.
         extra_overlays: laid over the root file system last (test access, sabotage).
 
@@ -41,8 +41,8 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json`` and
         ``licenses.json``.
     """
-    base, wish = debian.root("frontend", defconfig.FRONTEND)
-    linux = Kernel(debian.cache, debian.tools, debian.kernel(KERNEL))
+    base, wish = engine.root("frontend", defconfig.FRONTEND)
+    linux = Kernel(engine.cache, engine.tools, engine.kernel("frontend", KERNEL))
     overlays = [*wish.overlays, *extra_overlays]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}
     inputs |= {"overlays/frontend_vm_initramfs": digest_path(INIT.parent), "version": version()}
@@ -58,7 +58,7 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
             overlay.apply(directory, tree, values(profile))
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
         install_package(SOURCE, tree, _BUILD_ONLY)
-        compile_python(debian.tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
+        compile_python(engine.tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
         initramfs.build(
             output,
             base=base / "tree",
@@ -68,18 +68,18 @@ def build(debian: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
             modules=MODULES,
             init=INIT,
             values=values(profile),
-            tools=debian.tools,
+            tools=engine.tools,
             where=str(Path(__file__)),
             compress=False,
         )
         shutil.copyfile(linux.image, output / "vmlinuz")
         # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
         # the VM, whose processor may be an emulated one, never unpacks anything.
-        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=None)
+        squashfs.make(engine.tools, output, "tree", "root.squashfs", level=None)
         for name in ("packages.json", licenses.FILE):
             shutil.copyfile(base / name, output / name)
 
-    return debian.cache.step("frontend", "Front-end VM image", inputs, make)
+    return engine.cache.step("frontend", "Front-end VM image", inputs, make)
 
 
 def install_package(source: Path, tree: Path, without: set[str]) -> Path:

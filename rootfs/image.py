@@ -19,6 +19,7 @@ from frontend_vm import build as frontend
 from rootfs import defconfig, disk, extension, initramfs, kernel, overlay, sbom, squashfs, test_access
 from rootfs.debian import licenses, packages
 from rootfs.debian.engine import Engine, compile_python
+from rootfs.debian.licenses import Licenses
 from rootfs.debian.packages import Package
 from rootfs.disk import Verity
 from rootfs.kernel import Kernel
@@ -30,8 +31,6 @@ OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
 _SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
-_IMAGES = "linux-image-"
-"""How the names of Debian's kernel packages begin."""
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "sed", "reboot", "cat", "mkdir")
 
 
@@ -67,7 +66,17 @@ class Built:
     root_hash: str
 
 
-def make(recipe: Recipe, console: Console, out: Path = OUT, cache: Path = CACHE) -> Built:
+@dataclass(frozen=True)
+class Engines:
+    """What makes the two root file systems."""
+
+    host: Engine
+    frontend: Engine
+
+
+def make(
+    recipe: Recipe, console: Console, out: Path = OUT, cache: Path = CACHE, engines: Engines | None = None
+) -> Built:
     """Make ``out/<name>.img`` with .bmap, .manifest.json, .cdx.json and SHA256SUMS; each appears by one rename.
 
     Args:
@@ -75,17 +84,18 @@ def make(recipe: Recipe, console: Console, out: Path = OUT, cache: Path = CACHE)
         console: where is told what runs and why.
         out: where the image goes.
         cache: where outputs of steps are kept; on the same file system as ``out``, which shares files with it.
+        engines: in the place of engine ``debian``.
 
     Raises:
         SallyportError: whatever the user can mend.
     """
-    steps = Cache(cache, console)
-    debian = Engine(steps, locked=recipe.locked)
+    if engines is None:
+        debian = Engine(Cache(cache, console), locked=recipe.locked)
+        engines = Engines(debian, debian)
     extra = [PROJECT / "overlays/frontend_vm_test", test_access.prepare()] if recipe.test_access else []
-    vm = frontend.build(debian, recipe.profile, extra)
-    root = _root(debian, recipe, vm)
-    linux = Kernel(steps, debian.tools, debian.kernel(recipe.profile.kernel))
-    finished = _disk(debian, recipe, root, linux)
+    vm = frontend.build(engines.frontend, recipe.profile, extra)
+    root = _root(engines.host, recipe, vm)
+    finished = _disk(engines, recipe, root)
     verity = Verity(**json.loads((root / "verity.json").read_text()))
     out.mkdir(exist_ok=True)
     built = Built(out / f"{recipe.name}.img", out / f"{recipe.name}.manifest.json", root / "tree", vm, verity.root_hash)
@@ -93,21 +103,24 @@ def make(recipe: Recipe, console: Console, out: Path = OUT, cache: Path = CACHE)
     return built
 
 
+def _kernel(engine: Engine, recipe: Recipe) -> Kernel:
+    return Kernel(engine.cache, engine.tools, engine.kernel("host", recipe.profile.kernel))
+
+
 def _values(recipe: Recipe) -> dict[str, object]:
     return {
         "profile": recipe.profile,
         "version": version(),
-        "engine": "debian",
         "link": backend.instructions,
         "test_access": recipe.test_access,
     }
 
 
-def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
+def _root(engine: Engine, recipe: Recipe, vm: Path) -> Path:
     """The host's root file system: ``tree``, ``root.verity``, ``verity.json``, ``initrd``."""
-    base, wish = debian.root("host", defconfig.HOST)
-    linux = Kernel(debian.cache, debian.tools, debian.kernel(recipe.profile.kernel))
-    compiled = extension.build(debian)
+    base, wish = engine.root("host", defconfig.HOST)
+    linux = _kernel(engine, recipe)
+    compiled = extension.build(engine)
     extra = [*([PROJECT / "overlays/host_test"] if recipe.test_access else []), *recipe.extra]
     overlays = [*wish.overlays, *extra]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend": vm.name, "version": version()}
@@ -116,28 +129,30 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
     inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
 
+    values = _values(recipe) | {"engine": engine.name}
+
     def build(output: Path) -> None:
         tree = output / "tree"
         overlay.link_tree(base / "tree", tree)
         overlay.skeleton(tree)
         for directory in overlays:
-            overlay.apply(directory, tree, _values(recipe))
+            overlay.apply(directory, tree, values)
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
         installed = frontend.install_package(PROJECT / "backend", tree, _SOURCES_ONLY)
         for name in extension.OUTPUTS:
             shutil.copyfile(compiled / name, installed / "forwarder" / name)
             (installed / "forwarder" / name).chmod(0o644)
-        compile_python(debian.tools, output, "tree/usr/lib/python3/dist-packages/backend")
+        compile_python(engine.tools, output, "tree/usr/lib/python3/dist-packages/backend")
         modules = [*recipe.profile.modules.initrd, *recipe.profile.modules.host]
         linux.install(linux.closure(modules, f"profile {recipe.profile.name!r}: modules"), output, "tree")
         shelf = tree / "usr/share/sallyport/frontend"
         shelf.mkdir(parents=True)
         for name in ("vmlinuz", "initrd", "root.squashfs"):
             os.link(vm / name, shelf / name)
-        squashfs.make(debian.tools, output, "tree", "root.squashfs", level=12, stored=("vmlinuz",))
+        squashfs.make(engine.tools, output, "tree", "root.squashfs", level=12, stored=("vmlinuz",))
         for name in ("packages.json", licenses.FILE):
             shutil.copyfile(vm / name, output / f"frontend-{name}")
-        verity = disk.seal(debian.tools, output, output / "root.squashfs")
+        verity = disk.seal(engine.tools, output, output / "root.squashfs")
         (output / "verity.json").write_text(json.dumps(verity.__dict__))
         initramfs.build(
             output,
@@ -147,18 +162,18 @@ def _root(debian: Engine, recipe: Recipe, vm: Path) -> Path:
             kernel=linux,
             modules=recipe.profile.modules.initrd,
             init=_INIT,
-            values=_values(recipe),
-            tools=debian.tools,
+            values=values,
+            tools=engine.tools,
             where=f"profile {recipe.profile.name!r}: modules.initrd",
             compress=True,
         )
 
-    return debian.cache.step(f"host-{recipe.profile.name}", f"Host root file system ({recipe.name})", inputs, build)
+    return engine.cache.step(f"host-{recipe.profile.name}", f"Host root file system ({recipe.name})", inputs, build)
 
 
-def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
-    base, _ = debian.root("host", defconfig.HOST)
-    vm_kernel = debian.kernel(frontend.KERNEL)
+def _disk(engines: Engines, recipe: Recipe, root: Path) -> Path:
+    engine, tools = engines.host, engines.host.tools
+    linux = _kernel(engine, recipe)
     inputs = {"root": root.name, "disk": recipe.profile.disk.model_dump_json(), "name": recipe.name}
     inputs |= digest_code(disk, licenses, sbom, sys.modules[__name__]) | {
         "genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")
@@ -168,7 +183,7 @@ def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
         verity = Verity(**json.loads((root / "verity.json").read_text()))
         os.link(root / "root.verity", output / "root.verity")
         image = disk.assemble(
-            debian.tools,
+            tools,
             output,
             profile=recipe.profile,
             kernel=linux.image,
@@ -177,9 +192,10 @@ def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
             release=version(),
         )
         named = image.rename(output / f"{recipe.name}.img")
-        disk.block_map(debian.tools, output, named.name)
-        _manifest(output / f"{recipe.name}.manifest.json", recipe, root, base, linux, verity, output)
-        bill = sbom.document(recipe.name, version(), verity.root_hash, _parts(root, base, linux, vm_kernel))
+        disk.block_map(tools, output, named.name)
+        parts = _parts(engines, recipe, root)
+        _manifest(output / f"{recipe.name}.manifest.json", recipe, engines, root, parts, verity)
+        bill = sbom.document(recipe.name, version(), verity.root_hash, parts)
         (output / f"{recipe.name}.cdx.json").write_text(bill)
         for path in list(output.iterdir()):
             if not path.name.startswith(recipe.name):
@@ -187,11 +203,11 @@ def _disk(debian: Engine, recipe: Recipe, root: Path, linux: Kernel) -> Path:
         sums = [f"{_sha256(path)}  {path.name}" for path in sorted(output.iterdir())]
         (output / "SHA256SUMS").write_text("\n".join(sums) + "\n")
 
-    return debian.cache.step("disk", f"Flash image {recipe.name}.img", inputs, build)
+    return engine.cache.step("disk", f"Flash image {recipe.name}.img", inputs, build)
 
 
 def _manifest(
-    target: Path, recipe: Recipe, root: Path, base: Path, linux: Kernel, verity: Verity, disk_output: Path
+    target: Path, recipe: Recipe, engines: Engines, root: Path, parts: Sequence[sbom.Part], verity: Verity
 ) -> None:
     tree = root / "tree"
     shelf = tree / "usr/share/sallyport/frontend"
@@ -200,57 +216,57 @@ def _manifest(
         "name": recipe.name,
         "version": version(),
         "profile": recipe.profile.model_dump(mode="json"),
-        "engine": "debian",
+        "engine": engines.host.name,
+        "frontend_engine": engines.frontend.name,
         "test_access": recipe.test_access,
-        "kernel": linux.release,
+        "kernel": _kernel(engines.host, recipe).release,
         "root_hash": verity.root_hash,
         "sizes": {
-            "image_bytes": (disk_output / f"{recipe.name}.img").stat().st_size,
+            "image_bytes": (target.parent / f"{recipe.name}.img").stat().st_size,
             "root_bytes": (root / "root.squashfs").stat().st_size,
-            "uki_bytes": (disk_output / "uki.efi").stat().st_size,
+            "uki_bytes": (target.parent / "uki.efi").stat().st_size,
             "frontend_bytes": sum(path.stat().st_size for path in shelf.iterdir()),
         },
-        "packages": {
-            "host": [package.__dict__ for package in packages.load(base)],
-            "kernel": [package.__dict__ for package in _named(linux.fetched, _IMAGES)],
-            "boot": [package.__dict__ for package in _named(linux.tools.tree.parent, disk.STUB_PACKAGE)],
-            "frontend": json.loads((root / "frontend-packages.json").read_text()),
-        },
+        "packages": {part.name: [package.__dict__ for package in part.packages] for part in parts},
         "files": {path.relative_to(tree).as_posix(): _sha256(path) for path in files},
     }
     target.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def _parts(root: Path, base: Path, linux: Kernel, vm_kernel: Path) -> list[sbom.Part]:
-    """Host and front-end VM as the bill of materials has them."""
+def _parts(engines: Engines, recipe: Recipe, root: Path) -> list[sbom.Part]:
+    """Host and front-end VM as the bill of materials has them: root file system, kernel, and what boots the host."""
+    host, vm = engines.host, engines.frontend
+    base, _ = host.root("host", defconfig.HOST)
+    tools = host.tools.tree.parent
+    stub = [package for package in packages.load(tools) if package.name == disk.STUB_PACKAGE]
     own = json.loads((root / "frontend-packages.json").read_text())
-    stub = (linux.tools.tree.parent, disk.STUB_PACKAGE)
+    inside, known = _with_kernel(host, host.kernel("host", recipe.profile.kernel), packages.load(base), base)
+    known |= licenses.read(tools / "tree", [disk.STUB_PACKAGE])
+    vm_inside, vm_known = _with_kernel(
+        vm, vm.kernel("frontend", frontend.KERNEL), [Package(**fields) for fields in own], root, "frontend-"
+    )
+    system, guest = "operating system of the appliance", "the virtual machine with the whole management surface"
     return [
-        _part(
-            "host", "operating system of the appliance", "backend",
-            base / licenses.FILE, packages.load(base), [(linux.fetched, _IMAGES), stub],
-        ),
-        _part(
-            "frontend", "the virtual machine with the whole management surface", "frontend_vm",
-            root / f"frontend-{licenses.FILE}", [Package(**fields) for fields in own], [(vm_kernel, _IMAGES)],
-        ),
-    ]  # fmt: skip
+        sbom.Part("host", system, [*inside, *stub], known, "backend"),
+        sbom.Part("frontend", guest, vm_inside, vm_known, "frontend_vm"),
+    ]
 
 
-def _part(
-    name: str, what: str, own: str, says: Path, inside: list[Package], also: Sequence[tuple[Path, str]]
-) -> sbom.Part:
-    """``also``: sets of packages, as `packages.fetch` left them, and how the names of those begin that are meant."""
-    known = licenses.load(says)
-    for fetched, begin in also:
-        more = _named(fetched, begin)
-        inside = [*inside, *more]
-        known |= licenses.read(fetched / "tree", [package.name for package in more])
-    return sbom.Part(name, what, inside, known, own)
+def _with_kernel(
+    engine: Engine, kernel_set: Path, inside: list[Package], says: Path, prefix: str = ""
+) -> tuple[list[Package], dict[str, Licenses]]:
+    """Packages and their licences, with those of the kernel.
 
-
-def _named(fetched: Path, begin: str) -> list[Package]:
-    return [package for package in packages.load(fetched) if package.name.startswith(begin)]
+    Args:
+        engine: whose.
+        kernel_set: what `Engine.kernel` returned.
+        inside: the packages of the root file system.
+        says: where their licences are, in a file whose name begins with ``prefix``.
+        prefix: see above.
+    """
+    linux = [package for package in packages.load(kernel_set) if package.name.startswith(engine.linux)]
+    known = licenses.load(says / f"{prefix}{licenses.FILE}")
+    return [*inside, *linux], known | engine.licenses(kernel_set, [package.name for package in linux])
 
 
 def _sha256(path: Path) -> str:

@@ -21,12 +21,22 @@ class Tools:
     def __init__(self, tree: Path) -> None:
         self.tree = tree
 
-    def argv(self, command: Sequence[str | Path], *, binds: Sequence[tuple[Path, Path]] = (), cwd: Path) -> list[str]:
+    def argv(
+        self,
+        command: Sequence[str | Path],
+        *,
+        binds: Sequence[tuple[Path, Path]] = (),
+        shown: Sequence[tuple[Path, Path]] = (),
+        network: bool = True,
+        cwd: Path,
+    ) -> list[str]:
         """The command line that runs ``command`` inside.
 
         Args:
             command: the program of the tools tree and its arguments.
             binds: pairs (path outside, path inside), writable.
+            shown: such pairs, only to be read; the last one wins.
+            network: whether it sees this machine's network.
             cwd: working directory inside.
         """
         tree = self.tree
@@ -42,6 +52,9 @@ class Tools:
             *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
             *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run"),  # noqa: S108 - inside the sandbox
         ]
+        words += [] if network else ["--unshare-net"]
+        for outside, inside in shown:
+            words += ["--ro-bind", outside, inside]
         for outside, inside in binds:
             words += ["--bind", outside, inside]
         words += ["--chdir", cwd, "--", *command]

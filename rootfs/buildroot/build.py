@@ -84,7 +84,7 @@ def build(output: Output, packages: Iterable[Package], say: Say) -> Path:
         if isinstance(error, DiskFullError):
             full = f"{what}\nthe disk is full\n{where}"
             raise DiskFullError(full, f"make room at {output.directory}, then start the build again") from None
-        alone = f"; for this package alone: {output.retry(name)}" if name else ""
+        alone = f"; with `--again {name}` that package from its sources" if name else ""
         raise CommandError(f"{what}\n{where}", f"mend it, then start the build again{alone}") from None
     return log
 

@@ -1,9 +1,8 @@
 """The files that a build is made of: which are there, which are missing, which are not what their hash says.
 
 Buildroot finds out about a missing file when it comes to the package, half an hour into the build; without a network
-that is where the build ends. Here all of them are looked at before anything is built, in the places and in the order
-in which Buildroot looks (support/download/dl-wrapper and package/pkg-download.mk): the download directory, in the
-package's folder and flat, then the primary site, which is a directory here.
+that is where the build ends. Here all of them are looked at before anything is built, in the package's folder of the
+download directory and flat in it (support/download/dl-wrapper and package/pkg-download.mk).
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rootfs.buildroot.output import Package
+from rootfs.buildroot.source import EXTERNAL
 from rootfs.errors import SallyportError
 
 _ALGORITHMS = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
@@ -56,28 +56,30 @@ class Needed:
         """Whether a build may use it: our configurations insist on hashes (BR2_DOWNLOAD_FORCE_CHECK_HASHES)."""
         return self.state is State.THERE
 
+    def sha256(self) -> str:
+        """Digest of the file that was found, hexadecimal."""
+        with self.where.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
-def look(packages: Iterable[Package], tree: Path, downloads: Path, site: Path | None = None) -> list[Needed]:
+
+def look(packages: Iterable[Package], tree: Path, downloads: Path) -> list[Needed]:
     """Look at each file that the packages need, once, in the order of their names.
 
     Args:
         packages: of the build.
         tree: Buildroot's, in which hash files are.
         downloads: Buildroot's download directory (BR2_DL_DIR).
-        site: a directory in the place of a primary site (BR2_PRIMARY_SITE), or none.
 
     Raises:
         SallyportError: a hash file cannot be read; names file and line.
     """
     users: dict[tuple[str, str], list[Package]] = {}
     for package in packages:
-        for download in package.downloads:
+        for download in package.downloads if not package.overridden else ():
             users.setdefault((package.dl_dir, download.source), []).append(package)
     found = []
     for (folder, file), makers in sorted(users.items()):
         places = [downloads / folder / file, downloads / file]
-        if site is not None:
-            places += [site / folder / file, site / file]
         hashes = _hashes(makers, tree, file)
         names = tuple(sorted({package.name for package in makers}))
         # Buildroot throws away what differs and looks on.
@@ -98,11 +100,20 @@ def _state(where: Path, hashes: Iterable[tuple[str, str]]) -> State:
 
 
 def _hashes(makers: Iterable[Package], tree: Path, file: str) -> tuple[tuple[str, str], ...]:
-    files = {tree / name for package in makers for name in package.hashes}
     found: dict[str, str] = {}
-    for path in sorted(files):
+    for path in sorted({path for package in makers for path in _hash_files(package, tree)}):
         found |= read_hashes(path).get(file, {})
     return tuple(sorted(found.items()))
+
+
+def _hash_files(package: Package, tree: Path) -> list[Path]:
+    """Those that Buildroot reads (package/pkg-download.mk): the package's own, then those of BR2_GLOBAL_PATCH_DIR."""
+    place = Path(package.package_dir)
+    # An absolute one is in our external tree, wherever that was seen.
+    own = EXTERNAL / "package" / place.name if place.is_absolute() else tree / place
+    places = [place for place in (own, EXTERNAL / "patches" / place.name) if package.package_dir]
+    name = f"{place.name}.hash"
+    return [path for place in places for path in (place / name, place / package.version / name) if path.is_file()]
 
 
 def read_hashes(path: Path) -> dict[str, dict[str, str]]:

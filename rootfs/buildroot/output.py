@@ -6,16 +6,14 @@ Buildroot's make is always called with ``-C`` its source tree, and never writes 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rootfs.buildroot.source import EXTERNAL, Source
+from rootfs.buildroot.source import Source
 from rootfs.errors import SallyportError
-from rootfs.run import run
 
 
 class Download(BaseModel):
@@ -36,11 +34,32 @@ class Package(BaseModel):
     virtual: bool = False
     dl_dir: str = ""
     """Below the download directory."""
+    version: str = ""
+    licenses: str = ""
+    """SPDX identifiers by and large, as the package says it."""
     downloads: tuple[Download, ...] = ()
-    hashes: tuple[str, ...] = ()
-    """Hash files, relative to Buildroot's tree or absolute."""
+    package_dir: str = ""
+    """Where its makefile is: relative to Buildroot's tree, or absolute."""
     stamp_dir: str = ""
     """Where it is built, relative to the output directory."""
+
+    @property
+    def overridden(self) -> bool:
+        """Whether a directory of ours is its source (``FOO_OVERRIDE_SRCDIR``), and no file is."""
+        return self.stamp_dir == f"build/{self.name}-custom"
+
+
+class Bench(Protocol):
+    """Runs make for one output directory, and says where make sees things."""
+
+    source: Path
+    external: Path
+    """The BR2_EXTERNAL tree."""
+    output: Path
+    downloads: Path
+
+    def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
+        """Run a command to its end and return what it said; `CommandError` if it fails."""
 
 
 class Output:
@@ -49,31 +68,12 @@ class Output:
     Args:
         source: Buildroot's tree.
         config: the defconfig.
-        directory: made if need be.
-        external: the BR2_EXTERNAL tree.
-
-    Raises:
-        SallyportError: make could not work at that path.
+        directory: exists.
+        bench: runs make.
     """
 
-    def __init__(self, source: Source, config: Path, directory: Path, *, external: Path = EXTERNAL) -> None:
-        self.source, self.config, self.external = source, config, external
-        self.directory = directory.absolute()
-        source.check_path(self.directory)
-
-    def _words(self, *targets: str) -> list[str]:
-        words = ["make", "-C", str(self.source.directory), f"O={self.directory}", f"BR2_EXTERNAL={self.external}"]
-        return [*words, *targets]
-
-    def retry(self, package: str) -> str:
-        """The command that builds one package again from its sources, to be pasted."""
-        settings = [f"{name}={value}" for name, value in self._environment().items()]
-        return shlex.join([*(["env", *settings] if settings else []), *self._words(f"{package}-dirclean", package)])
-
-    @staticmethod
-    def _environment() -> dict[str, str]:
-        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
-        return {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
+    def __init__(self, source: Source, config: Path, directory: Path, bench: Bench) -> None:
+        self.source, self.config, self.directory, self.bench = source, config, directory, bench
 
     def make(self, *targets: str, on_line: Callable[[str], None] | None = None) -> str:
         """Run make and return what it said.
@@ -81,7 +81,9 @@ class Output:
         Raises:
             CommandError: it failed.
         """
-        return run(self._words(*targets), env=self._environment(), on_line=on_line)
+        bench = self.bench
+        words = ["make", "-C", str(bench.source), f"O={bench.output}", f"BR2_EXTERNAL={bench.external}"]
+        return bench.run([*words, *targets], on_line=on_line)
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write the output's ``.config`` anew from the defconfig.
@@ -96,11 +98,10 @@ class Output:
         """
         if not self.config.is_file():
             raise SallyportError(f"{self.config}: no such file", "name a Buildroot defconfig")
-        self.directory.mkdir(parents=True, exist_ok=True)
         whole = self.directory / "defconfig"
         lines = [f"{name}={value}\n" for name, value in (settings or {}).items()]
         whole.write_text(self.config.read_text() + "".join(lines))
-        self.make("-s", f"BR2_DEFCONFIG={whole}", "defconfig")
+        self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")
 
     def packages(self) -> list[Package]:
         """Every package that the build has, host tools included; takes some seconds.

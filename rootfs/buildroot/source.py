@@ -17,7 +17,10 @@ from rootfs.errors import CommandError, SallyportError
 from rootfs.version import PROJECT
 
 RELEASE = "2026.02.3"
-"""The release that the defconfigs are written for: the newest of the long-term 2026.02 line."""
+"""The release that the defconfigs are written for: the newest of the long-term 2026.02 line; it keeps each symbol."""
+BUILT = "2025.11.3"
+"""The release that is built: the newest whose sources can be had from the archives that we build from, which have
+neither Python 3.14 nor systemd 258, as the long-term line wants them."""
 EXTERNAL = PROJECT / "rootfs"
 """The BR2_EXTERNAL tree."""
 NAMED = "SALLYPORT_BUILDROOT"
@@ -48,7 +51,7 @@ class Source:
         """Look at a directory; nothing in it is changed.
 
         Raises:
-            SallyportError: it is no Buildroot tree, or make(1) could not work at its path.
+            SallyportError: it is no Buildroot tree.
         """
         directory = directory.resolve()
         makefile = directory / "Makefile"
@@ -62,31 +65,18 @@ class Source:
             raise SallyportError(
                 f"{directory} is no Buildroot source tree", "name the directory of a Buildroot release"
             )
-        for path in (directory, EXTERNAL):
-            cls.check_path(path)
         return cls(directory, found[1])
 
-    @staticmethod
-    def check_path(path: Path) -> None:
-        """Refuse a path that Buildroot's makefiles would take for two.
-
-        Raises:
-            SallyportError: it has a space or a colon.
-        """
-        if re.search(r"[\s:]", str(path)):
-            raise SallyportError(
-                f"make cannot work in {str(path)!r}: its path has a space or a colon", "move it to another place"
-            )
-
-    def require(self, release: str = RELEASE) -> None:
-        """Insist on a release; an unreleased state of it ("-git") is another one.
+    def require(self, *releases: str) -> None:
+        """Insist on one of some releases; an unreleased state of it ("-git") is another one.
 
         Raises:
             SallyportError: the tree has another one.
         """
-        if self.release != release:
+        if self.release not in releases:
+            release = " or ".join(releases)
             raise SallyportError(
-                f"{self.directory} is Buildroot {self.release}; the defconfigs are for {release}",
+                f"{self.directory} is Buildroot {self.release}, and {release} is wanted",
                 f"unpack Buildroot {release} and name that directory",
             )
 
@@ -94,8 +84,13 @@ class Source:
         """Every symbol of the tree and of our external tree; takes seconds.
 
         Raises:
-            SallyportError: a Config.in cannot be read; names file and line.
+            SallyportError: a Config.in cannot be read; names file and line. Or a path has a space.
         """
+        for path in (self.directory, external):
+            if re.search(r"[\s:]", str(path)):
+                raise SallyportError(
+                    f"Kconfig cannot read {str(path)!r}: the path has a space or a colon", "move it to another place"
+                )
         with tempfile.TemporaryDirectory(prefix="sallyport-kconfig-") as folder:
             # Buildroot's own script writes the snippets that its Config.in sources.
             script = self.directory / "support/scripts/br2-external"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rootfs import defconfig, run, select_files, tools
 from rootfs.debian import licenses, packages
+from rootfs.debian.licenses import Licenses
 from rootfs.defconfig import Symbol
 from rootfs.errors import SallyportError
 from rootfs.steps import Cache, digest_code
@@ -35,6 +36,7 @@ class _Map(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     tools: _Entry
     peers: _Entry
+    workshop: _Entry
     kernel: dict[str, _Entry]
     always: _Entry
     symbols: dict[str, _Entry]
@@ -109,6 +111,11 @@ class Engine:
         locked: see `packages.fetch`.
     """
 
+    name = "debian"
+    """As a manifest has it."""
+    linux = "linux-image-"
+    """How the names of the packages begin that have a kernel."""
+
     def __init__(self, cache: Cache, *, locked: bool = False) -> None:
         self.cache = cache
         self.locked = locked
@@ -139,9 +146,27 @@ class Engine:
         """Other people's programs that benchmarks compare ours with; made if need be."""
         return Tools(self._fetch("peers", read_map().peers.packages) / "tree")
 
-    def kernel(self, flavour: str) -> Path:
-        """A directory whose ``tree`` has boot/vmlinuz-* and usr/lib/modules."""
+    @cached_property
+    def workshop(self) -> Path:
+        """The user land in which Buildroot runs (``tree``, ``files.json``); made if need be."""
+        return self._fetch("workshop", read_map().workshop.packages)
+
+    def kernel(self, _name: str, flavour: str) -> Path:
+        """A directory whose ``tree`` has boot/vmlinuz-* and usr/lib/modules, with ``packages.json`` and its licences.
+
+        Args:
+            name: of the defconfig, out of `defconfig.ALL`.
+            flavour: which kernel, out of the map's.
+        """
         return self._fetch(f"kernel-{flavour}", read_map().kernel[flavour].packages)
+
+    def contents(self, name: str, wish: Wish) -> Path:
+        """All that a defconfig wants: ``tree``, ``packages.json``, and ``files.json``, what each package brought."""
+        return self._fetch(name, wish.packages)
+
+    def licenses(self, contents: Path, names: Sequence[str]) -> dict[str, Licenses]:
+        """The licences of packages of `contents` or of a `kernel`."""
+        return licenses.read(contents / "tree", names)
 
     def root(self, name: str, config: Path) -> tuple[Path, Wish]:
         """The tree that a defconfig describes, without overlays, Python compiled.
@@ -151,22 +176,22 @@ class Engine:
             ``licenses.json``; and the wish.
         """
         wish = translate(defconfig.read(config))
-        fetched = self._fetch(name, wish.packages)
+        contents = self.contents(name, wish)
         toolbox = self.tools
-        inputs = {"packages": fetched.name, "keep": "\n".join(wish.keep), "tools": toolbox.tree.parent.name}
+        inputs = {"packages": contents.name, "keep": "\n".join(wish.keep), "tools": toolbox.tree.parent.name}
         inputs |= digest_code(licenses, select_files, tools)
 
         def build(output: Path) -> None:
             tree = output / "tree"
             tree.mkdir()
-            chosen = select_files.choose(fetched / "tree", wish.keep, str(MAP))
-            select_files.copy(fetched / "tree", chosen, tree)
+            chosen = select_files.choose(contents / "tree", wish.keep, str(MAP))
+            select_files.copy(contents / "tree", chosen, tree)
             compile_python(toolbox, output, "tree/usr/lib")
-            origin = json.loads((fetched / "files.json").read_text())
+            origin = json.loads((contents / "files.json").read_text())
             inside = set(chosen)
-            kept = [p for p in packages.load(fetched) if any(_merged(f) in inside for f in origin[p.name])]
+            kept = [p for p in packages.load(contents) if any(_merged(f) in inside for f in origin[p.name])]
             (output / "packages.json").write_text(json.dumps([asdict(package) for package in kept]))
-            licenses.save(licenses.read(fetched / "tree", [p.name for p in kept]), output / licenses.FILE)
+            licenses.save(self.licenses(contents, [p.name for p in kept]), output / licenses.FILE)
 
         return self.cache.step(f"base-{name}", f"Files of {name}", inputs, build), wish
 
@@ -174,6 +199,7 @@ class Engine:
         """Resolve all sets anew against the archive, for the lock file."""
         table = read_map()
         sets: dict[str, Sequence[str]] = {"tools": table.tools.packages, "peers": table.peers.packages}
+        sets["workshop"] = table.workshop.packages
         sets |= {f"kernel-{flavour}": entry.packages for flavour, entry in table.kernel.items()}
         sets["host"] = translate(defconfig.read(defconfig.HOST)).packages
         sets["frontend"] = translate(defconfig.read(defconfig.FRONTEND)).packages

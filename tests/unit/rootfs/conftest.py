@@ -12,7 +12,7 @@ from rootfs.buildroot.output import Output
 from rootfs.buildroot.source import Source
 from rootfs.steps import Cache
 from rootfs.tools import Tools
-from tests.unit.rootfs.fake_buildroot import make_tree
+from tests.unit.rootfs.fake_buildroot import Here, make_tree
 
 Program = Callable[[str, str], Path]
 
@@ -91,6 +91,8 @@ def output(buildroot: Source, tmp_path: Path) -> Output:
     """An output directory of it, configured."""
     config = tmp_path / "small.config"
     config.write_text("BR2_x86_64=y\n")
-    made = Output(buildroot, config, tmp_path / "out")
+    directory = tmp_path / "out"
+    directory.mkdir()
+    made = Output(buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl"))
     made.configure()
     return made

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rootfs.buildroot.source import RELEASE, Source
+from rootfs.buildroot.source import BUILT, EXTERNAL, Source
+from rootfs.run import run
 
 GOOD = b"a good archive"
 INFO: dict[str, dict[str, Any]] = {
     "zlib": {"type": "target", "virtual": True},
     "libzlib": {
         "type": "target", "version": "1.3", "licenses": "Zlib", "dl_dir": "libzlib", "stamp_dir": "build/libzlib-1.3",
-        "downloads": [{"source": "zlib-1.3.tar.xz", "uris": ["somewhere"]}], "hashes": ["package/libzlib/libzlib.hash"],
+        "downloads": [{"source": "zlib-1.3.tar.xz", "uris": ["somewhere"]}], "package_dir": "package/libzlib",
     },
     "host-libzlib": {
         "type": "host", "name": "libzlib", "version": "1.3", "dl_dir": "libzlib", "stamp_dir": "build/host-libzlib-1.3",
-        "downloads": [{"source": "zlib-1.3.tar.xz"}], "hashes": ["package/libzlib/libzlib.hash"],
+        "downloads": [{"source": "zlib-1.3.tar.xz"}], "package_dir": "package/libzlib",
     },
     "tiny": {
         "type": "target", "dl_dir": "tiny", "stamp_dir": "build/tiny-1",
-        "downloads": [{"source": "tiny-1.tar.gz"}, {"source": "data-2.tar.gz"}], "hashes": [],
+        "downloads": [{"source": "tiny-1.tar.gz"}, {"source": "data-2.tar.gz"}], "package_dir": "package/tiny",
     },
 }  # fmt: skip
 WORDS = "cc: no room in the boat\nmake[3]: *** No rule to make target 'oars'.  Stop.\n"
 """What a package that fails says."""
 PACKAGES = ("host-libzlib-1.3", "libzlib-1.3", "tiny-1")
 _MAKEFILE = f"""\
-export BR2_VERSION := {RELEASE}
+export BR2_VERSION := {BUILT}
 STAMPS := $(patsubst %,$(O)/build/%/.stamp_installed,{" ".join(PACKAGES)})
 all: $(STAMPS)
 \t@mkdir -p $(O)/target
@@ -39,6 +42,8 @@ $(O)/build/%/.stamp_installed:
 \t@if [ -f fail ] && [ '$*' = "$$(cat fail)" ]; then cat words; exit 1; fi
 \t@echo '$*' >> $(O)/built
 \t@touch $@
+%-dirclean:
+\t@rm -r $(O)/build/$*-*
 defconfig:
 \t@grep -q BR2_ $(BR2_DEFCONFIG)
 \t@cp $(BR2_DEFCONFIG) $(O)/.config
@@ -50,9 +55,23 @@ show-info:
 """
 
 
+@dataclass(frozen=True)
+class Here:
+    """Runs make on this machine, where everything is at its own place."""
+
+    source: Path
+    output: Path
+    downloads: Path
+    external: Path = EXTERNAL
+
+    def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
+        return run(words, on_line=on_line)
+
+
 def make_tree(directory: Path) -> Source:
     """Write the tree. ``fail`` in it, with a folder's name, makes that package fail; ``answer.json`` is show-info's."""
-    (directory / "package/libzlib").mkdir(parents=True)
+    for name in ("libzlib", "tiny"):
+        (directory / "package" / name).mkdir(parents=True)
     (directory / "Makefile").write_text(_MAKEFILE)
     (directory / "Config.in").write_text("")
     (directory / "words").write_text(WORDS)

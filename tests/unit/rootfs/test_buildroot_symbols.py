@@ -11,7 +11,7 @@ from kconfiglib import Kconfig
 
 from rootfs import defconfig
 from rootfs.buildroot import symbols
-from rootfs.buildroot.source import EXTERNAL, RELEASE, Source
+from rootfs.buildroot.source import BUILT, EXTERNAL, RELEASE, Source
 from rootfs.errors import SallyportError
 
 CONFIG_IN = """\
@@ -145,13 +145,13 @@ def test_what_is_no_buildroot_tree_is_refused(tree: Path, tmp_path: Path) -> Non
 def test_a_path_that_make_cannot_take_is_refused(tree: Path, tmp_path: Path) -> None:
     spaced = tree.rename(tmp_path / "a tree")
     with pytest.raises(SallyportError, match="has a space or a colon"):
-        Source.open(spaced)
+        Source.open(spaced).kconfig()
 
 
 def test_another_release_is_told(tree: Path) -> None:
     (tree / "Makefile").write_text("export BR2_VERSION := 2020.02-git\n")
-    with pytest.raises(SallyportError, match=rf"is Buildroot 2020.02-git; the defconfigs are for {RELEASE}"):
-        Source.open(tree).require()
+    with pytest.raises(SallyportError, match=rf"is Buildroot 2020.02-git, and {RELEASE} or 7 is wanted"):
+        Source.open(tree).require(RELEASE, "7")
 
 
 def test_a_broken_tree_is_told_with_file_and_line(tree: Path, external: Path) -> None:
@@ -190,6 +190,6 @@ def test_the_defconfigs_are_as_they_were_checked() -> None:
 @pytest.mark.skipif("SALLYPORT_BUILDROOT" not in os.environ, reason="no Buildroot tree: name it by SALLYPORT_BUILDROOT")
 def test_buildroot_itself_keeps_every_symbol() -> None:
     tree = Source.open(Path(os.environ["SALLYPORT_BUILDROOT"]))
-    tree.require()
+    tree.require(RELEASE, BUILT)
     kconfig = tree.kconfig(EXTERNAL)
     assert [line for config in defconfig.ALL.values() for line in symbols.lost(kconfig, config)] == []

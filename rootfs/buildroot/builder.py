@@ -1,0 +1,153 @@
+"""Builds both defconfigs from source in Buildroot's tree, one output directory each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rootfs import defconfig
+from rootfs.buildroot import build as building
+from rootfs.buildroot import downloads, toolchain
+from rootfs.buildroot.downloads import Needed
+from rootfs.buildroot.output import Bench, Output, Package
+from rootfs.buildroot.source import EXTERNAL, Source
+from rootfs.errors import SallyportError
+from rootfs.steps import digest_path
+
+_OURS = ("package", "patches", "overrides.mk", "buildroot/stand_in")
+"""What of the BR2_EXTERNAL tree goes into a build."""
+_NOT_BY_BUILDROOT = {
+    "BR2_ROOTFS_OVERLAY": '""',
+    "BR2_TARGET_ROOTFS_SQUASHFS": "n",
+    "BR2_TOOLCHAIN_BUILDROOT_GLIBC": "n",
+}
+"""Overlays have templates, and root file systems are sealed: rootfs/image.py does both, for every engine."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds in a tree that the user names.
+
+    Args:
+        tree: Buildroot's.
+        out: where the output directories are.
+        downloads: Buildroot's download directory: the sources, all of them. A build downloads nothing.
+        jobs: of make within one package; 0 for as many as there are processors, and one (package/Makefile.in).
+        bench: makes the place to run make in, of source tree, output and download directory.
+    """
+
+    tree: Source
+    out: Path
+    downloads: Path
+    jobs: int
+    console: Console
+    bench: Callable[[Path, Path, Path], Bench]
+    _listed: dict[str, list[Package]] = field(default_factory=dict)
+
+    def _settings(self, bench: Bench) -> dict[str, str]:
+        """What is the build's and not the image's, as in a defconfig."""
+        return {
+            **toolchain.SETTINGS,
+            **_NOT_BY_BUILDROOT,
+            "BR2_DL_DIR": f'"{bench.downloads}"',
+            "BR2_PRIMARY_SITE": f'"file://{bench.downloads}"',
+            "BR2_PRIMARY_SITE_ONLY": "y",
+            "BR2_PACKAGE_PYTHON3_PY_ONLY": "y",
+            "BR2_JLEVEL": str(self.jobs),
+        }
+
+    def output(self, name: str) -> tuple[Output, list[Package]]:
+        """The output directory of one defconfig out of `defconfig.ALL`, configured, and what it builds.
+
+        Raises:
+            SallyportError: there is no such defconfig, or Buildroot did not take it.
+        """
+        if name not in defconfig.ALL:
+            raise SallyportError(f"no defconfig {name!r}", f"name one of {', '.join(defconfig.ALL)}")
+        directory = self.out / name
+        for path in (directory, self.downloads):
+            path.mkdir(parents=True, exist_ok=True)
+        bench = self.bench(self.tree.directory, directory, self.downloads)
+        output = Output(self.tree, defconfig.ALL[name], directory, bench)
+        if name not in self._listed:
+            with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):
+                output.configure(self._settings(bench))
+                self._listed[name] = output.packages()
+        return output, self._listed[name]
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Digests of what of our external tree every build reads."""
+        return {f"rootfs/{name}": digest_path(EXTERNAL / name) for name in _OURS}
+
+    def _check_origin(self, output: Output) -> None:
+        """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
+
+        Raises:
+            SallyportError: what is in the directory was begun with another configuration, or from another tree.
+        """
+        config = hashlib.sha256((output.directory / "defconfig").read_bytes()).hexdigest()
+        origin = f"{self.tree.release} {config} {' '.join(self.inputs.values())}\n"
+        record = output.directory / "origin"
+        if (output.directory / "build").is_dir() and (not record.exists() or record.read_text() != origin):
+            raise SallyportError(
+                f"{output.directory} was begun with another configuration, other packages of ours or another release",
+                f"start anew: rm -r {output.directory}; downloads stay in {self.downloads}",
+            )
+        record.write_text(origin)
+
+    def sources(self, names: Sequence[str]) -> list[Needed]:
+        """The source files that these defconfigs need, each once."""
+        packages = [package for name in names for package in self.output(name)[1]]
+        return self._look(packages)
+
+    def _look(self, packages: Sequence[Package]) -> list[Needed]:
+        return downloads.look(packages, self.tree.directory, self.downloads)
+
+    def build(self, name: str, *, again: str = "") -> Path:
+        """Build one defconfig, or go on with it; returns the output directory.
+
+        Args:
+            name: out of `defconfig.ALL`.
+            again: a package to build anew from its sources, first of all.
+
+        Raises:
+            SallyportError: source files are missing; or a package failed.
+        """
+        output, packages = self.output(name)
+        if bad := [needed for needed in self._look(packages) if not needed.good]:
+            downloads.show(bad, self.console)
+            raise SallyportError(
+                f"{len(bad)} source files of {name} cannot be used, and a build downloads nothing",
+                f"put them below {self.downloads}, each into its folder; `invoke image.sources --fetch` finds many",
+            )
+        self._check_origin(output)
+        if again:
+            output.make(f"{again}-dirclean")
+        with self._progress(name) as say:
+            log = building.build(output, packages, say)
+        self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
+        return output.directory
+
+    @contextmanager
+    def _progress(self, name: str) -> Iterator[building.Say]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(name)
+            last = -1
+
+            def say(words: str, done: int, total: int) -> None:
+                nonlocal last
+                bar.update(task, description=words[:60], completed=done, total=total)
+                if done != last and not self.console.is_terminal:
+                    self.console.print(f"  … {name}: {done} of {total} packages; {words}", highlight=False)
+                last = done
+
+            yield say

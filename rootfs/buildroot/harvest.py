@@ -1,0 +1,119 @@
+"""What a finished build leaves: its target tree in the layout that both engines share, the kernel, what is in it.
+
+The layout is Debian's: libraries in the directory of their architecture, Python's packages in one without a version in
+its name. So overlays, the choice of files and every check of an image hold for both engines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rootfs.buildroot.output import Package
+from rootfs.debian import licenses, packages
+from rootfs.debian.licenses import Licenses
+from rootfs.errors import SallyportError
+from rootfs.overlay import MERGED
+
+_LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
+_PYTHON = Path("usr/lib/python3/dist-packages")
+_LOADER = "ld-linux-x86-64.so.2"
+ARCH = "x86_64"
+
+
+def gather(directory: Path, listed: Sequence[Package], output: Path, hashes: dict[str, str]) -> None:
+    """Fill ``output`` from an output directory of Buildroot.
+
+    Args:
+        directory: make's ``O``, built.
+        listed: its packages.
+        output: gets ``tree``, ``linux/tree``, ``packages.json``, ``files.json`` and ``licenses.json``, all of them as
+            `rootfs.debian.packages.fetch` and its users have them.
+        hashes: source file to its SHA-256.
+
+    Raises:
+        SallyportError: Buildroot left something else than was expected.
+    """
+    tree = output / "tree"
+    shutil.copytree(directory / "target", tree, symlinks=True)
+    moved = _arrange(tree)
+    _linux(directory, tree, output / "linux/tree")
+    files: dict[str, list[str]] = {}
+    for line in (directory / "build/packages-file-list.txt").read_text().splitlines():
+        package, _, path = line.partition(",")
+        files.setdefault(package, []).append(_placed(path.removeprefix("./"), moved))
+    inside = {package.name: package for package in listed if package.name in files}
+    rows = [
+        packages.Package(p.name, p.version, ARCH, hashes.get(p.downloads[0].source, ""))
+        for p in inside.values()
+        if p.downloads
+    ]
+    (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
+    (output / "files.json").write_text(json.dumps(files))
+    licenses.save(
+        {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}, output / "licenses.json"
+    )
+
+
+def _arrange(tree: Path) -> dict[str, str]:
+    """Bring the tree into the shared layout; returns old to new directories."""
+    for name, target in MERGED.items():
+        link = tree / name
+        if not link.is_symlink():
+            raise SallyportError(
+                f"{link} is a directory", f"/{name} and /{target} must be one: BR2_ROOTFS_MERGED_USR=y"
+            )
+        link.unlink()
+    lib = tree / "usr/lib"
+    shutil.rmtree(tree / "usr/lib64") if not (tree / "usr/lib64").is_symlink() else (tree / "usr/lib64").unlink()
+    (tree / _LIBRARIES).mkdir()
+    for file in lib.iterdir():
+        if ".so" in file.name and not (file.is_dir() and not file.is_symlink()):
+            if file.is_symlink() and "/" in os.readlink(file):
+                raise SallyportError(f"{file} -> {os.readlink(file)}: a library elsewhere", "mend `_arrange`")
+            file.rename(tree / _LIBRARIES / file.name)
+    (tree / "usr/lib64").mkdir()
+    (tree / _LIBRARIES / _LOADER).rename(tree / "usr/lib64" / _LOADER)
+    (tree / _LIBRARIES / _LOADER).symlink_to(f"../../lib64/{_LOADER}")
+    python = next(iter(sorted(lib.glob("python3.*"))), None)
+    if python is None:
+        return {}
+    site = python / "site-packages"
+    (tree / _PYTHON.parent).mkdir()
+    site.rename(tree / _PYTHON)
+    site.symlink_to(f"../{_PYTHON.relative_to('usr/lib')}")
+    return {site.relative_to(tree).as_posix(): _PYTHON.as_posix()}
+
+
+def _placed(path: str, moved: dict[str, str]) -> str:
+    """Where a file of Buildroot's list is now."""
+    top, _, rest = path.partition("/")
+    path = f"{MERGED[top]}/{rest}" if top in MERGED else path
+    for old, new in moved.items():
+        if path.startswith(f"{old}/"):
+            return f"{new}{path.removeprefix(old)}"
+    place = Path(path)
+    return (_LIBRARIES / place.name).as_posix() if place.parent == Path("usr/lib") and ".so" in place.name else path
+
+
+def _linux(directory: Path, tree: Path, target: Path) -> None:
+    """Kernel and modules, out of the tree: an image has only the modules that its profile names."""
+    built = next((path for path in (directory / "build").glob("linux-[0-9]*") if path.is_dir()), None)
+    if built is None:
+        raise SallyportError(f"no kernel was built in {directory}", "set BR2_LINUX_KERNEL=y")
+    release = (built / "include/config/kernel.release").read_text().strip()
+    modules = target / "usr/lib/modules" / release
+    (target / "boot").mkdir(parents=True)
+    shutil.copyfile(directory / "images/bzImage", target / "boot" / f"vmlinuz-{release}")
+    if (tree / "usr/lib/modules").is_dir():
+        shutil.move(tree / "usr/lib/modules" / release, modules)
+        for link in ("build", "source"):
+            (modules / link).unlink(missing_ok=True)
+    modules.mkdir(parents=True, exist_ok=True)
+    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+        if not (modules / name).exists():
+            shutil.copyfile(built / name, modules / name) if (built / name).exists() else (modules / name).touch()

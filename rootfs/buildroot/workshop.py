@@ -1,0 +1,87 @@
+"""Where Buildroot runs: a Debian 13 user land of its own with compilers and a toolchain, without a network.
+
+So a build does not depend on the machine, sees every directory at the same place wherever it is outside, and gets no
+source but what was looked at before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rootfs.buildroot import toolchain
+from rootfs.buildroot.output import Bench
+from rootfs.buildroot.source import EXTERNAL
+from rootfs.debian.engine import Engine
+from rootfs.run import run
+from rootfs.steps import digest_code
+from rootfs.tools import Tools
+
+OUTPUT, DOWNLOADS, SOURCE, PROJECT = Path("/output"), Path("/downloads"), Path("/buildroot"), Path("/sallyport")
+"""Where things are seen inside."""
+_BIN = Path("/opt/bin")
+_NAMES = {
+    "gcc": "gcc-14", "cc": "gcc-14", "g++": "g++-14", "c++": "g++-14", "cpp": "cpp-14", "awk": "gawk",
+    "which": "which.debianutils", "yacc": "bison",
+}  # fmt: skip
+"""Commands that Debian's maintainer scripts would link (update-alternatives(1)): none of them runs for this tree."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The user land.
+
+    Args:
+        tools: the tree with make and the compiler for what runs during the build.
+        added: ``bin`` and ``toolchain``, as `prepare` made them.
+    """
+
+    tools: Tools
+    added: Path
+
+    def bench(self, source: Path, output: Path, downloads: Path) -> Bench:
+        """A place for one output directory.
+
+        Args:
+            source: Buildroot's tree; only read.
+            output: make's ``O``; exists.
+            downloads: Buildroot's download directory; only read.
+        """
+        return _Bench(self, source.absolute(), output.absolute(), downloads.absolute())
+
+
+class _Bench:
+    source, external, output, downloads = SOURCE, PROJECT / EXTERNAL.name, OUTPUT, DOWNLOADS
+
+    def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path) -> None:
+        self._tools, self._output = workshop.tools, output
+        self._shown = [
+            (workshop.added / "bin", _BIN),
+            (workshop.added / "toolchain", toolchain.PLACE),
+            (source, SOURCE),
+            (downloads, DOWNLOADS),
+            *((EXTERNAL.parent / name, PROJECT / name) for name in (EXTERNAL.name, "frontend_vm", "overlays")),
+        ]
+
+    def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
+        argv = self._tools.argv(words, binds=[(self._output, OUTPUT)], shown=self._shown, network=False, cwd=OUTPUT)
+        env = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": "/tmp", "TMPDIR": "/tmp", "TZ": "UTC"}  # noqa: S108 - inside
+        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
+        return run(argv, env=env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}), on_line=on_line)
+
+
+def prepare(debian: Engine) -> Workshop:
+    """Make the workshop, if need be, out of Debian packages (set ``workshop``)."""
+    fetched = debian.workshop
+
+    def build(output: Path) -> None:
+        (output / "bin").mkdir()
+        for name, program in _NAMES.items():
+            (output / "bin" / name).symlink_to(f"/usr/bin/{program}")
+        (output / "toolchain").mkdir()
+        toolchain.assemble(fetched, output / "toolchain")
+
+    inputs = {"packages": fetched.name, "names": str(_NAMES)} | digest_code(toolchain)
+    return Workshop(Tools(fetched / "tree"), debian.cache.step("toolchain", "Toolchain for Buildroot", inputs, build))
