@@ -107,8 +107,9 @@ def _kernel(engine: Engine, recipe: Recipe) -> Kernel:
     return Kernel(engine.cache, engine.tools, engine.kernel("host", recipe.profile.kernel))
 
 
-def _values(recipe: Recipe) -> dict[str, object]:
+def _values(recipe: Recipe, engine: str) -> dict[str, object]:
     return {
+        "engine": engine,
         "profile": recipe.profile,
         "version": version(),
         "link": backend.instructions,
@@ -129,7 +130,7 @@ def _root(engine: Engine, recipe: Recipe, vm: Path) -> Path:
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
     inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
 
-    values = _values(recipe) | {"engine": engine.name}
+    values = _values(recipe, engine.name)
 
     def build(output: Path) -> None:
         tree = output / "tree"

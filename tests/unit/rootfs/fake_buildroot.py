@@ -55,7 +55,7 @@ show-info:
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Here:
     """Runs make on this machine, where everything is at its own place."""
 
