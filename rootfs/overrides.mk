@@ -4,6 +4,9 @@
 
 # --- Another version, or a distribution's copy of the same one
 
+# Buildroot's own patches do not fit these versions; they mend what this build does not do.
+UNPATCHED = $(BR2_EXTERNAL_SALLYPORT_PATH)/patches
+
 override AUTOCONF_ARCHIVE_VERSION = 20241016
 override AUTOCONF_ARCHIVE_SOURCE = autoconf-archive_20241016.orig.tar.xz
 override EXPAT_VERSION = 2.8.3
@@ -15,15 +18,55 @@ override HOST_EXPAT_AUTORECONF = YES
 override LIBFFI_SOURCE = libffi_3.4.8.orig.tar.gz
 override LIBOPENSSL_VERSION = 3.6.3
 override LIBOPENSSL_SOURCE = openssl-3.6.3.tar.gz
+# This version has what one of Buildroot's patches brings: taken out, it can be put in again.
+define LIBOPENSSL_TAKE_OUT
+	patch -d $(@D) -p1 -R <$(LIBOPENSSL_PKGDIR)/0004-aes-gcm-ppc.pl-Removed-.localentry-directive.patch
+endef
+LIBOPENSSL_PRE_PATCH_HOOKS += LIBOPENSSL_TAKE_OUT
 override LIBTOOL_VERSION = 2.4.7
 override LIBTOOL_SOURCE = libtool_2.4.7.orig.tar.xz
 override LIBZLIB_SOURCE = zlib_1.3.dfsg+really1.3.2.orig.tar.gz
 override LINUX_VERSION = 6.12.107
 override LINUX_SOURCE = linux_6.12.107.orig.tar.xz
-override M4_VERSION = 1.4.19
-override M4_SOURCE = m4_1.4.19.orig.tar.xz
 override PYTHON3_VERSION = 3.13.15
 override PYTHON3_SOURCE = python3.13_3.13.15.orig.tar.xz
+
+override ELFUTILS_VERSION = 0.192
+override ELFUTILS_SOURCE = elfutils_0.192.orig.tar.bz2
+override ELFUTILS_PKGDIR = $(UNPATCHED)/elfutils/
+override IPROUTE2_VERSION = 7.2.0
+override IPROUTE2_SOURCE = iproute2_7.2.0.orig.tar.xz
+override IPROUTE2_PKGDIR = $(UNPATCHED)/iproute2/
+override KMOD_VERSION = 34.2
+override KMOD_SOURCE = kmod_34.2.orig.tar.xz
+override KMOD_AUTORECONF = YES
+override LIBBPF_VERSION = 1.7.0
+override LIBBPF_SOURCE = libbpf_1.7.0.orig.tar.gz
+override LIBCAP_VERSION = 2.78
+override LIBCAP_SOURCE = libcap-2.78.tar.xz
+override LIBCAP_PKGDIR = $(UNPATCHED)/libcap/
+override LIBGLIB2_VERSION = 2.84.4
+override LIBGLIB2_SOURCE = glib2.0_2.84.4.orig.tar.xz
+override LIBSECCOMP_VERSION = 2.6.0
+override LIBSECCOMP_SOURCE = libseccomp-2.6.0.tar.gz
+override LIBXCRYPT_VERSION = 4.5.1
+override LIBXCRYPT_SOURCE = libxcrypt_4.5.1.orig.tar.xz
+override LIBXCRYPT_AUTORECONF = YES
+override LVM2_SOURCE = lvm2_2.03.31.orig.tar.xz
+override PCRE2_VERSION = 10.46
+override PCRE2_SOURCE = pcre2_10.46.orig.tar.gz
+override PIXMAN_VERSION = 0.46.4
+override PIXMAN_SOURCE = pixman_0.46.4.orig.tar.gz
+override QEMU_VERSION = 10.2.2
+override QEMU_SOURCE = qemu_10.2.2+ds.orig.tar.xz
+override SYSTEMD_VERSION = 257.13
+override SYSTEMD_SOURCE = systemd_257.13.orig.tar.gz
+override TZDATA_VERSION = 2026b
+override TZDATA_SOURCE = tzdata2026b.tar.gz
+override UTIL_LINUX_VERSION = 2.41.5
+override UTIL_LINUX_SOURCE = util-linux-2.41.5.tar.xz
+override UTIL_LINUX_LIBS_VERSION = 2.41.5
+override UTIL_LINUX_LIBS_SOURCE = util-linux-2.41.5.tar.xz
 
 # --- Prebuilt: its own sources need a Rust compiler and the crates of 60 projects
 
@@ -42,38 +85,66 @@ define PYTHON_CRYPTOGRAPHY_INSTALL_TARGET_CMDS
 	cp -r $(@D)/cryptography $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages/
 endef
 
-# --- The tools tree's own program in the place of a build of one: nothing of it gets into an image
+# --- Prebuilt: no archive that we build from has their sources; the workshop has Debian's binaries
 
-STAND_IN = $(BR2_EXTERNAL_SALLYPORT_PATH)/buildroot/stand_in
-HOST_KMOD_OVERRIDE_SRCDIR = $(STAND_IN)
-HOST_PATCHELF_OVERRIDE_SRCDIR = $(STAND_IN)
-HOST_PKGCONF_OVERRIDE_SRCDIR = $(STAND_IN)
+NFT_LIBRARIES = nftables nftnl mnl gmp jansson xtables edit bsd md tinfo
+override NFTABLES_VERSION = 1.1.3
+override NFTABLES_SOURCE =
+override NFTABLES_DEPENDENCIES = skeleton toolchain
+override NFTABLES_CONFIGURE_CMDS = :
+override NFTABLES_BUILD_CMDS = :
+override NFTABLES_INSTALL_STAGING_CMDS = :
+define NFT_INSTALL
+	cp -P $(foreach name,$(NFT_LIBRARIES),/usr/lib/x86_64-linux-gnu/lib$(name).so.*) $(TARGET_DIR)/usr/lib/
+	$(INSTALL) -D -m 0755 /usr/sbin/nft $(TARGET_DIR)/usr/sbin/nft
+endef
+override NFTABLES_INSTALL_TARGET_CMDS = $(NFT_INSTALL)
 
-define HOST_KMOD_CONFIGURE_CMDS
-	:
+# $(1): a package that only the sources of nftables need
+define left-out
+override $(1)_SOURCE =
+override $(1)_CONFIGURE_CMDS = :
+override $(1)_BUILD_CMDS = :
+override $(1)_INSTALL_STAGING_CMDS = :
+override $(1)_INSTALL_TARGET_CMDS = :
 endef
-define HOST_KMOD_BUILD_CMDS
-	:
+$(eval $(call left-out,LIBMNL))
+$(eval $(call left-out,LIBNFTNL))
+$(eval $(call left-out,NFTABLES_PYTHON))
+
+# --- The workshop's own program in the place of a build of one: nothing of it gets into an image
+
+# $(1): a package for the build machine; $(2): its programs, as the workshop has them
+define stand-in
+HOST_$(1)_OVERRIDE_SRCDIR = $(BR2_EXTERNAL_SALLYPORT_PATH)/buildroot/stand_in
+override HOST_$(1)_CONFIGURE_CMDS = :
+override HOST_$(1)_BUILD_CMDS = :
+override HOST_$(1)_INSTALL_CMDS = mkdir -p $$(HOST_DIR)/bin && $(foreach program,$(2),ln -sf $(program) $$(HOST_DIR)/bin/ &&) :
 endef
-define HOST_KMOD_INSTALL_CMDS
-	ln -sf /usr/bin/kmod $(HOST_DIR)/bin/kmod
-endef
-define HOST_PATCHELF_CONFIGURE_CMDS
-	:
-endef
-define HOST_PATCHELF_BUILD_CMDS
-	:
-endef
-define HOST_PATCHELF_INSTALL_CMDS
-	$(INSTALL) -m 0755 $(@D)/patchelf.py $(HOST_DIR)/bin/patchelf
-endef
-define HOST_PKGCONF_CONFIGURE_CMDS
-	:
-endef
-define HOST_PKGCONF_BUILD_CMDS
-	:
-endef
-define HOST_PKGCONF_INSTALL_CMDS
-	ln -sf /usr/bin/pkgconf $(HOST_DIR)/bin/pkgconf
+
+$(eval $(call stand-in,BISON,/usr/bin/bison))
+$(eval $(call stand-in,CMAKE,/usr/bin/cmake))
+$(eval $(call stand-in,FLEX,/usr/bin/flex))
+$(eval $(call stand-in,GETTEXT_TINY,$(addprefix /usr/bin/,msgfmt msgmerge msginit xgettext msgcat)))
+$(eval $(call stand-in,GPERF,/usr/bin/gperf))
+$(eval $(call stand-in,KMOD,/usr/bin/kmod))
+$(eval $(call stand-in,LIBCAP,))
+$(eval $(call stand-in,LIBGLIB2,$(addprefix /usr/bin/,glib-genmarshal glib-mkenums glib-compile-resources gdbus-codegen)))
+$(eval $(call stand-in,LIBOPENSSL,/usr/bin/openssl))
+$(eval $(call stand-in,LIBXCRYPT,))
+$(eval $(call stand-in,M4,/usr/bin/m4))
+$(eval $(call stand-in,NINJA,/usr/bin/ninja))
+$(eval $(call stand-in,PCRE2,))
+$(eval $(call stand-in,SYSTEMD,/usr/bin/systemctl))
+$(eval $(call stand-in,TZDATA,))
+$(eval $(call stand-in,UTIL_LINUX,))
+$(eval $(call stand-in,ZIC,/usr/sbin/zic))
+
+$(eval $(call stand-in,PATCHELF,))
+override HOST_PATCHELF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/patchelf.py $(HOST_DIR)/bin/patchelf
+
+$(eval $(call stand-in,PKGCONF,/usr/bin/pkgconf))
+define SALLYPORT_PKG_M4
 	$(INSTALL) -D -m 0644 /usr/share/aclocal/pkg.m4 $(HOST_DIR)/share/aclocal/pkg.m4
 endef
+HOST_PKGCONF_POST_INSTALL_HOOKS += SALLYPORT_PKG_M4

@@ -47,7 +47,7 @@ class Workshop:
         Args:
             source: Buildroot's tree; only read.
             output: make's ``O``; exists.
-            downloads: Buildroot's download directory; only read.
+            downloads: Buildroot's download directory.
         """
         return _Bench(self, source.absolute(), output.absolute(), downloads.absolute())
 
@@ -56,17 +56,18 @@ class _Bench:
     source, external, output, downloads = SOURCE, PROJECT / EXTERNAL.name, OUTPUT, DOWNLOADS
 
     def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path) -> None:
-        self._tools, self._output = workshop.tools, output
+        self._tools = workshop.tools
+        # Buildroot locks each folder of downloads by a file in it.
+        self._binds = [(output, OUTPUT), (downloads, DOWNLOADS)]
         self._shown = [
             (workshop.added / "bin", _BIN),
             (workshop.added / "toolchain", toolchain.PLACE),
             (source, SOURCE),
-            (downloads, DOWNLOADS),
             *((EXTERNAL.parent / name, PROJECT / name) for name in (EXTERNAL.name, "frontend_vm", "overlays")),
         ]
 
     def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
-        argv = self._tools.argv(words, binds=[(self._output, OUTPUT)], shown=self._shown, network=False, cwd=OUTPUT)
+        argv = self._tools.argv(words, binds=self._binds, shown=self._shown, network=False, cwd=OUTPUT)
         env = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": "/tmp", "TMPDIR": "/tmp", "TZ": "UTC"}  # noqa: S108 - inside
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
         return run(argv, env=env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}), on_line=on_line)

@@ -1,0 +1,133 @@
+"""Finds source files by their hash: in the source packages of Debian's archive, then in the Python package index.
+
+Which servers these are, apt and pip of this machine know. What a file is, its hash says: no other origin is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from debian.deb822 import Sources
+from pip._internal.models.index import PyPI
+from unearth import PackageFinder
+
+from rootfs.buildroot.downloads import Needed
+from rootfs.debian import packages
+from rootfs.errors import CommandError, SallyportError
+from rootfs.run import run
+
+SUITES = ("trixie", "bookworm", "forky", "sid")
+"""Of Debian; the first that has a file gives it."""
+_HELPER = Path("/usr/lib/apt/apt-helper")
+_PROJECT = re.compile(r"(?P<name>[A-Za-z0-9._-]+?)-\d")
+Say = Callable[[str], None]
+
+
+def fetch(wanted: Sequence[Needed], downloads: Path, say: Say) -> list[Needed]:
+    """Fetch what can be found; returns what cannot.
+
+    Args:
+        wanted: files of which a strong hash is known; others cannot be found.
+        downloads: Buildroot's download directory. A file appears there by one rename, when it is what its hash says.
+        say: is told of each file.
+
+    Raises:
+        SallyportError: apt has no archive, or cannot read it.
+    """
+    left = {needed.file: needed for needed in wanted}
+    with tempfile.TemporaryDirectory(prefix="sallyport-fetch-") as temporary:
+        for find in (_in_archive, _in_index):
+            for needed, path in find(list(left.values()), Path(temporary), say):
+                if _matches(path, needed):
+                    _place(path, downloads / needed.folder / needed.file)
+                    del left[needed.file]
+    return list(left.values())
+
+
+def _matches(path: Path, needed: Needed) -> bool:
+    content = path.read_bytes()
+    strong = [(name, digest) for name, digest in needed.hashes if name in ("sha256", "sha384", "sha512")]
+    return bool(strong) and all(hashlib.new(name, content).hexdigest() == digest for name, digest in strong)
+
+
+def _place(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.new")
+    new.write_bytes(path.read_bytes())
+    new.replace(target)
+
+
+def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tuple[Needed, Path]]:
+    """Through a private set of apt's lists: the machine's own stay as they are (apt.conf(5))."""
+    by_hash = {dict(needed.hashes)["sha256"]: needed for needed in wanted if "sha256" in dict(needed.hashes)}
+    if not by_hash:
+        return
+    mirrors = list(dict.fromkeys(line.split()[2] for line in packages.archive() if line.split()[3] == packages.SUITE))
+    lists = folder / "sources.list"
+    lines = [f"deb-src [signed-by={packages.KEYRING}] {mirrors[0]} {suite} main" for suite in SUITES]
+    lists.write_text("\n".join(lines) + "\n")
+    options = []
+    for name, place in (("State::Lists", "lists"), ("Cache", "cache")):
+        (folder / place / "partial").mkdir(parents=True)
+        options += ["-o", f"Dir::{name}={folder / place}"]
+    options += ["-o", f"Dir::Etc::SourceList={lists}", "-o", "Dir::Etc::SourceParts=/dev/null"]
+    say(f"reading the source packages of {', '.join(SUITES)}")
+    run(["apt-get", *options, "update"])
+    found = run(["apt-get", *options, "indextargets", "--format", "$(REPO_URI) $(FILENAME)", "Created-By: Sources"])
+    for line in found.splitlines():
+        uri, _, index = line.partition(" ")
+        for digest, place in _listed(Path(index).read_text(encoding="utf-8"), set(by_hash)):
+            needed = by_hash.pop(digest)
+            say(f"{needed.file}: {place}")
+            target = folder / digest
+            try:
+                run([_HELPER, "download-file", f"{uri}{place}", target, f"SHA256:{digest}"])
+            except CommandError:
+                by_hash[digest] = needed  # listed, and gone: another suite may have it
+                continue
+            yield needed, target
+
+
+def _listed(index: str, digests: set[str]) -> Iterator[tuple[str, str]]:
+    """Those of ``digests`` that an index of sources has (Debian Policy, section 5.4), with where the archive has them."""
+    for paragraph in index.split("\n\n"):
+        if digests.isdisjoint(re.findall(r"^ ([0-9a-f]{64}) ", paragraph, re.MULTILINE)):
+            continue
+        source = Sources(paragraph)
+        for file in source["Checksums-Sha256"]:
+            if file["sha256"] in digests:
+                digests.remove(file["sha256"])
+                yield file["sha256"], f"{source['Directory']}/{file['name']}"
+
+
+def _in_index(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tuple[Needed, Path]]:
+    finder = PackageFinder(index_urls=[_index()])
+    for needed in wanted:
+        project = _PROJECT.match(needed.file)
+        if project is None or not needed.folder.startswith(("python-", "meson")):
+            continue
+        try:
+            found = next((p for p in finder.find_all_packages(project["name"]) if p.link.filename == needed.file), None)
+            if found is None:
+                continue
+            say(f"{needed.file}: package index")
+            answer = finder.session.get(found.link.normalized, follow_redirects=True)
+            answer.raise_for_status()
+        except Exception as error:
+            say(f"{needed.file}: {error}")
+            continue
+        target = folder / needed.file
+        target.write_bytes(answer.content)
+        yield needed, target
+
+
+def _index() -> str:
+    """The package index that pip uses."""
+    try:
+        return run(["python3", "-m", "pip", "config", "get", "global.index-url"]).strip()
+    except (CommandError, SallyportError):
+        return str(PyPI.simple_url)
