@@ -93,7 +93,7 @@ def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tu
 
 
 def _listed(index: str, digests: set[str]) -> Iterator[tuple[str, str]]:
-    """Those of ``digests`` that an index of sources has (Debian Policy, section 5.4), with where the archive has them."""
+    """Those of ``digests`` that an index of sources has (Debian Policy, section 5.4), and where."""
     for paragraph in index.split("\n\n"):
         if digests.isdisjoint(re.findall(r"^ ([0-9a-f]{64}) ", paragraph, re.MULTILINE)):
             continue

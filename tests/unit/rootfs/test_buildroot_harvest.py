@@ -1,0 +1,96 @@
+"""What is taken over from a finished build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rootfs.buildroot import harvest
+from rootfs.buildroot.output import Package
+from rootfs.debian import licenses, packages
+from rootfs.errors import SallyportError
+
+LISTED = [
+    Package.model_validate(
+        {
+            "name": "busybox", "type": "target", "version": "1.37", "licenses": "GPL-2.0",
+            "downloads": [{"source": "busybox.tar"}],
+        }
+    ),
+    Package.model_validate(
+        {"name": "linux", "type": "target", "version": "6.12", "downloads": [{"source": "linux.tar"}]}
+    ),
+    Package.model_validate({"name": "host-m4", "type": "host", "downloads": [{"source": "m4.tar"}]}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """An output directory, as Buildroot leaves it."""
+    made = tmp_path / "O"
+    files = {
+        "target/usr/bin/busybox": "", "target/usr/lib/libm.so.6": "", "target/usr/lib/ld-linux-x86-64.so.2": "",
+        "target/usr/lib/python3.13/os.py": "", "target/usr/lib/python3.13/site-packages/tornado/web.py": "",
+        "target/usr/sbin/init": "", "images/bzImage": "kernel",
+        "build/linux-6.12/include/config/kernel.release": "6.12\n", "build/linux-6.12/modules.builtin": "kernel/virtio.ko\n",
+        "build/packages-file-list.txt": (
+            "busybox,./bin/busybox\nskeleton,./etc/x,y\ntornado,./usr/lib/python3.13/site-packages/tornado/web.py\n"
+            "toolchain,./lib/libm.so.6\nlinux,./boot/bzImage\n"
+        ),
+    }  # fmt: skip
+    for name, content in files.items():
+        path = made / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    for name in ("bin", "sbin", "lib"):
+        (made / "target" / name).symlink_to(f"usr/{name}")
+    (made / "target/lib64").symlink_to("lib")
+    (made / "target/usr/lib64").symlink_to("lib")
+    (made / "target/usr/lib/libm.so").symlink_to("libm.so.6")
+    return made
+
+
+def gather(directory: Path, output: Path) -> Path:
+    output.mkdir()
+    harvest.gather(directory, LISTED, output, {"busybox.tar": "ab", "linux.tar": "cd"})
+    return output
+
+
+def test_the_tree_has_the_layout_of_the_other_engine(directory: Path, tmp_path: Path) -> None:
+    tree = gather(directory, tmp_path / "out") / "tree"
+    assert (tree / "usr/lib/x86_64-linux-gnu/libm.so").is_file()
+    assert (tree / "usr/lib64/ld-linux-x86-64.so.2").is_file()
+    assert not (tree / "usr/lib64").is_symlink()
+    assert (tree / "usr/lib/python3/dist-packages/tornado/web.py").is_file()
+    assert (tree / "usr/lib/python3.13/site-packages/tornado/web.py").is_file()
+    assert not (tree / "bin").is_symlink()
+
+
+def test_packages_files_and_licences_are_as_the_other_engine_has_them(directory: Path, tmp_path: Path) -> None:
+    output = gather(directory, tmp_path / "out")
+    assert [(p.name, p.version, p.sha256) for p in packages.load(output)] == [
+        ("busybox", "1.37", "ab"),
+        ("linux", "6.12", "cd"),
+    ]
+    files = json.loads((output / "files.json").read_text())
+    assert files["busybox"] == ["usr/bin/busybox"]
+    assert files["tornado"] == ["usr/lib/python3/dist-packages/tornado/web.py"]
+    assert files["toolchain"] == ["usr/lib/x86_64-linux-gnu/libm.so.6"]
+    assert files["skeleton"] == ["etc/x,y"]
+    assert licenses.load(output / "licenses.json")["busybox"].names == ("GPL-2.0",)
+
+
+def test_a_kernel_without_modules_tells_what_it_has_built_in(directory: Path, tmp_path: Path) -> None:
+    linux = gather(directory, tmp_path / "out") / "linux/tree"
+    assert (linux / "boot/vmlinuz-6.12").read_text() == "kernel"
+    assert (linux / "usr/lib/modules/6.12/modules.builtin").read_text() == "kernel/virtio.ko\n"
+
+
+def test_a_tree_with_two_places_for_programs_is_refused(directory: Path, tmp_path: Path) -> None:
+    (directory / "target/bin").unlink()
+    (directory / "target/bin").mkdir()
+    with pytest.raises(SallyportError, match="bin is a directory") as caught:
+        gather(directory, tmp_path / "out")
+    assert "BR2_ROOTFS_MERGED_USR=y" in caught.value.hint
