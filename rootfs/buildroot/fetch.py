@@ -115,7 +115,7 @@ def _in_index(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tupl
             if found is None:
                 continue
             say(f"{needed.file}: package index")
-            answer = finder.session.get(found.link.normalized, follow_redirects=True)
+            answer = finder.session.get(found.link.normalized)
             answer.raise_for_status()
         except Exception as error:
             say(f"{needed.file}: {error}")

@@ -6,6 +6,7 @@ Buildroot's make is always called with ``-C`` its source tree, and never writes 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rootfs.buildroot.source import Source
 from rootfs.errors import SallyportError
+
+_NAME = re.compile(r"^(?:# )?(BR2_\w+)(?:=| is not set).*$")
+
+
+def _line(name: str, value: str) -> str:
+    """A line of a defconfig."""
+    return f"# {name} is not set" if value == "n" else f"{name}={value}"
 
 
 class Download(BaseModel):
@@ -98,10 +106,20 @@ class Output:
         """
         if not self.config.is_file():
             raise SallyportError(f"{self.config}: no such file", "name a Buildroot defconfig")
+        lines = {name: _line(name, value) for name, value in (settings or {}).items()}
+        own = [line for line in self.config.read_text().splitlines() if _NAME.sub(r"\1", line) not in lines]
         whole = self.directory / "defconfig"
-        lines = [f"{name}={value}\n" for name, value in (settings or {}).items()]
-        whole.write_text(self.config.read_text() + "".join(lines))
+        whole.write_text("\n".join([*own, *lines.values()]) + "\n")
         self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")
+        kept = set((self.directory / ".config").read_text().splitlines())
+        # What is off need not be mentioned.
+        lost = [
+            line for name, line in lines.items() if (f"{name}=y" in kept if line.startswith("#") else line not in kept)
+        ]
+        if lost:
+            raise SallyportError(
+                f"Buildroot {self.source.release} does not keep {', '.join(lost)}", "is it an unchanged release?"
+            )
 
     def packages(self) -> list[Package]:
         """Every package that the build has, host tools included; takes some seconds.

@@ -83,6 +83,8 @@ def test_the_output_is_configured_from_the_defconfig_with_our_tree(output: Outpu
     assert (tmp_path / "out/.config").read_text() == "BR2_x86_64=y\n"
     output.configure({"BR2_JLEVEL": "2"})
     assert (tmp_path / "out/.config").read_text() == "BR2_x86_64=y\nBR2_JLEVEL=2\n"
+    output.configure({"BR2_x86_64": "n"})
+    assert (tmp_path / "out/.config").read_text() == "# BR2_x86_64 is not set\n"
     assert output.config.read_text() == "BR2_x86_64=y\n"
     assert (tmp_path / "out/external").read_text().strip() == str(EXTERNAL)
 
@@ -99,6 +101,14 @@ def test_what_goes_wrong_in_make_is_told_with_its_words(buildroot: Source, tmp_p
         output.configure()
     with pytest.raises(CommandError, match="configure first"):
         output.packages()
+
+
+def test_a_setting_that_buildroot_drops_is_told(output: Output) -> None:
+    makefile = output.source.directory / "Makefile"
+    makefile.write_text(makefile.read_text().replace("@cp $(BR2_DEFCONFIG)", "@sed s/CXX=y/CXX=n/ $(BR2_DEFCONFIG) >"))
+    output.configure({"BR2_TOOLCHAIN_EXTERNAL_GCC_14": "y"})
+    with pytest.raises(SallyportError, match="does not keep BR2_TOOLCHAIN_EXTERNAL_CXX=y"):
+        output.configure({"BR2_TOOLCHAIN_EXTERNAL_GCC_14": "y", "BR2_TOOLCHAIN_EXTERNAL_CXX": "y"})
 
 
 @pytest.mark.parametrize("answer", ["", "[]", "{", '{"zlib": 1}', '{"zlib": {"type": 7}}', "{}{}"])

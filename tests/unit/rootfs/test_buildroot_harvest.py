@@ -34,7 +34,8 @@ def directory(tmp_path: Path) -> Path:
         "target/usr/bin/busybox": "", "target/usr/lib/libm.so.6": "", "target/usr/lib/ld-linux-x86-64.so.2": "",
         "target/usr/lib/python3.13/os.py": "", "target/usr/lib/python3.13/site-packages/tornado/web.py": "",
         "target/usr/sbin/init": "", "images/bzImage": "kernel",
-        "build/linux-6.12/include/config/kernel.release": "6.12\n", "build/linux-6.12/modules.builtin": "kernel/virtio.ko\n",
+        "build/linux-6.12/include/config/kernel.release": "6.12\n",
+        "build/linux-6.12/modules.builtin": "kernel/virtio.ko\n",
         "build/packages-file-list.txt": (
             "busybox,./bin/busybox\nskeleton,./etc/x,y\ntornado,./usr/lib/python3.13/site-packages/tornado/web.py\n"
             "toolchain,./lib/libm.so.6\nlinux,./boot/bzImage\n"
