@@ -1,0 +1,220 @@
+"""Tasks about images: `invoke image`, `invoke image.*`."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from invoke import Collection, Context, task
+
+from rootfs import defconfig
+from rootfs import image as images
+from rootfs import profile as profiles
+from rootfs.debian import packages
+from rootfs.debian.engine import Engine
+from rootfs.errors import SallyportError
+from rootfs.friendly import console as _console
+from rootfs.friendly import friendly
+from rootfs.image import OUT, Built, Recipe
+from rootfs.steps import Cache
+
+PROFILE = "qemu"
+WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
+
+
+def build(
+    profile: str, way: str = "", *, test_access: bool = False, locked: bool = False, engine: str = "debian",
+    buildroot: str = "",
+) -> Built:  # fmt: skip
+    """Build the image of a profile; an engine other than `debian` is in its name."""
+    device = profiles.load(profile, way)
+    if engine == "debian":
+        return images.make(Recipe(device, test_access=test_access, locked=locked), _console)
+    recipe = Recipe(device, test_access=test_access, locked=locked, tag=engine)
+    return images.make(recipe, _console, engines=_engines(engine, buildroot, locked=locked))
+
+
+def _engines(name: str, buildroot: str, *, locked: bool) -> images.Engines:
+    """Of ``--engine``: `buildroot`, or `buildroot-vm` for the front-end VM alone."""
+    from rootfs.buildroot.engine import Engine as FromSource
+
+    if name not in ("buildroot", "buildroot-vm"):
+        raise SallyportError(f"no engine {name!r}", "name debian, buildroot or buildroot-vm")
+    cache = Cache(images.CACHE, _console)
+    source = FromSource(cache, _builder(buildroot), locked=locked)
+    return images.Engines(Engine(cache, locked=locked) if name == "buildroot-vm" else source, source)
+
+
+def debian() -> Engine:
+    """Engine `debian` with the project's cache."""
+    return Engine(Cache(images.CACHE, _console))
+
+
+@task(
+    help={
+        "profile": f"device profile: {', '.join(profiles.names())}, or a .toml file of your own",
+        "way": WAY_HELP,
+        "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
+        "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
+        "engine": "debian: from packages; buildroot: from source; buildroot-vm: the front-end VM from source",
+        "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
+        "json": "print the manifest's summary as JSON",
+    }
+)
+@friendly
+def image(
+    _: Context,
+    profile: str = PROFILE,
+    way: str = "",
+    test_access: bool = False,
+    locked: bool = False,
+    engine: str = "debian",
+    buildroot: str = "",
+    json: bool = False,
+) -> None:
+    """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest, SBOM and SHA256SUMS."""
+    built = build(profile, way, test_access=test_access, locked=locked, engine=engine, buildroot=buildroot)
+    manifest = json_module.loads(built.manifest.read_text())
+    sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}
+    if json:
+        print(json_module.dumps({"image": str(built.image), "root_hash": built.root_hash, "sizes": manifest["sizes"]}))
+    else:
+        _console.print(f"[bold]{built.image.relative_to(OUT.parent)}[/]  root hash {built.root_hash[:16]}…")
+        _console.print("  ".join(f"{name.removesuffix('_bytes')} {size}" for name, size in sizes.items()), style="dim")
+
+
+@task(help={})
+@friendly
+def lock(_: Context) -> None:
+    """Resolve all packages anew and write rootfs/debian/packages.lock."""
+    sets = debian().lock()
+    packages.write_lock(sets)
+    _console.print(f"{packages.LOCK.relative_to(OUT.parent)}: {sum(len(found) for found in sets.values())} packages")
+
+
+@task(
+    help={
+        "buildroot": "source tree of a Buildroot release; or the variable SALLYPORT_BUILDROOT",
+        "record": "write rootfs/buildroot/symbols.lock, if every symbol is kept",
+    }
+)
+@friendly
+def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
+    """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
+    from rootfs.buildroot import source, symbols
+
+    if not (buildroot or os.environ.get(source.NAMED)):
+        symbols.check_recorded()
+        _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
+        return
+    tree = source.Source.open(source.named(buildroot))
+    tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
+    with _console.status(f"reading the symbols of Buildroot {tree.release}"):
+        kconfig = tree.kconfig()
+    found = [line for config in defconfig.ALL.values() for line in symbols.lost(kconfig, config)]
+    for line in found:
+        _console.print(f"[red]✗[/] {line}", highlight=False, soft_wrap=True)
+    if found:
+        sys.exit(1)
+    if record:
+        symbols.record()
+    _console.print(f"Buildroot {tree.release} keeps every symbol of {len(defconfig.ALL)} defconfigs")
+
+
+@task(
+    positional=["bill", "feed"],
+    help={
+        "bill": "bill of materials of an image: out/<name>.cdx.json",
+        "feed": "the Debian security tracker's JSON file, on this machine",
+        "minor": "list those, too, that hardly matter",
+        "json": "print all of them as JSON",
+    },
+)
+@friendly
+def vulnerabilities(_: Context, bill: str, feed: str, minor: bool = False, json: bool = False) -> None:
+    """Compare what an image is made of with a feed of known vulnerabilities. Exit code: 0 none, 3 some, 1 wrong use."""
+    from rootfs import vulnerabilities as known
+
+    found = known.find(Path(bill), known.read_feed(Path(feed)))
+    if json:
+        print(known.to_json(found))
+    else:
+        known.show(found, _console, all_of_them=minor)
+    sys.exit(0 if all(finding.minor for finding in found) else 3)
+
+
+_BUILDROOT_HELP = {
+    "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
+    "downloads": "Buildroot's download directory",
+    "only": f"{' or '.join(defconfig.ALL)}, not both",
+}
+_DOWNLOADS = str(OUT / "buildroot/dl")
+
+
+def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> Any:
+    from rootfs.buildroot import source, workshop
+    from rootfs.buildroot.builder import Builder
+
+    tree = source.Source.open(source.named(buildroot))
+    tree.require(source.BUILT)
+    shop = workshop.prepare(debian())
+    return Builder(tree, OUT / "buildroot", Path(downloads), jobs, _console, shop.bench)
+
+
+@task(
+    help=_BUILDROOT_HELP
+    | {"fetch": "first fetch what is in the archives that apt and pip know", "json": "print every file as JSON"}
+)
+@friendly
+def sources(
+    _: Context,
+    buildroot: str = "",
+    downloads: str = _DOWNLOADS,
+    only: str = "",
+    fetch: bool = False,
+    json: bool = False,
+) -> None:
+    """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
+    from rootfs.buildroot import downloads as files
+
+    builder, names = _builder(buildroot, downloads), [only] if only else list(defconfig.ALL)
+    found = builder.sources(names)
+    if fetch and (bad := [needed for needed in found if not needed.good]):
+        from rootfs.buildroot import fetch as fetching
+
+        fetching.fetch(bad, Path(downloads), lambda words: _console.print(f"  … {words}", highlight=False))
+        found = builder.sources(names)
+    if json:
+        print(files.to_json(found))
+    else:
+        files.show(found, _console)
+    sys.exit(0 if all(needed.good for needed in found) else 1)
+
+
+@task(
+    help=_BUILDROOT_HELP
+    | {
+        "again": "a package to build anew from its sources, first of all",
+        "jobs": "of make within one package; 0: as many as there are processors, and one",
+    }
+)
+@friendly
+def buildroot(
+    _: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", again: str = "", jobs: int = 0
+) -> None:
+    """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
+    builder = _builder(buildroot, downloads, jobs=jobs)
+    for name in [only] if only else list(defconfig.ALL):
+        print(builder.build(name, again=again) / "target")
+
+
+collection = Collection("image")
+collection.add_task(image, name="build", default=True)
+collection.add_task(lock)
+collection.add_task(vulnerabilities)
+collection.add_task(symbols)
+collection.add_task(sources)
+collection.add_task(buildroot)
