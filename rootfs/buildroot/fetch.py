@@ -80,7 +80,8 @@ def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tu
     found = run(["apt-get", *options, "indextargets", "--format", "$(REPO_URI) $(FILENAME)", "Created-By: Sources"])
     for line in found.splitlines():
         uri, _, index = line.partition(" ")
-        for digest, place in _listed(Path(index).read_text(encoding="utf-8"), set(by_hash)):
+        # apt may keep it compressed.
+        for digest, place in _listed(run([_HELPER, "cat-file", index]), set(by_hash)):
             needed = by_hash.pop(digest)
             say(f"{needed.file}: {place}")
             target = folder / digest

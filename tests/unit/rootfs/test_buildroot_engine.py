@@ -1,0 +1,94 @@
+"""Engine `buildroot`: what a build left becomes base trees and kernels, as engine `debian` has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rootfs import defconfig
+from rootfs.buildroot.engine import Engine
+from rootfs.buildroot.output import Package
+from rootfs.debian import licenses, packages
+from rootfs.kernel import Kernel
+from tests.unit.rootfs.conftest import Desk
+
+CONFIG = 'BR2_x86_64=y\nBR2_TARGET_GENERIC_HOSTNAME="small"\nBR2_PACKAGE_LIBSECCOMP=y\n'
+FILES = {
+    "target/usr/bin/busybox": "", "target/usr/bin/vi": "", "target/usr/lib/ld-linux-x86-64.so.2": "",
+    "target/usr/sbin/init": "", "images/bzImage": "kernel", "build/linux-6.12/include/config/kernel.release": "6.12\n",
+    "build/linux-6.12/modules.builtin": "kernel/virtio_mmio.ko\n",
+    "build/packages-file-list.txt": "busybox,./bin/busybox\nvim,./usr/bin/vi\nlinux,./boot/bzImage\n",
+}  # fmt: skip
+
+
+def listed(name: str) -> Package:
+    return Package(name=name, type="target", version="1", licenses="MIT", downloads=({"source": f"{name}.tar"},))  # type: ignore[arg-type]
+
+
+class FinishedBuilder:
+    """Everything is built; says how often it was asked to."""
+
+    tree = SimpleNamespace(release="2025.11.3")
+    inputs: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.asked = directory, 0
+
+    def build(self, _name: str) -> Path:
+        self.asked += 1
+        return self.directory
+
+    def output(self, _name: str) -> tuple[None, list[Package]]:
+        return None, [listed(name) for name in ("busybox", "vim", "linux")]
+
+    def sources(self, _names: list[str]) -> list[Any]:
+        return [SimpleNamespace(file=f"{name}.tar", sha256=lambda: "ab") for name in ("busybox", "vim", "linux")]
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinishedBuilder:
+    directory = tmp_path / "O"
+    for name, content in FILES.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "lib")):
+        (directory / "target" / name).symlink_to(target)
+    (directory / "target/usr/lib64").symlink_to("lib")
+    config = tmp_path / "small.config"
+    config.write_text(CONFIG)
+    monkeypatch.setitem(defconfig.ALL, "frontend", config)
+    monkeypatch.setattr("rootfs.debian.engine.compile_python", lambda *_: None)
+    return FinishedBuilder(directory)
+
+
+@pytest.fixture
+def engine(builder: FinishedBuilder, desk: Desk, tmp_path: Path) -> Engine:
+    made = Engine(desk.cache(), builder)  # type: ignore[arg-type]
+    made.__dict__["tools"] = SimpleNamespace(tree=tmp_path / "tools/tree")
+    return made
+
+
+def test_of_a_build_is_kept_what_the_symbols_stand_for(engine: Engine, builder: FinishedBuilder) -> None:
+    base, wish = engine.root("frontend", defconfig.ALL["frontend"])
+    there = {path.relative_to(base / "tree").as_posix() for path in (base / "tree").rglob("*") if not path.is_dir()}
+    assert there == {"usr/bin/busybox", "usr/lib64/ld-linux-x86-64.so.2"}
+    assert wish.hostname == "small"
+    assert [package.name for package in packages.load(base)] == ["busybox"]
+    assert licenses.load(base / licenses.FILE)["busybox"].names == ("MIT",)
+    engine.root("frontend", defconfig.ALL["frontend"])
+    assert builder.asked == 1
+
+
+def test_its_kernel_is_one_as_the_other_engine_has_it(engine: Engine) -> None:
+    fetched = engine.kernel("frontend", "cloud")
+    linux = Kernel(engine.cache, engine.tools, fetched)
+    assert linux.release == "6.12"
+    assert linux.image.read_text() == "kernel"
+    assert [package.name for package in packages.load(fetched)] == ["linux"]
+    assert list(engine.licenses(fetched, ["linux"])) == ["linux"]
+    assert json.loads((fetched / licenses.FILE).read_text())
