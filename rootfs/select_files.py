@@ -45,13 +45,14 @@ def needed(file: Path) -> list[str]:
         return [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
 
 
-def choose(tree: Path, keep: Sequence[str], where: str) -> list[str]:
+def choose(tree: Path, keep: Sequence[str], where: str, *, idle: bool = False) -> list[str]:
     """The relative paths to keep, links' targets and needed libraries included.
 
     Args:
         tree: the fetched tree.
         keep: globs; a leading ``!`` takes out again; the last match wins.
         where: names the declaration in messages.
+        idle: whether a glob that takes out may match nothing: the tree was made without it.
 
     Raises:
         SallyportError: a glob matches nothing, or a needed library is not in the tree.
@@ -69,8 +70,8 @@ def choose(tree: Path, keep: Sequence[str], where: str) -> list[str]:
                 used.add(glob)
         if verdict:
             chosen.add(path)
-    if idle := [glob for _, _, glob in rules if glob not in used]:
-        raise SallyportError(f"{where}: nothing matches {', '.join(sorted(idle))}", "take it out or mend the path")
+    if useless := [glob for take, _, glob in rules if glob not in used and (take or not idle)]:
+        raise SallyportError(f"{where}: nothing matches {', '.join(sorted(useless))}", "take it out or mend the path")
     queue = sorted(chosen)
     everything = set(present)
     while queue:

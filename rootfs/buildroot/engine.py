@@ -30,6 +30,7 @@ class Engine(engine.Engine):
     """
 
     name = "buildroot"
+    leaner = True
     linux = LINUX
 
     def __init__(self, cache: Cache, builder: Builder, *, locked: bool = False) -> None:

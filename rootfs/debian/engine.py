@@ -113,6 +113,8 @@ class Engine:
 
     name = "debian"
     """As a manifest has it."""
+    leaner = False
+    """Whether what the map takes out may not be there to begin with."""
     linux = "linux-image-"
     """How the names of the packages begin that have a kernel."""
 
@@ -184,7 +186,7 @@ class Engine:
         def build(output: Path) -> None:
             tree = output / "tree"
             tree.mkdir()
-            chosen = select_files.choose(contents / "tree", wish.keep, str(MAP))
+            chosen = select_files.choose(contents / "tree", wish.keep, str(MAP), idle=self.leaner)
             select_files.copy(contents / "tree", chosen, tree)
             compile_python(toolbox, output, "tree/usr/lib")
             origin = json.loads((contents / "files.json").read_text())
