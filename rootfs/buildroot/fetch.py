@@ -38,13 +38,13 @@ def fetch(wanted: Sequence[Needed], downloads: Path, say: Say) -> list[Needed]:
     Raises:
         SallyportError: apt has no archive, or cannot read it.
     """
-    left = {needed.file: needed for needed in wanted}
+    left = {(needed.folder, needed.file): needed for needed in wanted}
     with tempfile.TemporaryDirectory(prefix="sallyport-fetch-") as temporary:
         for find in (_in_archive, _in_index):
             for needed, path in find(list(left.values()), Path(temporary), say):
                 if _matches(path, needed):
                     _place(path, downloads / needed.folder / needed.file)
-                    del left[needed.file]
+                    del left[needed.folder, needed.file]
     return list(left.values())
 
 
