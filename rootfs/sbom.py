@@ -82,10 +82,17 @@ def _component(part: Part, package: Package) -> Component:
         name=package.name,
         version=package.version,
         bom_ref=f"{part.name}/{package.name}",
-        purl=PackageURL("deb", "debian", package.name, package.version, _qualifiers(package)),
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
+        purl=_purl(package),
+        # Of the package's file, or of the sources that it was built from.
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)] if package.sha256 else [],
         licenses=licenses,
     )
+
+
+def _purl(package: Package) -> PackageURL:
+    if package.by != "debian":
+        return PackageURL("generic", package.by, package.name, package.version)
+    return PackageURL("deb", "debian", package.name, package.version, _qualifiers(package))
 
 
 def _qualifiers(package: Package) -> dict[str, str]:

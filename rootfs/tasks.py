@@ -143,6 +143,8 @@ def vulnerabilities(_: Context, bill: str, feed: str, minor: bool = False, json:
         print(known.to_json(found))
     else:
         known.show(found, _console, all_of_them=minor)
+        if others := known.unknown(Path(bill)):
+            _console.print(f"[yellow]not compared[/], built from source: {', '.join(others)}", highlight=False)
     sys.exit(0 if all(finding.minor for finding in found) else 3)
 
 
@@ -161,7 +163,7 @@ def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> A
     tree = source.Source.open(source.named(buildroot))
     tree.require(source.BUILT)
     shop = workshop.prepare(debian())
-    return Builder(tree, OUT / "buildroot", Path(downloads), jobs, _console, shop.bench)
+    return Builder(tree, OUT / "buildroot", Path(downloads), jobs, _console, shop)
 
 
 @task(

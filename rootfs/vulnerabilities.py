@@ -92,7 +92,7 @@ def read_feed(file: Path) -> dict[str, dict[str, _Issue]]:
 
 
 def _sources(bill: Path) -> Iterator[tuple[str, PackageURL]]:
-    """Each Debian package of a bill by its reference."""
+    """Each package of a bill by its reference."""
     try:
         components = json.loads(bill.read_bytes())["components"]
         for component in components:
@@ -104,6 +104,11 @@ def _sources(bill: Path) -> Iterator[tuple[str, PackageURL]]:
         raise SallyportError(f"{bill}: not a bill of materials: {error!r}", "name an image's .cdx.json") from error
 
 
+def unknown(bill: Path) -> list[str]:
+    """What of the bill the feed cannot know: references of what is no Debian package."""
+    return [reference for reference, purl in _sources(bill) if purl.type != "deb"]
+
+
 def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
     """What the feed knows of what the bill lists, each vulnerability once for each source package.
 
@@ -112,6 +117,8 @@ def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
     """
     places: dict[tuple[str, str, str], list[str]] = {}
     for reference, purl in _sources(bill):
+        if purl.type != "deb":
+            continue
         qualifiers = dict(purl.qualifiers) if isinstance(purl.qualifiers, dict) else {}
         source, _, version = qualifiers.get("upstream", "").rpartition("@")
         if not source or "distro" not in qualifiers:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,6 +32,17 @@ _NOT_BY_BUILDROOT = {
 """Overlays have templates, and root file systems are sealed: rootfs/image.py does both, for every engine."""
 
 
+class Maker(Protocol):
+    """Makes places to run make in, all alike."""
+
+    @property
+    def fetched(self) -> Path:
+        """The packages that they are made of; the name of this directory stands for all of them."""
+
+    def bench(self, source: Path, output: Path, downloads: Path) -> Bench:
+        """One for a source tree, an output and a download directory."""
+
+
 @dataclass(frozen=True)
 class Builder:
     """Builds in a tree that the user names.
@@ -40,7 +52,7 @@ class Builder:
         out: where the output directories are.
         downloads: Buildroot's download directory: the sources, all of them. A build downloads nothing.
         jobs: of make within one package; 0 for as many as there are processors, and one (package/Makefile.in).
-        bench: makes the place to run make in, of source tree, output and download directory.
+        maker: makes the places to run make in.
     """
 
     tree: Source
@@ -48,7 +60,7 @@ class Builder:
     downloads: Path
     jobs: int
     console: Console
-    bench: Callable[[Path, Path, Path], Bench]
+    maker: Maker
     _listed: dict[str, list[Package]] = field(default_factory=dict)
 
     def _settings(self, bench: Bench) -> dict[str, str]:
@@ -74,7 +86,7 @@ class Builder:
         directory = self.out / name
         for path in (directory, self.downloads):
             path.mkdir(parents=True, exist_ok=True)
-        bench = self.bench(self.tree.directory, directory, self.downloads)
+        bench = self.maker.bench(self.tree.directory, directory, self.downloads)
         output = Output(self.tree, defconfig.ALL[name], directory, bench)
         if name not in self._listed:
             with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):
@@ -84,8 +96,8 @@ class Builder:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """Digests of what of our external tree every build reads."""
-        return {f"rootfs/{name}": digest_path(EXTERNAL / name) for name in _OURS}
+        """Digests of what every build is made with: of our external tree, and of the compiler."""
+        return {f"rootfs/{name}": digest_path(EXTERNAL / name) for name in _OURS} | {"made by": self.maker.fetched.name}
 
     def _check_origin(self, output: Output) -> None:
         """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).

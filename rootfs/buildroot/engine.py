@@ -46,7 +46,7 @@ class Engine(engine.Engine):
             made = self._builder.build(name)
             _, listed = self._builder.output(name)
             hashes = {needed.file: needed.sha256() for needed in self._builder.sources([name])}
-            harvest.gather(made, listed, output, hashes)
+            harvest.gather(made, listed, self._builder.maker.fetched, output, hashes)
 
         return self.cache.step(f"buildroot-{name}", f"Buildroot's {name}", inputs, build)
 

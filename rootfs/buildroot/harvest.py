@@ -23,14 +23,20 @@ _LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 _PYTHON = Path("usr/lib/python3/dist-packages")
 _LOADER = "ld-linux-x86-64.so.2"
 ARCH = "x86_64"
+_PREBUILT = (
+    "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
+    "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12",
+)  # fmt: skip
+"""Debian's binaries, which the toolchain or rootfs/overrides.mk bring in."""
 
 
-def gather(directory: Path, listed: Sequence[Package], output: Path, hashes: dict[str, str]) -> None:
+def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: Path, hashes: dict[str, str]) -> None:
     """Fill ``output`` from an output directory of Buildroot.
 
     Args:
         directory: make's ``O``, built.
         listed: its packages.
+        workshop: the Debian packages that it was built with, as `rootfs.debian.packages.fetch` left them.
         output: gets ``tree``, ``linux/tree``, ``packages.json``, ``files.json`` and ``licenses.json``, all of them as
             `rootfs.debian.packages.fetch` and its users have them.
         hashes: source file to its SHA-256.
@@ -46,17 +52,19 @@ def gather(directory: Path, listed: Sequence[Package], output: Path, hashes: dic
     for line in (directory / "build/packages-file-list.txt").read_text().splitlines():
         package, _, path = line.partition(",")
         files.setdefault(package, []).append(_placed(path.removeprefix("./"), moved))
-    inside = {package.name: package for package in listed if package.name in files}
+    inside = {package.name: package for package in listed if package.name in files and package.downloads}
     rows = [
-        packages.Package(p.name, p.version, ARCH, hashes.get(p.downloads[0].source, ""))
+        packages.Package(p.name, p.version, ARCH, hashes.get(p.downloads[0].source, ""), by="buildroot")
         for p in inside.values()
-        if p.downloads
     ]
+    rows += (binaries := [package for package in packages.load(workshop) if package.name in _PREBUILT])
+    brought: dict[str, list[str]] = json.loads((workshop / "files.json").read_text())
+    files |= {package.name: brought[package.name] for package in binaries}
+    known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
+    known |= licenses.read(workshop / "tree", [package.name for package in binaries])
     (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     (output / "files.json").write_text(json.dumps(files))
-    licenses.save(
-        {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}, output / "licenses.json"
-    )
+    licenses.save(known, output / licenses.FILE)
 
 
 def _arrange(tree: Path) -> dict[str, str]:

@@ -34,11 +34,11 @@ class Workshop:
     """The user land.
 
     Args:
-        tools: the tree with make and the compiler for what runs during the build.
+        fetched: packages with make and the compiler for what runs during the build.
         added: ``bin`` and ``toolchain``, as `prepare` made them.
     """
 
-    tools: Tools
+    fetched: Path
     added: Path
 
     def bench(self, source: Path, output: Path, downloads: Path) -> Bench:
@@ -56,7 +56,7 @@ class _Bench:
     source, external, output, downloads = SOURCE, PROJECT / EXTERNAL.name, OUTPUT, DOWNLOADS
 
     def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path) -> None:
-        self._tools = workshop.tools
+        self._tools = Tools(workshop.fetched / "tree")
         # Buildroot locks each folder of downloads by a file in it.
         self._binds = [(output, OUTPUT), (downloads, DOWNLOADS)]
         self._shown = [
@@ -85,4 +85,4 @@ def prepare(debian: Engine) -> Workshop:
         toolchain.assemble(fetched, output / "toolchain")
 
     inputs = {"packages": fetched.name, "names": str(_NAMES)} | digest_code(toolchain)
-    return Workshop(Tools(fetched / "tree"), debian.cache.step("toolchain", "Toolchain for Buildroot", inputs, build))
+    return Workshop(fetched, debian.cache.step("toolchain", "Toolchain for Buildroot", inputs, build))

@@ -35,6 +35,8 @@ class Package:
     source: str = field(default="", compare=False)
     """The source package, and its version: security advisories speak of these. The lock file does not name them."""
     source_version: str = field(default="", compare=False)
+    by: str = field(default="debian", compare=False)
+    """Who made it: the distribution, or `buildroot` from source."""
 
 
 def read_lock() -> dict[str, list[Package]]:

@@ -68,6 +68,16 @@ class Here:
         return run(words, on_line=on_line)
 
 
+@dataclass
+class Machine:
+    """Makes places on this machine."""
+
+    fetched: Path
+
+    def bench(self, source: Path, output: Path, downloads: Path) -> Here:
+        return Here(source, output, downloads)
+
+
 def make_tree(directory: Path) -> Source:
     """Write the tree. ``fail`` in it, with a folder's name, makes that package fail; ``answer.json`` is show-info's."""
     for name in ("libzlib", "tiny"):

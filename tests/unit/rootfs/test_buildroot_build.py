@@ -17,7 +17,7 @@ from rootfs.buildroot.builder import Builder
 from rootfs.buildroot.output import Output
 from rootfs.buildroot.source import Source
 from rootfs.errors import CommandError, DiskFullError, SallyportError
-from tests.unit.rootfs.fake_buildroot import GOOD, PACKAGES, WORDS, Here
+from tests.unit.rootfs.fake_buildroot import GOOD, PACKAGES, WORDS, Machine
 
 
 def built(output: Output) -> list[str]:
@@ -84,8 +84,10 @@ def test_a_full_disk_is_told_as_such(output: Output) -> None:
     assert "invoke clean" not in caught.value.hint  # it would remove what was built
 
 
-def builder(tree: Source, tmp_path: Path) -> Builder:
-    return Builder(tree, tmp_path / "out", tmp_path / "dl", 3, Console(record=True, width=100), Here)
+def builder(tree: Source, tmp_path: Path, compiler: str = "gcc") -> Builder:
+    return Builder(
+        tree, tmp_path / "out", tmp_path / "dl", 3, Console(record=True, width=100), Machine(tmp_path / compiler)
+    )
 
 
 def complete(tree: Source, downloads: Path) -> None:
@@ -148,6 +150,8 @@ def test_what_was_begun_with_another_configuration_is_not_gone_on_with(
     config.write_text("BR2_x86_64=y\n")
     with pytest.raises(SallyportError, match="another release"):
         builder(dataclasses.replace(buildroot, release="2020.02"), tmp_path).build("host")
+    with pytest.raises(SallyportError, match="another configuration"):
+        builder(buildroot, tmp_path, "a newer gcc").build("host")
     builder(buildroot, tmp_path).build("host")
 
 

@@ -37,6 +37,7 @@ class FinishedBuilder:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.asked = directory, 0
+        self.maker = SimpleNamespace(fetched=directory.parent / "workshop")
 
     def build(self, _name: str) -> Path:
         self.asked += 1
@@ -59,6 +60,9 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinishedBuilder:
     for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "lib")):
         (directory / "target" / name).symlink_to(target)
     (directory / "target/usr/lib64").symlink_to("lib")
+    (tmp_path / "workshop").mkdir()
+    for name in ("packages.json", "files.json"):
+        (tmp_path / "workshop" / name).write_text("[]")
     config = tmp_path / "small.config"
     config.write_text(CONFIG)
     monkeypatch.setitem(defconfig.ALL, "frontend", config)

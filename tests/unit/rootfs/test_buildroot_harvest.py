@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,13 @@ def directory(tmp_path: Path) -> Path:
 
 def gather(directory: Path, output: Path) -> Path:
     output.mkdir()
-    harvest.gather(directory, LISTED, output, {"busybox.tar": "ab", "linux.tar": "cd"})
+    workshop = output.parent / "workshop"
+    workshop.mkdir()
+    rows = [packages.Package("libc6", "2.41", "amd64", "ef"), packages.Package("make", "4.4", "amd64", "01")]
+    (workshop / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
+    brought = {"libc6": ["usr/lib/x86_64-linux-gnu/libm.so.6"], "make": ["usr/bin/make"]}
+    (workshop / "files.json").write_text(json.dumps(brought))
+    harvest.gather(directory, LISTED, workshop, output, {"busybox.tar": "ab", "linux.tar": "cd"})
     return output
 
 
@@ -71,14 +78,16 @@ def test_the_tree_has_the_layout_of_the_other_engine(directory: Path, tmp_path: 
 
 def test_packages_files_and_licences_are_as_the_other_engine_has_them(directory: Path, tmp_path: Path) -> None:
     output = gather(directory, tmp_path / "out")
-    assert [(p.name, p.version, p.sha256) for p in packages.load(output)] == [
-        ("busybox", "1.37", "ab"),
-        ("linux", "6.12", "cd"),
+    assert [(p.name, p.version, p.sha256, p.by) for p in packages.load(output)] == [
+        ("busybox", "1.37", "ab", "buildroot"),
+        ("linux", "6.12", "cd", "buildroot"),
+        ("libc6", "2.41", "ef", "debian"),
     ]
     files = json.loads((output / "files.json").read_text())
     assert files["busybox"] == ["usr/bin/busybox"]
     assert files["tornado"] == ["usr/lib/python3/dist-packages/tornado/web.py"]
     assert files["toolchain"] == ["usr/lib/x86_64-linux-gnu/libm.so.6"]
+    assert files["libc6"] == files["toolchain"]
     assert files["skeleton"] == ["etc/x,y"]
     assert licenses.load(output / "licenses.json")["busybox"].names == ("GPL-2.0",)
 

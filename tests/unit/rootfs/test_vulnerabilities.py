@@ -144,3 +144,11 @@ def test_minor_ones_are_counted_and_listed_on_request(bill: Path) -> None:
 )
 def test_a_binary_package_names_its_source_as_policy_says(source: str, told: tuple[str, str]) -> None:
     assert origin("libc6", "2-1+b1", source) == told
+
+
+def test_what_is_built_from_source_is_said_to_be_unknown(tmp_path: Path) -> None:
+    own = Package("openssl", "3.6", "x86_64", "ab" * 32, by="buildroot")
+    file = tmp_path / "image.cdx.json"
+    file.write_text(sbom.document("image", "1", "00" * 32, [sbom.Part("frontend", "", [LIBC, own], {}, "frontend_vm")]))
+    assert vulnerabilities.unknown(file) == ["frontend/openssl"]
+    assert find(file, {"openssl": {"CVE-2026-1": issue("open")}}) == []
