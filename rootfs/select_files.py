@@ -81,6 +81,8 @@ def choose(tree: Path, keep: Sequence[str], where: str, *, idle: bool = False) -
             [_link_target(tree, path)] if file.is_symlink() else [_library(name, everything) for name in needed(file)]
         )
         for name, found in zip([os.readlink(file)] if file.is_symlink() else needed(file), more, strict=True):
+            if found is not None and file.is_symlink() and (tree / found).is_dir():
+                continue  # what of the directory is kept, the globs say
             if found is None or found not in everything:
                 raise SallyportError(
                     f"{where}: {path} needs {name}, which no package has", "add the package that has it"

@@ -16,10 +16,12 @@ from rootfs.debian import licenses, packages
 from rootfs.kernel import Kernel
 from tests.unit.rootfs.conftest import Desk
 
-CONFIG = 'BR2_x86_64=y\nBR2_TARGET_GENERIC_HOSTNAME="small"\nBR2_PACKAGE_LIBSECCOMP=y\n'
+CONFIG = 'BR2_x86_64=y\nBR2_TARGET_GENERIC_HOSTNAME="small"\nBR2_PACKAGE_PYTHON3=y\n'
 FILES = {
     "target/usr/bin/busybox": "", "target/usr/bin/vi": "", "target/usr/lib/ld-linux-x86-64.so.2": "",
-    "target/usr/sbin/init": "", "images/bzImage": "kernel", "build/linux-6.12/include/config/kernel.release": "6.12\n",
+    "target/usr/sbin/init": "", "target/usr/lib/python3.13/os.py": "", "target/usr/lib/python3.13/pdb.py": "",
+    "target/usr/lib/python3.13/site-packages/tornado/web.py": "", "target/usr/bin/python3.13": "",
+    "target/usr/bin/python3": "", "images/bzImage": "kernel", "build/linux-6.12/include/config/kernel.release": "6.12\n",
     "build/linux-6.12/modules.builtin": "kernel/virtio_mmio.ko\n",
     "build/packages-file-list.txt": "busybox,./bin/busybox\nvim,./usr/bin/vi\nlinux,./boot/bzImage\n",
 }  # fmt: skip
@@ -80,7 +82,8 @@ def engine(builder: FinishedBuilder, desk: Desk, tmp_path: Path) -> Engine:
 def test_of_a_build_is_kept_what_the_symbols_stand_for(engine: Engine, builder: FinishedBuilder) -> None:
     base, wish = engine.root("frontend", defconfig.ALL["frontend"])
     there = {path.relative_to(base / "tree").as_posix() for path in (base / "tree").rglob("*") if not path.is_dir()}
-    assert there == {"usr/bin/busybox", "usr/lib64/ld-linux-x86-64.so.2"}
+    python = {"usr/bin/python3", "usr/bin/python3.13", "usr/lib/python3.13/os.py", "usr/lib/python3.13/site-packages"}
+    assert there == {"usr/bin/busybox", "usr/lib64/ld-linux-x86-64.so.2"} | python
     assert wish.hostname == "small"
     assert [package.name for package in packages.load(base)] == ["busybox"]
     assert licenses.load(base / licenses.FILE)["busybox"].names == ("MIT",)
