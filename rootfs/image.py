@@ -68,8 +68,9 @@ class Built:
 
 @dataclass(frozen=True)
 class Engines:
-    """What makes the two root file systems."""
+    """What makes the two root file systems. ``name`` is the user's word for both."""
 
+    name: str
     host: Engine
     frontend: Engine
 
@@ -91,10 +92,10 @@ def make(
     """
     if engines is None:
         debian = Engine(Cache(cache, console), locked=recipe.locked)
-        engines = Engines(debian, debian)
+        engines = Engines(debian.name, debian, debian)
     extra = [PROJECT / "overlays/frontend_vm_test", test_access.prepare()] if recipe.test_access else []
     vm = frontend.build(engines.frontend, recipe.profile, extra)
-    root = _root(engines.host, recipe, vm)
+    root = _root(engines, recipe, vm)
     finished = _disk(engines, recipe, root)
     verity = Verity(**json.loads((root / "verity.json").read_text()))
     out.mkdir(exist_ok=True)
@@ -117,8 +118,9 @@ def _values(recipe: Recipe, engine: str) -> dict[str, object]:
     }
 
 
-def _root(engine: Engine, recipe: Recipe, vm: Path) -> Path:
+def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
     """The host's root file system: ``tree``, ``root.verity``, ``verity.json``, ``initrd``."""
+    engine = engines.host
     base, wish = engine.root("host", defconfig.HOST)
     linux = _kernel(engine, recipe)
     compiled = extension.build(engine)
@@ -130,7 +132,7 @@ def _root(engine: Engine, recipe: Recipe, vm: Path) -> Path:
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
     inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
 
-    values = _values(recipe, engine.name)
+    values = _values(recipe, engines.name)
 
     def build(output: Path) -> None:
         tree = output / "tree"
@@ -217,8 +219,7 @@ def _manifest(
         "name": recipe.name,
         "version": version(),
         "profile": recipe.profile.model_dump(mode="json"),
-        "engine": engines.host.name,
-        "frontend_engine": engines.frontend.name,
+        "engine": engines.name,
         "test_access": recipe.test_access,
         "kernel": _kernel(engines.host, recipe).release,
         "root_hash": verity.root_hash,

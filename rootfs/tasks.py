@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_module
 import os
 import sys
@@ -29,23 +30,29 @@ def build(
     profile: str, way: str = "", *, test_access: bool = False, locked: bool = False, engine: str = "debian",
     buildroot: str = "",
 ) -> Built:  # fmt: skip
-    """Build the image of a profile; an engine other than `debian` is in its name."""
-    device = profiles.load(profile, way)
+    """Build the image of a named profile; see `make`."""
+    recipe = Recipe(profiles.load(profile, way), test_access=test_access, locked=locked)
+    return make(recipe, engine, buildroot)
+
+
+def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
+    """Build an image; an engine other than `debian` is in its name.
+
+    Args:
+        recipe: what to make.
+        engine: `debian`, `buildroot`, or `buildroot-vm` for the front-end VM alone.
+        buildroot: Buildroot's tree, if it is not in the environment.
+    """
     if engine == "debian":
-        return images.make(Recipe(device, test_access=test_access, locked=locked), _console)
-    recipe = Recipe(device, test_access=test_access, locked=locked, tag=engine)
-    return images.make(recipe, _console, engines=_engines(engine, buildroot, locked=locked))
-
-
-def _engines(name: str, buildroot: str, *, locked: bool) -> images.Engines:
-    """Of ``--engine``: `buildroot`, or `buildroot-vm` for the front-end VM alone."""
+        return images.make(recipe, _console)
+    if engine not in ("buildroot", "buildroot-vm"):
+        raise SallyportError(f"no engine {engine!r}", "name debian, buildroot or buildroot-vm")
     from rootfs.buildroot.engine import Engine as FromSource
 
-    if name not in ("buildroot", "buildroot-vm"):
-        raise SallyportError(f"no engine {name!r}", "name debian, buildroot or buildroot-vm")
     cache = Cache(images.CACHE, _console)
-    source = FromSource(cache, _builder(buildroot), locked=locked)
-    return images.Engines(Engine(cache, locked=locked) if name == "buildroot-vm" else source, source)
+    source = FromSource(cache, _builder(buildroot), locked=recipe.locked)
+    host = Engine(cache, locked=recipe.locked) if engine == "buildroot-vm" else source
+    return images.make(dataclasses.replace(recipe, tag=engine), _console, engines=images.Engines(engine, host, source))
 
 
 def debian() -> Engine:

@@ -8,17 +8,16 @@ from pathlib import Path
 
 from invoke import Collection, Context, task
 
-from rootfs import image as images
 from rootfs import profile as profiles
 from rootfs.friendly import console as _console
 from rootfs.friendly import friendly
 from rootfs.image import OUT, Built, Recipe
 from rootfs.profile import Profile
-from rootfs.tasks import PROFILE, WAY_HELP, build, debian
+from rootfs.tasks import PROFILE, WAY_HELP, build, debian, make
 
 
-def _test_image(device: Profile) -> Built:
-    return images.make(Recipe(device, test_access=True), _console)
+def _test_image(engine: str, device: Profile) -> Built:
+    return make(Recipe(device, test_access=True), engine)
 
 
 @task(
@@ -77,7 +76,11 @@ def verify(
     else:
         subject = imagefile.open_image(Path(image) if image else build(profile, way).image)
         prover.check_sums(subject)
-        inner = None if outside_only else prover.test_variant(subject, _test_image)
+        inner = (
+            None
+            if outside_only
+            else prover.test_variant(subject, lambda d: make(Recipe(d, test_access=True), subject.engine))
+        )
         folder = Path(report) if report else OUT / "verify" / subject.name
         result = prover.verify(debian().tools, subject, inner, folder, _console, effort)
     files = reports.publish(result, folder, Path(key) if key else None)

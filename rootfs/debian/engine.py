@@ -112,7 +112,6 @@ class Engine:
     """
 
     name = "debian"
-    """As a manifest has it."""
     leaner = False
     """Whether what the map takes out may not be there to begin with."""
     linux = "linux-image-"

@@ -24,6 +24,7 @@ class ImageFile:
     name: str
     profile: Profile
     test_access: bool
+    engine: str = "debian"
 
     def sha256(self) -> str:
         """Digest of the whole file, hexadecimal."""
@@ -55,6 +56,7 @@ def open_image(path: Path) -> ImageFile:
             # All of it and not its name: the image may be of a profile that is not in this tree.
             Profile.model_validate_json(json.dumps(said["profile"])),
             bool(said["test_access"]),
+            str(said["engine"]),
         )
     except (OSError, ValueError, KeyError) as error:
         raise SallyportError(

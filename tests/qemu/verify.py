@@ -197,7 +197,8 @@ def test_variant(image: ImageFile, build: Callable[[Profile], Built]) -> ImageFi
     """
     if image.test_access:
         return image
-    if image.path.name == f"{Recipe(image.profile).name}.img" and image.path.parent.resolve() == OUT:
+    tag = "" if image.engine == "debian" else image.engine
+    if image.path.name == f"{Recipe(image.profile, tag=tag).name}.img" and image.path.parent.resolve() == OUT:
         return open_image(build(image.profile).image)
     return None
 

@@ -21,7 +21,8 @@ FILES = {
     "target/usr/bin/busybox": "", "target/usr/bin/vi": "", "target/usr/lib/ld-linux-x86-64.so.2": "",
     "target/usr/sbin/init": "", "target/usr/lib/python3.13/os.py": "", "target/usr/lib/python3.13/pdb.py": "",
     "target/usr/lib/python3.13/site-packages/tornado/web.py": "", "target/usr/bin/python3.13": "",
-    "target/usr/bin/python3": "", "images/bzImage": "kernel", "build/linux-6.12/include/config/kernel.release": "6.12\n",
+    "target/usr/bin/python3": "", "images/bzImage": "kernel",
+    "build/linux-6.12/include/config/kernel.release": "6.12\n",
     "build/linux-6.12/modules.builtin": "kernel/virtio_mmio.ko\n",
     "build/packages-file-list.txt": "busybox,./bin/busybox\nvim,./usr/bin/vi\nlinux,./boot/bzImage\n",
 }  # fmt: skip
