@@ -105,7 +105,9 @@ class Builder:
         Raises:
             SallyportError: what is in the directory was begun with another configuration, or from another tree.
         """
-        config = hashlib.sha256((output.directory / "defconfig").read_bytes()).hexdigest()
+        lines = (output.directory / "defconfig").read_text().splitlines()
+        # How many jobs there are changes nothing.
+        config = hashlib.sha256("\n".join(line for line in lines if "_JLEVEL" not in line).encode()).hexdigest()
         origin = f"{self.tree.release} {config} {' '.join(self.inputs.values())}\n"
         record = output.directory / "origin"
         if (output.directory / "build").is_dir() and (not record.exists() or record.read_text() != origin):

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """In the place of Buildroot's own patchelf, whose option ``--make-rpath-relative`` no release of patchelf has.
 
-Buildroot calls it once for each program of the target (support/scripts/fix-rpath). Everything else is for patchelf(1).
+Buildroot calls it once for each program of the target, and of the build (support/scripts/fix-rpath). Everything else is
+for patchelf(1).
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def clean(root: Path, file: str) -> None:
 if __name__ == "__main__":
     words = sys.argv[1:]
     if words[:1] == ["--make-rpath-relative"]:
-        clean(Path(words[1]), words[-1])
+        # Relative to the file: programs of the build, which nobody moves.
+        if "--relative-to-file" not in words:
+            clean(Path(words[1]), words[-1])
     else:
         sys.exit(subprocess.run([PATCHELF, *words], check=False).returncode)
