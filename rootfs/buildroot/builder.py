@@ -24,6 +24,7 @@ from rootfs.steps import digest_path
 
 _OURS = ("package", "patches", "overrides.mk", "buildroot/stand_in")
 """What of the BR2_EXTERNAL tree goes into a build."""
+_VM_KERNEL = EXTERNAL.parent / "frontend_vm/linux.config"
 _NOT_BY_BUILDROOT = {
     "BR2_ROOTFS_OVERLAY": '""',
     "BR2_TARGET_ROOTFS_SQUASHFS": "n",
@@ -97,7 +98,8 @@ class Builder:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of what every build is made with: of our external tree, and of the compiler."""
-        return {f"rootfs/{name}": digest_path(EXTERNAL / name) for name in _OURS} | {"made by": self.maker.fetched.name}
+        digests = {name: digest_path(EXTERNAL / name) for name in _OURS}
+        return digests | {"kernel of the VM": digest_path(_VM_KERNEL), "made by": self.maker.fetched.name}
 
     def _check_origin(self, output: Output) -> None:
         """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
