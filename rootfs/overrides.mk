@@ -70,7 +70,7 @@ override UTIL_LINUX_SOURCE = util-linux-2.41.5.tar.xz
 override UTIL_LINUX_LIBS_VERSION = 2.41.5
 override UTIL_LINUX_LIBS_SOURCE = util-linux-2.41.5.tar.xz
 
-# --- Prebuilt: its own sources need a Rust compiler and the crates of 60 projects
+# --- Prebuilt: its own sources need a Rust compiler, and crates from a registry that is none of our archives
 
 override PYTHON_CRYPTOGRAPHY_VERSION = 46.0.3
 override PYTHON_CRYPTOGRAPHY_SOURCE = cryptography-46.0.3-cp311-abi3-manylinux_2_34_x86_64.whl
@@ -89,30 +89,27 @@ endef
 
 # --- Prebuilt: no archive that we build from has their sources; the workshop has Debian's binaries
 
-NFT_LIBRARIES = nftables nftnl mnl gmp jansson xtables edit bsd md tinfo
-override NFTABLES_VERSION = 1.1.3
-override NFTABLES_SOURCE =
-override NFTABLES_DEPENDENCIES = skeleton toolchain
-override NFTABLES_CONFIGURE_CMDS = :
-override NFTABLES_BUILD_CMDS = :
-override NFTABLES_INSTALL_STAGING_CMDS = :
-define NFT_INSTALL
-	cp -P $(foreach name,$(NFT_LIBRARIES),/usr/lib/x86_64-linux-gnu/lib$(name).so.*) $(TARGET_DIR)/usr/lib/
-	$(INSTALL) -D -m 0755 /usr/sbin/nft $(TARGET_DIR)/usr/sbin/nft
-endef
-override NFTABLES_INSTALL_TARGET_CMDS = $(NFT_INSTALL)
-
-# $(1): a package that only the sources of nftables need
-define left-out
+# $(1): a package of which nothing is compiled
+define not-built
 override $(1)_SOURCE =
 override $(1)_CONFIGURE_CMDS = :
 override $(1)_BUILD_CMDS = :
 override $(1)_INSTALL_STAGING_CMDS = :
 override $(1)_INSTALL_TARGET_CMDS = :
 endef
-$(eval $(call left-out,LIBMNL))
-$(eval $(call left-out,LIBNFTNL))
-$(eval $(call left-out,NFTABLES_PYTHON))
+$(eval $(call not-built,LIBMNL))
+$(eval $(call not-built,LIBNFTNL))
+$(eval $(call not-built,NFTABLES_PYTHON))
+$(eval $(call not-built,NFTABLES))
+
+NFT_LIBRARIES = nftables nftnl mnl gmp jansson xtables edit bsd md tinfo
+define NFT_INSTALL
+	cp -P $(foreach name,$(NFT_LIBRARIES),/usr/lib/x86_64-linux-gnu/lib$(name).so.*) $(TARGET_DIR)/usr/lib/
+	$(INSTALL) -D -m 0755 /usr/sbin/nft $(TARGET_DIR)/usr/sbin/nft
+endef
+override NFTABLES_VERSION = 1.1.3
+override NFTABLES_DEPENDENCIES = skeleton toolchain
+override NFTABLES_INSTALL_TARGET_CMDS = $(NFT_INSTALL)
 
 # --- The workshop's own program in the place of a build of one: nothing of it gets into an image
 

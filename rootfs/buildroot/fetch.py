@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,6 +130,7 @@ def _in_index(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tupl
 def _index() -> str:
     """The package index that pip uses."""
     try:
-        return run(["python3", "-m", "pip", "config", "get", "global.index-url"]).strip()
+        # Warnings may stand before it.
+        return run([sys.executable, "-m", "pip", "config", "get", "global.index-url"]).split()[-1]
     except (CommandError, SallyportError):
         return str(PyPI.simple_url)
