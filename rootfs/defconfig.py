@@ -14,6 +14,18 @@ FRONTEND = PROJECT / "frontend_vm" / "buildroot.config"
 ALL = {"host": HOST, "frontend": FRONTEND}
 """Our defconfigs by what they describe."""
 
+
+def chosen(name: str) -> list[str]:
+    """One of `ALL` by its name, or without one all of them.
+
+    Raises:
+        SallyportError: there is none of that name.
+    """
+    if name and name not in ALL:
+        raise SallyportError(f"no defconfig {name!r}", f"name one of {', '.join(ALL)}")
+    return [name] if name else list(ALL)
+
+
 _LINE = re.compile(r"(?P<name>BR2_[A-Za-z0-9_]+)=(?:(?P<bare>y|-?\d+|0x[0-9a-fA-F]+)|\"(?P<text>[^\"\\]*)\")")
 _UNSET = re.compile(r"# (?P<name>BR2_[A-Za-z0-9_]+) is not set")
 

@@ -189,7 +189,8 @@ def sources(
     """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
     from rootfs.buildroot import downloads as files
 
-    builder, names = _builder(buildroot, downloads), [only] if only else list(defconfig.ALL)
+    names = defconfig.chosen(only)
+    builder = _builder(buildroot, downloads)
     found = builder.sources(names)
     if fetch and (bad := [needed for needed in found if not needed.good]):
         from rootfs.buildroot import fetch as fetching
@@ -215,8 +216,9 @@ def buildroot(
     _: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", again: str = "", jobs: int = 0
 ) -> None:
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
+    names = defconfig.chosen(only)
     builder = _builder(buildroot, downloads, jobs=jobs)
-    for name in [only] if only else list(defconfig.ALL):
+    for name in names:
         print(builder.build(name, again=again) / "target")
 
 

@@ -169,3 +169,10 @@ def test_the_shipped_defconfigs_let_nobody_log_in() -> None:
         symbols = defconfig.read(config)
         assert symbols["BR2_TARGET_ENABLE_ROOT_LOGIN"].value == "n"
         assert symbols["BR2_TARGET_GENERIC_GETTY"].value == "n"
+
+
+def test_a_defconfig_is_chosen_by_its_name() -> None:
+    assert defconfig.chosen("") == list(defconfig.ALL)
+    assert defconfig.chosen("host") == ["host"]
+    with pytest.raises(SallyportError, match="no defconfig 'hots'"):
+        defconfig.chosen("hots")
