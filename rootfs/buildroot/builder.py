@@ -110,7 +110,8 @@ class Builder:
         config = hashlib.sha256("\n".join(line for line in lines if "_JLEVEL" not in line).encode()).hexdigest()
         origin = f"{self.tree.release} {config} {' '.join(self.inputs.values())}\n"
         record = output.directory / "origin"
-        if (output.directory / "build").is_dir() and (not record.exists() or record.read_text() != origin):
+        begun = any(output.directory.glob("build/*/.stamp_*"))
+        if begun and (not record.exists() or record.read_text() != origin):
             raise SallyportError(
                 f"{output.directory} was begun with another configuration, other packages of ours or another release",
                 f"start anew: rm -r {output.directory}; downloads stay in {self.downloads}",

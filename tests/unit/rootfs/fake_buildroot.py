@@ -47,6 +47,7 @@ $(O)/build/%/.stamp_installed:
 defconfig:
 \t@grep -q BR2_ $(BR2_DEFCONFIG)
 \t@cp $(BR2_DEFCONFIG) $(O)/.config
+\t@mkdir -p $(O)/build/buildroot-config
 \t@echo $(BR2_EXTERNAL) > $(O)/external
 show-info:
 \t@test -f $(O)/.config || {{ echo "configure first"; exit 1; }}
