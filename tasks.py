@@ -41,7 +41,7 @@ def run(
     serial: bool = False,
 ) -> None:
     """Boot an image in QEMU: page on https://localhost:8443, SSH on port 2222, until Ctrl-C."""
-    from tests.qemu import imagefile
+    from rootfs import imagefile
     from tests.qemu import run as runner
 
     runner.check_ports(https, ssh)  # before a build of minutes

@@ -39,7 +39,13 @@ override IPROUTE2_SOURCE = iproute2_7.2.0.orig.tar.xz
 override IPROUTE2_PKGDIR = $(UNPATCHED)/iproute2/
 override KMOD_VERSION = 34.2
 override KMOD_SOURCE = kmod_34.2.orig.tar.xz
+override KMOD_PKGDIR = $(UNPATCHED)/kmod/
 override KMOD_AUTORECONF = YES
+# What gtkdocize(1) would write for a build without documentation.
+define KMOD_NO_DOCUMENTATION
+	printf 'EXTRA_DIST =\nCLEANFILES =\n' >$(@D)/libkmod/docs/gtk-doc.make
+endef
+KMOD_POST_PATCH_HOOKS += KMOD_NO_DOCUMENTATION
 override LIBBPF_VERSION = 1.7.0
 override LIBBPF_SOURCE = libbpf_1.7.0.orig.tar.gz
 override LIBCAP_VERSION = 2.78
@@ -92,6 +98,8 @@ endef
 # $(1): a package of which nothing is compiled
 define not-built
 override $(1)_SOURCE =
+override $(1)_PKGDIR = $(UNPATCHED)/none/
+override $(1)_AUTORECONF = NO
 override $(1)_CONFIGURE_CMDS = :
 override $(1)_BUILD_CMDS = :
 override $(1)_INSTALL_STAGING_CMDS = :
@@ -116,12 +124,16 @@ override NFTABLES_INSTALL_TARGET_CMDS = $(NFT_INSTALL)
 # $(1): a package for the build machine; $(2): its programs, as the workshop has them
 define stand-in
 HOST_$(1)_OVERRIDE_SRCDIR = $(BR2_EXTERNAL_SALLYPORT_PATH)/buildroot/stand_in
+override HOST_$(1)_AUTORECONF = NO
 override HOST_$(1)_CONFIGURE_CMDS = :
 override HOST_$(1)_BUILD_CMDS = :
 override HOST_$(1)_INSTALL_CMDS = mkdir -p $$(HOST_DIR)/bin && $(foreach program,$(2),ln -sf $(program) $$(HOST_DIR)/bin/ &&) :
 endef
 
 $(eval $(call stand-in,BISON,/usr/bin/bison))
+$(eval $(call stand-in,CCACHE,))
+override HOST_CCACHE_DEPENDENCIES =
+override HOST_CCACHE_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/ccache $(HOST_DIR)/bin/ccache
 $(eval $(call stand-in,CMAKE,/usr/bin/cmake))
 $(eval $(call stand-in,FLEX,/usr/bin/flex))
 $(eval $(call stand-in,GETTEXT_TINY,$(addprefix /usr/bin/,msgfmt msgmerge msginit xgettext msgcat)))

@@ -7,6 +7,7 @@ build loses only the step it was in, and going back to an earlier state finds th
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+_KEY = 20
+"""Characters of a key."""
 _KEEP = 4
 """Outputs kept per step: the present one and some to go back to (another profile, a sabotaged image)."""
 
@@ -78,11 +81,28 @@ class Cache:
             inputs: name of each input to its digest or value.
             build: fills the empty directory that it is given.
         """
-        key = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()[:20]
+        key = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()[:_KEY]
         output = self.directory / f"{name}-{key}"
-        record = self.directory / f"{name}.json"
         if output in self._seen:
             return output
+        with self._alone(name, title):
+            return self._step(output, title, inputs, build)
+
+    @contextmanager
+    def _alone(self, name: str, title: str) -> Iterator[None]:
+        """Hold the step against other builds at the same time, which may want the same output."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / f".{name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.console.print(f"  … {title} [dim](another build is at it)[/]", highlight=False)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _step(self, output: Path, title: str, inputs: Mapping[str, str], build: Callable[[Path], None]) -> Path:
+        name = output.name[: -_KEY - 1]
+        record = self.directory / f"{name}.json"
         if output.is_dir():
             os.utime(output)
             self.console.print(f"  [green]✓[/] {title} [dim](nothing changed)[/]", highlight=False)
@@ -91,7 +111,7 @@ class Cache:
             return output
         reason = self._reason(record, inputs)
         started = time.monotonic()
-        work = self.directory / f".{name}-{key}.{os.getpid()}"
+        work = self.directory / f".{output.name}.{os.getpid()}"
         work.mkdir(parents=True)
         try:
             with self._bar(title, reason):
@@ -133,7 +153,7 @@ class Cache:
         return f"changed: {', '.join(changed[:2])}{more}"
 
     def _forget(self, name: str) -> None:
-        outputs = [path for path in self.directory.glob(f"{name}-*") if len(path.name) == len(name) + 21]
+        outputs = [path for path in self.directory.glob(f"{name}-*") if len(path.name) == len(name) + 1 + _KEY]
         for old in sorted(outputs, key=lambda path: path.stat().st_mtime)[:-_KEEP]:
             remove(old)
 

@@ -20,7 +20,7 @@ from rootfs.errors import SallyportError
 from rootfs.friendly import console as _console
 from rootfs.friendly import friendly
 from rootfs.image import OUT, Built, Recipe
-from rootfs.steps import Cache
+from rootfs.steps import Cache, remove
 
 PROFILE = "qemu"
 WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
@@ -155,11 +155,43 @@ def vulnerabilities(_: Context, bill: str, feed: str, minor: bool = False, json:
     sys.exit(0 if all(finding.minor for finding in found) else 3)
 
 
+@task(
+    positional=["a", "b"],
+    help={
+        "a": "an image",
+        "b": "another one",
+        "json": "print every file that differs as JSON",
+    },
+)
+@friendly
+def compare(_: Context, a: str, b: str, json: bool = False) -> None:
+    """Tell what two images differ in, and explain it: out/compare. Exit code: 0 same bytes, 3 not, 1 wrong use."""
+    from rootfs import compare as comparing
+    from rootfs.imagefile import open_image
+
+    engine = debian()
+    images_ = (open_image(Path(a)), open_image(Path(b)))
+    folder = OUT / "compare"
+    remove(folder)
+    folder.mkdir(parents=True)
+    found = comparing.compare(engine.tools, engine.explain, images_, folder)
+    if json:
+        print(comparing.to_json(found))
+    elif not found:
+        _console.print("the same bytes")
+    else:
+        comparing.show(found, _console)
+        _console.print(f"explained in {(folder / comparing.REPORT).relative_to(OUT.parent)}")
+    sys.exit(3 if found else 0)
+
+
 _BUILDROOT_HELP = {
     "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
     "downloads": "Buildroot's download directory",
     "only": f"{' or '.join(defconfig.ALL)}, not both",
 }
+CCACHE = "SALLYPORT_CCACHE"
+"""Environment variable: the directory of ccache, in the place of one below out/."""
 _DOWNLOADS = str(OUT / "buildroot/dl")
 
 
@@ -170,7 +202,8 @@ def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> A
     tree = source.Source.open(source.named(buildroot))
     tree.require(source.BUILT)
     shop = workshop.prepare(debian())
-    return Builder(tree, OUT / "buildroot", Path(downloads), jobs, _console, shop)
+    ccache = Path(os.environ.get(CCACHE) or OUT / "buildroot/ccache")
+    return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs, _console, shop)
 
 
 @task(
@@ -226,6 +259,7 @@ collection = Collection("image")
 collection.add_task(image, name="build", default=True)
 collection.add_task(lock)
 collection.add_task(vulnerabilities)
+collection.add_task(compare)
 collection.add_task(symbols)
 collection.add_task(sources)
 collection.add_task(buildroot)

@@ -55,10 +55,11 @@ def verify(
     power_cycle: bool = False,
 ) -> None:
     """Prove that the VM is the only way in. Exit code: 0 sealed, 3 hole found, 4 could not test."""
+    from rootfs import imagefile
     from tests.probes import report as reports
     from tests.probes import statement as statements
     from tests.probes.result import exit_code
-    from tests.qemu import hardware, imagefile
+    from tests.qemu import hardware
     from tests.qemu import verify as prover
     from tests.qemu.stages import Effort
 

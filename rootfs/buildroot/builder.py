@@ -22,7 +22,7 @@ from rootfs.buildroot.source import EXTERNAL, Source
 from rootfs.errors import SallyportError
 from rootfs.steps import digest_path
 
-_OURS = ("package", "patches", "overrides.mk", "buildroot/stand_in")
+_OURS = ("package", "patches", "linux", "overrides.mk", "buildroot/stand_in")
 """What of the BR2_EXTERNAL tree goes into a build."""
 _VM_KERNEL = EXTERNAL.parent / "frontend_vm/linux.config"
 _NOT_BY_BUILDROOT = {
@@ -40,8 +40,8 @@ class Maker(Protocol):
     def fetched(self) -> Path:
         """The packages that they are made of; the name of this directory stands for all of them."""
 
-    def bench(self, source: Path, output: Path, downloads: Path) -> Bench:
-        """One for a source tree, an output and a download directory."""
+    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
+        """One for a source tree, an output, a download directory and one of compiled files."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Builder:
         tree: Buildroot's.
         out: where the output directories are.
         downloads: Buildroot's download directory: the sources, all of them. A build downloads nothing.
+        ccache: what was compiled before; may be shared by machines.
         jobs: of make within one package; 0 for as many as there are processors, and one (package/Makefile.in).
         maker: makes the places to run make in.
     """
@@ -59,6 +60,7 @@ class Builder:
     tree: Source
     out: Path
     downloads: Path
+    ccache: Path
     jobs: int
     console: Console
     maker: Maker
@@ -72,6 +74,8 @@ class Builder:
             "BR2_DL_DIR": f'"{bench.downloads}"',
             "BR2_PRIMARY_SITE": f'"file://{bench.downloads}"',
             "BR2_PRIMARY_SITE_ONLY": "y",
+            "BR2_CCACHE": "y",
+            "BR2_CCACHE_DIR": f'"{bench.ccache}"',
             "BR2_PACKAGE_PYTHON3_PY_ONLY": "y",
             "BR2_JLEVEL": str(self.jobs),
         }
@@ -83,9 +87,9 @@ class Builder:
             SallyportError: Buildroot did not take it.
         """
         directory = self.out / name
-        for path in (directory, self.downloads):
+        for path in (directory, self.downloads, self.ccache):
             path.mkdir(parents=True, exist_ok=True)
-        bench = self.maker.bench(self.tree.directory, directory, self.downloads)
+        bench = self.maker.bench(self.tree.directory, directory, self.downloads, self.ccache)
         output = Output(self.tree, defconfig.ALL[name], directory, bench)
         if name not in self._listed:
             with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):

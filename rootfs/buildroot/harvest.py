@@ -85,7 +85,12 @@ def _arrange(tree: Path) -> dict[str, str]:
                 raise SallyportError(f"{file} -> {os.readlink(file)}: a library elsewhere", "mend `_arrange`")
             file.rename(tree / _LIBRARIES / file.name)
     (tree / "usr/lib64").mkdir()
+    for file in [*(tree / _LIBRARIES).iterdir(), *lib.glob("python3*/**/*")]:
+        # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o644)
     (tree / _LIBRARIES / _LOADER).rename(tree / "usr/lib64" / _LOADER)
+    (tree / "usr/lib64" / _LOADER).chmod(0o755)
     (tree / _LIBRARIES / _LOADER).symlink_to(f"../../lib64/{_LOADER}")
     python = next(iter(sorted(lib.glob("python3.*"))), None)
     if python is None:

@@ -65,6 +65,7 @@ class Bench(Protocol):
     """The BR2_EXTERNAL tree."""
     output: Path
     downloads: Path
+    ccache: Path
 
     def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
         """Run a command to its end and return what it said; `CommandError` if it fails."""

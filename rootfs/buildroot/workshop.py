@@ -19,7 +19,8 @@ from rootfs.run import run
 from rootfs.steps import digest_code
 from rootfs.tools import Tools
 
-OUTPUT, DOWNLOADS, SOURCE, PROJECT = Path("/output"), Path("/downloads"), Path("/buildroot"), Path("/sallyport")
+OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
+SOURCE, PROJECT = Path("/buildroot"), Path("/sallyport")
 """Where things are seen inside."""
 _BIN = Path("/opt/bin")
 _NAMES = {
@@ -41,24 +42,27 @@ class Workshop:
     fetched: Path
     added: Path
 
-    def bench(self, source: Path, output: Path, downloads: Path) -> Bench:
+    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
         """A place for one output directory.
 
         Args:
             source: Buildroot's tree; only read.
             output: make's ``O``; exists.
             downloads: Buildroot's download directory.
+            ccache: what was compiled before, by its input (ccache(1)).
         """
-        return _Bench(self, source.absolute(), output.absolute(), downloads.absolute())
+        return _Bench(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
 
 
 class _Bench:
-    source, external, output, downloads = SOURCE, PROJECT / EXTERNAL.name, OUTPUT, DOWNLOADS
+    source, external, output, downloads, ccache = SOURCE, PROJECT / EXTERNAL.name, OUTPUT, DOWNLOADS, CCACHE
 
-    def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path) -> None:
+    def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path, ccache: Path) -> None:
         self._tools = Tools(workshop.fetched / "tree")
         # Buildroot locks each folder of downloads by a file in it.
-        self._binds = [(output, OUTPUT), (downloads, DOWNLOADS)]
+        self._binds = [(output, OUTPUT), (downloads, DOWNLOADS), (ccache, CCACHE)]
+        # Both compilers are of the workshop: its name says more than the time stamp of a program.
+        self._compilers = workshop.fetched.name
         self._shown = [
             (workshop.added / "bin", _BIN),
             (workshop.added / "toolchain", toolchain.PLACE),
@@ -69,6 +73,7 @@ class _Bench:
     def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
         argv = self._tools.argv(words, binds=self._binds, shown=self._shown, network=False, cwd=OUTPUT)
         env = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": "/tmp", "TMPDIR": "/tmp", "TZ": "UTC"}  # noqa: S108 - inside
+        env |= {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
         return run(argv, env=env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}), on_line=on_line)
 

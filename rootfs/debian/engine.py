@@ -37,6 +37,7 @@ class _Map(BaseModel):
     tools: _Entry
     peers: _Entry
     workshop: _Entry
+    compare: _Entry
     kernel: dict[str, _Entry]
     always: _Entry
     symbols: dict[str, _Entry]
@@ -148,6 +149,11 @@ class Engine:
         return Tools(self._fetch("peers", read_map().peers.packages) / "tree")
 
     @cached_property
+    def explain(self) -> Tools:
+        """What explains how two images differ; made if need be."""
+        return Tools(self._fetch("compare", read_map().compare.packages) / "tree")
+
+    @cached_property
     def workshop(self) -> Path:
         """The user land in which Buildroot runs (``tree``, ``files.json``); made if need be."""
         return self._fetch("workshop", read_map().workshop.packages)
@@ -200,7 +206,7 @@ class Engine:
         """Resolve all sets anew against the archive, for the lock file."""
         table = read_map()
         sets: dict[str, Sequence[str]] = {"tools": table.tools.packages, "peers": table.peers.packages}
-        sets["workshop"] = table.workshop.packages
+        sets |= {"workshop": table.workshop.packages, "compare": table.compare.packages}
         sets |= {f"kernel-{flavour}": entry.packages for flavour, entry in table.kernel.items()}
         sets["host"] = translate(defconfig.read(defconfig.HOST)).packages
         sets["frontend"] = translate(defconfig.read(defconfig.FRONTEND)).packages

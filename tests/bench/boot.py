@@ -16,12 +16,12 @@ from rich.console import Console
 from rootfs import image as images
 from rootfs.debian.engine import Engine
 from rootfs.image import Built
+from rootfs.imagefile import open_image
 from rootfs.steps import Cache
 from rootfs.tools import Tools
 from tests.bench import figures
 from tests.bench.figures import Figure
 from tests.qemu.appliance import Api, first_password, wait_managed
-from tests.qemu.imagefile import open_image
 from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, wait_host_shell
 

@@ -24,13 +24,13 @@ from rootfs import image as images
 from rootfs import profile
 from rootfs.debian.engine import Engine
 from rootfs.image import Recipe
+from rootfs.imagefile import ImageFile, open_image
 from rootfs.run import run as run_command
 from rootfs.steps import Cache
 from rootfs.tools import Tools
 from tests.bench.forwarder import urgent
 from tests.bench.forwarder_traffic import compile_program
 from tests.qemu.appliance import Api, wait_managed
-from tests.qemu.imagefile import ImageFile, open_image
 from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 

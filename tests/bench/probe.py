@@ -30,6 +30,7 @@ from rootfs import image as images
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.image import Built
+from rootfs.imagefile import open_image
 from rootfs.run import environment
 from rootfs.steps import Cache
 from rootfs.tools import Tools
@@ -45,7 +46,6 @@ from tests.probes.pace import Pace, RefusalControl, SynControl
 from tests.probes.sweep import find_closed_udp, run_sweep
 from tests.probes.target import Target
 from tests.qemu import verify
-from tests.qemu.imagefile import open_image
 from tests.qemu.machine import MachineError
 from tests.qemu.plants import background
 from tests.qemu.rig import Rig

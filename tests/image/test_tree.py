@@ -16,8 +16,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from rootfs import defconfig, extension
 from rootfs.debian import engine
 from rootfs.image import Built
+from rootfs.imagefile import open_image
 from rootfs.tools import Tools
-from tests.qemu.imagefile import open_image
 
 pytestmark = pytest.mark.image
 

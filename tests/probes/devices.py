@@ -215,10 +215,11 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "modules",
-        "kernel modules",
+        "kernel modules, drivers of virtio devices, file systems of disks",
         (
-            *_must("frontend_vm/build.py", "virtio_net", "virtio_blk", "virtio_mmio", "squashfs", "qemu_fw_cfg"),
-            *_may("frontend_vm/build.py, and what virtio_net needs", "virtio_rng", "net_failover", "failover"),
+            *_must("frontend_vm/build.py", "virtio_net", "virtio_blk", "squashfs"),
+            *_may("modules of frontend_vm/build.py, or built in", "virtio_mmio", "virtio_rng", "qemu_fw_cfg"),
+            *_may("what virtio_net needs", "net_failover", "failover"),
         ),
     ),
     Kind(

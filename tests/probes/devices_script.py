@@ -153,7 +153,12 @@ found["nodes"] = sorted({path.removeprefix("/dev/") for mask in _NODES.split() f
 found["dmi"] = [f"{name}={text(path)}" for path in sorted(glob.glob("/sys/class/dmi/id/*")) if os.path.isfile(path)
                 for name in [os.path.basename(path)] if name not in ("uevent", "modalias") and text(path)]  # fmt: skip
 found["cpu"] = cpu()
-found["modules"] = [line.split()[0] for line in text("/proc/modules").splitlines()]
+# A kernel that loads nothing has them all the same.
+found["modules"] = sorted(
+    {line.split()[0] for line in text("/proc/modules").splitlines()}
+    | set(names("/sys/bus/virtio/drivers"))
+    | {line.strip() for line in text("/proc/filesystems").splitlines() if not line.startswith("nodev")}
+)
 found["cmdline"] = text("/proc/cmdline").split()
 
 data = json.dumps({kind: [item[:120] for item in items[:MOST]] for kind, items in found.items()}).encode()

@@ -26,8 +26,8 @@ from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from rootfs.errors import SallyportError
+from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
-from tests.qemu.imagefile import ImageFile
 
 PORT_MAC = "52:54:00:5a:11:01"
 """Burned-in address of the emulated management port."""

@@ -24,6 +24,7 @@ from rich.table import Table
 from rootfs import image as images
 from rootfs.errors import SallyportError
 from rootfs.image import Built, Recipe
+from rootfs.imagefile import ImageFile, open_image
 from rootfs.profile import Profile
 from rootfs.tools import Tools
 from tests.probes.outside import Progress
@@ -31,7 +32,6 @@ from tests.probes.report import replace_text
 from tests.probes.result import Result, Verdict
 from tests.probes.wire import WireError
 from tests.qemu import trees, verify
-from tests.qemu.imagefile import ImageFile, open_image
 from tests.qemu.machine import MachineError
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.plants import AtBoot, InTree

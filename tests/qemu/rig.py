@@ -19,6 +19,7 @@ from typing import Self
 
 import paramiko
 
+from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
 from tests.probes.controls import port_questions, run_questions, wait_until_up
 from tests.probes.judge import PortJudge
@@ -27,7 +28,6 @@ from tests.probes.neighbour import answering
 from tests.probes.result import Verdict
 from tests.probes.target import Target
 from tests.probes.wire import StreamWire
-from tests.qemu.imagefile import ImageFile
 from tests.qemu.machine import Forward, Machine, MachineError, Saved, free_port
 from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 

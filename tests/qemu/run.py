@@ -12,9 +12,9 @@ from rich.table import Table
 
 from rootfs.errors import SallyportError
 from rootfs.image import OUT
+from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
 from tests.qemu.appliance import PASSWORD, Api, wait_managed
-from tests.qemu.imagefile import ImageFile
 from tests.qemu.machine import Forward, Machine, MachineError, check_port
 
 

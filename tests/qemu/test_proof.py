@@ -10,11 +10,11 @@ from rich.console import Console
 from rootfs import image as images
 from rootfs import profile
 from rootfs.image import Built
+from rootfs.imagefile import open_image
 from rootfs.tools import Tools
 from tests.probes.report import write_report
 from tests.probes.result import EXIT_SEALED, Verdict, exit_code
 from tests.qemu import verify
-from tests.qemu.imagefile import open_image
 from tests.qemu.mutants import MUTANTS
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutation import Mutation

@@ -9,10 +9,10 @@ import pytest
 from rootfs import image as images
 from rootfs import profile
 from rootfs.image import Recipe
+from rootfs.imagefile import open_image
 from rootfs.tools import Tools
 from tests.probes.result import Verdict
 from tests.qemu import verify
-from tests.qemu.imagefile import open_image
 from tests.qemu.test_proof import CONSOLE, QUICK
 
 pytestmark = pytest.mark.qemu

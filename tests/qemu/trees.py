@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs.errors import CommandError
+from rootfs import unpack as unpacking
+from rootfs.errors import SallyportError
+from rootfs.imagefile import ImageFile
 from rootfs.tools import BUILD, Tools
 from tests.probes.outside import Progress
 from tests.probes.result import Result
 from tests.probes.tree import run_tree
-from tests.qemu.imagefile import ImageFile, partitions
 from tests.qemu.machine import MachineError
-
-_VM_ROOT = "usr/share/sallyport/frontend/root.squashfs"
-_KERNEL = "/EFI/BOOT/BOOTX64.EFI"
 
 
 @dataclass(frozen=True)
@@ -61,27 +58,18 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
     Raises:
         MachineError: the image holds no such file system.
     """
-    source = folder / "image"
-    # A link and not a copy: the tools tree sees this folder alone.
     try:
-        source.hardlink_to(image.path)
-    except OSError:
-        shutil.copyfile(image.path, source)
-    parts = partitions(image.path)
-    try:
-        tools.run(["unsquashfs", "-q", "-n", "-o", str(parts["slot-a"]), "-d", "host", source.name], build=folder)
-        tools.run(["unsquashfs", "-q", "-n", "-d", "vm", f"host/{_VM_ROOT}"], build=folder)
-        tools.run(["mcopy", "-n", "-i", f"{source.name}@@{parts['esp']}", f"::{_KERNEL}", "kernel.efi"], build=folder)
-    except CommandError as error:
-        raise MachineError(f"{image.path}: its files cannot be unpacked: {error}", "build the image again") from error
+        found = unpacking.unpack(tools, image, folder)
+    except SallyportError as error:
+        raise MachineError(str(error), error.hint) from error
     manifest = json.loads(image.path.with_suffix(".manifest.json").read_text())
     return Trees(
         folder,
-        folder / "host",
-        folder / "vm",
+        found.host,
+        found.vm,
         image.test_access,
         files=manifest["files"],
-        kernel=folder / "kernel.efi",
+        kernel=found.kernel,
         root_hash=manifest["root_hash"],
     )
 

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from backend import instructions as link
 from rootfs.errors import SallyportError
 from rootfs.image import OUT, Built, Recipe
+from rootfs.imagefile import ImageFile, open_image
 from rootfs.profile import Profile
 from rootfs.tools import Tools
 from rootfs.version import version
@@ -37,7 +38,6 @@ from tests.probes.result import Result, Verdict
 from tests.probes.target import Target
 from tests.probes.wire import WireError
 from tests.qemu import trees
-from tests.qemu.imagefile import ImageFile, open_image
 from tests.qemu.machine import PORT_MAC, Machine, MachineError
 from tests.qemu.rig import UP_TIMEOUT, Rig, listening
 from tests.qemu.stages import STAGES, Effort, run_stages

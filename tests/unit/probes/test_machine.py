@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rootfs import profile as profiles
+from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
-from tests.qemu.imagefile import ImageFile
 from tests.qemu.machine import Machine, MachineError
 
 

@@ -93,6 +93,8 @@ def output(buildroot: Source, tmp_path: Path) -> Output:
     config.write_text("BR2_x86_64=y\n")
     directory = tmp_path / "out"
     directory.mkdir()
-    made = Output(buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl"))
+    made = Output(
+        buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
+    )
     made.configure()
     return made

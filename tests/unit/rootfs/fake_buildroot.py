@@ -63,6 +63,7 @@ class Here:
     source: Path
     output: Path
     downloads: Path
+    ccache: Path
     external: Path = EXTERNAL
 
     def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
@@ -75,8 +76,8 @@ class Machine:
 
     fetched: Path
 
-    def bench(self, source: Path, output: Path, downloads: Path) -> Here:
-        return Here(source, output, downloads)
+    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Here:
+        return Here(source, output, downloads, ccache)
 
 
 def make_tree(directory: Path) -> Source:

@@ -86,7 +86,13 @@ def test_a_full_disk_is_told_as_such(output: Output) -> None:
 
 def builder(tree: Source, tmp_path: Path, compiler: str = "gcc") -> Builder:
     return Builder(
-        tree, tmp_path / "out", tmp_path / "dl", 3, Console(record=True, width=100), Machine(tmp_path / compiler)
+        tree,
+        tmp_path / "out",
+        tmp_path / "dl",
+        tmp_path / "ccache",
+        3,
+        Console(record=True, width=100),
+        Machine(tmp_path / compiler),
     )
 
 

@@ -93,7 +93,9 @@ def test_what_goes_wrong_in_make_is_told_with_its_words(buildroot: Source, tmp_p
     config = tmp_path / "small.config"
     directory = tmp_path / "out"
     directory.mkdir()
-    output = Output(buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl"))
+    output = Output(
+        buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
+    )
     with pytest.raises(SallyportError, match=r"small\.config: no such file"):
         output.configure()
     config.write_text("nothing\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,30 @@ def test_a_step_that_does_not_end_leaves_nothing_and_runs_again(desk: Desk, erro
     cache, work = desk.cache(), Work(error)
     with pytest.raises(type(error)):
         cache.step("root", "Root", {"a": "1"}, work)
-    assert list(desk.directory.iterdir()) == []
+    assert [path.name for path in desk.directory.iterdir()] == [".root.lock"]
     work.error = None
     output = cache.step("root", "Root", {"a": "1"}, work)
     assert (output / "made").read_text() == "run 2"
+
+
+def test_of_two_builds_at_the_same_time_one_does_the_work_and_both_have_it(desk: Desk) -> None:
+    began, other, outputs = threading.Event(), Work(), []
+
+    def slow(output: Path) -> None:
+        began.set()
+        waiting.wait(10)
+        (output / "made").write_text("first")
+
+    waiting = threading.Event()
+    first = threading.Thread(target=lambda: outputs.append(desk.cache().step("root", "Root", {"a": "1"}, slow)))
+    first.start()
+    assert began.wait(10)
+    threading.Timer(0.2, waiting.set).start()
+    outputs.append(desk.cache().step("root", "Root", {"a": "1"}, other))
+    first.join()
+    assert other.runs == 0
+    assert "another build is at it" in desk.said
+    assert [(output / "made").read_text() for output in outputs] == ["first"] * 2
 
 
 def test_what_cannot_be_written_in_is_removed_too(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""What two images differ in: first which of their parts, then, for each part that does, why (diffoscope)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rootfs.errors import CommandError
+from rootfs.imagefile import ImageFile, partitions
+from rootfs.tools import Tools
+from rootfs.unpack import ROOT, VM, Unpacked, unpack
+
+REPORT = "report.html"
+_SECTIONS = ("linux", "initrd", "cmdline", "osrel")
+"""Of the unified kernel image (UAPI Group, UKI specification)."""
+_TABLE_BYTES = 34 * 512
+"""Of the disk before its first partition (UEFI specification 2.10, sections 5.2 and 5.3)."""
+_NO_FILE = "bytes that belong to no file: order, padding, times"
+_SHOWN = 40
+"""Lines that are printed; the report has all of them."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file; ``content`` is its SHA-256, or where a link leads. Size in bytes."""
+
+    mode: str
+    size: int
+    content: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that is not the same in both images; ``None`` where it is not there."""
+
+    path: str
+    before: File | None
+    after: File | None
+
+
+def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], folder: Path) -> list[Difference]:
+    """Compare two images; of those that differ write a report.
+
+    Args:
+        tools: unpacks them.
+        explain: has diffoscope.
+        images: the two.
+        folder: exists; gets ``a``, ``b`` and, if they differ, `REPORT`.
+
+    Returns:
+        the files that differ; none if, and only if, the images have the same bytes.
+
+    Raises:
+        SallyportError: an image holds no file system.
+        CommandError: diffoscope failed.
+    """
+    if images[0].sha256() == images[1].sha256():
+        return []
+    parts = (folder / "a", folder / "b")
+    for image, part in zip(images, parts, strict=True):
+        part.mkdir()
+        _split(tools, unpack(tools, image, part), image)
+    before, after = (_files(part) for part in parts)
+    differ = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
+    try:
+        explain.run(["diffoscope", "--html", REPORT, "--exclude-directory-metadata=yes", "a", "b"], build=folder)
+    except CommandError:
+        # Its status is 1 for "they differ", too (diffoscope(1)).
+        if not (folder / REPORT).exists():
+            raise
+    return [Difference(path, before.get(path), after.get(path)) for path in differ] or [
+        Difference(_NO_FILE, None, None)
+    ]
+
+
+def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
+    """Replace what has parts by its parts, so that each is compared by itself."""
+    dump = [f"--dump-section=.{name}=uki.{name}" for name in _SECTIONS]
+    tools.run(["llvm-objcopy-19", *dump, found.kernel.name, "/dev/null"], build=found.folder)
+    found.kernel.unlink()
+    (found.host / VM / ROOT).unlink()
+    starts = partitions(image.path)
+    with image.path.open("rb") as disk:
+        (found.folder / "partition-table").write_bytes(disk.read(_TABLE_BYTES))
+        disk.seek(starts["data"])
+        (found.folder / "data.ext4").write_bytes(disk.read())
+    (found.folder / "image").unlink()
+
+
+def _files(folder: Path) -> dict[str, File]:
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if path.is_symlink():
+            content = os.readlink(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            content = ""
+        size = status.st_size if path.is_file() else 0
+        found[path.relative_to(folder).as_posix()] = File(stat.filemode(status.st_mode), size, content)
+    return found
+
+
+def show(found: Sequence[Difference], console: Console) -> None:
+    """Print what differs, the first lines of it."""
+    table = Table()
+    for column, justify in (("file", "left"), ("A", "right"), ("B", "right")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for difference in found[:_SHOWN]:
+        table.add_row(difference.path, *(_word(file) for file in (difference.before, difference.after)))
+    console.print(table)
+    if len(found) > _SHOWN:
+        console.print(f"... and {len(found) - _SHOWN} more")
+
+
+def _word(file: File | None) -> str:
+    return f"{file.mode} {file.size}" if file else "-"
+
+
+def to_json(found: Sequence[Difference]) -> str:
+    """All differences as JSON."""
+    return json.dumps([asdict(difference) for difference in found], indent=1)

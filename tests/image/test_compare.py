@@ -1,0 +1,48 @@
+"""`invoke image.compare` tells in which file two images differ, and nothing of two that are the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rootfs import image as images
+from rootfs import profile as profiles
+from rootfs.compare import REPORT, compare
+from rootfs.image import Built, Recipe
+from rootfs.imagefile import open_image
+from rootfs.tasks import debian
+
+pytestmark = pytest.mark.image
+
+
+def test_the_file_that_differs_is_named_and_explained(release: Built, tmp_path: Path) -> None:
+    etc = tmp_path / "overlay/etc"
+    etc.mkdir(parents=True)
+    (etc / "planted").write_text("a line that only one image has\n")
+    recipe = Recipe(profiles.load("qemu"), extra=(etc.parent,), tag="compared")
+    other = images.make(recipe, Console(quiet=True))
+    engine = debian()
+    folder = tmp_path / "report"
+    folder.mkdir()
+    found = {
+        file.path: file
+        for file in compare(engine.tools, engine.explain, (open_image(release.image), open_image(other.image)), folder)
+    }
+    assert found["host/etc/planted"].before is None
+    # Its hash tree has another root, which is on the kernel's command line; and nothing else differs.
+    assert set(found) == {"host/etc/planted", "host/etc", "uki.cmdline", "partition-table"} & set(found) | {
+        "host/etc/planted",
+        "uki.cmdline",
+    }
+    assert "a line that only one image has" in (folder / REPORT).read_text()
+
+
+def test_a_copy_does_not_differ(release: Built, tmp_path: Path) -> None:
+    for suffix in (".img", ".manifest.json"):
+        shutil.copyfile(release.image.with_suffix(suffix), tmp_path / f"copy{suffix}")
+    engine = debian()
+    pair = open_image(release.image), open_image(tmp_path / "copy.img")
+    assert compare(engine.tools, engine.explain, pair, tmp_path) == []
