@@ -93,6 +93,33 @@ def image(
         _console.print("  ".join(f"{name.removesuffix('_bytes')} {size}" for name, size in sizes.items()), style="dim")
 
 
+@task(
+    iterable=["profile"],
+    help={
+        "profile": "device profile, once for each; without it all that the project has",
+        "engine": "as of `invoke image`",
+        "jobs": "how many at the same time",
+        "json": "print the summary as JSON",
+    },
+)
+@friendly
+def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2, json: bool = False) -> None:
+    """Build the images of several profiles at the same time, with one summary. Exit code: 1 if one failed."""
+    from rootfs import matrix as builds
+
+    names = profile or profiles.names()
+    for name in names:
+        profiles.load(name)
+    if jobs < 1 or len(set(names)) < len(names):
+        raise SallyportError("--jobs is at least 1, and each --profile another one", "`invoke image.matrix --help`")
+    rows = builds.build(names, ["--engine", engine], jobs, OUT / "matrix", _console)
+    if json:
+        print(builds.to_json(rows))
+    else:
+        builds.show(rows, _console)
+    sys.exit(0 if all(row.good for row in rows) else 1)
+
+
 @task(help={})
 @friendly
 def lock(_: Context) -> None:
@@ -257,6 +284,7 @@ def buildroot(
 
 collection = Collection("image")
 collection.add_task(image, name="build", default=True)
+collection.add_task(matrix)
 collection.add_task(lock)
 collection.add_task(vulnerabilities)
 collection.add_task(compare)

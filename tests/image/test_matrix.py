@@ -1,0 +1,25 @@
+"""Images of two profiles built at the same time, from the same cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rootfs import matrix
+from rootfs.image import Built
+from rootfs.imagefile import open_image
+from rootfs.version import PROJECT
+
+pytestmark = pytest.mark.image
+
+
+def test_two_profiles_at_the_same_time(release: Built, tmp_path: Path) -> None:
+    other = tmp_path / "roomy.toml"
+    text = (PROJECT / "rootfs/profiles/qemu.toml").read_text()
+    other.write_text(text.replace('name = "qemu"', 'name = "roomy"').replace("memory_mib = 192", "memory_mib = 224"))
+    rows = matrix.build(["qemu", str(other)], [], 2, tmp_path, Console(quiet=True))
+    assert [row.good for row in rows] == [True, True], rows[1].log.read_text()
+    assert Path(rows[0].image) == release.image
+    assert open_image(Path(rows[1].image)).profile.vm.memory_mib == 224

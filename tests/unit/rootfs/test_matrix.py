@@ -1,0 +1,22 @@
+"""Several profiles at the same time: one that fails is told with its own words, and does not hold the others up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from rootfs import matrix
+
+
+def test_what_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    rows = matrix.build(["no-such", "none-such"], [], 2, tmp_path, console)
+    assert [(row.profile, row.good, row.image) for row in rows] == [("no-such", False, ""), ("none-such", False, "")]
+    matrix.show(rows, console)
+    text = console.export_text()
+    assert text.count("failed") == 2
+    assert "'none-such'" in text
+    assert str(tmp_path / "none-such.log") in text
+    assert [row["profile"] for row in json.loads(matrix.to_json(rows))] == ["no-such", "none-such"]
