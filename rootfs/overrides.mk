@@ -10,6 +10,8 @@ UNPATCHED = $(BR2_EXTERNAL_SALLYPORT_PATH)/patches
 override AUTOCONF_ARCHIVE_VERSION = 20241016
 override AUTOCONF_ARCHIVE_SOURCE = autoconf-archive_20241016.orig.tar.xz
 override EXPAT_VERSION = 2.8.3
+override EXPAT_PKGDIR = $(UNPATCHED)/expat/
+override HOST_EXPAT_PKGDIR = $(UNPATCHED)/expat/
 override EXPAT_SOURCE = expat_2.8.3.orig.tar.gz
 override EXPAT_SUBDIR = expat
 override HOST_EXPAT_SUBDIR = expat
@@ -28,6 +30,8 @@ override LIBTOOL_SOURCE = libtool_2.4.7.orig.tar.xz
 override LIBZLIB_SOURCE = zlib_1.3.dfsg+really1.3.2.orig.tar.gz
 override LINUX_VERSION = 6.12.107
 override LINUX_SOURCE = linux_6.12.107.orig.tar.xz
+# Buildroot has the hash of another version's text of the GPL; COPYING names what holds.
+override LINUX_LICENSE_FILES = COPYING
 override PYTHON3_VERSION = 3.13.15
 override PYTHON3_SOURCE = python3.13_3.13.15.orig.tar.xz
 
@@ -60,6 +64,7 @@ override LIBXCRYPT_SOURCE = libxcrypt_4.5.1.orig.tar.xz
 override LIBXCRYPT_AUTORECONF = YES
 override LVM2_SOURCE = lvm2_2.03.31.orig.tar.xz
 override MPDECIMAL_VERSION = 4.0.1
+override MPDECIMAL_PKGDIR = $(UNPATCHED)/mpdecimal/
 override MPDECIMAL_SOURCE = mpdecimal_4.0.1.orig.tar.gz
 override PCRE2_VERSION = 10.46
 override PCRE2_SOURCE = pcre2_10.46.orig.tar.gz
@@ -67,6 +72,24 @@ override PIXMAN_VERSION = 0.46.4
 override PIXMAN_SOURCE = pixman_0.46.4.orig.tar.gz
 override QEMU_VERSION = 10.2.2
 override QEMU_SOURCE = qemu_10.2.2+ds.orig.tar.xz
+# One machine type and its devices (the options are in external.mk): what is not in the program need not be secure. The
+# one program serves hosts with KVM and without.
+define QEMU_DEVICES
+	cp $(BR2_EXTERNAL_SALLYPORT_PATH)/qemu/devices.mak $(@D)/configs/devices/x86_64-softmmu/sallyport.mak
+	# QEMU's own tests want the one, and configure would fetch it; the others are for machines that this QEMU cannot be.
+	sed -i '/^pycotap /d' $(@D)/pythondeps.toml
+	sed -i 's/^if unpack_edk2_blobs$$/if false/' $(@D)/pc-bios/meson.build
+	: >$(@D)/pc-bios/dtb/meson.build
+endef
+QEMU_POST_PATCH_HOOKS += QEMU_DEVICES
+# Its firmware is not in that archive's copy of the sources: the workshop has Debian's builds of it.
+define QEMU_FIRMWARE
+	$(INSTALL) -d $(TARGET_DIR)/usr/share/qemu $(TARGET_DIR)/usr/share/seabios
+	cp $(addprefix /usr/share/qemu/,linuxboot_dma.bin pvh.bin kvmvapic.bin) $(TARGET_DIR)/usr/share/qemu/
+	cp /usr/share/seabios/bios-microvm.bin $(TARGET_DIR)/usr/share/seabios/
+	ln -sf qemu-system-x86_64 $(TARGET_DIR)/usr/bin/qemu-system-x86_64-microvm
+endef
+QEMU_POST_INSTALL_TARGET_HOOKS += QEMU_FIRMWARE
 override SYSTEMD_VERSION = 257.13
 override SYSTEMD_SOURCE = systemd_257.13.orig.tar.gz
 override TZDATA_VERSION = 2026b
@@ -100,6 +123,7 @@ define not-built
 override $(1)_SOURCE =
 override $(1)_PKGDIR = $(UNPATCHED)/none/
 override $(1)_AUTORECONF = NO
+override $(1)_LICENSE_FILES =
 override $(1)_CONFIGURE_CMDS = :
 override $(1)_BUILD_CMDS = :
 override $(1)_INSTALL_STAGING_CMDS = :
@@ -125,6 +149,8 @@ override NFTABLES_INSTALL_TARGET_CMDS = $(NFT_INSTALL)
 define stand-in
 HOST_$(1)_OVERRIDE_SRCDIR = $(BR2_EXTERNAL_SALLYPORT_PATH)/buildroot/stand_in
 override HOST_$(1)_AUTORECONF = NO
+override HOST_$(1)_LICENSE_FILES =
+override HOST_$(1)_REDISTRIBUTE = NO
 override HOST_$(1)_CONFIGURE_CMDS = :
 override HOST_$(1)_BUILD_CMDS = :
 override HOST_$(1)_INSTALL_CMDS = mkdir -p $$(HOST_DIR)/bin && $(foreach program,$(2),ln -sf $(program) $$(HOST_DIR)/bin/ &&) :
@@ -154,7 +180,8 @@ $(eval $(call stand-in,ZIC,/usr/sbin/zic))
 $(eval $(call stand-in,PATCHELF,))
 override HOST_PATCHELF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/patchelf.py $(HOST_DIR)/bin/patchelf
 
-$(eval $(call stand-in,PKGCONF,/usr/bin/pkgconf))
+$(eval $(call stand-in,PKGCONF,))
+override HOST_PKGCONF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/pkgconf $(HOST_DIR)/bin/pkgconf
 define SALLYPORT_PKG_M4
 	$(INSTALL) -D -m 0644 /usr/share/aclocal/pkg.m4 $(HOST_DIR)/share/aclocal/pkg.m4
 endef

@@ -282,6 +282,16 @@ def buildroot(
         print(builder.build(name, again=again) / "target")
 
 
+@task(help={key: _BUILDROOT_HELP[key] for key in ("buildroot", "only")})
+@friendly
+def legal(_: Context, buildroot: str = "", only: str = "") -> None:
+    """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
+    names = defconfig.chosen(only)
+    builder = _builder(buildroot)
+    for name in names:
+        print(builder.legal(name, OUT / "legal"))
+
+
 collection = Collection("image")
 collection.add_task(image, name="build", default=True)
 collection.add_task(matrix)
@@ -291,3 +301,4 @@ collection.add_task(compare)
 collection.add_task(symbols)
 collection.add_task(sources)
 collection.add_task(buildroot)
+collection.add_task(legal)

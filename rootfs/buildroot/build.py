@@ -6,6 +6,7 @@ so an interrupted or failed build is simply started again.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import deque
@@ -58,6 +59,7 @@ def build(output: Output, packages: Iterable[Package], say: Say) -> Path:
     tally = Tally(output, packages)
     log = output.directory / "build.log"
     tail: deque[str] = deque(maxlen=LAST_LINES)
+    words: list[str] = []
     broken: list[tuple[str, str]] = []
     try:
         file = log.open("a", encoding="utf-8")
@@ -67,18 +69,21 @@ def build(output: Output, packages: Iterable[Package], say: Say) -> Path:
         with file:
 
             def on_line(line: str) -> None:
+                nonlocal words
                 text = _ESCAPE.sub("", line)
                 file.write(text + "\n")
                 if match := _STEP.match(text):
                     say(f"{match['package']} {match['version']}: {match['step']}", tally.done(), tally.total)
                 if match := _BROKEN.search(text):
+                    # Other packages go on until they are done, and would drive its words out.
+                    words = words or list(tail)
                     broken.append((match["folder"], match["step"]))
                 if not _NOISE.match(text):
                     tail.append(text)
 
-            output.make(on_line=on_line)
+            output.make(packages=os.cpu_count() or 1, on_line=on_line)
     except CommandError as error:
-        said, where = "\n".join(tail), f"the whole log: {log}"
+        said, where = "\n".join(words or tail), f"the whole log: {log}"
         name = _name(broken[0][0], packages) if broken else ""
         what = f"package {broken[0][0]} failed (step {broken[0][1]}); its last words:\n{said}" if broken else str(error)
         if isinstance(error, DiskFullError):

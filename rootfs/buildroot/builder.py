@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rootfs import defconfig
 from rootfs.buildroot import build as building
-from rootfs.buildroot import downloads, toolchain
+from rootfs.buildroot import downloads, harvest, toolchain
 from rootfs.buildroot.downloads import Needed
 from rootfs.buildroot.output import Bench, Output, Package
 from rootfs.buildroot.source import EXTERNAL, Source
 from rootfs.errors import SallyportError
-from rootfs.steps import digest_path
+from rootfs.steps import digest_path, remove
 
-_OURS = ("package", "patches", "linux", "overrides.mk", "buildroot/stand_in")
+_OURS = ("package", "patches", "linux", "qemu", "overrides.mk", "external.mk", "buildroot/stand_in")
 """What of the BR2_EXTERNAL tree goes into a build."""
 _VM_KERNEL = EXTERNAL.parent / "frontend_vm/linux.config"
 _NOT_BY_BUILDROOT = {
@@ -31,6 +33,14 @@ _NOT_BY_BUILDROOT = {
     "BR2_TOOLCHAIN_BUILDROOT_GLIBC": "n",
 }
 """Overlays have templates, and root file systems are sealed: rootfs/image.py does both, for every engine."""
+
+
+def _link(source: str, target: str) -> None:
+    """Sources are big, and on the same disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 class Maker(Protocol):
@@ -76,6 +86,8 @@ class Builder:
             "BR2_PRIMARY_SITE_ONLY": "y",
             "BR2_CCACHE": "y",
             "BR2_CCACHE_DIR": f'"{bench.ccache}"',
+            # Packages that do not need one another are built at the same time, and none sees what it did not ask for.
+            "BR2_PER_PACKAGE_DIRECTORIES": "y",
             "BR2_PACKAGE_PYTHON3_PY_ONLY": "y",
             "BR2_JLEVEL": str(self.jobs),
         }
@@ -154,6 +166,28 @@ class Builder:
             log = building.build(output, packages, say)
         self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
         return output.directory
+
+    def legal(self, name: str, target: Path) -> Path:
+        """What must go along with an image: licences, sources, and lists of both, in ``target/<name>``.
+
+        Buildroot's own collection (docs/manual/legal-notice.adoc), and the copyright files of what is prebuilt.
+
+        Raises:
+            SallyportError: a licence is not what its hash says, or a package was not unpacked yet.
+        """
+        output, _ = self.output(name)
+        with self.console.status(f"collecting licences and sources of {name}"):
+            output.make("legal-info")
+        work = target / f".{name}"
+        remove(work)
+        shutil.copytree(output.directory / "legal-info", work, copy_function=_link)
+        for package in harvest.PREBUILT:
+            notice = self.maker.fetched / "tree/usr/share/doc" / package / "copyright"
+            if notice.is_file():
+                (work / "prebuilt" / package).mkdir(parents=True)
+                shutil.copyfile(notice, work / "prebuilt" / package / notice.name)
+        remove(target / name)
+        return work.rename(target / name)
 
     @contextmanager
     def _progress(self, name: str) -> Iterator[building.Say]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rootfs.buildroot.output import Package
 from rootfs.debian import licenses, packages
+from rootfs.debian.engine import read_map
 from rootfs.debian.licenses import Licenses
 from rootfs.errors import SallyportError
 from rootfs.overlay import MERGED
@@ -23,9 +24,9 @@ _LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 _PYTHON = Path("usr/lib/python3/dist-packages")
 _LOADER = "ld-linux-x86-64.so.2"
 ARCH = "x86_64"
-_PREBUILT = (
+PREBUILT = (
     "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
-    "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12",
+    "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "qemu-system-data", "seabios",
 )  # fmt: skip
 """Debian's binaries, which the toolchain or rootfs/overrides.mk bring in."""
 
@@ -57,7 +58,7 @@ def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: P
         packages.Package(p.name, p.version, ARCH, hashes.get(p.downloads[0].source, ""), by="buildroot")
         for p in inside.values()
     ]
-    rows += (binaries := [package for package in packages.load(workshop) if package.name in _PREBUILT])
+    rows += (binaries := [package for package in packages.load(workshop) if package.name in PREBUILT])
     brought: dict[str, list[str]] = json.loads((workshop / "files.json").read_text())
     files |= {package.name: brought[package.name] for package in binaries}
     known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
@@ -68,7 +69,8 @@ def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: P
 
 
 def _arrange(tree: Path) -> dict[str, str]:
-    """Bring the tree into the shared layout; returns old to new directories."""
+    """Bring the tree into the shared layout; returns old to new places."""
+    moved: dict[str, str] = {}
     for name, target in MERGED.items():
         link = tree / name
         if not link.is_symlink():
@@ -84,22 +86,34 @@ def _arrange(tree: Path) -> dict[str, str]:
             if file.is_symlink() and "/" in os.readlink(file):
                 raise SallyportError(f"{file} -> {os.readlink(file)}: a library elsewhere", "mend `_arrange`")
             file.rename(tree / _LIBRARIES / file.name)
-    (tree / "usr/lib64").mkdir()
-    for file in [*(tree / _LIBRARIES).iterdir(), *lib.glob("python3*/**/*")]:
+    for file in [*lib.rglob("*.so*"), *lib.glob("python3*/**/*")]:
         # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
         if file.is_file() and not file.is_symlink():
             file.chmod(0o644)
-    (tree / _LIBRARIES / _LOADER).rename(tree / "usr/lib64" / _LOADER)
-    (tree / "usr/lib64" / _LOADER).chmod(0o755)
-    (tree / _LIBRARIES / _LOADER).symlink_to(f"../../lib64/{_LOADER}")
+    (tree / _LIBRARIES / _LOADER).chmod(0o755)
+    (tree / "usr/lib64").mkdir()
+    (tree / "usr/lib64" / _LOADER).symlink_to(f"../{_LIBRARIES.relative_to('usr')}/{_LOADER}")
+    if (tree / "usr/sbin").is_symlink():
+        (tree / "usr/sbin").unlink()
+        (tree / "usr/sbin").mkdir()
+        for name in sorted(_sbin()):
+            if (program := tree / "usr/bin" / name).exists():
+                program.rename(tree / "usr/sbin" / name)
+                moved[f"usr/bin/{name}"] = f"usr/sbin/{name}"
     python = next(iter(sorted(lib.glob("python3.*"))), None)
     if python is None:
-        return {}
+        return moved
     site = python / "site-packages"
     (tree / _PYTHON.parent).mkdir()
     site.rename(tree / _PYTHON)
     site.symlink_to(f"../{_PYTHON.relative_to('usr/lib')}")
-    return {site.relative_to(tree).as_posix(): _PYTHON.as_posix()}
+    return moved | {site.relative_to(tree).as_posix(): _PYTHON.as_posix()}
+
+
+def _sbin() -> set[str]:
+    """The programs that are in usr/sbin where that is a directory of its own: the choice of files says so."""
+    globs = [glob for entry in read_map().symbols.values() for glob in entry.keep]
+    return {glob.removeprefix("usr/sbin/") for glob in globs if glob.startswith("usr/sbin/")}
 
 
 def _placed(path: str, moved: dict[str, str]) -> str:
@@ -107,7 +121,7 @@ def _placed(path: str, moved: dict[str, str]) -> str:
     top, _, rest = path.partition("/")
     path = f"{MERGED[top]}/{rest}" if top in MERGED else path
     for old, new in moved.items():
-        if path.startswith(f"{old}/"):
+        if path == old or path.startswith(f"{old}/"):
             return f"{new}{path.removeprefix(old)}"
     place = Path(path)
     return (_LIBRARIES / place.name).as_posix() if place.parent == Path("usr/lib") and ".so" in place.name else path

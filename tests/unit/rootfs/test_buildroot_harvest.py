@@ -76,6 +76,27 @@ def test_the_tree_has_the_layout_of_the_other_engine(directory: Path, tmp_path: 
     assert not (tree / "bin").is_symlink()
 
 
+def test_only_programs_are_executable(directory: Path, tmp_path: Path) -> None:
+    for path in (directory / "target").rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    tree = gather(directory, tmp_path / "out") / "tree"
+    executable = {path.name for path in tree.rglob("*") if path.is_file() and path.stat().st_mode & 0o111}
+    assert executable == {"busybox", "init", "ld-linux-x86-64.so.2"}
+
+
+def test_programs_of_administrators_are_where_the_choice_of_files_looks(directory: Path, tmp_path: Path) -> None:
+    (directory / "target/usr/sbin/init").rename(directory / "target/usr/bin/dmsetup")
+    (directory / "target/usr/sbin").rmdir()
+    (directory / "target/usr/sbin").symlink_to("bin")
+    with (directory / "build/packages-file-list.txt").open("a") as listed:
+        listed.write("lvm2,./usr/bin/dmsetup\n")
+    output = gather(directory, tmp_path / "out")
+    assert [path.name for path in (output / "tree/usr/sbin").iterdir()] == ["dmsetup"]
+    assert [path.name for path in (output / "tree/usr/bin").iterdir()] == ["busybox"]
+    assert json.loads((output / "files.json").read_text())["lvm2"] == ["usr/sbin/dmsetup"]
+
+
 def test_packages_files_and_licences_are_as_the_other_engine_has_them(directory: Path, tmp_path: Path) -> None:
     output = gather(directory, tmp_path / "out")
     assert [(p.name, p.version, p.sha256, p.by) for p in packages.load(output)] == [
