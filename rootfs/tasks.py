@@ -223,12 +223,15 @@ _DOWNLOADS = str(OUT / "buildroot/dl")
 
 
 def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> Any:
-    from rootfs.buildroot import source, workshop
+    from rootfs.buildroot import farm, source, workshop
     from rootfs.buildroot.builder import Builder
 
     tree = source.Source.open(source.named(buildroot))
     tree.require(source.BUILT)
-    shop = workshop.prepare(debian())
+    others = farm.read(os.environ.get(farm.SETTING, ""))
+    shop = workshop.prepare(debian(), others)
+    if others.nodes:
+        jobs = jobs or others.jobs
     ccache = Path(os.environ.get(CCACHE) or OUT / "buildroot/ccache")
     return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs, _console, shop)
 
@@ -292,6 +295,25 @@ def legal(_: Context, buildroot: str = "", only: str = "") -> None:
         print(builder.legal(name, OUT / "legal"))
 
 
+@task(
+    help={
+        "listen": "address of this machine",
+        "allow": "address, or network such as 192.168.1.0/24, that may have files compiled here",
+        "port": "TCP port",
+        "jobs": "how many at the same time; 0: as many as there are processors",
+    }
+)
+@friendly
+def node(_: Context, listen: str, allow: str, port: int = 3632, jobs: int = 0) -> None:
+    """Compile for builds of other machines, until Ctrl-C. They name this one in SALLYPORT_FARM."""
+    from rootfs.buildroot import farm, workshop
+
+    words = farm.command(listen, allow, port, jobs or os.cpu_count() or 1)
+    shop = workshop.prepare(debian())
+    _console.print(f"SALLYPORT_FARM={listen}:{port}/{jobs or os.cpu_count()}", highlight=False)
+    shop.serve(words)
+
+
 collection = Collection("image")
 collection.add_task(image, name="build", default=True)
 collection.add_task(matrix)
@@ -302,3 +324,4 @@ collection.add_task(symbols)
 collection.add_task(sources)
 collection.add_task(buildroot)
 collection.add_task(legal)
+collection.add_task(node)

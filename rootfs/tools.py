@@ -28,6 +28,7 @@ class Tools:
         binds: Sequence[tuple[Path, Path]] = (),
         shown: Sequence[tuple[Path, Path]] = (),
         network: bool = True,
+        processes: bool = True,
         cwd: Path,
     ) -> list[str]:
         """The command line that runs ``command`` inside.
@@ -37,6 +38,7 @@ class Tools:
             binds: pairs (path outside, path inside), writable.
             shown: such pairs, only to be read; the last one wins.
             network: whether it sees this machine's network.
+            processes: whether it sees this machine's processes. If not, all that it started end with it.
             cwd: working directory inside.
         """
         tree = self.tree
@@ -53,7 +55,10 @@ class Tools:
             *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run"),  # noqa: S108 - inside the sandbox
         ]
         words += [] if network else ["--unshare-net"]
+        words += [] if processes else ["--unshare-pid"]
         for outside, inside in shown:
+            # Directories on the way that bubblewrap makes by itself are for root alone.
+            words += ["--dir", inside.parent] if inside.parent != Path("/") else []
             words += ["--ro-bind", outside, inside]
         for outside, inside in binds:
             words += ["--bind", outside, inside]

@@ -7,27 +7,34 @@ source but what was looked at before.
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs.buildroot import toolchain
+from rootfs.buildroot.farm import Farm
 from rootfs.buildroot.output import Bench
 from rootfs.buildroot.source import EXTERNAL
 from rootfs.debian.engine import Engine
-from rootfs.run import run
+from rootfs.run import environment, run
 from rootfs.steps import digest_code
 from rootfs.tools import Tools
 
 OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
 SOURCE, PROJECT = Path("/buildroot"), Path("/sallyport")
 """Where things are seen inside."""
-_BIN = Path("/opt/bin")
+_BIN, _TMP = Path("/opt/bin"), Path("/tmp")  # noqa: S108 - inside
+_ENVIRONMENT = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": str(_TMP), "TMPDIR": str(_TMP), "TZ": "UTC"}
 _NAMES = {
     "gcc": "gcc-14", "cc": "gcc-14", "g++": "g++-14", "c++": "g++-14", "cpp": "cpp-14", "awk": "gawk",
     "which": "which.debianutils", "yacc": "bison",
 }  # fmt: skip
 """Commands that Debian's maintainer scripts would link (update-alternatives(1)): none of them runs for this tree."""
+
+
+_ALONE = Farm()
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,12 @@ class Workshop:
     Args:
         fetched: packages with make and the compiler for what runs during the build.
         added: ``bin`` and ``toolchain``, as `prepare` made them.
+        farm: other machines that compile, too.
     """
 
     fetched: Path
     added: Path
+    farm: Farm = _ALONE
 
     def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
         """A place for one output directory.
@@ -53,6 +62,20 @@ class Workshop:
         """
         return _Bench(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
 
+    @property
+    def shown(self) -> list[tuple[Path, Path]]:
+        """The compilers, at their places."""
+        return [(self.added / "bin", _BIN), (self.added / "toolchain", toolchain.PLACE)]
+
+    def serve(self, words: Sequence[str]) -> None:
+        """Compile for others (`rootfs.buildroot.farm.command`) until this process is told to end."""
+        with tempfile.TemporaryDirectory(prefix="sallyport-node-") as scratch:
+            # The daemon is nobody.
+            os.chmod(scratch, 0o1777)  # noqa: S103 - as /tmp is
+            tools, binds = Tools(self.fetched / "tree"), [(Path(scratch), _TMP)]
+            argv = tools.argv(words, binds=binds, shown=self.shown, processes=False, cwd=_TMP)
+            subprocess.run(argv, env=environment(_ENVIRONMENT), check=False)
+
 
 class _Bench:
     source, external, output, downloads, ccache = SOURCE, PROJECT / EXTERNAL.name, OUTPUT, DOWNLOADS, CCACHE
@@ -63,22 +86,23 @@ class _Bench:
         self._binds = [(output, OUTPUT), (downloads, DOWNLOADS), (ccache, CCACHE)]
         # Both compilers are of the workshop: its name says more than the time stamp of a program.
         self._compilers = workshop.fetched.name
+        self._farm = workshop.farm
         self._shown = [
-            (workshop.added / "bin", _BIN),
-            (workshop.added / "toolchain", toolchain.PLACE),
+            *workshop.shown,
             (source, SOURCE),
             *((EXTERNAL.parent / name, PROJECT / name) for name in (EXTERNAL.name, "frontend_vm", "overlays")),
         ]
 
     def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
-        argv = self._tools.argv(words, binds=self._binds, shown=self._shown, network=False, cwd=OUTPUT)
-        env = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": "/tmp", "TMPDIR": "/tmp", "TZ": "UTC"}  # noqa: S108 - inside
-        env |= {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
+        # A farm is on the network; without one a build has none.
+        network = bool(self._farm.nodes)
+        argv = self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
+        env = _ENVIRONMENT | self._farm.environment() | {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
         return run(argv, env=env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}), on_line=on_line)
 
 
-def prepare(debian: Engine) -> Workshop:
+def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
     """Make the workshop, if need be, out of Debian packages (set ``workshop``)."""
     fetched = debian.workshop
 
@@ -90,4 +114,4 @@ def prepare(debian: Engine) -> Workshop:
         toolchain.assemble(fetched, output / "toolchain")
 
     inputs = {"packages": fetched.name, "names": str(_NAMES)} | digest_code(toolchain)
-    return Workshop(fetched, debian.cache.step("toolchain", "Toolchain for Buildroot", inputs, build))
+    return Workshop(fetched, debian.cache.step("toolchain", "Toolchain for Buildroot", inputs, build), farm)
