@@ -169,6 +169,24 @@ def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -
 
 
 @task(
+    name="engines",
+    iterable=["image"],
+    help={
+        "image": "an image file; once for each, two at least",
+        "runs": "how often each boots; the median counts",
+        "output": "JSON file for the figures",
+    },
+)
+@friendly
+def bench_engines(_: Context, image: list[str], runs: int = 3, output: str = "out/bench/engines.json") -> None:
+    """Compare images by different engines: sizes, files, packages, and power-on to UI by turns."""
+    from rootfs.imagefile import open_image
+    from tests.bench import engines
+
+    engines.run(runs, Path(output), _console, [open_image(Path(path)) for path in image])
+
+
+@task(
     name="forwarder",
     help={
         "runs": "how often each is measured; the median counts",
@@ -230,5 +248,6 @@ verification.add_task(check)
 bench = Collection("bench")
 bench.add_task(bench_build)
 bench.add_task(bench_boot)
+bench.add_task(bench_engines)
 bench.add_task(bench_forwarder)
 bench.add_task(bench_probe)

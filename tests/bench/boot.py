@@ -16,7 +16,7 @@ from rich.console import Console
 from rootfs import image as images
 from rootfs.debian.engine import Engine
 from rootfs.image import Built
-from rootfs.imagefile import open_image
+from rootfs.imagefile import ImageFile, open_image
 from rootfs.steps import Cache
 from rootfs.tools import Tools
 from tests.bench import figures
@@ -45,7 +45,7 @@ def run(runs: int, output: Path, console: Console, test_built: Built, release_bu
     with console.status("power-on to UI") as status:
         for number in range(1, runs + 1):
             status.update(f"power-on to UI: {number} of {runs}")
-            boots.append(_boot(tools, release_built, log))
+            boots.append(power_on(tools, open_image(release_built.image), log))
     with console.status("VM killed to UI back") as status:
         backs = _kills(runs, tools, test_built, log, lambda number: status.update(f"VM killed: {number} of {runs}"))
     bench.finish(
@@ -56,10 +56,14 @@ def run(runs: int, output: Path, console: Console, test_built: Built, release_bu
     )
 
 
-def _boot(tools: Tools, built: Built, log: Path) -> float:
-    """One power-on of an image as it comes from the factory: keys, password and data partition are made, too."""
+def power_on(tools: Tools, image: ImageFile, log: Path) -> float:
+    """One power-on of an image as it comes from the factory: keys, password and data partition are made, too.
+
+    Returns:
+        seconds until its UI is up.
+    """
     port = free_port()
-    with Machine(tools, open_image(built.image), forward=Forward(https=port), log=log) as machine:
+    with Machine(tools, image, forward=Forward(https=port), log=log) as machine:
         machine.run()
         return wait_managed(machine, Api(port))
 

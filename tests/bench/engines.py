@@ -1,0 +1,59 @@
+"""`invoke bench.engines`: images by different engines, side by side: what is in them, how long they take to boot.
+
+They boot by turns, so that what slows the machine down slows all of them down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rootfs import image as images
+from rootfs.debian.engine import Engine
+from rootfs.errors import SallyportError
+from rootfs.imagefile import ImageFile
+from rootfs.steps import Cache
+from tests.bench import boot, figures
+from tests.bench.figures import Figure
+
+_SIZES = {
+    "root_bytes": "root file system, compressed, the VM in it",
+    "frontend_bytes": "of it the VM, uncompressed",
+    "uki_bytes": "kernel with initramfs",
+}
+"""Of the manifest."""
+
+
+def run(runs: int, output: Path, console: Console, subjects: Sequence[ImageFile]) -> None:
+    """Measure them and write the figures.
+
+    Raises:
+        SallyportError: fewer than two images; or one did not come up.
+    """
+    if len(subjects) < 2:
+        raise SallyportError("one image cannot be compared", "name two or more: --image A --image B")
+    bench = figures.begin(runs, output, console)
+    tools = Engine(Cache(images.CACHE, Console(quiet=True))).tools
+    boots: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    with console.status("power-on to UI") as status:
+        for number in range(1, runs + 1):
+            for subject in subjects:
+                status.update(f"power-on to UI: {subject.name}, {number} of {runs}")
+                boots[subject.name].append(boot.power_on(tools, subject, output.with_suffix(".serial.log")))
+    told = []
+    for subject in subjects:
+        said = json.loads(subject.path.with_suffix(".manifest.json").read_text())
+        told += [
+            Figure(f"{subject.engine}: {what}", "MB", None, (said["sizes"][field] / 1e6,))
+            for field, what in _SIZES.items()
+        ]
+        told.append(Figure(f"{subject.engine}: files of the host", "", None, (len(said["files"]),)))
+        told += [
+            Figure(f"{subject.engine}: packages of the {part}", "", None, (len(inside),))
+            for part, inside in said["packages"].items()
+        ]
+        told.append(Figure(f"{subject.engine}: power-on to UI", "s", boot.BOOT_S, tuple(boots[subject.name])))
+    bench.finish(told)
