@@ -24,7 +24,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. ``unit`` is ``s``, ``MB`` (10^6 bytes), or nothing for a number; ``target`` is the most it should be, if there is one."""
+    """One figure. ``unit`` is ``s``, ``MB`` (10^6 bytes) or nothing; ``target``, if there is one, the most it should be."""
 
     name: str
     unit: str
