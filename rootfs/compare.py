@@ -21,8 +21,8 @@ from rootfs.unpack import ROOT, VM, Unpacked, unpack
 REPORT = "report.html"
 _SECTIONS = ("linux", "initrd", "cmdline", "osrel")
 """Of the unified kernel image (UAPI Group, UKI specification)."""
-_TABLE_BYTES = 34 * 512
-"""Of the disk before its first partition (UEFI specification 2.10, sections 5.2 and 5.3)."""
+_TABLE_BYTES, _BACKUP_BYTES = 34 * 512, 33 * 512
+"""Of the disk before its first partition, and after the last (UEFI specification 2.10, sections 5.2 and 5.3)."""
 _NO_FILE = "bytes that belong to no file: order, padding, times"
 _SHOWN = 40
 """Lines that are printed; the report has all of them."""
@@ -70,8 +70,12 @@ def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], f
         _split(tools, unpack(tools, image, part), image)
     before, after = (_files(part) for part in parts)
     differ = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
+    # No maintainer script ran for its tree, so there is no ld.so.cache in which it could look.
+    env = {"LIBARCHIVE": "libarchive.so.13"}
     try:
-        explain.run(["diffoscope", "--html", REPORT, "--exclude-directory-metadata=yes", "a", "b"], build=folder)
+        explain.run(
+            ["diffoscope", "--html", REPORT, "--exclude-directory-metadata=yes", "a", "b"], build=folder, env=env
+        )
     except CommandError:
         # Its status is 1 for "they differ", too (diffoscope(1)).
         if not (folder / REPORT).exists():
@@ -91,7 +95,7 @@ def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
     with image.path.open("rb") as disk:
         (found.folder / "partition-table").write_bytes(disk.read(_TABLE_BYTES))
         disk.seek(starts["data"])
-        (found.folder / "data.ext4").write_bytes(disk.read())
+        (found.folder / "data.ext4").write_bytes(disk.read()[:-_BACKUP_BYTES])
     (found.folder / "image").unlink()
 
 

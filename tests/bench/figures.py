@@ -24,7 +24,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. ``unit`` is ``s``, ``MB`` (10^6 bytes) or nothing; ``target``, if there is one, the most it should be."""
+    """One figure. ``unit`` is ``s``, ``MB`` (10^6 bytes) or nothing; ``target`` the most it should be, or nothing."""
 
     name: str
     unit: str
