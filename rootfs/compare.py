@@ -23,7 +23,7 @@ _SECTIONS = ("linux", "initrd", "cmdline", "osrel")
 """Of the unified kernel image (UAPI Group, UKI specification)."""
 _TABLE_BYTES, _BACKUP_BYTES = 34 * 512, 33 * 512
 """Of the disk before its first partition, and after the last (UEFI specification 2.10, sections 5.2 and 5.3)."""
-_NO_FILE = "bytes that belong to no file: order, padding, times"
+_NO_FILE = "something that is in no file: order, padding, times, owners"
 _SHOWN = 40
 """Lines that are printed; the report has all of them."""
 
@@ -88,14 +88,19 @@ def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], f
 def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
     """Replace what has parts by its parts, so that each is compared by itself."""
     dump = [f"--dump-section=.{name}=uki.{name}" for name in _SECTIONS]
-    tools.run(["llvm-objcopy-19", *dump, found.kernel.name, "/dev/null"], build=found.folder)
+    rest = [f"--remove-section=.{name}" for name in _SECTIONS]
+    tools.run(["llvm-objcopy-19", *dump, *rest, found.kernel.name, "uki.stub"], build=found.folder)
     found.kernel.unlink()
     (found.host / VM / ROOT).unlink()
     starts = partitions(image.path)
     with image.path.open("rb") as disk:
         (found.folder / "partition-table").write_bytes(disk.read(_TABLE_BYTES))
+        left = image.path.stat().st_size - starts["data"] - _BACKUP_BYTES
         disk.seek(starts["data"])
-        (found.folder / "data.ext4").write_bytes(disk.read()[:-_BACKUP_BYTES])
+        with (found.folder / "data.ext4").open("wb") as data:
+            while left and (block := disk.read(min(left, 1 << 20))):
+                data.write(block)
+                left -= len(block)
     (found.folder / "image").unlink()
 
 

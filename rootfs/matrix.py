@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rootfs import profile as profiles
 from rootfs.run import environment
 from rootfs.version import PROJECT
 
@@ -39,13 +41,23 @@ class Row:
 
 class _Build:
     def __init__(self, profile: str, options: Sequence[str], folder: Path) -> None:
-        name = Path(profile).stem
+        name = profiles.load(profile).name
         self.profile, self.log, self._answer = profile, folder / f"{name}.log", folder / f"{name}.json"
+        settings = {key: value for key, value in os.environ.items() if key.startswith("SALLYPORT_")}
         self._began = time.monotonic()
-        argv = [sys.executable, "-m", "invoke", "image", "--json", "--profile", profile, *options]
+        # It runs in the project's folder.
+        where = str(Path(profile).absolute()) if profile.endswith(".toml") else profile
+        argv = [sys.executable, "-m", "invoke", "image", "--json", "--profile", where, *options]
         with self.log.open("w") as said, self._answer.open("w") as answer:
             self._child = subprocess.Popen(
-                argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=answer, stderr=said, env=environment()
+                argv,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=answer,
+                stderr=said,
+                env=environment(settings),
+                # Ctrl-C reaches us, and we end each in good order.
+                start_new_session=True,
             )
 
     def row(self) -> Row | None:

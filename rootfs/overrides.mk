@@ -93,8 +93,6 @@ endef
 QEMU_POST_INSTALL_TARGET_HOOKS += QEMU_FIRMWARE
 override SYSTEMD_VERSION = 257.13
 override SYSTEMD_SOURCE = systemd_257.13.orig.tar.gz
-override TZDATA_VERSION = 2026b
-override TZDATA_SOURCE = tzdata2026b.tar.gz
 override UTIL_LINUX_VERSION = 2.41.5
 override UTIL_LINUX_SOURCE = util-linux-2.41.5.tar.xz
 override UTIL_LINUX_LIBS_VERSION = 2.41.5
@@ -134,6 +132,9 @@ $(eval $(call not-built,LIBMNL))
 $(eval $(call not-built,LIBNFTNL))
 $(eval $(call not-built,NFTABLES_PYTHON))
 $(eval $(call not-built,NFTABLES))
+
+# systemd selects it, and nothing here reads a time zone.
+$(eval $(call not-built,TZDATA))
 
 NFT_LIBRARIES = nftables nftnl mnl gmp jansson xtables edit bsd md tinfo
 define NFT_INSTALL
@@ -177,7 +178,7 @@ $(eval $(call stand-in,SYSTEMD,/usr/bin/systemctl))
 override HOST_SYSTEMD_POST_INSTALL_HOOKS =
 $(eval $(call stand-in,TZDATA,))
 $(eval $(call stand-in,UTIL_LINUX,))
-$(eval $(call stand-in,ZIC,/usr/sbin/zic))
+$(eval $(call stand-in,ZIC,))
 
 $(eval $(call stand-in,PATCHELF,))
 override HOST_PATCHELF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/patchelf.py $(HOST_DIR)/bin/patchelf

@@ -24,7 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 _KEY = 20
 """Characters of a key."""
-_KEEP = 4
+KEEP = 4
 """Outputs kept per step: the present one and some to go back to (another profile, a sabotaged image)."""
 
 _COMPILED = (".pyc", ".so", ".bpf.o")
@@ -154,7 +154,7 @@ class Cache:
 
     def _forget(self, name: str) -> None:
         outputs = [path for path in self.directory.glob(f"{name}-*") if len(path.name) == len(name) + 1 + _KEY]
-        for old in sorted(outputs, key=lambda path: path.stat().st_mtime)[:-_KEEP]:
+        for old in sorted(outputs, key=lambda path: path.stat().st_mtime)[:-KEEP]:
             remove(old)
 
 

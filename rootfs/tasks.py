@@ -20,7 +20,7 @@ from rootfs.errors import SallyportError
 from rootfs.friendly import console as _console
 from rootfs.friendly import friendly
 from rootfs.image import OUT, Built, Recipe
-from rootfs.steps import Cache, remove
+from rootfs.steps import KEEP, Cache, remove
 
 PROFILE = "qemu"
 WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
@@ -108,10 +108,11 @@ def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2
     from rootfs import matrix as builds
 
     names = profile or profiles.names()
-    for name in names:
-        profiles.load(name)
-    if jobs < 1 or len(set(names)) < len(names):
-        raise SallyportError("--jobs is at least 1, and each --profile another one", "`invoke image.matrix --help`")
+    if not 1 <= jobs <= KEEP:
+        # Of each step so many outputs are kept, and one that is in use must be among them.
+        raise SallyportError(f"--jobs {jobs}: not from 1 to {KEEP}", "fewer at the same time")
+    if len({profiles.load(name).name for name in names}) < len(names):
+        raise SallyportError("two of the profiles have the same name", "each image is named by its profile")
     rows = builds.build(names, ["--engine", engine], jobs, OUT / "matrix", _console)
     if json:
         print(builds.to_json(rows))
@@ -208,7 +209,8 @@ def compare(_: Context, a: str, b: str, json: bool = False) -> None:
         _console.print("the same bytes")
     else:
         comparing.show(found, _console)
-        _console.print(f"explained in {(folder / comparing.REPORT).relative_to(OUT.parent)}")
+        if (folder / comparing.REPORT).exists():
+            _console.print(f"explained in {(folder / comparing.REPORT).relative_to(OUT.parent)}")
     sys.exit(3 if found else 0)
 
 
@@ -285,12 +287,12 @@ def buildroot(
         print(builder.build(name, again=again) / "target")
 
 
-@task(help={key: _BUILDROOT_HELP[key] for key in ("buildroot", "only")})
+@task(help=_BUILDROOT_HELP)
 @friendly
-def legal(_: Context, buildroot: str = "", only: str = "") -> None:
+def legal(_: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "") -> None:
     """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
-    builder = _builder(buildroot)
+    builder = _builder(buildroot, downloads)
     for name in names:
         print(builder.legal(name, OUT / "legal"))
 

@@ -48,7 +48,11 @@ class Maker(Protocol):
 
     @property
     def fetched(self) -> Path:
-        """The packages that they are made of; the name of this directory stands for all of them."""
+        """The packages that they are made of."""
+
+    @property
+    def identity(self) -> str:
+        """What they are made of, and how: differs whenever that does."""
 
     def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
         """One for a source tree, an output, a download directory and one of compiled files."""
@@ -113,7 +117,7 @@ class Builder:
     def inputs(self) -> dict[str, str]:
         """Digests of what every build is made with: of our external tree, and of the compiler."""
         digests = {name: digest_path(EXTERNAL / name) for name in _OURS}
-        return digests | {"kernel of the VM": digest_path(_VM_KERNEL), "made by": self.maker.fetched.name}
+        return digests | {"kernel of the VM": digest_path(_VM_KERNEL), "made by": self.maker.identity}
 
     def _check_origin(self, output: Output) -> None:
         """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
@@ -170,12 +174,19 @@ class Builder:
     def legal(self, name: str, target: Path) -> Path:
         """What must go along with an image: licences, sources, and lists of both, in ``target/<name>``.
 
-        Buildroot's own collection (docs/manual/legal-notice.adoc), and the copyright files of what is prebuilt.
+        Buildroot's own collection (docs/manual/legal-notice.adoc), and the copyright files of what is prebuilt, whose
+        sources are in Debian's archive.
 
         Raises:
-            SallyportError: a licence is not what its hash says, or a package was not unpacked yet.
+            SallyportError: it is not built, or otherwise; or a licence is not what its hash says.
         """
-        output, _ = self.output(name)
+        output, packages = self.output(name)
+        self._check_origin(output)
+        tally = building.Tally(output, packages)
+        if (done := tally.done()) < tally.total:
+            raise SallyportError(
+                f"{output.directory}: {done} of {tally.total} packages are built", "first `invoke image.buildroot`"
+            )
         with self.console.status(f"collecting licences and sources of {name}"):
             output.make("legal-info")
         work = target / f".{name}"
@@ -183,9 +194,8 @@ class Builder:
         shutil.copytree(output.directory / "legal-info", work, copy_function=_link)
         for package in harvest.PREBUILT:
             notice = self.maker.fetched / "tree/usr/share/doc" / package / "copyright"
-            if notice.is_file():
-                (work / "prebuilt" / package).mkdir(parents=True)
-                shutil.copyfile(notice, work / "prebuilt" / package / notice.name)
+            (work / "prebuilt" / package).mkdir(parents=True)
+            shutil.copyfile(notice, work / "prebuilt" / package / notice.name)
         remove(target / name)
         return work.rename(target / name)
 

@@ -2,8 +2,8 @@
 
 The workshop is made of locked packages, so the compiler of each is the same, and it does not matter where a file was
 compiled. Whoever reaches a node can run programs there (distcc's protocol has no secret): hence a node runs in a
-workshop that it can only read, as nobody, and answers only the addresses that it was told. It is for a network that you
-trust.
+workshop that it can only read, as nobody if root started it, and answers only the addresses that it was told. It is for
+a network that you trust.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ SETTING = "SALLYPORT_FARM"
 PORT = 3632
 JOBS = 4
 """Of a node that does not say how many."""
+_WIDEST = 16
+"""Prefix length of a network that a node may answer."""
 _NODE = re.compile(r"(?P<address>\d+\.\d+\.\d+\.\d+)(?::(?P<port>\d{1,5}))?(?:/(?P<jobs>\d{1,3}))?")
 
 
@@ -90,6 +92,8 @@ def command(listen: str, allow: str, port: int, jobs: int) -> list[str]:
         address, network = ipaddress.IPv4Address(listen), ipaddress.IPv4Network(allow)
     except ValueError as error:
         raise SallyportError(f"{error}", "name this machine's address by --listen, who may ask by --allow") from error
+    if network.prefixlen < _WIDEST:
+        raise SallyportError(f"--allow {network}: so many machines are nobody's own", f"at least /{_WIDEST}")
     if not (0 < port < 65536 and jobs > 0):
         raise SallyportError(f"no port {port}, or no {jobs} jobs", "--port 1 to 65535, --jobs at least 1")
     return [

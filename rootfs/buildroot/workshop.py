@@ -18,6 +18,7 @@ from rootfs.buildroot.farm import Farm
 from rootfs.buildroot.output import Bench
 from rootfs.buildroot.source import EXTERNAL
 from rootfs.debian.engine import Engine
+from rootfs.errors import SallyportError
 from rootfs.run import environment, run
 from rootfs.steps import digest_code
 from rootfs.tools import Tools
@@ -63,6 +64,11 @@ class Workshop:
         return _Bench(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
 
     @property
+    def identity(self) -> str:
+        """Its packages, and what was made of them."""
+        return f"{self.fetched.name} {self.added.name}"
+
+    @property
     def shown(self) -> list[tuple[Path, Path]]:
         """The compilers, at their places."""
         return [(self.added / "bin", _BIN), (self.added / "toolchain", toolchain.PLACE)]
@@ -74,7 +80,8 @@ class Workshop:
             os.chmod(scratch, 0o1777)  # noqa: S103 - as /tmp is
             tools, binds = Tools(self.fetched / "tree"), [(Path(scratch), _TMP)]
             argv = tools.argv(words, binds=binds, shown=self.shown, processes=False, cwd=_TMP)
-            subprocess.run(argv, env=environment(_ENVIRONMENT), check=False)
+            if status := subprocess.run(argv, env=environment(_ENVIRONMENT), check=False).returncode:
+                raise SallyportError(f"the node ended with status {status}", "above it says why")
 
 
 class _Bench:

@@ -33,27 +33,28 @@ def run(runs: int, output: Path, console: Console, subjects: Sequence[ImageFile]
     Raises:
         SallyportError: fewer than two images; or one did not come up.
     """
-    if len(subjects) < 2:
+    if len({subject.path for subject in subjects}) < max(2, len(subjects)):
         raise SallyportError("one image cannot be compared", "name two or more: --image A --image B")
     bench = figures.begin(runs, output, console)
     tools = Engine(Cache(images.CACHE, Console(quiet=True))).tools
-    boots: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    boots: dict[Path, list[float]] = {subject.path: [] for subject in subjects}
+    engines = {subject.engine for subject in subjects}
     with console.status("power-on to UI") as status:
         for number in range(1, runs + 1):
             for subject in subjects:
                 status.update(f"power-on to UI: {subject.name}, {number} of {runs}")
-                boots[subject.name].append(boot.power_on(tools, subject, output.with_suffix(".serial.log")))
+                boots[subject.path].append(boot.power_on(tools, subject, output.with_suffix(".serial.log")))
     told = []
     for subject in subjects:
         said = json.loads(subject.path.with_suffix(".manifest.json").read_text())
+        label = subject.engine if len(engines) == len(subjects) else subject.name
         told += [
-            Figure(f"{subject.engine}: {what}", "MB", None, (said["sizes"][field] / 1e6,))
-            for field, what in _SIZES.items()
+            Figure(f"{label}: {what}", "MB", None, (said["sizes"][field] / 1e6,)) for field, what in _SIZES.items()
         ]
-        told.append(Figure(f"{subject.engine}: files of the host", "", None, (len(said["files"]),)))
+        told.append(Figure(f"{label}: files of the host", "", None, (len(said["files"]),)))
         told += [
-            Figure(f"{subject.engine}: packages of the {part}", "", None, (len(inside),))
+            Figure(f"{label}: packages of the {part}", "", None, (len(inside),))
             for part, inside in said["packages"].items()
         ]
-        told.append(Figure(f"{subject.engine}: power-on to UI", "s", boot.BOOT_S, tuple(boots[subject.name])))
+        told.append(Figure(f"{label}: power-on to UI", "s", boot.BOOT_S, tuple(boots[subject.path])))
     bench.finish(told)

@@ -23,7 +23,7 @@ def test_the_file_that_differs_is_named_and_explained(release: Built, tmp_path: 
     etc.mkdir(parents=True)
     (etc / "planted").write_text("a line that only one image has\n")
     recipe = Recipe(profiles.load("qemu"), extra=(etc.parent,), tag="compared")
-    other = images.make(recipe, Console(quiet=True))
+    other = images.make(recipe, Console(quiet=True), images.OUT / "tests")
     engine = debian()
     folder = tmp_path / "report"
     folder.mkdir()

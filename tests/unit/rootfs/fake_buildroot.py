@@ -80,6 +80,10 @@ class Machine:
 
     fetched: Path
 
+    @property
+    def identity(self) -> str:
+        return self.fetched.name
+
     def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Here:
         return Here(source, output, downloads, ccache)
 

@@ -36,7 +36,13 @@ def test_what_is_no_node_is_named(setting: str) -> None:
 
 @pytest.mark.parametrize(
     ("listen", "allow", "port", "jobs"),
-    [("", "10.0.0.0/24", 1, 1), ("10.0.0.2", "", 1, 1), ("10.0.0.2", "10.0.0.3", 0, 1), ("10.0.0.2", "10.0.0.3", 1, 0)],
+    [
+        ("", "10.0.0.0/24", 1, 1),
+        ("10.0.0.2", "0.0.0.0/0", 1, 1),
+        ("10.0.0.2", "", 1, 1),
+        ("10.0.0.2", "10.0.0.3", 0, 1),
+        ("10.0.0.2", "10.0.0.3", 1, 0),
+    ],
 )
 def test_a_node_answers_nobody_that_it_was_not_told(listen: str, allow: str, port: int, jobs: int) -> None:
     with pytest.raises(SallyportError):

@@ -12,11 +12,11 @@ from rootfs import matrix
 
 def test_what_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     console = Console(record=True, width=200)
-    rows = matrix.build(["no-such", "none-such"], [], 2, tmp_path, console)
-    assert [(row.profile, row.good, row.image) for row in rows] == [("no-such", False, ""), ("none-such", False, "")]
+    rows = matrix.build(["qemu", "x86-64-uefi"], ["--engine", "none-such"], 2, tmp_path, console)
+    assert [(row.profile, row.good, row.image) for row in rows] == [("qemu", False, ""), ("x86-64-uefi", False, "")]
     matrix.show(rows, console)
     text = console.export_text()
     assert text.count("failed") == 2
-    assert "'none-such'" in text
-    assert str(tmp_path / "none-such.log") in text
-    assert [row["profile"] for row in json.loads(matrix.to_json(rows))] == ["no-such", "none-such"]
+    assert text.count("no engine 'none-such'") == 2
+    assert str(tmp_path / "x86-64-uefi.log") in text
+    assert [row["profile"] for row in json.loads(matrix.to_json(rows))] == ["qemu", "x86-64-uefi"]
