@@ -83,9 +83,13 @@ def _arrange(tree: Path) -> dict[str, str]:
     (tree / _LIBRARIES).mkdir()
     for file in lib.iterdir():
         if ".so" in file.name and not (file.is_dir() and not file.is_symlink()):
-            if file.is_symlink() and "/" in os.readlink(file):
-                raise SallyportError(f"{file} -> {os.readlink(file)}: a library elsewhere", "mend `_arrange`")
+            link = os.readlink(file) if file.is_symlink() else ""
+            if link.startswith("/"):
+                raise SallyportError(f"{file} -> {link}: a library elsewhere", "mend `_arrange`")
             file.rename(tree / _LIBRARIES / file.name)
+            if "/" in link:  # to a directory beside them, which stays
+                (tree / _LIBRARIES / file.name).unlink()
+                (tree / _LIBRARIES / file.name).symlink_to(f"../{link}")
     for file in [*lib.rglob("*.so*"), *lib.glob("python3*/**/*")]:
         # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
         if file.is_file() and not file.is_symlink():

@@ -76,6 +76,15 @@ def test_the_tree_has_the_layout_of_the_other_engine(directory: Path, tmp_path: 
     assert not (tree / "bin").is_symlink()
 
 
+def test_a_library_that_is_in_a_directory_beside_is_still_found(directory: Path, tmp_path: Path) -> None:
+    lib = directory / "target/usr/lib"
+    (lib / "device-mapper").mkdir()
+    (lib / "device-mapper/libevent.so").write_text("event")
+    (lib / "libevent.so").symlink_to("device-mapper/libevent.so")
+    tree = gather(directory, tmp_path / "out") / "tree"
+    assert (tree / "usr/lib/x86_64-linux-gnu/libevent.so").read_text() == "event"
+
+
 def test_only_programs_are_executable(directory: Path, tmp_path: Path) -> None:
     for path in (directory / "target").rglob("*"):
         if not path.is_symlink():
