@@ -220,6 +220,10 @@ KINDS: tuple[Kind, ...] = (
             *_must("frontend_vm/build.py", "virtio_net", "virtio_blk", "squashfs"),
             *_may("modules of frontend_vm/build.py, or built in", "virtio_mmio", "virtio_rng", "qemu_fw_cfg"),
             *_may("what virtio_net needs", "net_failover", "failover"),
+            # A device for one of them would be seen among the devices.
+            *_may(
+                "built into Debian's kernel", "ext[234]", "fuseblk", "virtiofs", "virtio_console", "virtio_rproc_serial"
+            ),
         ),
     ),
     Kind(
