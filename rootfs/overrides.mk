@@ -56,6 +56,8 @@ override LIBCAP_VERSION = 2.78
 override LIBCAP_SOURCE = libcap-2.78.tar.xz
 override LIBCAP_PKGDIR = $(UNPATCHED)/libcap/
 override LIBGLIB2_VERSION = 2.84.4
+# No program here has settings for GLib to keep.
+override LIBGLIB2_COMPILE_SCHEMAS =
 override LIBGLIB2_SOURCE = glib2.0_2.84.4.orig.tar.xz
 override LIBSECCOMP_VERSION = 2.6.0
 override LIBSECCOMP_SOURCE = libseccomp-2.6.0.tar.gz
