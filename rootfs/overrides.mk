@@ -90,7 +90,8 @@ define QEMU_FIRMWARE
 	$(INSTALL) -d $(TARGET_DIR)/usr/share/qemu $(TARGET_DIR)/usr/share/seabios
 	cp $(addprefix /usr/share/qemu/,linuxboot_dma.bin pvh.bin kvmvapic.bin) $(TARGET_DIR)/usr/share/qemu/
 	cp /usr/share/seabios/bios-microvm.bin $(TARGET_DIR)/usr/share/seabios/
-	ln -sf qemu-system-x86_64 $(TARGET_DIR)/usr/bin/qemu-system-x86_64-microvm
+	# A copy: programs are no links here. The image has its content once.
+	cp $(TARGET_DIR)/usr/bin/qemu-system-x86_64 $(TARGET_DIR)/usr/bin/qemu-system-x86_64-microvm
 endef
 QEMU_POST_INSTALL_TARGET_HOOKS += QEMU_FIRMWARE
 override SYSTEMD_VERSION = 257.13

@@ -18,9 +18,7 @@ from rootfs.errors import SallyportError
 _LIBRARY_DIRECTORIES = (
     "usr/lib/x86_64-linux-gnu",
     "usr/lib64",
-    # RUNPATH of systemd's own programs, as Debian has them and from source
-    "usr/lib/x86_64-linux-gnu/systemd",
-    "usr/lib/systemd",
+    "usr/lib/x86_64-linux-gnu/systemd",  # RUNPATH of systemd's own programs
 )
 
 

@@ -90,6 +90,9 @@ def _arrange(tree: Path) -> dict[str, str]:
             if "/" in link:  # to a directory beside them, which stays
                 (tree / _LIBRARIES / file.name).unlink()
                 (tree / _LIBRARIES / file.name).symlink_to(f"../{link}")
+    for file in lib.glob("systemd/lib*.so"):
+        # systemd's own libraries: the loader finds them here, too, and what is left there are units and programs.
+        file.rename(tree / _LIBRARIES / file.name)
     for file in [*lib.rglob("*.so*"), *lib.glob("python3*/**/*")]:
         # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
         if file.is_file() and not file.is_symlink():
