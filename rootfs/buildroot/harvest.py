@@ -83,13 +83,13 @@ def _arrange(tree: Path) -> dict[str, str]:
     (tree / _LIBRARIES).mkdir()
     for file in lib.iterdir():
         if ".so" in file.name and not (file.is_dir() and not file.is_symlink()):
-            link = os.readlink(file) if file.is_symlink() else ""
-            if link.startswith("/"):
-                raise SallyportError(f"{file} -> {link}: a library elsewhere", "mend `_arrange`")
+            leads = os.readlink(file) if file.is_symlink() else ""
+            if leads.startswith("/"):
+                raise SallyportError(f"{file} -> {leads}: a library elsewhere", "mend `_arrange`")
             file.rename(tree / _LIBRARIES / file.name)
-            if "/" in link:  # to a directory beside them, which stays
+            if "/" in leads:  # to a directory beside them, which stays
                 (tree / _LIBRARIES / file.name).unlink()
-                (tree / _LIBRARIES / file.name).symlink_to(f"../{link}")
+                (tree / _LIBRARIES / file.name).symlink_to(f"../{leads}")
     for file in lib.glob("systemd/lib*.so"):
         # systemd's own libraries: the loader finds them here, too, and what is left there are units and programs.
         file.rename(tree / _LIBRARIES / file.name)
