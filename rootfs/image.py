@@ -24,7 +24,7 @@ from rootfs.debian.packages import Package
 from rootfs.disk import Verity
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
-from rootfs.steps import Cache, digest_code, digest_path
+from rootfs.steps import Cache, alone, digest_code, digest_path
 from rootfs.version import PROJECT, version
 
 OUT = PROJECT / "out"
@@ -289,11 +289,13 @@ def _publish(finished: Path, out: Path) -> None:
             path.chmod(0o444)
             os.link(path, linked)
             linked.replace(target)
-    sums = {line.split("  ")[1]: line for line in _lines(out / "SHA256SUMS") if (out / line.split("  ")[1]).exists()}
-    sums |= {line.split("  ")[1]: line for line in _lines(finished / "SHA256SUMS")}
-    new = out / ".SHA256SUMS.new"
-    new.write_text("\n".join(sums[key] for key in sorted(sums)) + "\n")
-    new.replace(out / "SHA256SUMS")
+    with alone(out / ".sums.lock"):
+        sums = {line.split("  ")[1]: line for line in _lines(out / "SHA256SUMS")}
+        sums = {name: line for name, line in sums.items() if (out / name).exists()}
+        sums |= {line.split("  ")[1]: line for line in _lines(finished / "SHA256SUMS")}
+        new = out / ".SHA256SUMS.new"
+        new.write_text("\n".join(sums[key] for key in sorted(sums)) + "\n")
+        new.replace(out / "SHA256SUMS")
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rootfs import profile as profiles
@@ -121,7 +122,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         if not row.good:
             tail = "\n".join(row.log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
-            console.print(f"[bold]{row.profile}[/], {row.log}:\n{tail}", highlight=False, markup=False)
+            console.print(f"[bold]{escape(row.profile)}[/], {escape(str(row.log))}:", highlight=False)
+            console.print(tail, highlight=False, markup=False)
 
 
 def to_json(rows: Sequence[Row]) -> str:

@@ -85,20 +85,11 @@ class Cache:
         output = self.directory / f"{name}-{key}"
         if output in self._seen:
             return output
-        with self._alone(name, title):
-            return self._step(output, title, inputs, build)
-
-    @contextmanager
-    def _alone(self, name: str, title: str) -> Iterator[None]:
-        """Hold the step against other builds at the same time, which may want the same output."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / f".{name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.console.print(f"  … {title} [dim](another build is at it)[/]", highlight=False)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        busy = f"  … {title} [dim](another build is at it)[/]"
+        # Another build at the same time may want the same output.
+        with alone(self.directory / f".{name}.lock", lambda: self.console.print(busy, highlight=False)):
+            return self._step(output, title, inputs, build)
 
     def _step(self, output: Path, title: str, inputs: Mapping[str, str], build: Callable[[Path], None]) -> Path:
         name = output.name[: -_KEY - 1]
@@ -156,6 +147,23 @@ class Cache:
         outputs = [path for path in self.directory.glob(f"{name}-*") if len(path.name) == len(name) + 1 + _KEY]
         for old in sorted(outputs, key=lambda path: path.stat().st_mtime)[:-KEEP]:
             remove(old)
+
+
+@contextmanager
+def alone(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock (flock(2)) against other builds at the same time.
+
+    Args:
+        lock: its file.
+        waits: is called before this waits for another build.
+    """
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove(directory: Path) -> None:

@@ -232,10 +232,8 @@ def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> A
     tree.require(source.BUILT)
     others = farm.read(os.environ.get(farm.SETTING, ""))
     shop = workshop.prepare(debian(), others)
-    if others.nodes:
-        jobs = jobs or others.jobs
     ccache = Path(os.environ.get(CCACHE) or OUT / "buildroot/ccache")
-    return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs, _console, shop)
+    return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs or others.jobs, _console, shop)
 
 
 @task(
@@ -273,7 +271,7 @@ def sources(
     help=_BUILDROOT_HELP
     | {
         "again": "a package to build anew from its sources, first of all",
-        "jobs": "of make within one package; 0: as many as there are processors, and one",
+        "jobs": "how many compilers at the same time; 0: as many as there are processors, those of a farm included",
     }
 )
 @friendly
@@ -301,18 +299,19 @@ def legal(_: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: st
     help={
         "listen": "address of this machine",
         "allow": "address, or network such as 192.168.1.0/24, that may have files compiled here",
-        "port": "TCP port",
+        "port": "TCP port; 0: distcc's own",
         "jobs": "how many at the same time; 0: as many as there are processors",
     }
 )
 @friendly
-def node(_: Context, listen: str, allow: str, port: int = 3632, jobs: int = 0) -> None:
+def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0) -> None:
     """Compile for builds of other machines, until Ctrl-C. They name this one in SALLYPORT_FARM."""
     from rootfs.buildroot import farm, workshop
 
-    words = farm.command(listen, allow, port, jobs or os.cpu_count() or 1)
+    port, jobs = port or farm.PORT, jobs or farm.Farm().jobs
+    words = farm.command(listen, allow, port, jobs)
     shop = workshop.prepare(debian())
-    _console.print(f"SALLYPORT_FARM={listen}:{port}/{jobs or os.cpu_count()}", highlight=False)
+    _console.print(f"{farm.SETTING}={listen}:{port}/{jobs}", highlight=False)
     shop.serve(words)
 
 

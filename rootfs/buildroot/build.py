@@ -6,7 +6,6 @@ so an interrupted or failed build is simply started again.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections import deque
@@ -42,13 +41,14 @@ class Tally:
         return self.total - len(self._open)
 
 
-def build(output: Output, packages: Iterable[Package], say: Say) -> Path:
+def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 1) -> Path:
     """Build what the output is configured for, or go on with it; returns the log.
 
     Args:
         output: a configured one.
         packages: all that the build has, for the tally.
         say: is told what is done now, how many packages are done, and of how many.
+        jobs: how many compilers at the same time, of however many packages.
 
     Raises:
         CommandError: a package failed; carries its name, the last lines and the command to retry.
@@ -81,7 +81,7 @@ def build(output: Output, packages: Iterable[Package], say: Say) -> Path:
                 if not _NOISE.match(text):
                     tail.append(text)
 
-            output.make(packages=os.cpu_count() or 1, on_line=on_line)
+            output.make(jobs=jobs, on_line=on_line)
     except CommandError as error:
         said, where = "\n".join(words or tail), f"the whole log: {log}"
         name = _name(broken[0][0], packages) if broken else ""

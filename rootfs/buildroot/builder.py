@@ -67,7 +67,7 @@ class Builder:
         out: where the output directories are.
         downloads: Buildroot's download directory: the sources, all of them. A build downloads nothing.
         ccache: what was compiled before; may be shared by machines.
-        jobs: of make within one package; 0 for as many as there are processors, and one (package/Makefile.in).
+        jobs: how many compilers at the same time, of however many packages.
         maker: makes the places to run make in.
     """
 
@@ -93,6 +93,7 @@ class Builder:
             # Packages that do not need one another are built at the same time, and none sees what it did not ask for.
             "BR2_PER_PACKAGE_DIRECTORIES": "y",
             "BR2_PACKAGE_PYTHON3_PY_ONLY": "y",
+            # For ninja: all of make's share the job server of the outermost (package/Makefile.in).
             "BR2_JLEVEL": str(self.jobs),
         }
 
@@ -167,7 +168,7 @@ class Builder:
         if again:
             output.make(f"{again}-dirclean")
         with self._progress(name) as say:
-            log = building.build(output, packages, say)
+            log = building.build(output, packages, say, jobs=self.jobs)
         self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
         return output.directory
 

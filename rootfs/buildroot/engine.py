@@ -41,6 +41,7 @@ class Engine(engine.Engine):
         """As engine ``debian``'s, and ``linux/tree``; built if need be."""
         inputs = {"defconfig": digest_path(defconfig.ALL[name]), "release": self._builder.tree.release}
         inputs |= self._builder.inputs | digest_code(builder, harvest)
+        inputs["programs in sbin"] = " ".join(sorted(harvest.sbin()))
 
         def build(output: Path) -> None:
             made = self._builder.build(name)

@@ -31,6 +31,12 @@ PREBUILT = (
 """Debian's binaries, which the toolchain or rootfs/overrides.mk bring in."""
 
 
+def sbin() -> set[str]:
+    """The programs that are in usr/sbin where that is a directory of its own: the choice of files says so."""
+    globs = [glob for entry in read_map().symbols.values() for glob in entry.keep]
+    return {glob.removeprefix("usr/sbin/") for glob in globs if glob.startswith("usr/sbin/")}
+
+
 def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: Path, hashes: dict[str, str]) -> None:
     """Fill ``output`` from an output directory of Buildroot.
 
@@ -103,7 +109,7 @@ def _arrange(tree: Path) -> dict[str, str]:
     if (tree / "usr/sbin").is_symlink():
         (tree / "usr/sbin").unlink()
         (tree / "usr/sbin").mkdir()
-        for name in sorted(_sbin()):
+        for name in sorted(sbin()):
             if (program := tree / "usr/bin" / name).exists():
                 program.rename(tree / "usr/sbin" / name)
                 moved[f"usr/bin/{name}"] = f"usr/sbin/{name}"
@@ -115,12 +121,6 @@ def _arrange(tree: Path) -> dict[str, str]:
     site.rename(tree / _PYTHON)
     site.symlink_to(f"../{_PYTHON.relative_to('usr/lib')}")
     return moved | {site.relative_to(tree).as_posix(): _PYTHON.as_posix()}
-
-
-def _sbin() -> set[str]:
-    """The programs that are in usr/sbin where that is a directory of its own: the choice of files says so."""
-    globs = [glob for entry in read_map().symbols.values() for glob in entry.keep]
-    return {glob.removeprefix("usr/sbin/") for glob in globs if glob.startswith("usr/sbin/")}
 
 
 def _placed(path: str, moved: dict[str, str]) -> str:

@@ -84,12 +84,12 @@ class Output:
     def __init__(self, source: Source, config: Path, directory: Path, bench: Bench) -> None:
         self.source, self.config, self.directory, self.bench = source, config, directory, bench
 
-    def make(self, *targets: str, packages: int = 1, on_line: Callable[[str], None] | None = None) -> str:
+    def make(self, *targets: str, jobs: int = 1, on_line: Callable[[str], None] | None = None) -> str:
         """Run make and return what it said.
 
         Args:
             targets: of Buildroot; without one it builds.
-            packages: how many at the same time.
+            jobs: how many compilers and other programs at the same time.
             on_line: is called with each line as it comes.
 
         Raises:
@@ -97,7 +97,7 @@ class Output:
         """
         bench = self.bench
         words = ["make", "-C", str(bench.source), f"O={bench.output}", f"BR2_EXTERNAL={bench.external}"]
-        return bench.run([*words, f"-j{packages}", *targets], on_line=on_line)
+        return bench.run([*words, f"-j{jobs}", *targets], on_line=on_line)
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write the output's ``.config`` anew from the defconfig.

@@ -1,4 +1,5 @@
-"""Where Buildroot runs: a Debian 13 user land of its own with compilers and a toolchain, without a network.
+"""Where Buildroot runs: a Debian 13 user land of its own with compilers and a toolchain, and no network
+unless a farm is named.
 
 So a build does not depend on the machine, sees every directory at the same place wherever it is outside, and gets no
 source but what was looked at before.
