@@ -101,23 +101,6 @@ override UTIL_LINUX_SOURCE = util-linux-2.41.5.tar.xz
 override UTIL_LINUX_LIBS_VERSION = 2.41.5
 override UTIL_LINUX_LIBS_SOURCE = util-linux-2.41.5.tar.xz
 
-# --- Prebuilt: its own sources need a Rust compiler, and crates from a registry that is none of our archives
-
-override PYTHON_CRYPTOGRAPHY_VERSION = 46.0.3
-override PYTHON_CRYPTOGRAPHY_SOURCE = cryptography-46.0.3-cp311-abi3-manylinux_2_34_x86_64.whl
-override PYTHON_CRYPTOGRAPHY_SETUP_TYPE = setuptools
-override PYTHON_CRYPTOGRAPHY_LICENSE_FILES = cryptography-46.0.3.dist-info/licenses/LICENSE
-define PYTHON_CRYPTOGRAPHY_EXTRACT_CMDS
-	$(UNZIP) -q -d $(@D) $(PYTHON_CRYPTOGRAPHY_DL_DIR)/$(PYTHON_CRYPTOGRAPHY_SOURCE)
-endef
-define PYTHON_CRYPTOGRAPHY_BUILD_CMDS
-	:
-endef
-define PYTHON_CRYPTOGRAPHY_INSTALL_TARGET_CMDS
-	mkdir -p $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages
-	cp -r $(@D)/cryptography $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages/
-endef
-
 # --- Prebuilt: no archive that we build from has their sources; the workshop has Debian's binaries
 
 # $(1): a package of which nothing is compiled
@@ -135,6 +118,17 @@ $(eval $(call not-built,LIBMNL))
 $(eval $(call not-built,LIBNFTNL))
 $(eval $(call not-built,NFTABLES_PYTHON))
 $(eval $(call not-built,NFTABLES))
+
+# Its sources need a Rust compiler, and crates from a registry that is none of our archives. Debian's binary has no
+# OpenSSL in it: it uses the image's own, as all else does.
+$(eval $(call not-built,PYTHON_CRYPTOGRAPHY))
+override PYTHON_CRYPTOGRAPHY_VERSION = 43.0.0
+override PYTHON_CRYPTOGRAPHY_SETUP_TYPE = setuptools
+define CRYPTOGRAPHY_INSTALL
+	mkdir -p $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages
+	cp -r /usr/lib/python3/dist-packages/cryptography $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages/
+endef
+override PYTHON_CRYPTOGRAPHY_INSTALL_TARGET_CMDS = $(CRYPTOGRAPHY_INSTALL)
 
 # systemd selects it, and nothing here reads a time zone.
 $(eval $(call not-built,TZDATA))
@@ -182,6 +176,7 @@ override HOST_SYSTEMD_POST_INSTALL_HOOKS =
 $(eval $(call stand-in,TZDATA,))
 $(eval $(call stand-in,UTIL_LINUX,))
 $(eval $(call stand-in,ZIC,))
+$(eval $(call stand-in,ZSTD,/usr/bin/zstd))
 
 $(eval $(call stand-in,PATCHELF,))
 override HOST_PATCHELF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/patchelf.py $(HOST_DIR)/bin/patchelf

@@ -26,7 +26,8 @@ _LOADER = "ld-linux-x86-64.so.2"
 ARCH = "x86_64"
 PREBUILT = (
     "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
-    "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "qemu-system-data", "seabios",
+    "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "python3-cryptography", "qemu-system-data",
+    "seabios",
 )  # fmt: skip
 """Debian's binaries, which the toolchain or rootfs/overrides.mk bring in."""
 
