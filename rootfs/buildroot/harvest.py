@@ -22,6 +22,8 @@ from rootfs.overlay import MERGED
 
 _LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 _PYTHON = Path("usr/lib/python3/dist-packages")
+_PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
+"""What Debian has in packages of its own: how to build modules, another system's libraries, an installer."""
 _LOADER = "ld-linux-x86-64.so.2"
 ARCH = "x86_64"
 PREBUILT = (
@@ -117,6 +119,8 @@ def _arrange(tree: Path) -> dict[str, str]:
     python = next(iter(sorted(lib.glob("python3.*"))), None)
     if python is None:
         return moved
+    for extra in (part for name in _PYTHON_EXTRAS for part in python.glob(name)):
+        shutil.rmtree(extra)
     site = python / "site-packages"
     (tree / _PYTHON.parent).mkdir()
     site.rename(tree / _PYTHON)

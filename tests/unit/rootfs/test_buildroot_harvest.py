@@ -34,7 +34,7 @@ def directory(tmp_path: Path) -> Path:
     files = {
         "target/usr/bin/busybox": "", "target/usr/lib/libm.so.6": "", "target/usr/lib/ld-linux-x86-64.so.2": "",
         "target/usr/lib/python3.13/os.py": "", "target/usr/lib/python3.13/site-packages/tornado/web.py": "",
-        "target/usr/sbin/init": "", "images/bzImage": "kernel",
+        "target/usr/lib/python3.13/ensurepip/pip.whl": "", "target/usr/sbin/init": "", "images/bzImage": "kernel",
         "build/linux-6.12/include/config/kernel.release": "6.12\n",
         "build/linux-6.12/modules.builtin": "kernel/virtio.ko\n",
         "build/packages-file-list.txt": (
@@ -73,6 +73,7 @@ def test_the_tree_has_the_layout_of_the_other_engine(directory: Path, tmp_path: 
     assert not (tree / "usr/lib64").is_symlink()
     assert (tree / "usr/lib/python3/dist-packages/tornado/web.py").is_file()
     assert (tree / "usr/lib/python3.13/site-packages/tornado/web.py").is_file()
+    assert not (tree / "usr/lib/python3.13/ensurepip").exists()
     assert not (tree / "bin").is_symlink()
 
 
