@@ -45,9 +45,9 @@ def run(
     from tests.qemu import run as runner
 
     runner.check_ports(https, ssh)  # before a build of minutes
-    path = Path(image) if image else build(profile, way).image
+    subject = imagefile.open_image(Path(image) if image else build(profile, way).image)
     runner.run(
-        debian().tools, imagefile.open_image(path), _console, https=https, ssh=ssh, persist=persist, serial=serial
+        debian(subject.profile.arch).emulator, subject, _console, https=https, ssh=ssh, persist=persist, serial=serial
     )
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from backend.machine import Machine
+
 DEADLINE_S = 5.0
 """Trial guest to its last word. It is done in tens of milliseconds on real KVM; a KVM that crawls takes minutes."""
-_SIZE = 0x10000
 
 
 @dataclass(frozen=True)
@@ -23,47 +24,20 @@ class Accelerator:
     reason: str
 
 
-def trial_rom() -> bytes:
-    """A 64 KiB firmware that computes, leaves the guest a thousand times, and says K on the serial port.
-
-    16-bit code at the reset vector (Intel SDM volume 3, section 11.1.4): counts two million down, writes a thousand
-    dots to port 0x3f8 (each one an exit to QEMU), then ``K``, then halts.
-    """
-    code = bytes.fromhex(
-        "66b980841e00"  # mov  ecx, 2000000
-        "6649"  # dec  ecx
-        "75fc"  # jnz  -4
-        "baf803"  # mov  dx, 0x3f8
-        "b9e803"  # mov  cx, 1000
-        "b02e"  # mov  al, '.'
-        "ee"  # out  dx, al
-        "49"  # dec  cx
-        "75fc"  # jnz  -4 (to out)
-        "b04b"  # mov  al, 'K'
-        "ee"  # out  dx, al
-        "f4"  # hlt
-        "ebfd"  # jmp  -3
-    )
-    rom = bytearray(b"\xf4" * _SIZE)
-    rom[0xF000 : 0xF000 + len(code)] = code
-    rom[0xFFF0:0xFFF3] = b"\xe9" + (0xF000 - 0xFFF3 & 0xFFFF).to_bytes(2, "little")  # jmp 0xf000
-    return bytes(rom)
-
-
-async def choose(qemu: str, directory: Path) -> Accelerator:
+async def choose(kind: Machine, directory: Path) -> Accelerator:
     """Run the trial guest under KVM.
 
     Args:
-        qemu: the QEMU that would run the VM under KVM.
+        kind: what machine the VM would be.
         directory: where the trial's firmware may be written.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "no usable /dev/kvm: no hardware virtualization, or it is off in the firmware")
     rom = directory / "trial.rom"
-    rom.write_bytes(trial_rom())
+    rom.write_bytes(kind.trial_rom)
     started = time.monotonic()
     child = await asyncio.create_subprocess_exec(
-        *(qemu, "-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", "16", "-bios", str(rom)),
+        *(kind.qemu_kvm, "-M", kind.options_kvm, "-accel", "kvm", "-cpu", "host", "-m", "16", "-bios", str(rom)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

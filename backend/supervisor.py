@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend import accelerator, heartbeat, machine_state, tap, vm
+from backend import accelerator, heartbeat, machine, machine_state, tap, vm
 from backend.accelerator import Accelerator
 from backend.machine_state import MachineState
 from backend.notify import notify, watchdog_interval
@@ -188,7 +188,7 @@ async def main() -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    chosen = await accelerator.choose(vm.QEMU_KVM, RUN)
+    chosen = await accelerator.choose(machine.own(), RUN)
     log.info("%s: %s", chosen.name, chosen.reason)
     access = await receive_tap() if vm.read_resources().access == "tap" else None
     ends = vm.Ends(access, tap.open_tap("link0"))

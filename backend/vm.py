@@ -10,25 +10,16 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from backend import machine
 from backend.accelerator import Accelerator
 from backend.instructions import FRONTEND_MAC
+from backend.machine import Machine
 
-QEMU_KVM = "/usr/bin/qemu-system-x86_64-microvm"
-"""Machine type microvm and KVM only: a quarter of the code of the full one."""
-QEMU_TCG = "/usr/bin/qemu-system-x86_64"
 FILES = Path("/usr/share/sallyport/frontend")
 GUEST = Path("/run/sallyport/guest")
 """What the VM is handed at its start, by fw_cfg (QEMU docs/specs/fw_cfg.rst): its keys and settings."""
 VM_MAC = Path("/run/sallyport/port/vm-mac")
 RESOURCES = Path("/etc/sallyport/vm.json")
-_COMMAND_LINE = (
-    # A VM that panics ends QEMU at once (with -no-reboot), and the supervisor starts it anew.
-    "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t "
-    # Only for a quick start: nothing to calibrate, no grace periods to wait for, one serial port.
-    "random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 audit=0 8250.nr_uarts=1"
-)
-
-
 VHOST_USER = Path("/run/sallyport/port/vhost-user.sock")
 """Where the forwarder listens for QEMU."""
 
@@ -77,11 +68,19 @@ def _access(ends: Ends, memory_mib: int) -> list[str]:
 
 
 def command(
-    chosen: Accelerator, ends: Ends, *, memory_mib: int, cpus: int, access_mac: str, handed: list[str]
+    kind: Machine,
+    chosen: Accelerator,
+    ends: Ends,
+    *,
+    memory_mib: int,
+    cpus: int,
+    access_mac: str,
+    handed: list[str],
 ) -> list[str]:
     """QEMU's command line.
 
     Args:
+        kind: what machine it is.
         chosen: KVM or TCG.
         ends: the NICs' host ends.
         memory_mib: the VM's memory.
@@ -91,24 +90,23 @@ def command(
     """
     kvm = chosen.name == "kvm"
     words = [
-        *(QEMU_KVM if kvm else QEMU_TCG, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
+        *(kind.qemu_kvm if kvm else kind.qemu_tcg, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
         *(
             "-M",
-            "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,usb=off,pcie=off,mem-merge=off,dump-guest-core=off"
-            + (",memory-backend=memory" if ends.access is None else ""),
+            (kind.options_kvm if kvm else kind.options_tcg) + (",memory-backend=memory" if ends.access is None else ""),
         ),
         # Virtio 1: the forwarder takes nothing older.
         *("-global", "virtio-mmio.force-legacy=false"),
         *(
-            ("-accel", "kvm", "-cpu", "host,svm=off,vmx=off,pmu=off")
+            ("-accel", "kvm", "-cpu", kind.cpu_kvm)
             if kvm
-            else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max,svm=off")
+            else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", kind.cpu_tcg)
         ),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),
         *(
             "-append",
-            _COMMAND_LINE,
+            kind.command_line,
         ),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),
@@ -133,6 +131,7 @@ def present(chosen: Accelerator, ends: Ends) -> list[str]:
     """
     resources = read_resources()
     return command(
+        machine.own(),
         chosen,
         ends,
         memory_mib=resources.memory_mib,

@@ -71,6 +71,7 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
             tools=engine.tools,
             where=str(Path(__file__)),
             compress=False,
+            arch=engine.arch,
         )
         shutil.copyfile(linux.image, output / "vmlinuz")
         # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
@@ -79,7 +80,7 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         for name in ("packages.json", licenses.FILE):
             shutil.copyfile(base / name, output / name)
 
-    return engine.cache.step("frontend", "Front-end VM image", inputs, make)
+    return engine.cache.step(f"frontend{engine.arch.suffix}", "Front-end VM image", inputs, make)
 
 
 def install_package(source: Path, tree: Path, without: set[str]) -> Path:

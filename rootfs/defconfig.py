@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,22 @@ class Symbol:
     def where(self) -> str:
         """``file:line`` for messages."""
         return f"{self.file}:{self.line}"
+
+
+def merged(files: Iterable[Path]) -> dict[str, Symbol]:
+    """All symbols of a defconfig in several files: a later one wins, and takes out what it unsets.
+
+    Raises:
+        SallyportError: as `read`.
+    """
+    symbols: dict[str, Symbol] = {}
+    for file in files:
+        for name, symbol in read(file).items():
+            if symbol.value == "n" and name in symbols:
+                del symbols[name]
+            else:
+                symbols[name] = symbol
+    return symbols
 
 
 def read(file: Path) -> dict[str, Symbol]:

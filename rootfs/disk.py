@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs import overlay
+from rootfs.arch import Arch
 from rootfs.errors import SallyportError
 from rootfs.profile import Profile
 from rootfs.tools import Tools
 
-_STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 STUB_PACKAGE = "systemd-boot-efi"
-"""The package of the tools tree that has the stub: the only one of them that gets into an image."""
+"""The package that has the stub."""
 _TEMPLATE = Path(__file__).parent / "genimage.cfg.j2"
 _BLOCK = 4096
 _NAMESPACE = uuid.UUID("5a11e907-0000-4000-8000-000000000001")
@@ -66,9 +66,20 @@ def seal(tools: Tools, build: Path, root: Path) -> Verity:
 
 
 def assemble(
-    tools: Tools, build: Path, *, profile: Profile, kernel: Path, initrd: Path, verity: Verity, release: str
+    tools: Tools,
+    build: Path,
+    *,
+    profile: Profile,
+    arch: Arch,
+    boot: Path,
+    kernel: Path,
+    initrd: Path,
+    verity: Verity,
+    release: str,
 ) -> Path:
     """Make ``build/disk.img`` from ``build/root.verity``, the kernel and the initrd.
+
+    ``boot`` is a tree that has the EFI stub.
 
     Raises:
         CommandError: a tool failed.
@@ -83,19 +94,25 @@ def assemble(
         )
     shutil.copyfile(kernel, build / "vmlinuz")
     shutil.copyfile(initrd, build / "initrd")
+    shutil.copyfile(boot / f"usr/lib/systemd/boot/efi/linux{arch.efi}.efi.stub", build / "stub")
     (build / "cmdline").write_text(command_line(profile, verity))
     (build / "os-release").write_text(f"ID=sallyport\nNAME=Sallyport\nVERSION_ID={release}\n")
     tools.run(
         [
             *("ukify", "build", "--linux=vmlinuz", "--initrd=initrd", "--cmdline=@cmdline", "--os-release=@os-release"),
-            *("--uname=", "--output=uki.efi", f"--stub={_STUB}"),
+            *("--uname=", "--output=uki.efi", "--stub=stub", f"--efi-arch={arch.efi}"),
         ],
         build=build,
     )
     identity = f"{profile.name} {verity.root_hash}"
     (build / "genimage.cfg").write_text(
         overlay.render(
-            _TEMPLATE, {"disk": profile.disk, "uuid": lambda part: uuid.uuid5(_NAMESPACE, f"{identity} {part}")}
+            _TEMPLATE,
+            {
+                "disk": profile.disk,
+                "efi": arch.efi.upper(),
+                "uuid": lambda part: uuid.uuid5(_NAMESPACE, f"{identity} {part}"),
+            },
         )
     )
     (build / "empty/data").mkdir(parents=True)

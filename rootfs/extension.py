@@ -17,6 +17,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
 from rootfs import tools
+from rootfs.arch import X86_64, Arch
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.steps import digest_code, digest_path
@@ -32,6 +33,10 @@ OUTPUTS = ("_core.abi3.so", "_kernel.abi3.so", BPF[1])
 OLDEST_GLIBC = (2, 36)
 """Debian 12's: the build machine may be one."""
 COMPILER = ("clang-19", "-fuse-ld=lld-19")
+_SYSROOT = Path("/sysroot")
+"""Where the compiler sees what it compiles for."""
+_BRANCHES = {"x86_64": "-fcf-protection=full", "aarch64": "-mbranch-protection=standard"}
+"""Where jumps may lead, checked by the processor."""
 _BPF_FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 
 
@@ -48,38 +53,48 @@ def build(debian: Engine) -> Path:
     toolbox = debian.tools
     inputs = {source: digest_path(PACKAGE / source) for source in SOURCES} | {"tools": toolbox.tree.parent.name}
     inputs |= digest_code(tools, sys.modules[__name__])
+    arch = debian.arch
+    if arch is not X86_64:
+        inputs["sysroot"] = debian.sysroot.tree.parent.name
 
     def make(output: Path) -> None:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".extension-") as temporary:
             work = Path(temporary)
-            _compile(toolbox, work)
+            _compile(toolbox, work, arch, None if arch is X86_64 else debian.sysroot.tree)
             for name in OUTPUTS[:2]:
                 check_versions(work / "lib/backend/forwarder" / name)
                 shutil.copyfile(work / "lib/backend/forwarder" / name, output / name)
             shutil.copyfile(work / BPF[1], output / BPF[1])
 
-    return debian.cache.step("extension", "Forwarder (C, BPF)", inputs, make)
+    return debian.cache.step(f"extension{arch.suffix}", "Forwarder (C, BPF)", inputs, make)
 
 
-def _compile(toolbox: Tools, work: Path) -> None:
+def _compile(toolbox: Tools, work: Path, arch: Arch, sysroot: Path | None) -> None:
     for source in SOURCES:
         target = work / source
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (PACKAGE / source).is_dir() else shutil.copyfile)(PACKAGE / source, target)
     # setuptools takes Python's own flags first; only the compiler and linker are ours to name.
     compiler, linker = COMPILER
+    if sysroot is not None:
+        compiler += f" --target={arch.triplet} --sysroot={_SYSROOT}"
+        # Python names the build machine's directory of libraries, too.
+        linker += f" -L{_SYSROOT}/usr/lib/{arch.triplet}"
+    # Its linker scripts speak of /lib.
+    shown = [(sysroot / "usr", _SYSROOT / "usr"), (sysroot / "usr/lib", _SYSROOT / "lib")] if sysroot else []
     toolbox.run(
         ["python3", "-c", "import setuptools; setuptools.setup()", "build_ext", "--build-lib", "lib"],
         build=work,
         env={
             "CC": compiler,
             "LDSHARED": f"{compiler} -shared {linker} -Wl,--strip-all -Wl,--build-id=none",
-            "CFLAGS": "-g0",
+            "CFLAGS": f"-g0 {_BRANCHES[arch.name]}",
         },
+        shown=shown,
     )
     source = f"forwarder/kernel/{BPF[0]}"
-    includes = ("-I/usr/include/x86_64-linux-gnu",)
-    toolbox.run([compiler, *_BPF_FLAGS, *includes, "-c", source, "-o", BPF[1]], build=work)
+    includes = (f"-I/usr/include/{X86_64.triplet}",)  # a BPF program is for no architecture
+    toolbox.run([COMPILER[0], *_BPF_FLAGS, *includes, "-c", source, "-o", BPF[1]], build=work)
     # Types for the verifier (BTF) stay, debugging goes.
     toolbox.run(["llvm-strip-19", "-g", BPF[1]], build=work)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import backend.instructions
 from frontend_vm import build as frontend
-from rootfs import defconfig, disk, extension, initramfs, kernel, overlay, sbom, squashfs, test_access
+from rootfs import arch, defconfig, disk, extension, initramfs, kernel, overlay, sbom, squashfs, test_access
 from rootfs.debian import licenses, packages
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.debian.licenses import Licenses
@@ -91,7 +91,7 @@ def make(
         SallyportError: whatever the user can mend.
     """
     if engines is None:
-        debian = Engine(Cache(cache, console), locked=recipe.locked)
+        debian = Engine(Cache(cache, console), locked=recipe.locked, arch=arch.ALL[recipe.profile.arch])
         engines = Engines(debian.name, debian, debian)
     extra = [PROJECT / "overlays/frontend_vm_test", test_access.prepare()] if recipe.test_access else []
     vm = frontend.build(engines.frontend, recipe.profile, extra)
@@ -169,6 +169,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
             tools=engine.tools,
             where=f"profile {recipe.profile.name!r}: modules.initrd",
             compress=True,
+            arch=engine.arch,
         )
 
     return engine.cache.step(f"host-{recipe.profile.name}", f"Host root file system ({recipe.name})", inputs, build)
@@ -177,7 +178,12 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
 def _disk(engines: Engines, recipe: Recipe, root: Path) -> Path:
     engine, tools = engines.host, engines.host.tools
     linux = _kernel(engine, recipe)
-    inputs = {"root": root.name, "disk": recipe.profile.disk.model_dump_json(), "name": recipe.name}
+    inputs = {
+        "root": root.name,
+        "boot": engine.boot.name,
+        "disk": recipe.profile.disk.model_dump_json(),
+        "name": recipe.name,
+    }
     inputs |= digest_code(disk, licenses, sbom, sys.modules[__name__]) | {
         "genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")
     }
@@ -189,6 +195,8 @@ def _disk(engines: Engines, recipe: Recipe, root: Path) -> Path:
             tools,
             output,
             profile=recipe.profile,
+            arch=engine.arch,
+            boot=engine.boot / "tree",
             kernel=linux.image,
             initrd=root / "initrd",
             verity=verity,
@@ -239,11 +247,10 @@ def _parts(engines: Engines, recipe: Recipe, root: Path) -> list[sbom.Part]:
     """Host and front-end VM as the bill of materials has them: root file system, kernel, and what boots the host."""
     host, vm = engines.host, engines.frontend
     base, _ = host.root("host", defconfig.HOST)
-    tools = host.tools.tree.parent
-    stub = [package for package in packages.load(tools) if package.name == disk.STUB_PACKAGE]
+    stub = [package for package in packages.load(host.boot) if package.name == disk.STUB_PACKAGE]
     own = json.loads((root / "frontend-packages.json").read_text())
     inside, known = _with_kernel(host, host.kernel("host", recipe.profile.kernel), packages.load(base), base)
-    known |= licenses.read(tools / "tree", [disk.STUB_PACKAGE])
+    known |= licenses.read(host.boot / "tree", [disk.STUB_PACKAGE])
     vm_inside, vm_known = _with_kernel(
         vm, vm.kernel("frontend", frontend.KERNEL), [Package(**fields) for fields in own], root, "frontend-"
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rootfs import select_files
+from rootfs.arch import Arch
 from rootfs.kernel import Kernel
 from rootfs.overlay import MERGED, render
 from rootfs.tools import EPOCH, Tools
@@ -26,6 +27,7 @@ def build(
     tools: Tools,
     where: str,
     compress: bool,
+    arch: Arch,
 ) -> Path:
     """Make ``output/initrd``.
 
@@ -41,6 +43,7 @@ def build(
         tools: for compression.
         where: who names the modules, for messages.
         compress: with zstd; without where what carries it is compressed.
+        arch: of the base.
 
     Returns:
         the archive.
@@ -52,7 +55,7 @@ def build(
     for name, target in MERGED.items():
         (tree / target).mkdir(parents=True, exist_ok=True)
         (tree / name).symlink_to(target)
-    chosen = select_files.choose(base, ["usr/lib64/ld-linux-x86-64.so.2", "usr/bin/busybox", *programs], where)
+    chosen = select_files.choose(base, [arch.loader, "usr/bin/busybox", *programs], where, arch)
     select_files.copy(base, chosen, tree)
     for applet in applets:
         (tree / "usr/bin" / applet).symlink_to("busybox")

@@ -1,4 +1,4 @@
-"""The kernel of an image: its bzImage, and of its modules only those that are named and what they depend on."""
+"""The kernel of an image: its boot image, and of its modules only those that are named and what they depend on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Kernel:
 
     @property
     def image(self) -> Path:
-        """The bzImage."""
+        """What a boot loader, or QEMU, starts."""
         return self.fetched / "tree/boot" / f"vmlinuz-{self.release}"
 
     def _index(self) -> dict[str, list[str]]:

@@ -118,7 +118,7 @@ class Profile(_Part):
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     description: str
-    arch: Literal["x86_64"]
+    arch: Literal["x86_64", "aarch64"]
     kernel: Literal["cloud", "generic"]
     """Kernel flavour of engine ``debian``: ``cloud`` for virtual machines, ``generic`` for hardware."""
     console: str = Field(pattern=r"^tty[A-Z]*[0-9]+(,[0-9]+)?$")

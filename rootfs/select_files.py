@@ -13,12 +13,13 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
+from rootfs.arch import X86_64, Arch
 from rootfs.errors import SallyportError
 
 _LIBRARY_DIRECTORIES = (
-    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/{triplet}",
     "usr/lib64",
-    "usr/lib/x86_64-linux-gnu/systemd",  # RUNPATH of systemd's own programs
+    "usr/lib/{triplet}/systemd",  # RUNPATH of systemd's own programs
 )
 
 
@@ -45,13 +46,14 @@ def needed(file: Path) -> list[str]:
         return [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
 
 
-def choose(tree: Path, keep: Sequence[str], where: str, *, idle: bool = False) -> list[str]:
+def choose(tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, *, idle: bool = False) -> list[str]:
     """The relative paths to keep, links' targets and needed libraries included.
 
     Args:
         tree: the fetched tree.
         keep: globs; a leading ``!`` takes out again; the last match wins.
         where: names the declaration in messages.
+        arch: what the tree is for.
         idle: whether a glob that takes out may match nothing: the tree was made without it.
 
     Raises:
@@ -74,11 +76,14 @@ def choose(tree: Path, keep: Sequence[str], where: str, *, idle: bool = False) -
         raise SallyportError(f"{where}: nothing matches {', '.join(sorted(useless))}", "take it out or mend the path")
     queue = sorted(chosen)
     everything = set(present)
+    directories = [arch.spell(directory) for directory in _LIBRARY_DIRECTORIES]
     while queue:
         path = queue.pop()
         file = tree / path
         more = (
-            [_link_target(tree, path)] if file.is_symlink() else [_library(name, everything) for name in needed(file)]
+            [_link_target(tree, path)]
+            if file.is_symlink()
+            else [_library(name, directories, everything) for name in needed(file)]
         )
         for name, found in zip([os.readlink(file)] if file.is_symlink() else needed(file), more, strict=True):
             if found is not None and file.is_symlink() and (tree / found).is_dir():
@@ -99,8 +104,8 @@ def _link_target(tree: Path, path: str) -> str:
     return os.path.normpath(base / link).lstrip("/")
 
 
-def _library(name: str, everything: set[str]) -> str | None:
-    return next((f"{d}/{name}" for d in _LIBRARY_DIRECTORIES if f"{d}/{name}" in everything), None)
+def _library(name: str, directories: Sequence[str], everything: set[str]) -> str | None:
+    return next((f"{d}/{name}" for d in directories if f"{d}/{name}" in everything), None)
 
 
 def copy(tree: Path, chosen: Sequence[str], destination: Path) -> None:

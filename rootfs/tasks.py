@@ -14,6 +14,7 @@ from invoke import Collection, Context, task
 from rootfs import defconfig
 from rootfs import image as images
 from rootfs import profile as profiles
+from rootfs.arch import ALL, X86_64
 from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
@@ -47,6 +48,8 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
         return images.make(recipe, _console)
     if engine not in ("buildroot", "buildroot-vm"):
         raise SallyportError(f"no engine {engine!r}", "name debian, buildroot or buildroot-vm")
+    if recipe.profile.arch != X86_64.name:
+        raise SallyportError(f"engine {engine!r} makes no image for {recipe.profile.arch} yet", "take engine debian")
     from rootfs.buildroot.engine import Engine as FromSource
 
     cache = Cache(images.CACHE, _console)
@@ -55,9 +58,9 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
     return images.make(dataclasses.replace(recipe, tag=engine), _console, engines=images.Engines(engine, host, source))
 
 
-def debian() -> Engine:
-    """Engine `debian` with the project's cache."""
-    return Engine(Cache(images.CACHE, _console))
+def debian(arch: str = X86_64.name) -> Engine:
+    """Engine `debian` for an architecture, with the project's cache."""
+    return Engine(Cache(images.CACHE, _console), arch=ALL[arch])
 
 
 @task(

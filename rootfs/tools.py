@@ -71,6 +71,7 @@ class Tools:
         *,
         build: Path,
         env: dict[str, str] | None = None,
+        shown: Sequence[tuple[Path, Path]] = (),
         epoch: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> str:
@@ -79,7 +80,7 @@ class Tools:
         Raises:
             CommandError: it failed.
         """
-        argv = self.argv(command, binds=[(build, BUILD)], cwd=BUILD)
+        argv = self.argv(command, binds=[(build, BUILD)], shown=shown, cwd=BUILD)
         # A fixed time and place: what tools write into their outputs must not tell when and where they ran.
         # e2fsck, which genimage runs, has a variable of its own (e2fsck(8)), and so has libext2fs.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}

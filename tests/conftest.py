@@ -38,9 +38,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
-def tools() -> Tools:
+def engine() -> Engine:
+    """Engine `debian` with the project's cache."""
+    return Engine(Cache(images.CACHE, CONSOLE))
+
+
+@pytest.fixture(scope="session")
+def tools(engine: Engine) -> Tools:
     """The tools tree."""
-    return Engine(Cache(images.CACHE, CONSOLE)).tools
+    return engine.tools
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def verify(
             else prover.test_variant(subject, lambda d: make(Recipe(d, test_access=True), subject.engine))
         )
         folder = Path(report) if report else OUT / "verify" / subject.name
-        result = prover.verify(debian().tools, subject, inner, folder, _console, effort)
+        result = prover.verify(debian(subject.profile.arch), subject, inner, folder, _console, effort)
     files = reports.publish(result, folder, Path(key) if key else None)
     if json:
         print(reports.to_json(result))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rootfs import defconfig, run, select_files, tools
+from rootfs import arch, defconfig, run, select_files, tools
+from rootfs.arch import ALL, X86_64, Arch
 from rootfs.debian import licenses, packages
 from rootfs.debian.licenses import Licenses
 from rootfs.defconfig import Symbol
@@ -38,6 +39,9 @@ class _Map(BaseModel):
     peers: _Entry
     workshop: _Entry
     compare: _Entry
+    boot: _Entry
+    sysroot: _Entry
+    emulator: dict[str, _Entry]
     kernel: dict[str, _Entry]
     always: _Entry
     symbols: dict[str, _Entry]
@@ -65,8 +69,8 @@ def read_map() -> _Map:
         raise SallyportError(f"{MAP}: {error}", "mend the map") from error
 
 
-def translate(symbols: dict[str, Symbol]) -> Wish:
-    """Turn a defconfig into packages, files and settings.
+def translate(symbols: dict[str, Symbol], arch: Arch = X86_64) -> Wish:
+    """Turn a defconfig for an architecture into packages, files and settings.
 
     Raises:
         SallyportError: the map does not know a symbol, or cannot serve its value; names file, line and symbol.
@@ -94,6 +98,7 @@ def translate(symbols: dict[str, Symbol]) -> Wish:
             hostname = symbol.value
         if symbol.name == "BR2_ROOTFS_OVERLAY":
             overlays = [_overlay(symbol, word) for word in symbol.value.split()]
+    keep = [arch.spell(glob) for glob in keep]
     return Wish(tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(keep)), hostname, tuple(overlays))
 
 
@@ -110,6 +115,7 @@ class Engine:
     Args:
         cache: where they are kept.
         locked: see `packages.fetch`.
+        arch: what the trees are for. What the build needs is for the build machine.
     """
 
     name = "debian"
@@ -118,19 +124,29 @@ class Engine:
     linux = "linux-image-"
     """How the names of the packages begin that have a kernel."""
 
-    def __init__(self, cache: Cache, *, locked: bool = False) -> None:
+    def __init__(self, cache: Cache, *, locked: bool = False, arch: Arch = X86_64) -> None:
         self.cache = cache
         self.locked = locked
+        self.arch = arch
 
-    def _fetch(self, name: str, include: Sequence[str]) -> Path:
+    def _fetch(self, name: str, include: Sequence[str], arch: Arch = X86_64) -> Path:
+        name += arch.suffix
+        include = [arch.spell(package) for package in include]
         lock = packages.read_lock().get(name, [])
         inputs = {"packages": " ".join(sorted(include)), "suite": packages.SUITE, "locked": str(self.locked)}
+        inputs |= {"arch": arch.debian} if arch is not X86_64 else {}
         inputs |= {"packages.lock": json.dumps([asdict(p) for p in lock])} | digest_code(packages, run)
         sentences: list[str] = []
 
         def build(output: Path) -> None:
             packages.fetch(
-                name, include, output, locked=self.locked, say=sentences.append, progress=self.cache.progress
+                name,
+                include,
+                output,
+                arch=arch.debian,
+                locked=self.locked,
+                say=sentences.append,
+                progress=self.cache.progress,
             )
 
         output = self.cache.step(f"packages-{name}", f"Debian packages for {name}", inputs, build)
@@ -158,6 +174,23 @@ class Engine:
         """The user land in which Buildroot runs (``tree``, ``files.json``); made if need be."""
         return self._fetch("workshop", read_map().workshop.packages)
 
+    @cached_property
+    def boot(self) -> Path:
+        """What boots an image (``tree``, ``packages.json``): the EFI stub; made if need be."""
+        return self._fetch("boot", read_map().boot.packages, self.arch)
+
+    @cached_property
+    def sysroot(self) -> Tools:
+        """Headers and libraries to link with, for an architecture that is not the build machine's; made if need be."""
+        return Tools(self._fetch("sysroot", read_map().sysroot.packages, self.arch) / "tree")
+
+    @cached_property
+    def emulator(self) -> Tools:
+        """What has the QEMU that boots images; made if need be."""
+        if self.arch is X86_64:
+            return self.tools
+        return Tools(self._fetch(f"emulator-{self.arch.name}", read_map().emulator[self.arch.name].packages) / "tree")
+
     def kernel(self, _name: str, flavour: str) -> Path:
         """A directory whose ``tree`` has boot/vmlinuz-* and usr/lib/modules, with ``packages.json`` and its licences.
 
@@ -165,11 +198,11 @@ class Engine:
             name: of the defconfig, out of `defconfig.ALL`.
             flavour: which kernel, out of the map's.
         """
-        return self._fetch(f"kernel-{flavour}", read_map().kernel[flavour].packages)
+        return self._fetch(f"kernel-{flavour}", read_map().kernel[flavour].packages, self.arch)
 
     def contents(self, name: str, wish: Wish) -> Path:
         """All that a defconfig wants: ``tree``, ``packages.json``, and ``files.json``, what each package brought."""
-        return self._fetch(name, wish.packages)
+        return self._fetch(name, wish.packages, self.arch)
 
     def licenses(self, contents: Path, names: Sequence[str]) -> dict[str, Licenses]:
         """The licences of packages of `contents` or of a `kernel`."""
@@ -182,16 +215,16 @@ class Engine:
             a directory with ``tree``, ``packages.json`` (the packages that something was kept of) and their
             ``licenses.json``; and the wish.
         """
-        wish = translate(defconfig.read(config))
+        wish = translate(defconfig.merged(self.arch.configs(name, config)), self.arch)
         contents = self.contents(name, wish)
         toolbox = self.tools
         inputs = {"packages": contents.name, "keep": "\n".join(wish.keep), "tools": toolbox.tree.parent.name}
-        inputs |= digest_code(licenses, select_files, tools)
+        inputs |= digest_code(arch, licenses, select_files, tools)
 
         def build(output: Path) -> None:
             tree = output / "tree"
             tree.mkdir()
-            chosen = select_files.choose(contents / "tree", wish.keep, str(MAP), idle=self.leaner)
+            chosen = select_files.choose(contents / "tree", wish.keep, str(MAP), self.arch, idle=self.leaner)
             select_files.copy(contents / "tree", chosen, tree)
             compile_python(toolbox, output, "tree/usr/lib")
             origin = json.loads((contents / "files.json").read_text())
@@ -200,18 +233,27 @@ class Engine:
             (output / "packages.json").write_text(json.dumps([asdict(package) for package in kept]))
             licenses.save(self.licenses(contents, [p.name for p in kept]), output / licenses.FILE)
 
-        return self.cache.step(f"base-{name}", f"Files of {name}", inputs, build), wish
+        return self.cache.step(f"base-{name}{self.arch.suffix}", f"Files of {name}", inputs, build), wish
 
     def lock(self) -> dict[str, list[packages.Package]]:
         """Resolve all sets anew against the archive, for the lock file."""
         table = read_map()
-        sets: dict[str, Sequence[str]] = {"tools": table.tools.packages, "peers": table.peers.packages}
-        sets |= {"workshop": table.workshop.packages, "compare": table.compare.packages}
-        sets |= {f"kernel-{flavour}": entry.packages for flavour, entry in table.kernel.items()}
-        sets["host"] = translate(defconfig.read(defconfig.HOST)).packages
-        sets["frontend"] = translate(defconfig.read(defconfig.FRONTEND)).packages
         packages.LOCK.unlink(missing_ok=True)
-        return {name: packages.load(self._fetch(name, include)) for name, include in sets.items()}
+        made = [self.tools.tree.parent, self.peers.tree.parent, self.workshop, self.explain.tree.parent]
+        for target in ALL.values():
+            engine = Engine(self.cache, locked=self.locked, arch=target)
+            made += [engine.kernel("", flavour) for flavour in table.kernel]
+            for name, config in defconfig.ALL.items():
+                made.append(engine.contents(name, translate(defconfig.merged(target.configs(name, config)), target)))
+            made.append(engine.boot)
+            if target is not X86_64:
+                made += [engine.sysroot.tree.parent, engine.emulator.tree.parent]
+        return {_set_name(output): packages.load(output) for output in made}
+
+
+def _set_name(output: Path) -> str:
+    """The set that `Engine._fetch` made."""
+    return output.name.removeprefix("packages-").rsplit("-", 1)[0]
 
 
 def _merged(path: str) -> str:

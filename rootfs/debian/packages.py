@@ -98,6 +98,7 @@ def fetch(
     include: Sequence[str],
     output: Path,
     *,
+    arch: str = "amd64",
     locked: bool,
     say: Callable[[str], None],
     progress: Callable[[str], None] | None = None,
@@ -110,6 +111,7 @@ def fetch(
         name: the set, as in the lock file.
         include: packages to ask for.
         output: an empty directory.
+        arch: Debian's name of the architecture.
         locked: fail rather than build with other versions than the lock's.
         say: gets a sentence when the archive no longer has the locked versions.
         progress: gets mmdebstrap's own words as it goes on.
@@ -122,7 +124,7 @@ def fetch(
     lock = read_lock().get(name, [])
     if lock:
         try:
-            packages = _mmdebstrap(name, [f"{p.name}={p.version}" for p in lock], output, progress)
+            packages = _mmdebstrap(name, [f"{p.name}={p.version}" for p in lock], output, arch, progress)
             return _check(name, packages, lock)
         except CommandError as error:
             gone = re.findall(r"Version '([^']+)' for '([^']+)' was not found", str(error))
@@ -142,11 +144,11 @@ def fetch(
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     elif locked:
         raise SallyportError(f"{LOCK} has no packages for {name!r}", "run `invoke image.lock` and commit the file")
-    return _mmdebstrap(name, list(include), output, progress)
+    return _mmdebstrap(name, list(include), output, arch, progress)
 
 
 def _mmdebstrap(
-    name: str, include: Sequence[str], output: Path, progress: Callable[[str], None] | None
+    name: str, include: Sequence[str], output: Path, arch: str, progress: Callable[[str], None] | None
 ) -> list[Package]:
     # mmdebstrap's hooks run under another user id when we are not root: the directory must let it in.
     with tempfile.TemporaryDirectory(prefix=f"sallyport-{name}-") as temporary:
@@ -155,7 +157,13 @@ def _mmdebstrap(
         debs, tar, tree = work / "debs", work / "tree.tar", output / "tree"
         debs.mkdir(mode=0o777)
         tree.mkdir()
-        argv = ["mmdebstrap", "--variant=extract", "--format=tar", f"--include={','.join(include)}"]
+        argv = [
+            "mmdebstrap",
+            "--variant=extract",
+            "--format=tar",
+            f"--architectures={arch}",
+            f"--include={','.join(include)}",
+        ]
         argv += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"']
         argv += [f"--extract-hook=copy-out /var/cache/apt/archives {debs}", SUITE, str(tar), *archive()]
         run(argv, on_line=progress)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rootfs import disk, profile, squashfs
+from rootfs.debian.engine import Engine
 from rootfs.disk import Verity
 from rootfs.image import Built
 from rootfs.overlay import link_tree
@@ -22,7 +23,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_disk(tools: Tools, release: Built, tmp_path: Path) -> None:
+def test_disk(engine: Engine, tools: Tools, release: Built, tmp_path: Path) -> None:
     root = release.host_tree.parent
     digests = []
     for name in ("here", "there"):
@@ -33,6 +34,8 @@ def test_disk(tools: Tools, release: Built, tmp_path: Path) -> None:
             tools,
             folder,
             profile=profile.load("qemu"),
+            arch=engine.arch,
+            boot=engine.boot / "tree",
             kernel=release.frontend / "vmlinuz",
             initrd=root / "initrd",
             verity=Verity(**json.loads((root / "verity.json").read_text())),

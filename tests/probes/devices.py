@@ -1,8 +1,8 @@
 """What the VM can see and touch, against a declared list: each thing more is a hole, by name.
 
 `devices_script` lists it from inside. The lists below are the declaration; to change what a VM may have, change them
-and `backend.vm` together. A kind of which nothing has to be there has the NICs and the disk of the same listing for
-its control.
+`backend.vm` and `backend.machine` together. A kind of which nothing has to be there has the NICs and the disk of the
+same listing for its control.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from backend import vm
-from backend.accelerator import Accelerator
+from backend import machine
 from rootfs.errors import SallyportError
 from tests.probes.misuse import ReportError, Script
 from tests.probes.result import Result, Verdict
@@ -63,14 +62,7 @@ def _never(why: str, *patterns: str) -> tuple[Rule, ...]:
     return tuple(Rule(pattern, why, most=0) for pattern in patterns)
 
 
-def _append() -> list[str]:
-    """Return the words of the kernel's command line that the host gives to the VM."""
-    ends = vm.Ends(access=3, link=4)
-    words = vm.command(Accelerator("kvm", ""), ends, memory_mib=1, cpus=1, access_mac="", handed=[])
-    return words[words.index("-append") + 1].split()
-
-
-KINDS: tuple[Kind, ...] = (
+_MICROVM: tuple[Kind, ...] = (
     Kind("pci", "PCI functions: the machine type microvm is built without the bus"),
     Kind(
         "virtio",
@@ -127,6 +119,7 @@ KINDS: tuple[Kind, ...] = (
             Rule("PNP0B00:*", "clock"),
         ),
     ),
+    Kind("amba", "devices of ARM's bus"),
     Kind("pnp", "PnP devices", (Rule("* PNP0501*", "serial console", least=1), Rule("* PNP0b00*", "clock"))),
     Kind(
         "platform",
@@ -228,20 +221,96 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "cmdline",
-        "words of the kernel's command line: those of backend/vm.py, so no secret",
-        _must("backend/vm.py", *sorted(set(_append()))),
+        "words of the kernel's command line: those of backend/machine.py, so no secret",
+        _must("backend/machine.py", *sorted(set(machine.MICROVM.command_line.split()))),
     ),
 )
+
+_VIRT: tuple[Kind, ...] = (
+    Kind(
+        "pci",
+        "PCI functions: the machine type virt always has the bus",
+        (*_must("the host bridge, and nothing behind it", "0000:00:00.0 0x1b36 0x060000", "1b360008"),),
+    ),
+    Kind("acpi", "ACPI devices: the device tree alone says what there is"),
+    Kind("pnp", "PnP devices"),
+    Kind(
+        "amba",
+        "devices of ARM's bus",
+        (
+            *_must("serial console, read by the host's journal", "9000000.pl011"),
+            *_may("clock", "9010000.pl031"),
+            *_may("general-purpose pins: the power button", "9030000.pl061"),
+        ),
+    ),
+    Kind(
+        "platform",
+        "platform devices",
+        (
+            Rule("a00*.virtio_mmio", "places for virtio devices, used or not (QEMU hw/arm/virt.c)", most=32, least=4),
+            Rule("9020000.fw-cfg", "fw_cfg", least=1),
+            Rule("4010000000.pcie", "the PCI bus, see there"),
+            Rule("0.flash", "firmware's memory: empty, no file of the host is behind it"),
+            Rule("platform-bus@c000000", "where QEMU would put more of them"),
+            *_may("power button, clock, processors", "gpio-keys", "timer", "psci*", "pmu"),
+            *_may("drivers of the kernel without hardware behind them", "serial8250*", "alarmtimer*", "reg-dummy"),
+            *_may("the same", "smccc_trng", "kgdboc", "efi*", "Fixed MDIO bus*", "regulatory*"),
+        ),
+    ),
+    Kind(
+        "buses",
+        "buses with devices on them",
+        (
+            *_must("where the devices above are", "amba", "platform", "virtio"),
+            *_may("the same", "pci", "gpio"),
+            *_may("the kernel's own clocks, processors and memory", "clock*", "cpu", "memory*", "node"),
+            *_may("the kernel's own", "event_source", "workqueue", "container", "edac", "dax"),
+            *_may("serial console and clock", "serial*", "nvmem"),
+        ),
+    ),
+    Kind("serial", "serial ports", (Rule("ttyAMA0 *", "console, read by the host's journal", least=1),)),
+    Kind(
+        "ioports", "owners of I/O ports that the kernel knows", _may("the PCI bus' window, see there", "pcie@10000000")
+    ),
+    Kind(
+        "classes",
+        "devices of a class that stands for hardware: display, sound, input, TPM, USB, SCSI, watchdog ...",
+        (
+            *_may("the kernel's text console over no frame buffer at all", "graphics/fbcon"),
+            *_may("the kernel's allocator of buffers (drivers/dma-buf/dma-heap.c)", "dma_heap/system"),
+            *_may("pins of the power button", "gpio/*"),
+            *_may("the host's time of day, by KVM (drivers/ptp/ptp_kvm_arm.c)", "ptp/ptp0"),
+        ),
+    ),
+    Kind(
+        "nodes",
+        "device nodes that could lead out: kvm, vsock, vfio, virtio ports, disks ...",
+        _may("the VM's own memory and clocks", "mem", "port", "rtc", "rtc0", "ptp0"),
+    ),
+    Kind("dmi", "what the firmware tells of the machine: nothing, there is none"),
+    Kind("cpu", "processor features", _may("arithmetic, and what user space may have on the host as well", "*")),
+    Kind(
+        "cmdline",
+        "words of the kernel's command line: those of backend/machine.py, so no secret",
+        _must("backend/machine.py", *sorted(set(machine.VIRT.command_line.split()))),
+    ),
+)
+_ALIKE = ("virtio", "interfaces", "block", "fw_cfg", "shares", "modules")
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "x86_64": _MICROVM,
+    "aarch64": tuple(kind for kind in _MICROVM if kind.name in _ALIKE) + _VIRT,
+}
+"""By the architecture of the host."""
 
 _Listing = dict[str, Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=1000)]]
 
 
-def collect(run_vm: RunVm) -> dict[str, list[str]]:
+def collect(run_vm: RunVm, arch: str = "x86_64") -> dict[str, list[str]]:
     """List what the VM sees; raises `ReportError`, `SallyportError` or `OSError` if that cannot be had.
 
     To calibrate: its items are what the patterns of `KINDS` are matched with.
     """
-    _, output = run_vm(SCRIPT.command("io"), TIMEOUT)
+    _, output = run_vm(SCRIPT.command(*(["io"] if arch == "x86_64" else [])), TIMEOUT)
     try:
         return msgspec.json.decode(SCRIPT.report(output), type=_Listing)
     except msgspec.MsgspecError as error:
@@ -286,12 +355,12 @@ def _judge(kind: Kind, listing: Mapping[str, list[str]], general: str) -> Result
     return Result(GROUP, kind.name, kind.tried, verdict, evidence, control, 0.0, tuple(extra[:20]))
 
 
-def run_devices(run_vm: RunVm, *, kinds: Iterable[Kind] = KINDS) -> list[Result]:
-    """Compare what root in the VM sees with the declaration; one result for each kind."""
+def run_devices(run_vm: RunVm, arch: str = "x86_64") -> list[Result]:
+    """Compare what root in the VM of a host of that architecture sees with the declaration; one result per kind."""
     began, trouble = time.monotonic(), ""
     listing: dict[str, list[str]] = {}
     try:
-        listing = collect(run_vm)
+        listing = collect(run_vm, arch)
     except (ReportError, SallyportError, OSError) as error:
         trouble = str(error)
     took = time.monotonic() - began
@@ -301,7 +370,7 @@ def run_devices(run_vm: RunVm, *, kinds: Iterable[Kind] = KINDS) -> list[Result]
         Result(GROUP, kind.name, kind.tried, Verdict.NOT_TESTED, trouble, "none seen", 0.0)
         if trouble
         else _judge(kind, listing, general)
-        for kind in kinds
+        for kind in KINDS[arch]
     ]
     # One listing serves all: its time is told once.
     return [replace(result, duration=took if at == 0 else 0.0) for at, result in enumerate(results)]

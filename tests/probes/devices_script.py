@@ -77,8 +77,13 @@ def fw_cfg() -> list[str]:
 
 def serial() -> list[str]:
     """Return the serial ports that are there (/proc/tty/driver/serial names all that could be)."""
-    lines = [line.split() for line in text("/proc/tty/driver/serial").splitlines()[1:]]
-    return [f"ttyS{words[0].strip(':')} {words[1]}" for words in lines if words[1:] and words[1] != "uart:unknown"]
+    found = []
+    for driver, name in (("serial", "ttyS"), ("ttyAMA", "ttyAMA")):
+        lines = [line.split() for line in text(f"/proc/tty/driver/{driver}").splitlines()[1:]]
+        found += [
+            f"{name}{words[0].strip(':')} {words[1]}" for words in lines if words[1:] and words[1] != "uart:unknown"
+        ]
+    return found
 
 
 def blocks() -> list[str]:
@@ -126,7 +131,9 @@ def io_blocks() -> list[str]:
 
 def cpu() -> list[str]:
     """Return the processor's flags (all processors' together)."""
-    lines = [line.partition(":")[2] for line in text("/proc/cpuinfo").splitlines() if line.startswith("flags")]
+    lines = [
+        line.partition(":")[2] for line in text("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))
+    ]
     return sorted({word for line in lines for word in line.split()})
 
 
@@ -140,6 +147,7 @@ found["acpi"] = names("/sys/bus/acpi/devices")
 found["pnp"] = [
     f"{name} {' '.join(text(f'/sys/bus/pnp/devices/{name}/id').split())}" for name in names("/sys/bus/pnp/devices")
 ]
+found["amba"] = names("/sys/bus/amba/devices")
 found["platform"] = names("/sys/bus/platform/devices")
 found["buses"] = [bus for bus in names("/sys/bus") if names(f"/sys/bus/{bus}/devices")]
 found["serial"] = serial()

@@ -31,9 +31,39 @@ from rootfs.tools import Tools
 
 PORT_MAC = "52:54:00:5a:11:01"
 """Burned-in address of the emulated management port."""
-_FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-_CPU = "qemu64,+svm,+npt"
-"""With nested KVM. A plain model, because every feature more costs an emulator time."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What QEMU is of one architecture: with nested virtualization, and as plain as can be, for an emulator's sake."""
+
+    program: str
+    type: str
+    """What ``-M`` takes."""
+    cpu: str
+    firmware: str
+    """UEFI, in QEMU's tree."""
+    variables: str
+    """Its variables, as they are when it is new."""
+
+
+HARDWARE = {
+    "x86_64": Hardware(
+        "qemu-system-x86_64",
+        "q35,smm=off",
+        "qemu64,+svm,+npt",
+        "usr/share/OVMF/OVMF_CODE_4M.fd",
+        "usr/share/OVMF/OVMF_VARS_4M.fd",
+    ),
+    "aarch64": Hardware(
+        "qemu-system-aarch64",
+        "virt,virtualization=on,gic-version=3",
+        "cortex-a72",
+        "usr/share/AAVMF/AAVMF_CODE.no-secboot.fd",
+        "usr/share/AAVMF/AAVMF_VARS.fd",
+    ),
+}
+"""By the architecture of an image's profile."""
 _SAVED = frozenset({"completed", "failed", "cancelled"})
 """Where a migration stays (MigrationStatus, QEMU qapi/migration.json). Before them come ``active`` and ``device``."""
 _LOADED = frozenset({"paused"})
@@ -125,6 +155,7 @@ class Machine:
     ) -> None:
         self.image = image
         self._tools = tools
+        self._hardware = HARDWARE[image.profile.arch]
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
         self._log, self._saved, self._tap = log, saved, tap
         self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
@@ -189,7 +220,7 @@ class Machine:
         )
         return [
             *(
-                "qemu-system-x86_64",
+                self._hardware.program,
                 "-name",
                 self.image.name,
                 "-nodefaults",
@@ -198,8 +229,9 @@ class Machine:
                 "none",
                 "-S",
             ),
-            *("-M", "q35,smm=off", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", _CPU, "-smp", "2", "-m", "1024"),
-            *("-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE}"),
+            *("-M", self._hardware.type, "-cpu", self._hardware.cpu, "-smp", "2", "-m", "1024"),
+            *("-accel", "tcg,thread=multi,tb-size=512"),
+            *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
             *("-drive", f"if=pflash,format=raw,file={directory}/vars.fd"),
             *("-drive", f"id=disk,if=none,format=raw,file={disk},snapshot={snapshot}"),
             *("-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"),
@@ -217,7 +249,7 @@ class Machine:
 
     def _start(self) -> None:
         directory = self._directory
-        variables = self._saved.variables if self._saved else self._tools.tree / "usr/share/OVMF/OVMF_VARS_4M.fd"
+        variables = self._saved.variables if self._saved else self._tools.tree / self._hardware.variables
         shutil.copyfile(variables, directory / "vars.fd")
         places = [self.image.path.parent.resolve(), directory]
         places += [self._wire.parent.resolve()] if self._wire else []

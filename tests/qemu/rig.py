@@ -33,7 +33,7 @@ from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 
 UP_TIMEOUT = 240.0
 RESTORE_TIMEOUT = 60.0
-_QEMU = "$(pidof qemu-system-x86_64-microvm qemu-system-x86_64)"
+_QEMU = "$(pidof qemu-system-x86_64-microvm qemu-system-x86_64 qemu-system-aarch64)"
 _HALT, _GO_ON = f"kill -STOP {_QEMU}", f"kill -CONT {_QEMU}"
 """The VM inside while the machine is saved; see `Machine.save`."""
 Say = Callable[[str], None]

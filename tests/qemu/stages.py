@@ -65,7 +65,7 @@ def _system(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
 
 
 def _devices(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
-    return run_devices(rig.run_vm)
+    return run_devices(rig.run_vm, rig.image.profile.arch)
 
 
 def _link(rig: Rig, effort: Effort, say: Progress) -> list[Result]:

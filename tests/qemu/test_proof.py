@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rootfs import image as images
 from rootfs import profile
+from rootfs.debian.engine import Engine
 from rootfs.image import Built
 from rootfs.imagefile import open_image
 from rootfs.tools import Tools
@@ -26,10 +27,10 @@ CONSOLE = Console(stderr=True)
 QUICK = Effort(seed=20260101, quick=True)
 
 
-def test_clean_image_is_sealed(tools: Tools, release: Built, testing: Built) -> None:
+def test_clean_image_is_sealed(engine: Engine, release: Built, testing: Built) -> None:
     """The controls must have been seen for this verdict."""
     folder = images.OUT / "verify" / "ci"
-    report = verify.verify(tools, open_image(release.image), open_image(testing.image), folder, CONSOLE, QUICK)
+    report = verify.verify(engine, open_image(release.image), open_image(testing.image), folder, CONSOLE, QUICK)
     write_report(report, folder)
     assert not [r for r in report.results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
     assert exit_code(report.results) == EXIT_SEALED

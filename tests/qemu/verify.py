@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from backend import instructions as link
+from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.image import OUT, Built, Recipe
 from rootfs.imagefile import ImageFile, open_image
@@ -131,12 +132,12 @@ def inside(
 
 
 def verify(
-    tools: Tools, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, effort: Effort
+    engine: Engine, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, effort: Effort
 ) -> Report:
     """Run the whole proof; what could not be tested is in the report as such.
 
     Args:
-        tools: has QEMU.
+        engine: has tools, and QEMU, for the image's architecture.
         image: what is proven: its port while it runs, and its files.
         test_image: the same host with test access, for the probes from inside; None leaves them out, and says so.
         folder: where captures and logs go.
@@ -161,7 +162,7 @@ def verify(
 
         def at_port() -> list[Result]:
             bar.say(f"booting {image.name}", 0, 0)
-            found, seconds = outside(tools, image, folder, effort, say=bar.say)
+            found, seconds = outside(engine.emulator, image, folder, effort, say=bar.say)
             facts["first answer at the port"] = f"{seconds:.0f} s after power-on"
             return found
 
@@ -169,11 +170,11 @@ def verify(
             if test_image is None:
                 raise MachineError("there is no test image")
             facts["probed from inside"] = f"{test_image.name}, sha256 {test_image.sha256()}"
-            found, more = inside(tools, test_image, folder, effort, say=bar.say)
+            found, more = inside(engine.emulator, test_image, folder, effort, say=bar.say)
             facts.update(more)
             return found
 
-        part("tree", "the files of the image", lambda: trees.prove(tools, image, say=bar.say))
+        part("tree", "the files of the image", lambda: trees.prove(engine.tools, image, say=bar.say))
         part("outside", "the management port of the running image", at_port)
         part("inside", "the link from a root shell in the VM", from_inside)
     return Report(

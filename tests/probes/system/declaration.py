@@ -55,7 +55,7 @@ class Program:
 
 
 _PYTHON = r"/usr/bin/python3(\.\d+)?"
-QEMU = r"/usr/bin/qemu-system-x86_64(-microvm)?"
+QEMU = r"/usr/bin/qemu-system-(x86_64(-microvm)?|aarch64)"
 _OPENS = {"ring": "NET_RAW NET_ADMIN", "kernel": "BPF PERFMON NET_ADMIN"}
 
 
@@ -181,18 +181,19 @@ def qemu_words(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
     common = {
         "-name": ("frontend",),
         "-M": (
-            "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,usb=off,pcie=off,mem-merge=off,dump-guest-core=off"
-            + memory,
+            "(microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off"
+            "|virt,acpi=off,gic-version=(host|3),its=off)"
+            ",usb=off,mem-merge=off,dump-guest-core=off" + memory,
         ),
         "-global": (r"virtio-mmio\.force-legacy=false",),
         "-accel": ("kvm|tcg,thread=multi,tb-size=64",),
-        "-cpu": ("host,svm=off,vmx=off,pmu=off|max,svm=off",),
+        "-cpu": ("host,svm=off,vmx=off,pmu=off|max,svm=off|host,pmu=off|cortex-a72",),
         "-m": (r"\d+",),
         "-smp": (r"\d+",),
         "-display": ("none",),
         "-kernel": (f"{_FRONTEND}vmlinuz",),
         "-initrd": (f"{_FRONTEND}initrd",),
-        "-append": (r"console=ttyS0 (?!.*\b(init|rdinit|root)=).*",),
+        "-append": (r"console=tty(S|AMA)0 (?!.*\b(init|rdinit|root)=).*",),
         "-serial": ("chardev:console",),
         "-drive": (f"id=root,if=none,format=raw,readonly=on,file={_FRONTEND}root.squashfs",),
         "-device": (

@@ -191,6 +191,10 @@ def part_reference() -> Any:
     }
 
 
+BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+"""bpf(2), which the C library has no function for."""
+
+
 def part_programs() -> Any:
     """BPF programs of the whole host; queueing disciplines and attached programs of each namespace."""
 
@@ -198,7 +202,7 @@ def part_programs() -> Any:
         data = ctypes.create_string_buffer(
             b"".join(a if isinstance(a, bytes) else struct.pack("I", a) for a in attributes), 160
         )
-        return libc.syscall(321, command, data, 160), data.raw  # bpf(2) on x86-64
+        return libc.syscall(BPF, command, data, 160), data.raw
 
     loaded: list[Any] = []
     last = 0

@@ -10,10 +10,11 @@ MODULES = "usr/lib/modules/"
 
 HOST_PROGRAMS = words(
     "usr/bin/busybox usr/bin/ip usr/bin/journalctl usr/bin/openssl usr/bin/python3.* usr/bin/qemu-system-x86_64 "
-    "usr/bin/qemu-system-x86_64-microvm usr/bin/systemctl usr/bin/systemd-tmpfiles usr/lib/sallyport/apply-hostname "
+    "usr/bin/qemu-system-x86_64-microvm usr/bin/qemu-system-aarch64 usr/bin/systemctl usr/bin/systemd-tmpfiles "
+    "usr/lib/sallyport/apply-hostname "
     "usr/lib/sallyport/link-keys usr/lib/sallyport/load-modules usr/lib/sallyport/port-setup usr/lib/systemd/systemd "
     "usr/lib/systemd/systemd-executor usr/lib/systemd/systemd-journald usr/lib/systemd/systemd-shutdown "
-    "usr/lib/systemd/systemd-sysctl usr/lib/*/ld-linux-x86-64.so.2 usr/lib/*/libc.so.6 usr/sbin/dmsetup "
+    "usr/lib/systemd/systemd-sysctl usr/lib/*/ld-linux-*.so.? usr/lib/*/libc.so.6 usr/sbin/dmsetup "
     "usr/sbin/nft"
 )
 """Every executable file of the host."""
@@ -28,7 +29,7 @@ TEST_APPLETS = words(
 )
 """More of them in a test image, at either end."""
 VM_PROGRAMS = words(
-    "etc/init.d/setup usr/bin/busybox usr/bin/python3.* usr/lib/sallyport/front-end usr/lib/*/ld-linux-x86-64.so.2 "
+    "etc/init.d/setup usr/bin/busybox usr/bin/python3.* usr/lib/sallyport/front-end usr/lib/*/ld-linux-*.so.? "
     "usr/lib/*/libc.so.6"
 )
 VM_APPLETS = words(
@@ -67,7 +68,7 @@ SYSTEMD: Mapping[str, str] = {
     **{VENDOR + unit: "" for unit in THEIRS},
     **{f"usr/lib/systemd/{n}": "" for n in ("systemd", "systemd-executor", "systemd-journald", "systemd-shutdown")},
     "usr/lib/systemd/systemd-sysctl": "",
-    "usr/lib/x86_64-linux-gnu/systemd/libsystemd-*.so": "",
+    "usr/lib/*-linux-gnu/systemd/libsystemd-*.so": "",
 }
 """All that may lie in a directory of systemd's, with the target of what is a symbolic link: so no generator, preset,
 drop-in, login, getty or socket of anybody else's."""

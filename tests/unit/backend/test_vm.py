@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import fcntl
 import json
@@ -15,17 +16,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backend import accelerator, tap, vm
+from backend import accelerator, machine, tap, vm
 from backend.accelerator import Accelerator
 from backend.instructions import FRONTEND_MAC
+from backend.machine import Machine
 
 KVM, TCG = Accelerator("kvm", "a test says so"), Accelerator("tcg", "a test says so")
 TAP, VHOST = vm.Ends(access=7, link=8), vm.Ends(access=None, link=8)
 VM_MAC = "02:5a:11:00:00:09"
 
 
-def command(chosen: Accelerator, ends: vm.Ends = VHOST) -> list[str]:
-    return vm.command(chosen, ends, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"])
+def command(chosen: Accelerator, ends: vm.Ends = VHOST, kind: Machine = machine.MICROVM) -> list[str]:
+    return vm.command(
+        kind, chosen, ends, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"]
+    )
 
 
 def values(words: list[str], option: str) -> list[str]:
@@ -103,12 +107,12 @@ def test_a_guest_that_panics_ends_qemu(chosen: Accelerator) -> None:
 def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
     kvm, tcg = command(KVM), command(TCG)
     assert (kvm[0], values(kvm, "-accel"), values(kvm, "-cpu")) == (
-        vm.QEMU_KVM,
+        machine.MICROVM.qemu_kvm,
         ["kvm"],
         ["host,svm=off,vmx=off,pmu=off"],
     )
     (accel,) = values(tcg, "-accel")
-    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (vm.QEMU_TCG, "tcg", ["max,svm=off"])
+    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine.MICROVM.qemu_tcg, "tcg", ["max,svm=off"])
 
 
 def write_resources(**changes: object) -> None:
@@ -129,7 +133,9 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_line_follows_the_image_and_the_boot(boot: Path) -> None:
-    expected = vm.command(KVM, VHOST, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"])
+    expected = vm.command(
+        machine.MICROVM, KVM, VHOST, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"]
+    )
     assert vm.present(KVM, VHOST) == expected
 
 
@@ -159,7 +165,7 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
     qemu = boot / "qemu"
     qemu.write_text("#!/bin/sh\nls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /fd \\1 /p'\n")
     qemu.chmod(0o755)
-    monkeypatch.setattr(vm, "QEMU_TCG", str(qemu))
+    monkeypatch.setattr(machine, "own", lambda: dataclasses.replace(machine.MICROVM, qemu_tcg=str(qemu)))
     access, link, other = (os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other"))
     os.set_inheritable(other, True)
 
@@ -180,7 +186,7 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
 
 def test_the_trial_guest_says_k_after_a_thousand_exits() -> None:
     """An interpreter for the eleven instructions of the ROM, from the reset vector on (Intel SDM volume 2)."""
-    rom = accelerator.trial_rom()
+    rom = machine.MICROVM.trial_rom
     assert len(rom) == 0x10000
     ip, ecx, dx, al, zero = 0xFFF0, 0, 0, 0, False
     said = bytearray()
@@ -222,6 +228,56 @@ def test_the_trial_guest_says_k_after_a_thousand_exits() -> None:
     assert rom[ip + 1 : ip + 3] == b"\xeb\xfd"
 
 
+def test_the_trial_guest_of_aarch64_says_k_after_a_thousand_exits() -> None:
+    """As above, for the ten instructions of that ROM (Arm Architecture Reference Manual, C4.1)."""
+    rom = machine.VIRT.trial_rom
+    assert len(rom) == 0x10000
+    pc, zero, registers = 0, False, [0] * 4
+    said, set_up = bytearray(), False
+    for _ in range(20_000):
+        word = int.from_bytes(rom[pc : pc + 4], "little")
+        target, source, middle = word & 31, word >> 5 & 31, word >> 5 & 0xFFFF
+        pc += 4
+        if word >> 23 in (0b110100101, 0b010100101):  # movz, of 64 and 32 bits
+            registers[target] = middle << 16 * (word >> 21 & 3)
+        elif word >> 23 == 0b111100101:  # movk
+            registers[target] |= middle << 16 * (word >> 21 & 3)
+            assert registers[target] == 2_000_000
+        elif word >> 22 in (0b1111000100, 0b0111000100):  # subs, immediate
+            assert (word >> 10 & 0xFFF, target) == (1, source)
+            # A Python would take seconds for all of them.
+            registers[target] = (100 if registers[target] > 1000 else registers[target]) - 1
+            zero = registers[target] == 0
+        elif word >> 24 == 0x54:  # b.ne
+            assert word & 31 == 1
+            pc += 0 if zero else ((word >> 5 & 0x7FFFF) - 0x80000) * 4 - 4
+        elif word >> 22 == 0b1011100100:  # str, of 32 bits, to the UART
+            assert registers[source] == 0x0900_0000
+            if word >> 10 & 0xFFF:
+                set_up = (word >> 10 & 0xFFF, registers[target]) == (0x30 // 4, 0x301)
+            else:
+                assert set_up
+                said.append(registers[target])
+        elif word == 0xD503207F:  # wfi
+            break
+        else:
+            raise AssertionError(f"unknown code {word:08x} at {pc - 4:#x}")
+    else:
+        raise AssertionError("it never waits")
+    assert bytes(said) == b"." * 1000 + b"K"
+    # Should something wake it, it waits again.
+    assert int.from_bytes(rom[pc : pc + 4], "little") == 0x17FFFFFF
+
+
+@pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
+def test_on_aarch64_it_is_the_same_machine_but_for_its_type(chosen: Accelerator) -> None:
+    here, there = command(chosen), command(chosen, kind=machine.VIRT)
+    changed = [(a, b) for a, b in zip(here, there, strict=True) if a != b]
+    assert [b.split(",")[0].split()[0] for _, b in changed[:2]] == ["/usr/bin/qemu-system-aarch64", "virt"]
+    assert {here[here.index(a) - 1] for a, _ in changed[1:]} == {"-M", "-cpu", "-append"}
+    assert "usb=off,mem-merge=off,dump-guest-core=off,memory-backend=memory" in values(there, "-M")[0]
+
+
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> None:
     """A /dev/kvm that opens."""
@@ -234,7 +290,7 @@ def choose(tmp_path: Path, script: str) -> Accelerator:
     qemu.chmod(0o755)
     run.mkdir()
     try:
-        return asyncio.run(accelerator.choose(str(qemu), run))
+        return asyncio.run(accelerator.choose(dataclasses.replace(machine.MICROVM, qemu_kvm=str(qemu)), run))
     finally:
         assert list(run.iterdir()) == []
 
@@ -250,7 +306,7 @@ def test_a_trial_guest_that_says_k_means_kvm(tmp_path: Path) -> None:
     assert re.fullmatch(r"a trial guest ran under KVM in \d+ ms", chosen.reason)
     assert time.monotonic() - started < 3, "the guest that is done was waited for"
     words = (tmp_path / "words").read_text()
-    assert "-M microvm -accel kvm -cpu host" in words
+    assert f"-M {machine.MICROVM.options_kvm} -accel kvm -cpu host" in words
     assert "-nodefaults -no-user-config" in words
 
 

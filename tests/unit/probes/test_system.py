@@ -18,6 +18,7 @@ import pytest
 
 from backend import instructions as link
 from backend.accelerator import Accelerator
+from backend.machine import MICROVM
 from backend.vm import Ends, command
 from rootfs.profile import WAYS, Forwarder
 from tests.probes.result import Result, Verdict
@@ -69,7 +70,8 @@ def process(pid: int, exe: str, words: str, said: Mapping[str, str], **more: Any
 def qemu(way: Forwarder) -> list[str]:
     ends = Ends(None if way.vm == "vhost-user" else 8, 9)
     kvm = Accelerator("kvm", "")
-    return command(kvm, ends, memory_mib=192, cpus=1, access_mac="02:5a:11:34:56:78", handed=sorted(declaration.HANDED))
+    handed = sorted(declaration.HANDED)
+    return command(MICROVM, kvm, ends, memory_mib=192, cpus=1, access_mac="02:5a:11:34:56:78", handed=handed)
 
 
 def processes(way: Forwarder) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class FakeTools(Tools):
         *,
         build: Path,
         env: dict[str, str] | None = None,
+        shown: Sequence[tuple[Path, Path]] = (),
         epoch: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> str:

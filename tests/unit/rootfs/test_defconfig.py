@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import defconfig
+from rootfs import arch, defconfig
+from rootfs.arch import Arch
 from rootfs.debian import engine
 from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
@@ -149,10 +150,14 @@ def test_a_broken_map_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pyt
         engine.read_map()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=tuple(defconfig.ALL))
-def test_the_shipped_defconfigs_translate(config: Path) -> None:
-    symbols = defconfig.read(config)
-    wish = engine.translate(symbols)
+@pytest.mark.parametrize("target", arch.ALL.values(), ids=tuple(arch.ALL))
+@pytest.mark.parametrize("name", defconfig.ALL)
+def test_the_shipped_defconfigs_translate(name: str, target: Arch) -> None:
+    symbols = defconfig.merged(target.configs(name, defconfig.ALL[name]))
+    wish = engine.translate(symbols, target)
+    assert target.loader in wish.keep
+    assert ("qemu-system-arm" in wish.packages) == (name == "host" and target is arch.AARCH64)
+    assert "{" not in " ".join(wish.keep)
     assert wish.hostname == symbols["BR2_TARGET_GENERIC_HOSTNAME"].value != ""
     assert [path.parent.name for path in wish.overlays] == ["overlays"]
     assert {"libc6", "busybox", "python3-minimal"} <= set(wish.packages)
@@ -160,7 +165,10 @@ def test_the_shipped_defconfigs_translate(config: Path) -> None:
 
 
 def test_map_and_defconfigs_have_the_same_symbols() -> None:
-    used = {name for config in CONFIGS for name in defconfig.read(config)}
+    parts = [
+        part for a in arch.ALL.values() for name, config in defconfig.ALL.items() for part in a.configs(name, config)
+    ]
+    used = {name for part in parts for name in defconfig.read(part)}
     assert used == set(engine.read_map().symbols)
 
 
@@ -169,6 +177,15 @@ def test_the_shipped_defconfigs_let_nobody_log_in() -> None:
         symbols = defconfig.read(config)
         assert symbols["BR2_TARGET_ENABLE_ROOT_LOGIN"].value == "n"
         assert symbols["BR2_TARGET_GENERIC_GETTY"].value == "n"
+
+
+def test_a_part_wins_over_the_one_before_and_takes_out_what_it_unsets(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("BR2_A=y\nBR2_B=1\n# BR2_C is not set\n")
+    second.write_text("# BR2_A is not set\nBR2_B=2\n# BR2_D is not set\n")
+    symbols = defconfig.merged([first, second])
+    assert {name: symbol.value for name, symbol in symbols.items()} == {"BR2_B": "2", "BR2_C": "n", "BR2_D": "n"}
+    assert symbols["BR2_B"].where == f"{second}:2"
 
 
 def test_a_defconfig_is_chosen_by_its_name() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rootfs import disk, profile
+from rootfs.arch import X86_64
 from rootfs.disk import Verity
 from rootfs.errors import SallyportError
 from tests.unit.rootfs.conftest import FakeTools
@@ -62,6 +63,9 @@ def assemble(tmp_path: Path, size: int) -> tuple[Path, FakeTools]:
         return ""
 
     tools = FakeTools(work)
+    stub = tmp_path / "boot/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+    stub.parent.mkdir(parents=True, exist_ok=True)
+    stub.write_text("stub")
     for name in ("kernel.file", "initrd.file"):
         (tmp_path / name).write_text(name)
     with (tmp_path / "root.verity").open("wb") as file:
@@ -70,6 +74,8 @@ def assemble(tmp_path: Path, size: int) -> tuple[Path, FakeTools]:
         tools,
         tmp_path,
         profile=profile.load("qemu"),
+        arch=X86_64,
+        boot=tmp_path / "boot",
         kernel=tmp_path / "kernel.file",
         initrd=tmp_path / "initrd.file",
         verity=VERITY,

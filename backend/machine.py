@@ -1,0 +1,122 @@
+"""What machine the front-end VM is: QEMU's smallest for the host's architecture, and a trial guest for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+_SIZE = 0x10000
+_PLAIN = "usb=off,mem-merge=off,dump-guest-core=off"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine type of QEMU. ``kvm`` and ``tcg`` are told apart where the two accelerators differ."""
+
+    qemu_kvm: str
+    """The program."""
+    qemu_tcg: str
+    type: str
+    """Its name."""
+    options_kvm: str
+    """All that ``-M`` takes."""
+    options_tcg: str
+    cpu_kvm: str
+    """What ``-cpu`` takes."""
+    cpu_tcg: str
+    command_line: str
+    """The kernel's: where its console is, and what makes it start quickly."""
+    trial_rom: bytes
+    """A firmware of 64 KiB that computes, leaves the guest a thousand times, and says K on the serial port."""
+
+
+def _microvm_trial() -> bytes:
+    """16-bit code at the reset vector (Intel SDM volume 3, section 11.1.4).
+
+    It counts two million down, writes a thousand dots to port 0x3f8 (each one an exit to QEMU), then ``K``, then halts.
+    """
+    code = bytes.fromhex(
+        "66b980841e00"  # mov  ecx, 2000000
+        "6649"  # dec  ecx
+        "75fc"  # jnz  -4
+        "baf803"  # mov  dx, 0x3f8
+        "b9e803"  # mov  cx, 1000
+        "b02e"  # mov  al, '.'
+        "ee"  # out  dx, al
+        "49"  # dec  cx
+        "75fc"  # jnz  -4 (to out)
+        "b04b"  # mov  al, 'K'
+        "ee"  # out  dx, al
+        "f4"  # hlt
+        "ebfd"  # jmp  -3
+    )
+    rom = bytearray(b"\xf4" * _SIZE)
+    rom[0xF000 : 0xF000 + len(code)] = code
+    rom[0xFFF0:0xFFF3] = b"\xe9" + (0xF000 - 0xFFF3 & 0xFFFF).to_bytes(2, "little")  # jmp 0xf000
+    return bytes(rom)
+
+
+def _virt_trial() -> bytes:
+    """A64 code at address 0, where the flash is, for a PL011 UART at 0x09000000 (QEMU hw/arm/virt.c).
+
+    It counts two million down, writes a thousand dots (each one an exit to QEMU), then ``K``, then waits for ever.
+    """
+    words = (
+        0xD2909000,  # mov   x0, #0x8480
+        0xF2A003C0,  # movk  x0, #0x1e, lsl #16
+        0xF1000400,  # subs  x0, x0, #1
+        0x54FFFFE1,  # b.ne  -4
+        0xD2A12001,  # mov   x1, #0x09000000
+        0x52806023,  # mov   w3, #0x301
+        0xB9003023,  # str   w3, [x1, #0x30]  (UARTCR: on, receives, sends)
+        0x52807D00,  # mov   w0, #1000
+        0x528005C2,  # mov   w2, #'.'
+        0xB9000022,  # str   w2, [x1]
+        0x71000400,  # subs  w0, w0, #1
+        0x54FFFFC1,  # b.ne  -8 (to str)
+        0x52800962,  # mov   w2, #'K'
+        0xB9000022,  # str   w2, [x1]
+        0xD503207F,  # wfi
+        0x17FFFFFF,  # b     -4
+    )
+    return b"".join(word.to_bytes(4, "little") for word in words).ljust(_SIZE, b"\0")
+
+
+_QUIET = (
+    # A VM that panics ends QEMU at once (with -no-reboot), and the supervisor starts it anew.
+    "quiet loglevel=3 panic=-1 "
+    # Only for a quick start: nothing to wait for.
+    "random.trust_cpu=on rcupdate.rcu_expedited=1 audit=0"
+)
+MICROVM = Machine(
+    # Machine type microvm and KVM only: a quarter of the code of the full one.
+    qemu_kvm="/usr/bin/qemu-system-x86_64-microvm",
+    qemu_tcg="/usr/bin/qemu-system-x86_64",
+    type="microvm",
+    options_kvm=(options := f"microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,{_PLAIN}"),
+    options_tcg=options,
+    cpu_kvm="host,svm=off,vmx=off,pmu=off",
+    cpu_tcg="max,svm=off",
+    # Nothing to calibrate, one serial port.
+    command_line=f"console=ttyS0 reboot=t tsc=reliable no_timer_check 8250.nr_uarts=1 {_QUIET}",
+    trial_rom=_microvm_trial(),
+)
+VIRT = Machine(
+    qemu_kvm="/usr/bin/qemu-system-aarch64",
+    qemu_tcg="/usr/bin/qemu-system-aarch64",
+    type="virt",
+    # No ACPI: the device tree alone says what there is.
+    options_kvm=f"virt,acpi=off,gic-version=host,its=off,{_PLAIN}",
+    options_tcg=f"virt,acpi=off,gic-version=3,its=off,{_PLAIN}",
+    cpu_kvm="host,pmu=off",
+    cpu_tcg="cortex-a72",
+    command_line=f"console=ttyAMA0 {_QUIET}",
+    trial_rom=_virt_trial(),
+)
+ALL = {"x86_64": MICROVM, "aarch64": VIRT}
+"""By the host's architecture, as uname(2) says it."""
+
+
+def own() -> Machine:
+    """The one for this host."""
+    return ALL[os.uname().machine]
