@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rootfs import arch
 from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 
@@ -14,6 +15,11 @@ HOST = PROJECT / "buildroot.config"
 FRONTEND = PROJECT / "frontend_vm" / "buildroot.config"
 ALL = {"host": HOST, "frontend": FRONTEND}
 """Our defconfigs by what they describe."""
+
+
+def every() -> list[list[Path]]:
+    """The parts of each of `ALL`, for every architecture."""
+    return [target.configs(name, config) for target in arch.ALL.values() for name, config in ALL.items()]
 
 
 def chosen(name: str) -> list[str]:

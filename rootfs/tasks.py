@@ -145,21 +145,21 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     from rootfs.buildroot import source, symbols
 
     if not (buildroot or os.environ.get(source.NAMED)):
-        symbols.check_recorded()
+        symbols.check_recorded(defconfig.every())
         _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
         return
     tree = source.Source.open(source.named(buildroot))
     tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()
-    found = [line for config in defconfig.ALL.values() for line in symbols.lost(kconfig, config)]
+    found = [line for parts in defconfig.every() for line in symbols.lost(kconfig, parts)]
     for line in found:
         _console.print(f"[red]✗[/] {line}", highlight=False, soft_wrap=True)
     if found:
         sys.exit(1)
     if record:
-        symbols.record()
-    _console.print(f"Buildroot {tree.release} keeps every symbol of {len(defconfig.ALL)} defconfigs")
+        symbols.record(defconfig.every())
+    _console.print(f"Buildroot {tree.release} keeps every symbol of {len(defconfig.every())} defconfigs")
 
 
 @task(

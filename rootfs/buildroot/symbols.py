@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +40,15 @@ class Lost:
         return f"{self.symbol.where}: {self.symbol.name}={self.symbol.value}: {self.why}"
 
 
-def lost(kconfig: Kconfig, config: Path) -> list[Lost]:
-    """The lines of a defconfig that do not survive, in its order.
+def lost(kconfig: Kconfig, parts: Sequence[Path]) -> list[Lost]:
+    """The lines of a defconfig in parts (`defconfig.merged`) that do not survive, in its order.
 
     Raises:
         SallyportError: the file is no defconfig.
     """
-    wanted = defconfig.read(config)
-    kconfig.load_config(str(config))
+    wanted = defconfig.merged(parts)
+    for part in parts:
+        kconfig.load_config(str(part), replace=part == parts[0])
     found = []
     for line in wanted.values():
         symbol = kconfig.syms.get(line.name)
@@ -82,17 +83,15 @@ def _why(symbol: Symbol, wanted: str) -> str:
     return f"{got}, for it can only be set if {' or '.join(hidden)}" if hidden else got
 
 
-def record(configs: Iterable[Path] = tuple(defconfig.ALL.values()), lock: Path = LOCK, release: str = RELEASE) -> None:
+def record(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release: str = RELEASE) -> None:
     """Write down what the defconfigs ask for: to be called once a tree was found to keep it all."""
-    content = {"buildroot": release, "symbols": {_name(config): _values(config) for config in configs}}
+    content = {"buildroot": release, "symbols": {_name(parts): _values(parts) for parts in configs}}
     new = lock.with_name(f".{lock.name}.new")
     new.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(new, lock)
 
 
-def check_recorded(
-    configs: Iterable[Path] = tuple(defconfig.ALL.values()), lock: Path = LOCK, release: str = RELEASE
-) -> None:
+def check_recorded(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release: str = RELEASE) -> None:
     """Compare the defconfigs with what was recorded.
 
     Raises:
@@ -105,9 +104,9 @@ def check_recorded(
         raise SallyportError(f"{lock}: cannot be read: {error!r}", _REMEDY) from error
     if of != release:
         raise SallyportError(f"{lock} was recorded with Buildroot {of}; the defconfigs are for {release}", _REMEDY)
-    for config in configs:
-        known: Mapping[str, str] = recorded.get(_name(config), {})
-        for symbol in defconfig.read(config).values():
+    for parts in configs:
+        known: Mapping[str, str] = recorded.get(_name(parts), {})
+        for symbol in defconfig.merged(parts).values():
             if known.get(symbol.name) != symbol.value:
                 before = f"was {known[symbol.name]!r}" if symbol.name in known else "was not there"
                 raise SallyportError(
@@ -117,9 +116,11 @@ def check_recorded(
                 )
 
 
-def _values(config: Path) -> dict[str, str]:
-    return {symbol.name: symbol.value for symbol in defconfig.read(config).values()}
+def _values(parts: Sequence[Path]) -> dict[str, str]:
+    return {symbol.name: symbol.value for symbol in defconfig.merged(parts).values()}
 
 
-def _name(config: Path) -> str:
-    return config.relative_to(PROJECT).as_posix() if config.is_relative_to(PROJECT) else config.name
+def _name(parts: Sequence[Path]) -> str:
+    return " ".join(
+        part.relative_to(PROJECT).as_posix() if part.is_relative_to(PROJECT) else part.name for part in parts
+    )

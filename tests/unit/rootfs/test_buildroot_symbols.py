@@ -85,7 +85,7 @@ def kconfig(tree: Path, external: Path) -> Kconfig:
 def lost(kconfig: Kconfig, tmp_path: Path, text: str) -> list[str]:
     config = tmp_path / "defconfig"
     config.write_text(text)
-    return [str(line).removeprefix(f"{tmp_path}/") for line in symbols.lost(kconfig, config)]
+    return [str(line).removeprefix(f"{tmp_path}/") for line in symbols.lost(kconfig, [config])]
 
 
 def test_what_is_kept_is_not_told(kconfig: Kconfig, tmp_path: Path) -> None:
@@ -166,24 +166,24 @@ def test_a_broken_tree_is_told_with_file_and_line(tree: Path, external: Path) ->
 def test_a_defconfig_is_compared_with_the_record(tmp_path: Path) -> None:
     config, lock = tmp_path / "buildroot.config", tmp_path / "symbols.lock"
     config.write_text("BR2_A=y\n# BR2_B is not set\n")
-    symbols.record([config], lock)
-    symbols.check_recorded([config], lock)
+    symbols.record([[config]], lock)
+    symbols.check_recorded([[config]], lock)
     config.write_text("BR2_A=y\nBR2_B=y\n")
     with pytest.raises(SallyportError, match=r"buildroot.config:2: BR2_B=y was never checked .* was 'n'"):
-        symbols.check_recorded([config], lock)
+        symbols.check_recorded([[config]], lock)
     config.write_text("BR2_A=y\n# BR2_B is not set\nBR2_C=3\n")
     with pytest.raises(SallyportError, match=r"buildroot.config:3: BR2_C=3 was never checked .* was not there"):
-        symbols.check_recorded([config], lock)
+        symbols.check_recorded([[config]], lock)
     lock.write_text(json.dumps({"buildroot": "2020.02", "symbols": {}}))
     with pytest.raises(SallyportError, match=r"was recorded with Buildroot 2020\.02"):
-        symbols.check_recorded([config], lock)
+        symbols.check_recorded([[config]], lock)
     lock.write_text("{")
     with pytest.raises(SallyportError, match="cannot be read"):
-        symbols.check_recorded([config], lock)
+        symbols.check_recorded([[config]], lock)
 
 
 def test_the_defconfigs_are_as_they_were_checked() -> None:
-    symbols.check_recorded()
+    symbols.check_recorded(defconfig.every())
 
 
 @pytest.mark.buildroot
@@ -192,4 +192,4 @@ def test_buildroot_itself_keeps_every_symbol() -> None:
     tree = Source.open(Path(os.environ["SALLYPORT_BUILDROOT"]))
     tree.require(RELEASE, BUILT)
     kconfig = tree.kconfig(EXTERNAL)
-    assert [line for config in defconfig.ALL.values() for line in symbols.lost(kconfig, config)] == []
+    assert [line for parts in defconfig.every() for line in symbols.lost(kconfig, parts)] == []
