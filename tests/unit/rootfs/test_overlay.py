@@ -18,7 +18,7 @@ from rootfs import image, overlay, profile
 from rootfs.errors import SallyportError
 from rootfs.version import PROJECT
 
-PROFILES = ("qemu", "x86-64-uefi")
+PROFILES = ("qemu", "qemu-aarch64", "x86-64-uefi")
 WAYS = {
     "ring-vhost": profile.Forwarder(port="ring", vm="vhost-user"),
     "ring-tap": profile.Forwarder(port="ring", vm="tap"),
