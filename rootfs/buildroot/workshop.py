@@ -7,17 +7,20 @@ source but what was looked at before.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rootfs.buildroot import toolchain
 from rootfs.buildroot.farm import Farm
 from rootfs.buildroot.output import Bench
 from rootfs.buildroot.source import EXTERNAL
+from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.run import environment, run
@@ -64,10 +67,12 @@ class Workshop:
         """
         return _Bench(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Its packages, and what was made of them."""
-        return f"{self.fetched.name} {self.added.name}"
+        """A digest of its packages, and of how the toolchain is made of them; not of how they were fetched."""
+        inside = [f"{package.name} {package.version} {package.sha256}" for package in packages.load(self.fetched)]
+        made = [*sorted(inside), str(_NAMES), *digest_code(toolchain).values()]
+        return hashlib.sha256("\n".join(made).encode()).hexdigest()[:20]
 
     @property
     def shown(self) -> list[tuple[Path, Path]]:
@@ -92,8 +97,8 @@ class _Bench:
         self._tools = Tools(workshop.fetched / "tree")
         # Buildroot locks each folder of downloads by a file in it.
         self._binds = [(output, OUTPUT), (downloads, DOWNLOADS), (ccache, CCACHE)]
-        # Both compilers are of the workshop: its name says more than the time stamp of a program.
-        self._compilers = workshop.fetched.name
+        # Both compilers are of the workshop: what it is made of says more than the time stamp of a program.
+        self._compilers = workshop.identity
         self._farm = workshop.farm
         self._shown = [
             *workshop.shown,
