@@ -60,7 +60,7 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 
     log = output.directory / "build.log"
     tail: deque[str] = deque(maxlen=LAST_LINES)
     words: list[str] = []
-    broken: list[tuple[str, str]] = []
+    broken: tuple[str, str] | None = None
     try:
         file = log.open("a", encoding="utf-8")
     except OSError as error:
@@ -69,7 +69,7 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 
         with file:
 
             def on_line(line: str) -> None:
-                nonlocal words
+                nonlocal words, broken
                 text = _ESCAPE.sub("", line)
                 file.write(text + "\n")
                 if match := _STEP.match(text):
@@ -77,15 +77,25 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 
                 if match := _BROKEN.search(text):
                     # Other packages go on until they are done, and would drive its words out.
                     words = words or list(tail)
-                    broken.append((match["folder"], match["step"]))
+                    broken = broken or (match["folder"], match["step"])
                 if not _NOISE.match(text):
                     tail.append(text)
 
-            output.make(jobs=jobs, on_line=on_line)
+            try:
+                output.make(jobs=jobs, on_line=on_line)
+            except CommandError as error:
+                if broken and jobs > 1 and not isinstance(error, DiskFullError):
+                    # Among its words are those of what was built at the same time. By itself it says them again.
+                    words = []
+                    tail.clear()
+                    say(f"{broken[0]}: once more by itself", tally.done(), tally.total)
+                    output.make(_name(broken[0], packages), on_line=on_line)
+                    tail.append("(by itself it was built: start the build again, and tell us if this comes back)")
+                raise
     except CommandError as error:
         said, where = "\n".join(words or tail), f"the whole log: {log}"
-        name = _name(broken[0][0], packages) if broken else ""
-        what = f"package {broken[0][0]} failed (step {broken[0][1]}); its last words:\n{said}" if broken else str(error)
+        name = _name(broken[0], packages) if broken else ""
+        what = f"package {broken[0]} failed (step {broken[1]}); its last words:\n{said}" if broken else str(error)
         if isinstance(error, DiskFullError):
             full = f"{what}\nthe disk is full\n{where}"
             raise DiskFullError(full, f"make room at {output.directory}, then start the build again") from None

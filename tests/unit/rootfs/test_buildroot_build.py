@@ -60,8 +60,17 @@ def test_a_failed_packages_words_are_kept_while_others_go_on(output: Output) -> 
     (output.source.directory / "fail").write_text("host-libzlib-1.3\n")
     with pytest.raises(CommandError, match=r"^package host-libzlib-1.3 failed") as caught:
         build(output, output.packages(), lambda *_: None, jobs=2)
-    assert WORDS.splitlines()[0] in str(caught.value)
+    # It was asked again by itself: nobody else's words are among its own.
+    assert f"its last words:\n>>> host-libzlib-1.3  Building\n{WORDS}".strip() in str(caught.value)
     assert "\n100\n" in (output.directory / "build.log").read_text()
+
+
+def test_a_package_that_only_fails_beside_others_is_told_as_such(output: Output) -> None:
+    for name in ("parallel", "once"):
+        (output.source.directory / name).touch()
+    (output.source.directory / "fail").write_text("host-libzlib-1.3\n")
+    with pytest.raises(CommandError, match=r"(?s)^package host-libzlib-1.3 failed .*by itself it was built"):
+        build(output, output.packages(), lambda *_: None, jobs=2)
 
 
 def test_a_build_that_was_interrupted_goes_on(output: Output) -> None:
