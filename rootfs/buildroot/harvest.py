@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rootfs.buildroot import linkage
 from rootfs.buildroot.output import Package
 from rootfs.debian import licenses, packages
 from rootfs.debian.engine import read_map
@@ -70,6 +71,13 @@ def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: P
     rows += (binaries := [package for package in packages.load(workshop) if package.name in PREBUILT])
     brought: dict[str, list[str]] = json.loads((workshop / "files.json").read_text())
     files |= {package.name: brought[package.name] for package in binaries}
+    prebuilt = [tree / name for package in binaries for name in brought[package.name]]
+    libraries = [path for path in (tree / _LIBRARIES).iterdir() if ".so" in path.name and path.is_file()]
+    if lost := linkage.missing((path for path in prebuilt if path.is_file()), libraries):
+        raise SallyportError(
+            f"prebuilt, and not to be loaded: {', '.join(lost[:5])}, and {len(lost)} in all",
+            "build the library with it, or take another binary (rootfs/overrides.mk)",
+        )
     known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
     known |= licenses.read(workshop / "tree", [package.name for package in binaries])
     (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))

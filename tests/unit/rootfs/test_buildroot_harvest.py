@@ -135,3 +135,11 @@ def test_a_tree_with_two_places_for_programs_is_refused(directory: Path, tmp_pat
     with pytest.raises(SallyportError, match="bin is a directory") as caught:
         gather(directory, tmp_path / "out")
     assert "BR2_ROOTFS_MERGED_USR=y" in caught.value.hint
+
+
+def test_what_is_prebuilt_and_does_not_load_is_told(directory: Path, tmp_path: Path) -> None:
+    mapped = Path("/proc/self/maps").read_text().splitlines()
+    libm = next(Path(line.split()[-1]) for line in mapped if "/libm.so" in line)
+    (directory / "target/usr/lib/libm.so.6").write_bytes(libm.read_bytes())
+    with pytest.raises(SallyportError, match=r"prebuilt, and not to be loaded: libm.so.6 wants \w+"):
+        gather(directory, tmp_path / "out")
