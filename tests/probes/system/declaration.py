@@ -104,6 +104,13 @@ LIVE: Mapping[str, frozenset[str]] = {
     "kernel/tainted": frozenset({"0"}),
 }
 """Settings of the kernel beside `tree.SYSCTL`, with what they may be."""
+UNBUILT: Mapping[str, str] = {
+    "kernel/core_pattern": "core dumps",
+    "kernel/kexec_load_disabled": "kexec",
+    "kernel/sysrq": "the magic SysRq key",
+    "vm/unprivileged_userfaultfd": "userfaultfd",
+}
+"""Settings that a kernel without that feature does not have."""
 PER_INTERFACE = (
     "forwarding",
     "mc_forwarding",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tests.probes.system.answers import Kernel, Space
-from tests.probes.system.declaration import EXECUTABLE, FILE_SYSTEMS, LIVE, ONE_FILE, PER_INTERFACE, VERITY
+from tests.probes.system.declaration import EXECUTABLE, FILE_SYSTEMS, LIVE, ONE_FILE, PER_INTERFACE, UNBUILT, VERITY
 from tests.probes.system.finding import Finding
 from tests.probes.tree import SYSCTL
 
@@ -104,6 +104,9 @@ def judge_settings(told: Kernel, spaces: Mapping[str, Space]) -> Finding:
     everything = {**told.settings, **host}
     for key, allowed in wanted.items():
         if (value := everything.get(key)) is None:
+            # All of the directory was read: what is not there is not built.
+            if key in UNBUILT and any(other.startswith(key[: key.index("/") + 1]) for other in told.settings):
+                finding.seen.add(key)
             continue
         finding.seen.add(key)
         if value not in allowed:

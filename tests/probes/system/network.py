@@ -92,14 +92,19 @@ def _host_route(route: Mapping[str, Any]) -> str:
     return "" if kind in ("local", "unicast", "broadcast") else text
 
 
+def _no_policies(answer: tuple[int, str]) -> bool:
+    """Whether the kernel has no routing policies at all: net/core/rtnetlink.c knows no such message then."""
+    return answer[0] != 0 and "Operation not supported" in answer[1]
+
+
 def judge_routes(spaces: Mapping[str, Space]) -> Finding:
     """Routes, routing policy, neighbour proxies, neighbours set by hand."""
-    finding = Finding(("the route to the VM", "the kernel's own policy"))
+    finding = Finding(("the route to the VM", "the kernel's own policy, or none"))
     count, port = 0, port_space(spaces)
     for name, space in spaces.items():
         try:
             routes = said(f"{name}: ip route", space.routes)
-            policies = said(f"{name}: ip rule", space.policies)
+            policies = [] if _no_policies(space.policies) else said(f"{name}: ip rule", space.policies)
             proxies = said(f"{name}: ip neigh", space.proxies) + said(f"{name}: ip neigh", space.neighbours)
         except AnswerError as error:
             finding.blind.append(f"{error} {space.error}")
@@ -116,8 +121,8 @@ def judge_routes(spaces: Mapping[str, Space]) -> Finding:
         found = {(rule.get("priority"), rule.get("table")) for rule in policies}
         if found - POLICIES or len(policies) > len(POLICIES):
             finding.holes.append(f"{name}: routing policy {sorted(map(str, found - POLICIES))}")
-        elif found:
-            finding.seen.add("the kernel's own policy")
+        elif found or _no_policies(space.policies):
+            finding.seen.add("the kernel's own policy, or none")
         finding.holes += [f"{name}: neighbour {proxy.get('dst')} at {proxy.get('dev')}" for proxy in proxies]
     finding.counted = f"{count} routes"
     return finding

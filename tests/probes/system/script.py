@@ -40,9 +40,10 @@ def link(path: str) -> str:
 
 
 def run(*words: str) -> list[Any]:
-    """Run a program; returns its status and what it printed."""
+    """Run a program; returns its status and what it printed: of one that failed, its complaint."""
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
-    return [done.returncode, (done.stdout or done.stderr).decode(errors="replace")]
+    first, second = (done.stderr, done.stdout) if done.returncode else (done.stdout, done.stderr)
+    return [done.returncode, (first or second).decode(errors="replace")]
 
 
 def settings(*tops: str) -> dict[str, str]:

@@ -419,6 +419,7 @@ BLIND: tuple[tuple[str, Deviation], ...] = (
     ("interfaces", lambda parts: parts["network"].pop(PORT_NET)),
     ("interfaces", lambda parts: parts["network"][PORT_NET].update(links=[1, "cannot"])),
     ("routes", lambda parts: parts["network"]["host"].update(routes=[0, "["])),
+    ("routes", lambda parts: parts["network"]["host"].update(policies=[1, "no ip"])),
     ("rules", lambda parts: parts["reference"]["mgmt"].update(failed=["no such device"])),
     ("rules", lambda parts: parts["network"]["host"].update(rules=[1, "no nft"])),
     ("rules", lambda parts: parts["network"].pop(PORT_NET)),
@@ -429,6 +430,20 @@ BLIND: tuple[tuple[str, Deviation], ...] = (
     ("sockets", lambda parts: parts["files"]["owners"].pop("/run/systemd/notify")),
     ("writable", lambda parts: parts["files"]["planted"].pop()),
 )
+
+
+def test_a_kernel_without_a_feature_lacks_its_settings() -> None:
+    parts = clean()
+    for key in declaration.UNBUILT:
+        parts["kernel"]["settings"].pop(key, None)
+    parts["kernel"]["settings"]["vm/overcommit_memory"] = "0"  # the directory was read
+    for space in parts["network"].values():
+        space["policies"] = [2, "RTNETLINK answers: Operation not supported\nDump terminated\n"]
+    found = look(parts)
+    assert {found[name].verdict for name in ("settings", "routes")} == {Verdict.SEALED}
+    for key in [key for key in parts["kernel"]["settings"] if key.startswith("vm/")]:
+        del parts["kernel"]["settings"][key]
+    assert look(parts)["settings"].verdict is Verdict.NOT_TESTED
 
 
 def test_what_cannot_be_seen_is_not_sealed() -> None:
