@@ -98,8 +98,8 @@ def shell(command: str, timeout: float) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def attacked(settings: Settings, *attacks: str) -> dict[str, Result]:
-    results = run_misuse(shell, seed=1, quick=True, settings=settings, folder=str(settings.link), attacks=attacks)
+def attacked(settings: Settings, *attacks: str, seed: int = 1) -> dict[str, Result]:
+    results = run_misuse(shell, seed=seed, quick=True, settings=settings, folder=str(settings.link), attacks=attacks)
     assert [result.name for result in results] == [name for name in ATTACKS if name in attacks]
     return {result.name: result for result in results}
 
@@ -213,6 +213,12 @@ def no_rate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("backend.limits.Bucket.take", lambda self: 0.0)
 
 
+def ignore_fields_and_rate(patch: pytest.MonkeyPatch) -> None:
+    """The rate refuses most of what comes so fast: which, depends on the machine."""
+    ignore_fields(patch)
+    no_rate(patch)
+
+
 def take_any_number(patch: pytest.MonkeyPatch) -> None:
     real = LinkServer.__init__
 
@@ -264,8 +270,7 @@ def die_of_it(patch: pytest.MonkeyPatch) -> None:
         (lambda patch: accept_anybody(patch, whoever=False), "tls", "signed by the front-end's key: effect done"),
         (accept_old_tls, "tls", "TLS 1.2: effect done"),
         (ignore_fields, "malformed", "effect done"),
-        # Without the rate, which refuses most of what comes so fast: which, depends on the machine.
-        (lambda patch: (ignore_fields(patch), no_rate(patch)), "mutants", "effect done"),
+        (ignore_fields_and_rate, "mutants", "effect done"),
         (take_longer_lines, "oversized", "a line of 4097 bytes: effect done"),
         (wait_for_ever, "slow", "a line of a byte a second: neither refused nor closed"),
         (take_ends_for_lines, "cut", "moved the backend's sequence"),
@@ -285,7 +290,11 @@ def test_what_is_broken_is_a_hole(
 ) -> None:
     broken(monkeypatch)
     with serving(settings) as running:
-        result = attacked(running, attack)[attack]
+        # Of random accidents some three in a run are taken: in one of twenty runs none.
+        for seed in range(1, 9 if attack == "mutants" else 2):
+            result = attacked(running, attack, seed=seed)[attack]
+            if result.verdict is Verdict.HOLE:
+                break
     assert result.verdict is Verdict.HOLE, result
     assert said in result.evidence + " ".join(result.frames), result
 
