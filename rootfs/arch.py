@@ -20,7 +20,7 @@ class Arch:
     loader: str
     """Where programs look for the dynamic loader (the architecture's ELF ABI)."""
     efi: str
-    """As in the removable media path (UEFI specification 2.10, section 3.5.1.1), lower case."""
+    """As UEFI's names of files have it (specification 2.10, section 3.5.1.1), lower case."""
     fragments: Path | None = None
     """Has, by name of a defconfig, what is otherwise in it."""
 
@@ -28,6 +28,11 @@ class Arch:
     def suffix(self) -> str:
         """Of names of what is made for it."""
         return "" if self is X86_64 else f"-{self.debian}"
+
+    @property
+    def uki(self) -> str:
+        """Where the firmware finds what boots the host, in the system partition."""
+        return f"EFI/BOOT/BOOT{self.efi.upper()}.EFI"
 
     def configs(self, name: str, config: Path) -> list[Path]:
         """The parts of a defconfig, of which the last one wins."""

@@ -110,7 +110,7 @@ def assemble(
             _TEMPLATE,
             {
                 "disk": profile.disk,
-                "efi": arch.efi.upper(),
+                "uki": arch.uki,
                 "uuid": lambda part: uuid.uuid5(_NAMESPACE, f"{identity} {part}"),
             },
         )

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from rootfs import arch
 from rootfs.errors import CommandError, SallyportError
 from rootfs.imagefile import ImageFile, partitions
 from rootfs.tools import Tools
@@ -14,7 +15,6 @@ VM = "usr/share/sallyport/frontend"
 """Where the VM is in the host's root file system."""
 ROOT = "root.squashfs"
 """The VM's root file system, there."""
-_KERNEL = "/EFI/BOOT/BOOTX64.EFI"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Unpacked:
     try:
         tools.run(["unsquashfs", "-q", "-n", "-o", str(parts["slot-a"]), "-d", "host", source.name], build=folder)
         tools.run(["unsquashfs", "-q", "-n", "-d", "vm", f"host/{VM}/{ROOT}"], build=folder)
-        tools.run(["mcopy", "-n", "-i", f"{source.name}@@{parts['esp']}", f"::{_KERNEL}", "kernel.efi"], build=folder)
+        kernel = f"::/{arch.ALL[image.profile.arch].uki}"
+        tools.run(["mcopy", "-n", "-i", f"{source.name}@@{parts['esp']}", kernel, "kernel.efi"], build=folder)
     except CommandError as error:
         raise SallyportError(f"{image.path}: its files cannot be unpacked: {error}", "build the image again") from error
     return Unpacked(folder, folder / "host", folder / "vm", folder / "kernel.efi")
