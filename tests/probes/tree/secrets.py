@@ -87,8 +87,10 @@ PUBLISHED: Mapping[str, frozenset[str]] = {
         "e5c643c952857f23 377b72ebaae43d90 23d51a270cb07113 c0500d8eb43b35b3 d593e683feea29f7 fdc8b254c9854bac"
     ),
     "usr/bin/openssl": words("18cf6b3e01d87f03 7be1e738b70160d9 54feb9d6f750b36d"),
+    "usr/share/sallyport/frontend/vmlinuz": words("abaaa2f4e76d8f07 cabc0cb4248d7e2e"),
 }
 """Keys that anybody can read: by file, what `digest` makes of each. GnuTLS carries the vectors of its self-test (FIPS
-140-3), ``openssl speed`` the RSA keys that it measures with."""
+140-3), ``openssl speed`` the RSA keys that it measures with, Linux the vectors of crypto/testmgr.h (seen where
+it is not compressed: aarch64)."""
 TEST_SECRETS = frozenset({"etc/test-access/authorized_keys", "usr/share/sallyport/frontend/root.squashfs"})
 """Where a test image has the key that may use the VM's test shell; the second holds the first, not compressed."""
