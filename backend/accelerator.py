@@ -37,7 +37,7 @@ async def choose(kind: Machine, directory: Path) -> Accelerator:
     rom.write_bytes(kind.trial_rom)
     started = time.monotonic()
     child = await asyncio.create_subprocess_exec(
-        *(kind.qemu_kvm, "-M", kind.options_kvm, "-accel", "kvm", "-cpu", "host", "-m", "16", "-bios", str(rom)),
+        *(kind.kvm.qemu, "-M", kind.kvm.options, "-accel", "kvm", "-cpu", kind.kvm.cpu, "-m", "16", "-bios", str(rom)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

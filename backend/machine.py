@@ -10,20 +10,23 @@ _PLAIN = "usb=off,mem-merge=off,dump-guest-core=off"
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A machine type of QEMU. ``kvm`` and ``tcg`` are told apart where the two accelerators differ."""
+class Way:
+    """How one accelerator runs it."""
 
-    qemu_kvm: str
+    qemu: str
     """The program."""
-    qemu_tcg: str
-    type: str
-    """Its name."""
-    options_kvm: str
-    """All that ``-M`` takes."""
-    options_tcg: str
-    cpu_kvm: str
+    options: str
+    """What ``-M`` takes."""
+    cpu: str
     """What ``-cpu`` takes."""
-    cpu_tcg: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine type of QEMU."""
+
+    kvm: Way
+    tcg: Way
     command_line: str
     """The kernel's: where its console is, and what makes it start quickly."""
     trial_rom: bytes
@@ -88,28 +91,20 @@ _QUIET = (
     # Only for a quick start: nothing to wait for.
     "random.trust_cpu=on rcupdate.rcu_expedited=1 audit=0"
 )
+_MICROVM = f"microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,{_PLAIN}"
 MICROVM = Machine(
-    # Machine type microvm and KVM only: a quarter of the code of the full one.
-    qemu_kvm="/usr/bin/qemu-system-x86_64-microvm",
-    qemu_tcg="/usr/bin/qemu-system-x86_64",
-    type="microvm",
-    options_kvm=(options := f"microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,{_PLAIN}"),
-    options_tcg=options,
-    cpu_kvm="host,svm=off,vmx=off,pmu=off",
-    cpu_tcg="max,svm=off",
+    # This program has machine type microvm and KVM only: a quarter of the code of the full one.
+    kvm=Way("/usr/bin/qemu-system-x86_64-microvm", _MICROVM, "host,svm=off,vmx=off,pmu=off"),
+    tcg=Way("/usr/bin/qemu-system-x86_64", _MICROVM, "max,svm=off"),
     # Nothing to calibrate, one serial port.
     command_line=f"console=ttyS0 reboot=t tsc=reliable no_timer_check 8250.nr_uarts=1 {_QUIET}",
     trial_rom=_microvm_trial(),
 )
+# No ACPI: the device tree alone says what there is.
+_VIRT = f"virt,acpi=off,gic-version=%s,its=off,{_PLAIN}"
 VIRT = Machine(
-    qemu_kvm="/usr/bin/qemu-system-aarch64",
-    qemu_tcg="/usr/bin/qemu-system-aarch64",
-    type="virt",
-    # No ACPI: the device tree alone says what there is.
-    options_kvm=f"virt,acpi=off,gic-version=host,its=off,{_PLAIN}",
-    options_tcg=f"virt,acpi=off,gic-version=3,its=off,{_PLAIN}",
-    cpu_kvm="host,pmu=off",
-    cpu_tcg="cortex-a72",
+    kvm=Way("/usr/bin/qemu-system-aarch64", _VIRT % "host", "host,pmu=off"),
+    tcg=Way("/usr/bin/qemu-system-aarch64", _VIRT % "3", "cortex-a72"),
     command_line=f"console=ttyAMA0 {_QUIET}",
     trial_rom=_virt_trial(),
 )

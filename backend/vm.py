@@ -88,26 +88,16 @@ def command(
         access_mac: its address on the management port.
         handed: names of the files in `GUEST`.
     """
-    kvm = chosen.name == "kvm"
+    way, accelerator = (kind.kvm, "kvm") if chosen.name == "kvm" else (kind.tcg, "tcg,thread=multi,tb-size=64")
     words = [
-        *(kind.qemu_kvm if kvm else kind.qemu_tcg, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
-        *(
-            "-M",
-            (kind.options_kvm if kvm else kind.options_tcg) + (",memory-backend=memory" if ends.access is None else ""),
-        ),
+        *(way.qemu, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-M", way.options + (",memory-backend=memory" if ends.access is None else "")),
         # Virtio 1: the forwarder takes nothing older.
         *("-global", "virtio-mmio.force-legacy=false"),
-        *(
-            ("-accel", "kvm", "-cpu", kind.cpu_kvm)
-            if kvm
-            else ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", kind.cpu_tcg)
-        ),
+        *("-accel", accelerator, "-cpu", way.cpu),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),
-        *(
-            "-append",
-            kind.command_line,
-        ),
+        *("-append", kind.command_line),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),
         *("-device", "virtio-blk-device,drive=root"),

@@ -61,7 +61,7 @@ def _listeners(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
 
 
 def _system(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
-    return run_system(rig.run_host, rig.image.profile.forwarder)
+    return run_system(rig.run_host, rig.image.profile.forwarder, rig.image.profile.arch)
 
 
 def _devices(rig: Rig, effort: Effort, say: Progress) -> list[Result]:

@@ -181,26 +181,35 @@ HANDED = words("backend.crt link.crt link.key settings.json ssh.key web.crt web.
 QEMU_FLAGS = ("-nodefaults", "-no-user-config", "-no-reboot")
 
 
-def qemu_words(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
+_PLAIN = "usb=off,mem-merge=off,dump-guest-core=off"
+_MACHINES: Mapping[str, tuple[str, str, str]] = {
+    "x86_64": (
+        f"microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,{_PLAIN}",
+        "host,svm=off,vmx=off,pmu=off|max,svm=off",
+        "ttyS0",
+    ),
+    "aarch64": (f"virt,acpi=off,gic-version=(host|3),its=off,{_PLAIN}", "host,pmu=off|cortex-a72", "ttyAMA0"),
+}
+"""What ``-M`` and ``-cpu`` may say, and where the VM's console is, by the host's architecture."""
+
+
+def qemu_words(forwarder: Forwarder, arch: str) -> Mapping[str, tuple[str, ...]]:
     """QEMU's options but `QEMU_FLAGS`, each with one pattern for each time that it stands on the command line, once."""
+    machine, cpu, console = _MACHINES[arch]
     user = forwarder.vm == "vhost-user"
     memory = ",memory-backend=memory" if user else ""
     common = {
         "-name": ("frontend",),
-        "-M": (
-            "(microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off"
-            "|virt,acpi=off,gic-version=(host|3),its=off)"
-            ",usb=off,mem-merge=off,dump-guest-core=off" + memory,
-        ),
+        "-M": (machine + memory,),
         "-global": (r"virtio-mmio\.force-legacy=false",),
         "-accel": ("kvm|tcg,thread=multi,tb-size=64",),
-        "-cpu": ("host,svm=off,vmx=off,pmu=off|max,svm=off|host,pmu=off|cortex-a72",),
+        "-cpu": (cpu,),
         "-m": (r"\d+",),
         "-smp": (r"\d+",),
         "-display": ("none",),
         "-kernel": (f"{_FRONTEND}vmlinuz",),
         "-initrd": (f"{_FRONTEND}initrd",),
-        "-append": (r"console=tty(S|AMA)0 (?!.*\b(init|rdinit|root)=).*",),
+        "-append": (rf"console={console} (?!.*\b(init|rdinit|root)=).*",),
         "-serial": ("chardev:console",),
         "-drive": (f"id=root,if=none,format=raw,readonly=on,file={_FRONTEND}root.squashfs",),
         "-device": (

@@ -127,14 +127,14 @@ def judge_terminals(told: Processes) -> Finding:
     return finding
 
 
-def judge_vm(told: Processes, forwarder: Forwarder) -> Finding:
+def judge_vm(told: Processes, forwarder: Forwarder, arch: str) -> Finding:
     """QEMU's command line, word by word, and its open files."""
     finding = Finding(("the VM's QEMU", "its disk", "its two NICs", "its sandbox"))
     for process in told.processes:
         if not re.fullmatch(QEMU, process.exe):
             continue
         finding.seen.add("the VM's QEMU")
-        left = {option: list(patterns) for option, patterns in qemu_words(forwarder).items()}
+        left = {option: list(patterns) for option, patterns in qemu_words(forwarder, arch).items()}
         flags = list(QEMU_FLAGS)
         words = iter(process.words[1:])
         for word in words:

@@ -35,12 +35,13 @@ _TRIED = {
 }
 
 
-def run_system(run: Run, forwarder: Forwarder | None = None) -> list[Result]:
+def run_system(run: Run, forwarder: Forwarder | None = None, arch: str = "x86_64") -> list[Result]:
     """Look at the whole running host; never raises for what it tells.
 
     Args:
         run: runs a command line in the host's root shell; what it raises passes through.
         forwarder: the way of forwarding that the image's profile names.
+        arch: the architecture that it names.
     """
     way = forwarder or Forwarder()
     told: dict[str, Any] = {}
@@ -65,7 +66,7 @@ def run_system(run: Run, forwarder: Forwarder | None = None) -> list[Result]:
         "ipv6": (("kernel", "network"), judge_ipv6),
         "processes": (("processes",), lambda p: judge_processes(p, way)),
         "terminals": (("processes",), judge_terminals),
-        "vm": (("processes",), lambda p: judge_vm(p, way)),
+        "vm": (("processes",), lambda p: judge_vm(p, way, arch)),
         "interfaces": (("network",), lambda n: judge_interfaces(n, way)),
         "routes": (("network",), judge_routes),
         "rules": (("network", "reference"), lambda n, r: judge_rules(n, r, way)),

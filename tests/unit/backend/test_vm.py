@@ -32,6 +32,13 @@ def command(chosen: Accelerator, ends: vm.Ends = VHOST, kind: Machine = machine.
     )
 
 
+def in_place(way: str, qemu: Path) -> Machine:
+    """Microvm with another program in QEMU's place."""
+    return dataclasses.replace(
+        machine.MICROVM, **{way: dataclasses.replace(getattr(machine.MICROVM, way), qemu=str(qemu))}
+    )
+
+
 def values(words: list[str], option: str) -> list[str]:
     return [words[i + 1] for i, word in enumerate(words) if word == option]
 
@@ -107,12 +114,12 @@ def test_a_guest_that_panics_ends_qemu(chosen: Accelerator) -> None:
 def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
     kvm, tcg = command(KVM), command(TCG)
     assert (kvm[0], values(kvm, "-accel"), values(kvm, "-cpu")) == (
-        machine.MICROVM.qemu_kvm,
+        machine.MICROVM.kvm.qemu,
         ["kvm"],
         ["host,svm=off,vmx=off,pmu=off"],
     )
     (accel,) = values(tcg, "-accel")
-    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine.MICROVM.qemu_tcg, "tcg", ["max,svm=off"])
+    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine.MICROVM.tcg.qemu, "tcg", ["max,svm=off"])
 
 
 def write_resources(**changes: object) -> None:
@@ -165,7 +172,7 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
     qemu = boot / "qemu"
     qemu.write_text("#!/bin/sh\nls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /fd \\1 /p'\n")
     qemu.chmod(0o755)
-    monkeypatch.setattr(machine, "own", lambda: dataclasses.replace(machine.MICROVM, qemu_tcg=str(qemu)))
+    monkeypatch.setattr(machine, "own", lambda: in_place("tcg", qemu))
     access, link, other = (os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other"))
     os.set_inheritable(other, True)
 
@@ -290,7 +297,7 @@ def choose(tmp_path: Path, script: str) -> Accelerator:
     qemu.chmod(0o755)
     run.mkdir()
     try:
-        return asyncio.run(accelerator.choose(dataclasses.replace(machine.MICROVM, qemu_kvm=str(qemu)), run))
+        return asyncio.run(accelerator.choose(in_place("kvm", qemu), run))
     finally:
         assert list(run.iterdir()) == []
 
@@ -306,7 +313,7 @@ def test_a_trial_guest_that_says_k_means_kvm(tmp_path: Path) -> None:
     assert re.fullmatch(r"a trial guest ran under KVM in \d+ ms", chosen.reason)
     assert time.monotonic() - started < 3, "the guest that is done was waited for"
     words = (tmp_path / "words").read_text()
-    assert f"-M {machine.MICROVM.options_kvm} -accel kvm -cpu host" in words
+    assert f"-M {machine.MICROVM.kvm.options} -accel kvm -cpu host" in words
     assert "-nodefaults -no-user-config" in words
 
 

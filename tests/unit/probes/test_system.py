@@ -432,6 +432,13 @@ BLIND: tuple[tuple[str, Deviation], ...] = (
 )
 
 
+def test_a_word_of_another_architecture_is_a_hole() -> None:
+    parts = clean()
+    words = _of(parts, 302)["words"]
+    words[words.index("-cpu") + 1] = "host,pmu=off"  # right on aarch64; here it leaves virtualization on
+    assert look(parts)["vm"].verdict is Verdict.HOLE
+
+
 def test_a_kernel_without_a_feature_lacks_its_settings() -> None:
     parts = clean()
     for key in declaration.UNBUILT:
