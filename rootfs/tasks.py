@@ -231,6 +231,8 @@ def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> A
     from rootfs.buildroot import farm, source, workshop
     from rootfs.buildroot.builder import Builder
 
+    if jobs < 0:
+        raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
     tree = source.Source.open(source.named(buildroot))
     tree.require(source.BUILT)
     others = farm.read(os.environ.get(farm.SETTING, ""))
