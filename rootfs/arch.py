@@ -21,8 +21,18 @@ class Arch:
     """Where programs look for the dynamic loader (the architecture's ELF ABI)."""
     efi: str
     """As UEFI's names of files have it (specification 2.10, section 3.5.1.1), lower case."""
-    fragments: Path | None = None
-    """Has, by name of a defconfig, what is otherwise in it."""
+    kernel: str
+    """The kernel's file that is started, as its makefile names it (Linux' arch/*/Makefile)."""
+
+    @property
+    def directory(self) -> Path:
+        """What holds for it alone: parts of defconfigs, of kernel configurations, QEMU's devices."""
+        return _HERE / self.name
+
+    @property
+    def libraries(self) -> Path:
+        """Where they are in every tree."""
+        return Path("usr/lib") / self.triplet
 
     @property
     def suffix(self) -> str:
@@ -35,14 +45,14 @@ class Arch:
         return f"EFI/BOOT/BOOT{self.efi.upper()}.EFI"
 
     def configs(self, name: str, config: Path) -> list[Path]:
-        """The parts of a defconfig, of which the last one wins."""
-        return [config] if self.fragments is None else [config, self.fragments / f"{name}.config"]
+        """The parts of a defconfig, of which the last one wins. It is written for x86-64."""
+        return [config] if self is X86_64 else [config, self.directory / f"{name}.config"]
 
     def spell(self, text: str) -> str:
         """Put its names into a text that has them in braces."""
         return text.format(triplet=self.triplet, loader=self.loader, debian=self.debian, arch=self.name)
 
 
-X86_64 = Arch("x86_64", "amd64", "x86_64-linux-gnu", "usr/lib64/ld-linux-x86-64.so.2", "x64")
-AARCH64 = Arch("aarch64", "arm64", "aarch64-linux-gnu", "usr/lib/ld-linux-aarch64.so.1", "aa64", _HERE / "aarch64")
+X86_64 = Arch("x86_64", "amd64", "x86_64-linux-gnu", "usr/lib64/ld-linux-x86-64.so.2", "x64", "bzImage")
+AARCH64 = Arch("aarch64", "arm64", "aarch64-linux-gnu", "usr/lib/ld-linux-aarch64.so.1", "aa64", "Image")
 ALL = {arch.name: arch for arch in (X86_64, AARCH64)}

@@ -2,6 +2,9 @@
 # the same version, or not at all, because the release's own source cannot be had from the archives that we build from.
 # It is read before the packages' own makefiles; `override` wins over what they say. Hashes: rootfs/patches.
 
+# Debian packages for the image's architecture (rootfs/buildroot/workshop.py)
+PREBUILT = /prebuilt
+
 # --- Another version, or a distribution's copy of the same one
 
 # Buildroot's own patches do not fit these versions; they mend what this build does not do.
@@ -77,7 +80,7 @@ override QEMU_SOURCE = qemu_10.2.2+ds.orig.tar.xz
 # One machine type and its devices (the options are in external.mk): what is not in the program need not be secure. The
 # one program serves hosts with KVM and without.
 define QEMU_DEVICES
-	cp $(BR2_EXTERNAL_SALLYPORT_PATH)/qemu/devices.mak $(@D)/configs/devices/x86_64-softmmu/sallyport.mak
+	cp $(BR2_EXTERNAL_SALLYPORT_PATH)/$(ARCH)/qemu.mak $(@D)/configs/devices/$(ARCH)-softmmu/sallyport.mak
 	# Its own tests, a third of all that would be compiled, and what they want; tables for machines that it cannot be.
 	sed -i '/^pycotap /d' $(@D)/pythondeps.toml
 	sed -i -e "/^subdir('tests\/qtest\//d" -e "s/^  subdir('tests')/  message('without tests')/" $(@D)/meson.build
@@ -85,15 +88,17 @@ define QEMU_DEVICES
 	: >$(@D)/pc-bios/dtb/meson.build
 endef
 QEMU_POST_PATCH_HOOKS += QEMU_DEVICES
-# Its firmware is not in that archive's copy of the sources: the workshop has Debian's builds of it.
+# Firmware of microvm is not in that archive's copy of the sources; virt starts a kernel without any.
+ifeq ($(BR2_x86_64),y)
 define QEMU_FIRMWARE
 	$(INSTALL) -d $(TARGET_DIR)/usr/share/qemu $(TARGET_DIR)/usr/share/seabios
-	cp $(addprefix /usr/share/qemu/,linuxboot_dma.bin pvh.bin kvmvapic.bin) $(TARGET_DIR)/usr/share/qemu/
-	cp /usr/share/seabios/bios-microvm.bin $(TARGET_DIR)/usr/share/seabios/
+	cp $(addprefix $(PREBUILT)/usr/share/qemu/,linuxboot_dma.bin pvh.bin kvmvapic.bin) $(TARGET_DIR)/usr/share/qemu/
+	cp $(PREBUILT)/usr/share/seabios/bios-microvm.bin $(TARGET_DIR)/usr/share/seabios/
 	# A copy: programs are no links here. The image has its content once.
 	cp $(TARGET_DIR)/usr/bin/qemu-system-x86_64 $(TARGET_DIR)/usr/bin/qemu-system-x86_64-microvm
 endef
 QEMU_POST_INSTALL_TARGET_HOOKS += QEMU_FIRMWARE
+endif
 override SYSTEMD_VERSION = 257.13
 override SYSTEMD_SOURCE = systemd_257.13.orig.tar.gz
 override UTIL_LINUX_VERSION = 2.41.5
@@ -101,7 +106,7 @@ override UTIL_LINUX_SOURCE = util-linux-2.41.5.tar.xz
 override UTIL_LINUX_LIBS_VERSION = 2.41.5
 override UTIL_LINUX_LIBS_SOURCE = util-linux-2.41.5.tar.xz
 
-# --- Prebuilt: no archive that we build from has their sources; the workshop has Debian's binaries
+# --- Prebuilt: no archive that we build from has their sources, or they need tools that none has
 
 # $(1): a package of which nothing is compiled
 define not-built
@@ -126,7 +131,7 @@ override PYTHON_CRYPTOGRAPHY_VERSION = 43.0.0
 override PYTHON_CRYPTOGRAPHY_SETUP_TYPE = setuptools
 define CRYPTOGRAPHY_INSTALL
 	mkdir -p $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages
-	cp -r /usr/lib/python3/dist-packages/cryptography $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages/
+	cp -r $(PREBUILT)/usr/lib/python3/dist-packages/cryptography $(TARGET_DIR)/usr/lib/python$(PYTHON3_VERSION_MAJOR)/site-packages/
 endef
 override PYTHON_CRYPTOGRAPHY_INSTALL_TARGET_CMDS = $(CRYPTOGRAPHY_INSTALL)
 
@@ -135,8 +140,8 @@ $(eval $(call not-built,TZDATA))
 
 NFT_LIBRARIES = nftables nftnl mnl gmp jansson xtables edit bsd md tinfo
 define NFT_INSTALL
-	cp -P $(foreach name,$(NFT_LIBRARIES),/usr/lib/x86_64-linux-gnu/lib$(name).so.*) $(TARGET_DIR)/usr/lib/
-	$(INSTALL) -D -m 0755 /usr/sbin/nft $(TARGET_DIR)/usr/sbin/nft
+	cp -P $(foreach name,$(NFT_LIBRARIES),$(PREBUILT)/usr/lib/$(ARCH)-linux-gnu/lib$(name).so.*) $(TARGET_DIR)/usr/lib/
+	$(INSTALL) -D -m 0755 $(PREBUILT)/usr/sbin/nft $(TARGET_DIR)/usr/sbin/nft
 endef
 override NFTABLES_VERSION = 1.1.3
 override NFTABLES_DEPENDENCIES = skeleton toolchain

@@ -48,13 +48,12 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
         return images.make(recipe, _console)
     if engine not in ("buildroot", "buildroot-vm"):
         raise SallyportError(f"no engine {engine!r}", "name debian, buildroot or buildroot-vm")
-    if recipe.profile.arch != X86_64.name:
-        raise SallyportError(f"engine {engine!r} makes no image for {recipe.profile.arch} yet", "take engine debian")
     from rootfs.buildroot.engine import Engine as FromSource
 
     cache = Cache(images.CACHE, _console)
-    source = FromSource(cache, _builder(buildroot), locked=recipe.locked)
-    host = Engine(cache, locked=recipe.locked) if engine == "buildroot-vm" else source
+    arch = recipe.profile.arch
+    source = FromSource(cache, _builder(buildroot, arch=arch), locked=recipe.locked)
+    host = Engine(cache, locked=recipe.locked, arch=ALL[arch]) if engine == "buildroot-vm" else source
     return images.make(dataclasses.replace(recipe, tag=engine), _console, engines=images.Engines(engine, host, source))
 
 
@@ -221,24 +220,27 @@ _BUILDROOT_HELP = {
     "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
     "downloads": "Buildroot's download directory",
     "only": f"{' or '.join(defconfig.ALL)}, not both",
+    "arch": f"architecture: {' or '.join(ALL)}",
 }
 CCACHE = "SALLYPORT_CCACHE"
 """Environment variable: the directory of ccache, in the place of one below out/."""
 _DOWNLOADS = str(OUT / "buildroot/dl")
 
 
-def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0) -> Any:
+def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0, arch: str = X86_64.name) -> Any:
     from rootfs.buildroot import farm, source, workshop
     from rootfs.buildroot.builder import Builder
 
     if jobs < 0:
         raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
+    if arch not in ALL:
+        raise SallyportError(f"no architecture {arch!r}", f"name one of {', '.join(ALL)}")
     tree = source.Source.open(source.named(buildroot))
     tree.require(source.BUILT)
     others = farm.read(os.environ.get(farm.SETTING, ""))
-    shop = workshop.prepare(debian(), others)
+    shop = workshop.prepare(debian(arch), others)
     ccache = Path(os.environ.get(CCACHE) or OUT / "buildroot/ccache")
-    return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs or others.jobs, _console, shop)
+    return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs or others.jobs, _console, shop, ALL[arch])
 
 
 @task(
@@ -251,6 +253,7 @@ def sources(
     buildroot: str = "",
     downloads: str = _DOWNLOADS,
     only: str = "",
+    arch: str = X86_64.name,
     fetch: bool = False,
     json: bool = False,
 ) -> None:
@@ -258,7 +261,7 @@ def sources(
     from rootfs.buildroot import downloads as files
 
     names = defconfig.chosen(only)
-    builder = _builder(buildroot, downloads)
+    builder = _builder(buildroot, downloads, arch=arch)
     found = builder.sources(names)
     if fetch and (bad := [needed for needed in found if not needed.good]):
         from rootfs.buildroot import fetch as fetching
@@ -281,21 +284,29 @@ def sources(
 )
 @friendly
 def buildroot(
-    _: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", again: str = "", jobs: int = 0
+    _: Context,
+    buildroot: str = "",
+    downloads: str = _DOWNLOADS,
+    only: str = "",
+    arch: str = X86_64.name,
+    again: str = "",
+    jobs: int = 0,
 ) -> None:
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
     names = defconfig.chosen(only)
-    builder = _builder(buildroot, downloads, jobs=jobs)
+    builder = _builder(buildroot, downloads, jobs=jobs, arch=arch)
     for name in names:
         print(builder.build(name, again=again) / "target")
 
 
 @task(help=_BUILDROOT_HELP)
 @friendly
-def legal(_: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "") -> None:
+def legal(
+    _: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", arch: str = X86_64.name
+) -> None:
     """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
-    builder = _builder(buildroot, downloads)
+    builder = _builder(buildroot, downloads, arch=arch)
     for name in names:
         print(builder.legal(name, OUT / "legal"))
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rootfs import defconfig
+from rootfs.arch import X86_64, Arch
 from rootfs.buildroot import build as building
 from rootfs.buildroot import downloads, harvest, toolchain
 from rootfs.buildroot.downloads import Needed
@@ -24,7 +25,7 @@ from rootfs.buildroot.source import EXTERNAL, Source
 from rootfs.errors import SallyportError
 from rootfs.steps import digest_path, remove
 
-_OURS = ("package", "patches", "linux", "qemu", "overrides.mk", "external.mk", "buildroot/stand_in")
+_OURS = ("package", "patches", "linux", "overrides.mk", "external.mk", "buildroot/stand_in")
 """What of the BR2_EXTERNAL tree goes into a build."""
 _VM_KERNEL = EXTERNAL.parent / "frontend_vm/linux.config"
 _NOT_BY_BUILDROOT = {
@@ -47,8 +48,8 @@ class Maker(Protocol):
     """Makes places to run make in, all alike."""
 
     @property
-    def fetched(self) -> Path:
-        """The packages that they are made of."""
+    def prebuilt(self) -> Path:
+        """The packages of what goes into an image as it is."""
 
     @property
     def identity(self) -> str:
@@ -69,6 +70,7 @@ class Builder:
         ccache: what was compiled before; may be shared by machines.
         jobs: how many compilers at the same time, of however many packages.
         maker: makes the places to run make in.
+        arch: what is built for.
     """
 
     tree: Source
@@ -78,12 +80,13 @@ class Builder:
     jobs: int
     console: Console
     maker: Maker
+    arch: Arch = X86_64
     _listed: dict[str, list[Package]] = field(default_factory=dict)
 
     def _settings(self, bench: Bench) -> dict[str, str]:
         """What is the build's and not the image's, as in a defconfig."""
         return {
-            **toolchain.SETTINGS,
+            **toolchain.settings(self.arch),
             **_NOT_BY_BUILDROOT,
             "BR2_DL_DIR": f'"{bench.downloads}"',
             "BR2_PRIMARY_SITE": f'"file://{bench.downloads}"',
@@ -103,11 +106,11 @@ class Builder:
         Raises:
             SallyportError: Buildroot did not take it.
         """
-        directory = self.out / name
+        directory = self.out / f"{name}{self.arch.suffix}"
         for path in (directory, self.downloads, self.ccache):
             path.mkdir(parents=True, exist_ok=True)
         bench = self.maker.bench(self.tree.directory, directory, self.downloads, self.ccache)
-        output = Output(self.tree, defconfig.ALL[name], directory, bench)
+        output = Output(self.tree, self.arch.configs(name, defconfig.ALL[name]), directory, bench)
         if name not in self._listed:
             with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):
                 output.configure(self._settings(bench))
@@ -117,7 +120,7 @@ class Builder:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of what every build is made with: of our external tree, and of the compiler."""
-        digests = {name: digest_path(EXTERNAL / name) for name in _OURS}
+        digests = {name: digest_path(EXTERNAL / name) for name in (*_OURS, self.arch.directory.name)}
         return digests | {"kernel of the VM": digest_path(_VM_KERNEL), "made by": self.maker.identity}
 
     def _check_origin(self, output: Output) -> None:
@@ -190,11 +193,12 @@ class Builder:
             )
         with self.console.status(f"collecting licences and sources of {name}"):
             output.make("legal-info")
+        name += self.arch.suffix
         work = target / f".{name}"
         remove(work)
         shutil.copytree(output.directory / "legal-info", work, copy_function=_link)
         for package in harvest.PREBUILT:
-            notice = self.maker.fetched / "tree/usr/share/doc" / package / "copyright"
+            notice = self.maker.prebuilt / "tree/usr/share/doc" / package / "copyright"
             (work / "prebuilt" / package).mkdir(parents=True)
             shutil.copyfile(notice, work / "prebuilt" / package / notice.name)
         remove(target / name)

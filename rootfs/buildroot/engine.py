@@ -27,6 +27,8 @@ class Engine(engine.Engine):
         cache: where they are kept.
         builder: builds in Buildroot's tree.
         locked: of the tools, see `rootfs.debian.packages.fetch`.
+
+    What it is for, the builder says.
     """
 
     name = "buildroot"
@@ -34,12 +36,13 @@ class Engine(engine.Engine):
     linux = LINUX
 
     def __init__(self, cache: Cache, builder: Builder, *, locked: bool = False) -> None:
-        super().__init__(cache, locked=locked)
+        super().__init__(cache, locked=locked, arch=builder.arch)
         self._builder = builder
 
     def contents(self, name: str, _wish: Wish) -> Path:
         """As engine ``debian``'s, and ``linux/tree``; built if need be."""
-        inputs = {"defconfig": digest_path(defconfig.ALL[name]), "release": self._builder.tree.release}
+        inputs = {part.name: digest_path(part) for part in self.arch.configs(name, defconfig.ALL[name])}
+        inputs["release"] = self._builder.tree.release
         inputs |= self._builder.inputs | digest_code(builder, harvest)
         inputs["programs in sbin"] = " ".join(sorted(harvest.sbin()))
 
@@ -47,9 +50,9 @@ class Engine(engine.Engine):
             made = self._builder.build(name)
             _, listed = self._builder.output(name)
             hashes = {needed.file: needed.sha256() for needed in self._builder.sources([name])}
-            harvest.gather(made, listed, self._builder.maker.fetched, output, hashes)
+            harvest.gather(self.arch, made, listed, self._builder.maker.prebuilt, output, hashes)
 
-        return self.cache.step(f"buildroot-{name}", f"Buildroot's {name}", inputs, build)
+        return self.cache.step(f"buildroot-{name}{self.arch.suffix}", f"Buildroot's {name}", inputs, build)
 
     def kernel(self, name: str, _flavour: str) -> Path:
         """As engine ``debian``'s. Which kernel it is, the defconfig says."""
@@ -61,7 +64,9 @@ class Engine(engine.Engine):
             (output / "packages.json").write_text(json.dumps([asdict(package) for package in linux]))
             shutil.copyfile(contents / licenses.FILE, output / licenses.FILE)
 
-        return self.cache.step(f"linux-{name}", f"Kernel of {name}", {"contents": contents.name}, build)
+        return self.cache.step(
+            f"linux-{name}{self.arch.suffix}", f"Kernel of {name}", {"contents": contents.name}, build
+        )
 
     def licenses(self, contents: Path, names: Sequence[str]) -> dict[str, Licenses]:
         """As Buildroot's packages say it."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rootfs.arch import Arch
 from rootfs.buildroot import linkage
 from rootfs.buildroot.output import Package
 from rootfs.debian import licenses, packages
@@ -21,12 +22,9 @@ from rootfs.debian.licenses import Licenses
 from rootfs.errors import SallyportError
 from rootfs.overlay import MERGED
 
-_LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 _PYTHON = Path("usr/lib/python3/dist-packages")
 _PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
 """What Debian has in packages of its own: how to build modules, another system's libraries, an installer."""
-_LOADER = "ld-linux-x86-64.so.2"
-ARCH = "x86_64"
 PREBUILT = (
     "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
     "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "python3-cryptography", "qemu-system-data",
@@ -41,13 +39,16 @@ def sbin() -> set[str]:
     return {glob.removeprefix("usr/sbin/") for glob in globs if glob.startswith("usr/sbin/")}
 
 
-def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: Path, hashes: dict[str, str]) -> None:
+def gather(
+    arch: Arch, directory: Path, listed: Sequence[Package], prebuilt: Path, output: Path, hashes: dict[str, str]
+) -> None:
     """Fill ``output`` from an output directory of Buildroot.
 
     Args:
+        arch: what it was built for.
         directory: make's ``O``, built.
         listed: its packages.
-        workshop: the Debian packages that it was built with, as `rootfs.debian.packages.fetch` left them.
+        prebuilt: the Debian packages with what is not built, as `rootfs.debian.packages.fetch` left them.
         output: gets ``tree``, ``linux/tree``, ``packages.json``, ``files.json`` and ``licenses.json``, all of them as
             `rootfs.debian.packages.fetch` and its users have them.
         hashes: source file to its SHA-256.
@@ -57,35 +58,35 @@ def gather(directory: Path, listed: Sequence[Package], workshop: Path, output: P
     """
     tree = output / "tree"
     shutil.copytree(directory / "target", tree, symlinks=True)
-    moved = _arrange(tree)
-    _linux(directory, tree, output / "linux/tree")
+    moved = _arrange(arch, tree)
+    _linux(arch, directory, tree, output / "linux/tree")
     files: dict[str, list[str]] = {}
     for line in (directory / "build/packages-file-list.txt").read_text().splitlines():
         package, _, path = line.partition(",")
-        files.setdefault(package, []).append(_placed(path.removeprefix("./"), moved))
+        files.setdefault(package, []).append(_placed(arch, path.removeprefix("./"), moved))
     inside = {package.name: package for package in listed if package.name in files and package.downloads}
     rows = [
-        packages.Package(p.name, p.version, ARCH, hashes.get(p.downloads[0].source, ""), by="buildroot")
+        packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot")
         for p in inside.values()
     ]
-    rows += (binaries := [package for package in packages.load(workshop) if package.name in PREBUILT])
-    brought: dict[str, list[str]] = json.loads((workshop / "files.json").read_text())
+    rows += (binaries := [package for package in packages.load(prebuilt) if package.name in PREBUILT])
+    brought: dict[str, list[str]] = json.loads((prebuilt / "files.json").read_text())
     files |= {package.name: brought[package.name] for package in binaries}
-    prebuilt = [tree / name for package in binaries for name in brought[package.name]]
-    libraries = [path for path in (tree / _LIBRARIES).iterdir() if ".so" in path.name and path.is_file()]
-    if lost := linkage.missing((path for path in prebuilt if path.is_file()), libraries):
+    as_they_are = [tree / name for package in binaries for name in brought[package.name]]
+    libraries = [path for path in (tree / arch.libraries).iterdir() if ".so" in path.name and path.is_file()]
+    if lost := linkage.missing((path for path in as_they_are if path.is_file()), libraries):
         raise SallyportError(
             f"prebuilt, and not to be loaded: {', '.join(lost[:5])}, and {len(lost)} in all",
             "build the library with it, or take another binary (rootfs/overrides.mk)",
         )
     known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
-    known |= licenses.read(workshop / "tree", [package.name for package in binaries])
+    known |= licenses.read(prebuilt / "tree", [package.name for package in binaries])
     (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     (output / "files.json").write_text(json.dumps(files))
     licenses.save(known, output / licenses.FILE)
 
 
-def _arrange(tree: Path) -> dict[str, str]:
+def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
     """Bring the tree into the shared layout; returns old to new places."""
     moved: dict[str, str] = {}
     for name, target in MERGED.items():
@@ -95,28 +96,29 @@ def _arrange(tree: Path) -> dict[str, str]:
                 f"{link} is a directory", f"/{name} and /{target} must be one: BR2_ROOTFS_MERGED_USR=y"
             )
         link.unlink()
-    lib = tree / "usr/lib"
+    lib, libraries = tree / "usr/lib", tree / arch.libraries
     shutil.rmtree(tree / "usr/lib64") if not (tree / "usr/lib64").is_symlink() else (tree / "usr/lib64").unlink()
-    (tree / _LIBRARIES).mkdir()
+    libraries.mkdir()
     for file in lib.iterdir():
         if ".so" in file.name and not (file.is_dir() and not file.is_symlink()):
             leads = os.readlink(file) if file.is_symlink() else ""
             if leads.startswith("/"):
                 raise SallyportError(f"{file} -> {leads}: a library elsewhere", "mend `_arrange`")
-            file.rename(tree / _LIBRARIES / file.name)
+            file.rename(libraries / file.name)
             if "/" in leads:  # to a directory beside them, which stays
-                (tree / _LIBRARIES / file.name).unlink()
-                (tree / _LIBRARIES / file.name).symlink_to(f"../{leads}")
+                (libraries / file.name).unlink()
+                (libraries / file.name).symlink_to(f"../{leads}")
     for file in lib.glob("systemd/lib*.so"):
         # systemd's own libraries: the loader finds them here, too, and what is left there are units and programs.
-        file.rename(tree / _LIBRARIES / file.name)
+        file.rename(libraries / file.name)
     for file in [*lib.rglob("*.so*"), *lib.glob("python3*/**/*")]:
         # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
         if file.is_file() and not file.is_symlink():
             file.chmod(0o644)
-    (tree / _LIBRARIES / _LOADER).chmod(0o755)
-    (tree / "usr/lib64").mkdir()
-    (tree / "usr/lib64" / _LOADER).symlink_to(f"../{_LIBRARIES.relative_to('usr')}/{_LOADER}")
+    loader = tree / arch.loader
+    (libraries / loader.name).chmod(0o755)
+    loader.parent.mkdir(exist_ok=True)
+    loader.symlink_to(os.path.relpath(libraries / loader.name, loader.parent))
     if (tree / "usr/sbin").is_symlink():
         (tree / "usr/sbin").unlink()
         (tree / "usr/sbin").mkdir()
@@ -136,7 +138,7 @@ def _arrange(tree: Path) -> dict[str, str]:
     return moved | {site.relative_to(tree).as_posix(): _PYTHON.as_posix()}
 
 
-def _placed(path: str, moved: dict[str, str]) -> str:
+def _placed(arch: Arch, path: str, moved: dict[str, str]) -> str:
     """Where a file of Buildroot's list is now."""
     top, _, rest = path.partition("/")
     path = f"{MERGED[top]}/{rest}" if top in MERGED else path
@@ -144,10 +146,10 @@ def _placed(path: str, moved: dict[str, str]) -> str:
         if path == old or path.startswith(f"{old}/"):
             return f"{new}{path.removeprefix(old)}"
     place = Path(path)
-    return (_LIBRARIES / place.name).as_posix() if place.parent == Path("usr/lib") and ".so" in place.name else path
+    return (arch.libraries / place.name).as_posix() if place.parent == Path("usr/lib") and ".so" in place.name else path
 
 
-def _linux(directory: Path, tree: Path, target: Path) -> None:
+def _linux(arch: Arch, directory: Path, tree: Path, target: Path) -> None:
     """Kernel and modules, out of the tree: an image has only the modules that its profile names."""
     built = next((path for path in (directory / "build").glob("linux-[0-9]*") if path.is_dir()), None)
     if built is None:
@@ -155,7 +157,7 @@ def _linux(directory: Path, tree: Path, target: Path) -> None:
     release = (built / "include/config/kernel.release").read_text().strip()
     modules = target / "usr/lib/modules" / release
     (target / "boot").mkdir(parents=True)
-    shutil.copyfile(directory / "images/bzImage", target / "boot" / f"vmlinuz-{release}")
+    shutil.copyfile(directory / "images" / arch.kernel, target / "boot" / f"vmlinuz-{release}")
     if (tree / "usr/lib/modules").is_dir():
         shutil.move(tree / "usr/lib/modules" / release, modules)
         for link in ("build", "source"):

@@ -24,6 +24,12 @@ def _line(name: str, value: str) -> str:
     return f"# {name} is not set" if value == "n" else f"{name}={value}"
 
 
+def _lines(part: Path) -> list[str]:
+    if not part.is_file():
+        raise SallyportError(f"{part}: no such file", "name a Buildroot defconfig")
+    return part.read_text().splitlines()
+
+
 class Download(BaseModel):
     """One file that a package is made of."""
 
@@ -76,12 +82,12 @@ class Output:
 
     Args:
         source: Buildroot's tree.
-        config: the defconfig.
+        config: the parts of the defconfig; the last one wins.
         directory: exists.
         bench: runs make.
     """
 
-    def __init__(self, source: Source, config: Path, directory: Path, bench: Bench) -> None:
+    def __init__(self, source: Source, config: Sequence[Path], directory: Path, bench: Bench) -> None:
         self.source, self.config, self.directory, self.bench = source, config, directory, bench
 
     def make(self, *targets: str, jobs: int = 1, on_line: Callable[[str], None] | None = None) -> str:
@@ -110,10 +116,8 @@ class Output:
             CommandError: make failed.
             SallyportError: there is no such defconfig.
         """
-        if not self.config.is_file():
-            raise SallyportError(f"{self.config}: no such file", "name a Buildroot defconfig")
         lines = {name: _line(name, value) for name, value in (settings or {}).items()}
-        own = [line for line in self.config.read_text().splitlines() if _NAME.sub(r"\1", line) not in lines]
+        own = [line for part in self.config for line in _lines(part) if _NAME.sub(r"\1", line) not in lines]
         whole = self.directory / "defconfig"
         whole.write_text("\n".join([*own, *lines.values()]) + "\n")
         self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")

@@ -24,11 +24,11 @@ from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.run import environment, run
-from rootfs.steps import digest_code
+from rootfs.steps import digest_code, digest_path
 from rootfs.tools import Tools
 
 OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
-SOURCE, PROJECT = Path("/buildroot"), Path("/sallyport")
+SOURCE, PROJECT, PREBUILT = Path("/buildroot"), Path("/sallyport"), Path("/prebuilt")
 """Where things are seen inside."""
 _BIN, _TMP = Path("/opt/bin"), Path("/tmp")  # noqa: S108 - inside
 _ENVIRONMENT = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": str(_TMP), "TMPDIR": str(_TMP), "TZ": "UTC"}
@@ -37,8 +37,7 @@ _NAMES = {
     "which": "which.debianutils", "yacc": "bison",
 }  # fmt: skip
 """Commands that Debian's maintainer scripts would link (update-alternatives(1)): none of them runs for this tree."""
-
-
+_DIGEST = "digest"
 _ALONE = Farm()
 
 
@@ -48,11 +47,13 @@ class Workshop:
 
     Args:
         fetched: packages with make and the compiler for what runs during the build.
-        added: ``bin`` and ``toolchain``, as `prepare` made them.
+        prebuilt: packages with what goes into an image as it is.
+        added: ``bin`` and ``toolchain``, as `prepare` made them, with a digest of the toolchain.
         farm: other machines that compile, too.
     """
 
     fetched: Path
+    prebuilt: Path
     added: Path
     farm: Farm = _ALONE
 
@@ -69,9 +70,13 @@ class Workshop:
 
     @cached_property
     def identity(self) -> str:
-        """A digest of its packages, and of how the toolchain is made of them; not of how they were fetched."""
-        inside = [f"{package.name} {package.version} {package.sha256}" for package in packages.load(self.fetched)]
-        made = [*sorted(inside), str(_NAMES), *digest_code(toolchain).values()]
+        """A digest of its packages, and of the toolchain that is made of them; not of how they were fetched."""
+        inside = {
+            f"{package.name} {package.version} {package.sha256}"
+            for path in (self.fetched, self.prebuilt)
+            for package in packages.load(path)
+        }
+        made = [*sorted(inside), str(_NAMES), (self.added / _DIGEST).read_text()]
         return hashlib.sha256("\n".join(made).encode()).hexdigest()[:20]
 
     @property
@@ -103,6 +108,7 @@ class _Bench:
         self._shown = [
             *workshop.shown,
             (source, SOURCE),
+            (workshop.prebuilt / "tree", PREBUILT),
             *((EXTERNAL.parent / name, PROJECT / name) for name in (EXTERNAL.name, "frontend_vm", "overlays")),
         ]
 
@@ -116,15 +122,18 @@ class _Bench:
 
 
 def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
-    """Make the workshop, if need be, out of Debian packages (set ``workshop``)."""
-    fetched = debian.workshop
+    """Make the workshop, if need be, out of Debian packages; it makes programs of that engine's architecture."""
+    fetched, prebuilt = debian.workshop, debian.prebuilt
 
     def build(output: Path) -> None:
         (output / "bin").mkdir()
         for name, program in _NAMES.items():
             (output / "bin" / name).symlink_to(f"/usr/bin/{program}")
         (output / "toolchain").mkdir()
-        toolchain.assemble(fetched, output / "toolchain")
+        toolchain.assemble(debian.arch, fetched, prebuilt, output / "toolchain")
+        (output / _DIGEST).write_text(digest_path(output / "toolchain"))
 
-    inputs = {"packages": fetched.name, "names": str(_NAMES)} | digest_code(toolchain)
-    return Workshop(fetched, debian.cache.step("toolchain", "Toolchain for Buildroot", inputs, build), farm)
+    inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)} | digest_code(toolchain)
+    name = f"toolchain{debian.arch.suffix}"
+    added = debian.cache.step(name, f"Toolchain for Buildroot ({debian.arch.name})", inputs, build)
+    return Workshop(fetched, prebuilt, added, farm)

@@ -39,6 +39,8 @@ class _Map(BaseModel):
     peers: _Entry
     workshop: _Entry
     compare: _Entry
+    cross: dict[str, _Entry]
+    prebuilt: _Entry
     boot: _Entry
     sysroot: _Entry
     emulator: dict[str, _Entry]
@@ -172,7 +174,18 @@ class Engine:
     @cached_property
     def workshop(self) -> Path:
         """The user land in which Buildroot runs (``tree``, ``files.json``); made if need be."""
-        return self._fetch("workshop", read_map().workshop.packages)
+        table = read_map()
+        if self.arch is X86_64:
+            return self._fetch("workshop", table.workshop.packages)
+        cross = table.cross[self.arch.name].packages
+        return self._fetch(f"workshop-{self.arch.name}", [*table.workshop.packages, *cross])
+
+    @cached_property
+    def prebuilt(self) -> Path:
+        """What Buildroot does not build (``tree``, ``files.json``, ``packages.json``); made if need be."""
+        return (
+            self.workshop if self.arch is X86_64 else self._fetch("prebuilt", read_map().prebuilt.packages, self.arch)
+        )
 
     @cached_property
     def boot(self) -> Path:
@@ -239,15 +252,15 @@ class Engine:
         """Resolve all sets anew against the archive, for the lock file."""
         table = read_map()
         packages.LOCK.unlink(missing_ok=True)
-        made = [self.tools.tree.parent, self.peers.tree.parent, self.workshop, self.explain.tree.parent]
+        made = [self.tools.tree.parent, self.peers.tree.parent, self.explain.tree.parent]
         for target in ALL.values():
             engine = Engine(self.cache, locked=self.locked, arch=target)
             made += [engine.kernel("", flavour) for flavour in table.kernel]
             for name, config in defconfig.ALL.items():
                 made.append(engine.contents(name, translate(defconfig.merged(target.configs(name, config)), target)))
-            made.append(engine.boot)
+            made += [engine.boot, engine.workshop]
             if target is not X86_64:
-                made += [engine.sysroot.tree.parent, engine.emulator.tree.parent]
+                made += [engine.sysroot.tree.parent, engine.emulator.tree.parent, engine.prebuilt]
         return {_set_name(output): packages.load(output) for output in made}
 
 

@@ -95,7 +95,7 @@ def output(buildroot: Source, tmp_path: Path) -> Output:
     directory = tmp_path / "out"
     directory.mkdir()
     made = Output(
-        buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
+        buildroot, [config], directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
     )
     made.configure()
     return made

@@ -80,11 +80,11 @@ class Here:
 class Machine:
     """Makes places on this machine."""
 
-    fetched: Path
+    prebuilt: Path
 
     @property
     def identity(self) -> str:
-        return self.fetched.name
+        return self.prebuilt.name
 
     def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Here:
         return Here(source, output, downloads, ccache)

@@ -85,7 +85,7 @@ def test_the_output_is_configured_from_the_defconfig_with_our_tree(output: Outpu
     assert (tmp_path / "out/.config").read_text() == "BR2_x86_64=y\nBR2_JLEVEL=2\n"
     output.configure({"BR2_x86_64": "n"})
     assert (tmp_path / "out/.config").read_text() == "# BR2_x86_64 is not set\n"
-    assert output.config.read_text() == "BR2_x86_64=y\n"
+    assert output.config[0].read_text() == "BR2_x86_64=y\n"
     assert (tmp_path / "out/external").read_text().strip() == str(EXTERNAL)
 
 
@@ -94,7 +94,7 @@ def test_what_goes_wrong_in_make_is_told_with_its_words(buildroot: Source, tmp_p
     directory = tmp_path / "out"
     directory.mkdir()
     output = Output(
-        buildroot, config, directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
+        buildroot, [config], directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
     )
     with pytest.raises(SallyportError, match=r"small\.config: no such file"):
         output.configure()

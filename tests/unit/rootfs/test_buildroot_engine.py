@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rootfs import defconfig
+from rootfs.arch import X86_64
 from rootfs.buildroot.engine import Engine
 from rootfs.buildroot.output import Package
 from rootfs.debian import licenses, packages
@@ -36,11 +37,12 @@ class FinishedBuilder:
     """Everything is built; says how often it was asked to."""
 
     tree = SimpleNamespace(release="2025.11.3")
+    arch = X86_64
     inputs: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.asked = directory, 0
-        self.maker = SimpleNamespace(fetched=directory.parent / "workshop")
+        self.maker = SimpleNamespace(prebuilt=directory.parent / "prebuilt")
 
     def build(self, _name: str) -> Path:
         self.asked += 1
@@ -63,9 +65,9 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinishedBuilder:
     for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "lib")):
         (directory / "target" / name).symlink_to(target)
     (directory / "target/usr/lib64").symlink_to("lib")
-    (tmp_path / "workshop").mkdir()
+    (tmp_path / "prebuilt").mkdir()
     for name in ("packages.json", "files.json"):
-        (tmp_path / "workshop" / name).write_text("[]")
+        (tmp_path / "prebuilt" / name).write_text("[]")
     config = tmp_path / "small.config"
     config.write_text(CONFIG)
     monkeypatch.setitem(defconfig.ALL, "frontend", config)

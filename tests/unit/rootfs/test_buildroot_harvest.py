@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rootfs.arch import X86_64
 from rootfs.buildroot import harvest
 from rootfs.buildroot.output import Package
 from rootfs.debian import licenses, packages
@@ -56,13 +57,13 @@ def directory(tmp_path: Path) -> Path:
 
 def gather(directory: Path, output: Path) -> Path:
     output.mkdir()
-    workshop = output.parent / "workshop"
-    workshop.mkdir()
+    prebuilt = output.parent / "prebuilt"
+    prebuilt.mkdir()
     rows = [packages.Package("libc6", "2.41", "amd64", "ef"), packages.Package("make", "4.4", "amd64", "01")]
-    (workshop / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
+    (prebuilt / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     brought = {"libc6": ["usr/lib/x86_64-linux-gnu/libm.so.6"], "make": ["usr/bin/make"]}
-    (workshop / "files.json").write_text(json.dumps(brought))
-    harvest.gather(directory, LISTED, workshop, output, {"busybox.tar": "ab", "linux.tar": "cd"})
+    (prebuilt / "files.json").write_text(json.dumps(brought))
+    harvest.gather(X86_64, directory, LISTED, prebuilt, output, {"busybox.tar": "ab", "linux.tar": "cd"})
     return output
 
 

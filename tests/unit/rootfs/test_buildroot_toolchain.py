@@ -8,24 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from rootfs.arch import X86_64
 from rootfs.buildroot import toolchain
 from rootfs.buildroot.stand_in import patchelf
 
-MULTIARCH = f"usr/lib/{toolchain.TRIPLET}"
-GCC = f"usr/lib/gcc/{toolchain.TRIPLET}/14"
+TRIPLET = X86_64.triplet
+MULTIARCH = f"usr/lib/{TRIPLET}"
+GCC = f"usr/lib/gcc/{TRIPLET}/14"
 SCRIPT = f"""\
 /* GNU ld script */
 GROUP ( /{MULTIARCH}/libc.so.6 /{MULTIARCH}/libc_nonshared.a AS_NEEDED ( /lib64/ld-linux-x86-64.so.2 ) )
 """
 FILES = {
-    "gcc-14-x86-64-linux-gnu": [f"usr/bin/{toolchain.TRIPLET}-gcc-14", f"{GCC}/libgomp.spec"],
+    "gcc-14-x86-64-linux-gnu": [f"usr/bin/{TRIPLET}-gcc-14", f"{GCC}/libgomp.spec"],
     "g++-14-x86-64-linux-gnu": [],
-    "cpp-14-x86-64-linux-gnu": [f"usr/libexec/gcc/{toolchain.TRIPLET}/14/cc1", "usr/share/doc/x"],
+    "cpp-14-x86-64-linux-gnu": [f"usr/libexec/gcc/{TRIPLET}/14/cc1", "usr/share/doc/x"],
     "libgcc-14-dev": [f"{GCC}/crtbegin.o", f"{GCC}/libgomp.a"],
     "libstdc++-14-dev": ["usr/include/c++/14/map"],
-    "binutils-x86-64-linux-gnu": [f"usr/bin/{toolchain.TRIPLET}-ld"],
+    "binutils-x86-64-linux-gnu": [f"usr/bin/{TRIPLET}-ld"],
     "libc6-dev": [f"{MULTIARCH}/libc.so", f"{MULTIARCH}/crt1.o", f"{MULTIARCH}/libanl.so", "usr/include/stdio.h"],
-    "linux-libc-dev": [f"usr/include/{toolchain.TRIPLET}/asm/a.h"],
+    "linux-libc-dev": [f"usr/include/{TRIPLET}/asm/a.h"],
     "libc6": [f"{MULTIARCH}/libc.so.6", f"{MULTIARCH}/libanl.so.1", f"{MULTIARCH}/gconv/x.so"],
     "libgcc-s1": [],
     "libstdc++6": [],
@@ -45,15 +47,15 @@ def made(tmp_path: Path) -> Path:
         else:
             path.write_text(SCRIPT if name.endswith("/libc.so") else name)
     (fetched / "files.json").write_text(json.dumps(FILES))
-    toolchain.assemble(fetched, output)
+    toolchain.assemble(X86_64, fetched, fetched, output)
     return output
 
 
 def test_the_compiler_has_the_names_of_a_cross_toolchain_and_its_own_sysroot(made: Path) -> None:
-    wrapper = made / "bin" / f"{toolchain.TRIPLET}-gcc"
+    wrapper = made / "bin" / f"{TRIPLET}-gcc"
     assert os.access(wrapper, os.X_OK)
     assert f"--sysroot={toolchain.PLACE}/sysroot" in wrapper.read_text()
-    assert (made / "bin" / f"{toolchain.TRIPLET}-ld").read_text().endswith("-ld")
+    assert (made / "bin" / f"{TRIPLET}-ld").read_text().endswith("-ld")
     assert (made / GCC / "crtbegin.o").is_file()
 
 
