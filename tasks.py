@@ -75,9 +75,15 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
     sys.exit(report.exit_code)
 
 
-@task(help={"part": "unit, image, qemu, fuzz, or all", "options": "further options for pytest"})
+@task(
+    help={
+        "part": "unit, image, qemu, fuzz, or all",
+        "engine": "what makes the images that are tested: debian or buildroot",
+        "options": "further options for pytest",
+    }
+)
 @friendly
-def test(context: Context, part: str = "all", options: str = "") -> None:
+def test(context: Context, part: str = "all", engine: str = "debian", options: str = "") -> None:
     """Run the tests: unit (a minute), image (reads the built tree), qemu (boots it; minutes), fuzz (minutes)."""
     parts = {
         "unit": ["tests/unit"],
@@ -89,9 +95,9 @@ def test(context: Context, part: str = "all", options: str = "") -> None:
     if part not in parts:
         raise SallyportError(f"no part {part!r} of the tests", f"choose one of {', '.join(parts)}")
     if part not in ("unit", "fuzz"):
-        build(PROFILE)
-        build(PROFILE, test_access=True)
-    _python(context, "pytest", *parts[part], *options.split())
+        build(PROFILE, engine=engine)
+        build(PROFILE, test_access=True, engine=engine)
+    _python(context, "pytest", "--engine", engine, *parts[part], *options.split())
 
 
 @task(help={"fix": "format Python and C in place first"})

@@ -52,9 +52,10 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
 
     cache = Cache(images.CACHE, _console)
     arch = recipe.profile.arch
-    source = FromSource(cache, _builder(buildroot, arch=arch), locked=recipe.locked)
+    source = FromSource(cache, buildroot_builder(buildroot, arch=arch), locked=recipe.locked)
     host = Engine(cache, locked=recipe.locked, arch=ALL[arch]) if engine == "buildroot-vm" else source
-    return images.make(dataclasses.replace(recipe, tag=engine), _console, engines=images.Engines(engine, host, source))
+    tagged = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
+    return images.make(tagged, _console, engines=images.Engines(engine, host, source))
 
 
 def debian(arch: str = X86_64.name) -> Engine:
@@ -227,14 +228,20 @@ CCACHE = "SALLYPORT_CCACHE"
 _DOWNLOADS = str(OUT / "buildroot/dl")
 
 
-def _builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0, arch: str = X86_64.name) -> Any:
+def _architecture(name: str) -> str:
+    if name not in ALL:
+        raise SallyportError(f"no architecture {name!r}", f"name one of {', '.join(ALL)}")
+    return name
+
+
+def buildroot_builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0, arch: str = X86_64.name) -> Any:
+    """A `rootfs.buildroot.builder.Builder` in the tree that the user names, with the directories of the project."""
     from rootfs.buildroot import farm, source, workshop
     from rootfs.buildroot.builder import Builder
 
     if jobs < 0:
         raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
-    if arch not in ALL:
-        raise SallyportError(f"no architecture {arch!r}", f"name one of {', '.join(ALL)}")
+    _architecture(arch)
     tree = source.Source.open(source.named(buildroot))
     tree.require(source.BUILT)
     others = farm.read(os.environ.get(farm.SETTING, ""))
@@ -261,7 +268,7 @@ def sources(
     from rootfs.buildroot import downloads as files
 
     names = defconfig.chosen(only)
-    builder = _builder(buildroot, downloads, arch=arch)
+    builder = buildroot_builder(buildroot, downloads, arch=arch)
     found = builder.sources(names)
     if fetch and (bad := [needed for needed in found if not needed.good]):
         from rootfs.buildroot import fetch as fetching
@@ -294,7 +301,7 @@ def buildroot(
 ) -> None:
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
     names = defconfig.chosen(only)
-    builder = _builder(buildroot, downloads, jobs=jobs, arch=arch)
+    builder = buildroot_builder(buildroot, downloads, jobs=jobs, arch=arch)
     for name in names:
         print(builder.build(name, again=again) / "target")
 
@@ -306,7 +313,7 @@ def legal(
 ) -> None:
     """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
-    builder = _builder(buildroot, downloads, arch=arch)
+    builder = buildroot_builder(buildroot, downloads, arch=arch)
     for name in names:
         print(builder.legal(name, OUT / "legal"))
 
@@ -317,16 +324,17 @@ def legal(
         "allow": "address, or network such as 192.168.1.0/24, that may have files compiled here",
         "port": "TCP port; 0: distcc's own",
         "jobs": "how many at the same time; 0: as many as there are processors",
+        "arch": _BUILDROOT_HELP["arch"] + "; of what is compiled",
     }
 )
 @friendly
-def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0) -> None:
+def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch: str = X86_64.name) -> None:
     """Compile for builds of other machines, until Ctrl-C. They name this one in SALLYPORT_FARM."""
     from rootfs.buildroot import farm, workshop
 
     port, jobs = port or farm.PORT, jobs or farm.Farm().jobs
     words = farm.command(listen, allow, port, jobs)
-    shop = workshop.prepare(debian())
+    shop = workshop.prepare(debian(_architecture(arch)))
     _console.print(f"{farm.SETTING}={listen}:{port}/{jobs}", highlight=False)
     shop.serve(words)
 

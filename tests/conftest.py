@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
 
 from rootfs import image as images
-from rootfs import profile
+from rootfs import profile, tasks
 from rootfs.debian.engine import Engine
 from rootfs.image import Built, Recipe
 from rootfs.imagefile import open_image
@@ -21,6 +21,13 @@ from tests.qemu.shell import HostShell, wait_host_shell
 
 CONSOLE = Console(stderr=True)
 JOURNAL = "journalctl --no-pager -o short-monotonic -n 60 -u 'sallyport-*'"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Any image has to pass the same tests."""
+    parser.addoption(
+        "--engine", default="debian", choices=("debian", "buildroot"), help="what makes the images that are tested"
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,15 +57,27 @@ def tools(engine: Engine) -> Tools:
 
 
 @pytest.fixture(scope="session")
-def release() -> Built:
-    """The release image of profile qemu."""
-    return images.make(Recipe(profile.load("qemu")), CONSOLE)
+def made_by(pytestconfig: pytest.Config) -> str:
+    """The engine that makes the images."""
+    return str(pytestconfig.getoption("--engine"))
 
 
 @pytest.fixture(scope="session")
-def testing() -> Built:
+def build_image(made_by: str) -> Callable[[Recipe], Built]:
+    """Makes an image by that engine."""
+    return lambda recipe: tasks.make(recipe, made_by)
+
+
+@pytest.fixture(scope="session")
+def release(build_image: Callable[[Recipe], Built]) -> Built:
+    """The release image of profile qemu."""
+    return build_image(Recipe(profile.load("qemu")))
+
+
+@pytest.fixture(scope="session")
+def testing(build_image: Callable[[Recipe], Built]) -> Built:
     """The test image of profile qemu."""
-    return images.make(Recipe(profile.load("qemu"), test_access=True), CONSOLE)
+    return build_image(Recipe(profile.load("qemu"), test_access=True))
 
 
 @dataclass

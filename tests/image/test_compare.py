@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from rootfs import image as images
 from rootfs import profile as profiles
 from rootfs.compare import REPORT, compare
 from rootfs.image import Built, Recipe
@@ -18,12 +17,14 @@ from rootfs.tasks import debian
 pytestmark = pytest.mark.image
 
 
-def test_the_file_that_differs_is_named_and_explained(release: Built, tmp_path: Path) -> None:
+def test_the_file_that_differs_is_named_and_explained(
+    build_image: Callable[[Recipe], Built], release: Built, tmp_path: Path
+) -> None:
     etc = tmp_path / "overlay/etc"
     etc.mkdir(parents=True)
     (etc / "planted").write_text("a line that only one image has\n")
     recipe = Recipe(profiles.load("qemu"), extra=(etc.parent,), tag="compared")
-    other = images.make(recipe, Console(quiet=True), images.OUT / "tests")
+    other = build_image(recipe)
     engine = debian()
     folder = tmp_path / "report"
     folder.mkdir()
@@ -35,6 +36,8 @@ def test_the_file_that_differs_is_named_and_explained(release: Built, tmp_path: 
     # Its hash tree has another root, which is on the kernel's command line and makes the disk's identifiers.
     assert set(found) == {"host/etc/planted", "uki.cmdline", "partition-table", "data.ext4"}
     assert "a/uki.cmdline" in (folder / REPORT).read_text()
+    for file in other.image.parent.glob(f"{other.image.stem}.*"):
+        file.unlink()
 
 
 def test_a_copy_does_not_differ(release: Built, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from rootfs import arch, profile
 from rootfs import image as images
 from rootfs.debian.engine import Engine
-from rootfs.image import Recipe
+from rootfs.image import Built, Recipe
 from rootfs.imagefile import open_image
 from rootfs.steps import Cache
 from tests.probes.result import Verdict
@@ -24,9 +25,9 @@ STAGES = ("listeners", "system", "devices", "drops", "link")
 """Where the architecture makes a difference; a shipped image gets the whole proof by `invoke verify`."""
 
 
-def test_the_port_is_sealed(tmp_path: Path) -> None:
+def test_the_port_is_sealed(build_image: Callable[[Recipe], Built], tmp_path: Path) -> None:
     engine = Engine(Cache(images.CACHE, CONSOLE), arch=arch.AARCH64)
-    image = open_image(images.make(Recipe(profile.load("qemu-aarch64"), test_access=True), CONSOLE).image)
+    image = open_image(build_image(Recipe(profile.load("qemu-aarch64"), test_access=True)).image)
     with verify.Bar(CONSOLE) as bar:
         files = trees.prove(engine.tools, image, say=bar.say)
         found, _ = verify.outside(engine.emulator, image, tmp_path, QUICK, say=bar.say)

@@ -37,7 +37,9 @@ def test_clean_image_is_sealed(engine: Engine, release: Built, testing: Built) -
 
 
 @pytest.fixture(scope="module")
-def mutation(tools: Tools) -> Iterator[Mutation]:
+def mutation(tools: Tools, made_by: str) -> Iterator[Mutation]:
+    if made_by != "debian":
+        pytest.skip("holes are planted into images of engine debian: it is the proof that is tested")
     folder = images.OUT / "verify" / "mutants"
     folder.mkdir(parents=True, exist_ok=True)
     device = profile.load("qemu")

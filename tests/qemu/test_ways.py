@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rootfs import image as images
 from rootfs import profile
-from rootfs.image import Recipe
+from rootfs.image import Built, Recipe
 from rootfs.imagefile import open_image
 from rootfs.tools import Tools
 from tests.probes.result import Verdict
@@ -23,8 +23,8 @@ OTHERS = sorted(set(profile.WAYS) - {"ring"})
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_the_port_is_sealed(tools: Tools, tmp_path: Path, way: str) -> None:
-    image = open_image(images.make(Recipe(profile.load("qemu", way), test_access=True), CONSOLE).image)
+def test_the_port_is_sealed(tools: Tools, build_image: Callable[[Recipe], Built], tmp_path: Path, way: str) -> None:
+    image = open_image(build_image(Recipe(profile.load("qemu", way), test_access=True)).image)
     with verify.Bar(CONSOLE) as bar:
         found, _ = verify.outside(tools, image, tmp_path, QUICK, say=bar.say)
         inside, _ = verify.inside(tools, image, tmp_path, QUICK, say=bar.say, stages=STAGES)
