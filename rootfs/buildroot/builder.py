@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rootfs import defconfig
 from rootfs.arch import X86_64, Arch
 from rootfs.buildroot import build as building
-from rootfs.buildroot import downloads, harvest, toolchain
+from rootfs.buildroot import downloads, harvest, kernel_options, toolchain
 from rootfs.buildroot.downloads import Needed
 from rootfs.buildroot.output import Bench, Output, Package
 from rootfs.buildroot.source import EXTERNAL, Source
@@ -158,7 +158,7 @@ class Builder:
             again: a package to build anew from its sources, first of all.
 
         Raises:
-            SallyportError: source files are missing; or a package failed.
+            SallyportError: source files are missing; a package failed; or the kernel lacks an option.
         """
         output, packages = self.output(name)
         if bad := [needed for needed in self._look(packages) if not needed.good]:
@@ -172,6 +172,9 @@ class Builder:
             output.make(f"{again}-dirclean")
         with self._progress(name) as say:
             log = building.build(output, packages, say, jobs=self.jobs)
+        for made in output.directory.glob("build/linux-[0-9]*/.config"):
+            symbols = defconfig.merged(self.arch.configs(name, defconfig.ALL[name]))
+            kernel_options.require(kernel_options.files(symbols), made)
         self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
         return output.directory
 
