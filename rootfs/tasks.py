@@ -70,7 +70,7 @@ def debian(arch: str = X86_64.name) -> Engine:
         "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
         "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
         "engine": "debian: from packages; buildroot: from source; buildroot-vm: the front-end VM from source",
-        "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
+        "buildroot": "a Buildroot release: directory, archive or its address; without it $SALLYPORT_BUILDROOT",
         "json": "print the manifest's summary as JSON",
     }
 )
@@ -144,11 +144,11 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
     from rootfs.buildroot import source, symbols
 
-    if not (buildroot or os.environ.get(source.NAMED)):
+    if not source.named(buildroot):
         symbols.check_recorded(defconfig.every())
         _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
         return
-    tree = source.Source.open(source.named(buildroot))
+    tree = source.Source.open(Path(source.named(buildroot)))
     tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()
@@ -218,7 +218,7 @@ def compare(_: Context, a: str, b: str, json: bool = False) -> None:
 
 
 _BUILDROOT_HELP = {
-    "buildroot": "directory of a Buildroot release; without it $SALLYPORT_BUILDROOT",
+    "buildroot": "a Buildroot release: directory, archive or its address; without it $SALLYPORT_BUILDROOT",
     "downloads": "Buildroot's download directory",
     "only": f"{' or '.join(defconfig.ALL)}, not both",
     "arch": f"architecture: {' or '.join(ALL)}",
@@ -236,14 +236,13 @@ def _architecture(name: str) -> str:
 
 def buildroot_builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0, arch: str = X86_64.name) -> Any:
     """A `rootfs.buildroot.builder.Builder` in the tree that the user names, with the directories of the project."""
-    from rootfs.buildroot import farm, source, workshop
+    from rootfs.buildroot import farm, release, source, workshop
     from rootfs.buildroot.builder import Builder
 
     if jobs < 0:
         raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
     _architecture(arch)
-    tree = source.Source.open(source.named(buildroot))
-    tree.require(source.BUILT)
+    tree = release.provide(source.named(buildroot), Cache(images.CACHE, _console))
     others = farm.read(os.environ.get(farm.SETTING, ""))
     shop = workshop.prepare(debian(arch), others)
     ccache = Path(os.environ.get(CCACHE) or OUT / "buildroot/ccache")

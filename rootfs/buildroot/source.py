@@ -24,19 +24,13 @@ neither Python 3.14 nor systemd 258, as the long-term line wants them."""
 EXTERNAL = PROJECT / "rootfs"
 """The BR2_EXTERNAL tree."""
 NAMED = "SALLYPORT_BUILDROOT"
-"""Environment variable: the directory of a Buildroot release."""
+"""Environment variable: a Buildroot release."""
 _VERSION = re.compile(r"^export BR2_VERSION := (\S+)$", re.MULTILINE)
 
 
-def named(directory: str) -> Path:
-    """The directory that the user names, by an option or in the environment.
-
-    Raises:
-        SallyportError: in neither.
-    """
-    if not (directory or os.environ.get(NAMED)):
-        raise SallyportError("no Buildroot tree is named", f"name one by --buildroot DIR or by ${NAMED}")
-    return Path(directory or os.environ[NAMED])
+def named(option: str) -> str:
+    """What the user names, by an option or in the environment; empty if in neither."""
+    return option or os.environ.get(NAMED, "")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""The release that is built: any way it comes, its content is checked."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rootfs.buildroot import release
+from rootfs.buildroot.source import BUILT, Source
+from rootfs.errors import CommandError, SallyportError
+from tests.unit.rootfs.conftest import Desk
+
+
+@pytest.fixture
+def archive(buildroot: Source, tmp_path: Path) -> Path:
+    """As releases are packed: one directory, with documentation that a checkout does not have."""
+    (buildroot.directory / "docs").mkdir()
+    (buildroot.directory / "docs/manual.html").write_text("manual")
+    file = tmp_path / "buildroot.tar.gz"
+    subprocess.run(["tar", "-C", buildroot.directory.parent, "-czf", file, buildroot.directory.name], check=True)
+    (buildroot.directory / "docs/manual.html").unlink()
+    return file
+
+
+@pytest.fixture
+def address(archive: Path) -> Iterator[str]:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(archive.parent))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_directory_is_taken_as_it_is(buildroot: Source, desk: Desk) -> None:
+    tree = release.provide(str(buildroot.directory), desk.cache(), release.content(buildroot.directory))
+    assert tree == buildroot
+
+
+def test_a_directory_that_was_changed_is_refused(buildroot: Source, desk: Desk) -> None:
+    wanted = release.content(buildroot.directory)
+    (buildroot.directory / ".git").mkdir()
+    (buildroot.directory / "docs").mkdir()
+    release.provide(str(buildroot.directory), desk.cache(), wanted)
+    (buildroot.directory / "package/tiny/tiny.hash").write_text("# from somebody\n")
+    with pytest.raises(SallyportError, match=f"says it is Buildroot {BUILT}, and its files are others"):
+        release.provide(str(buildroot.directory), desk.cache(), wanted)
+
+
+def test_compiled_python_is_noticed(buildroot: Source) -> None:
+    """It would run in the place of the script beside it."""
+    before = release.content(buildroot.directory)
+    (buildroot.directory / "package/__pycache__").mkdir()
+    (buildroot.directory / "package/__pycache__/x.cpython-313.pyc").write_text("")
+    assert release.content(buildroot.directory) != before
+
+
+def test_a_program_is_no_other_file_with_its_content(buildroot: Source) -> None:
+    before = release.content(buildroot.directory)
+    (buildroot.directory / "words").chmod(0o755)
+    assert release.content(buildroot.directory) != before
+
+
+def test_an_archive_is_unpacked_once_and_found_again(buildroot: Source, archive: Path, desk: Desk) -> None:
+    wanted = release.content(buildroot.directory)
+    tree = release.provide(str(archive), desk.cache(), wanted)
+    assert tree.release == BUILT
+    assert (tree.directory / "docs/manual.html").read_text() == "manual"
+    archive.unlink()
+    assert release.provide("", desk.cache(), wanted) == tree
+
+
+def test_an_archive_is_fetched_from_its_address(buildroot: Source, address: str, desk: Desk) -> None:
+    tree = release.provide(f"{address}buildroot.tar.gz", desk.cache(), release.content(buildroot.directory))
+    assert (tree.directory / "Makefile").read_bytes() == (buildroot.directory / "Makefile").read_bytes()
+    assert [path.name for path in tree.directory.parent.iterdir()] == ["tree"]
+
+
+def test_an_archive_of_something_else_leaves_nothing(buildroot: Source, archive: Path, desk: Desk) -> None:
+    with pytest.raises(SallyportError, match="its files are others"):
+        release.provide(str(archive), desk.cache(), "00")
+    assert archive.exists()
+    with pytest.raises(SallyportError, match="no Buildroot tree is named"):
+        release.provide("", desk.cache(), "00")
+    assert not list(desk.directory.glob("buildroot-*"))
+
+
+def test_what_is_no_archive_or_not_there_is_told(buildroot: Source, address: str, tmp_path: Path, desk: Desk) -> None:
+    wanted = release.content(buildroot.directory)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(CommandError, match="tar"):
+        release.provide(str(tmp_path / "text"), desk.cache(), wanted)
+    with pytest.raises(SallyportError, match="no such directory or file"):
+        release.provide(str(tmp_path / "absent"), desk.cache(), wanted)
+    with pytest.raises(SallyportError, match="404"):
+        release.provide(f"{address}absent.tar.gz", desk.cache(), wanted)
+
+
+def test_an_answer_without_end_is_cut(
+    buildroot: Source, address: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "_MOST", 10)
+    with pytest.raises(SallyportError, match="more than 0 MiB"):
+        release.provide(f"{address}buildroot.tar.gz", desk.cache(), release.content(buildroot.directory))
+
+
+@pytest.mark.buildroot
+@pytest.mark.skipif("SALLYPORT_BUILDROOT" not in os.environ, reason="no Buildroot tree: name it by SALLYPORT_BUILDROOT")
+def test_the_content_of_the_release_itself_is_known(desk: Desk) -> None:
+    assert release.provide(os.environ["SALLYPORT_BUILDROOT"], desk.cache()).release == BUILT
