@@ -83,6 +83,7 @@ def _component(part: Part, package: Package) -> Component:
         version=package.version,
         bom_ref=f"{part.name}/{package.name}",
         purl=_purl(package),
+        cpe=package.cpe or None,
         # Of the package's file, or of the sources that it was built from.
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)] if package.sha256 else [],
         licenses=licenses,

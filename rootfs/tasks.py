@@ -164,25 +164,32 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
 
 @task(
     positional=["bill", "feed"],
+    iterable=["nvd"],
     help={
         "bill": "bill of materials of an image: out/<name>.cdx.json",
         "feed": "the Debian security tracker's JSON file, on this machine",
+        "nvd": "data of the National Vulnerability Database for what was built from source: file or directory",
         "minor": "list those, too, that hardly matter",
         "json": "print all of them as JSON",
     },
 )
 @friendly
-def vulnerabilities(_: Context, bill: str, feed: str, minor: bool = False, json: bool = False) -> None:
-    """Compare what an image is made of with a feed of known vulnerabilities. Exit code: 0 none, 3 some, 1 wrong use."""
+def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: bool = False, json: bool = False) -> None:
+    """Compare what an image is made of with known vulnerabilities, offline. Exit code: 0 none, 3 some, 1 wrong use."""
+    from rootfs import nvd as database
     from rootfs import vulnerabilities as known
 
     found = known.find(Path(bill), known.read_feed(Path(feed)))
+    if nvd:
+        found += database.find(Path(bill), database.read(Path(path) for path in nvd))
     if json:
         print(known.to_json(found))
     else:
         known.show(found, _console, all_of_them=minor)
-        if others := known.unknown(Path(bill)):
-            _console.print(f"[yellow]not compared[/], built from source: {', '.join(others)}", highlight=False)
+        if others := known.unknown(Path(bill), by_cpe=bool(nvd)):
+            _console.print(f"[yellow]not compared[/]: {', '.join(others)}", highlight=False)
+            if not nvd:
+                _console.print("built from source: compare it by --nvd", style="dim")
     sys.exit(0 if all(finding.minor for finding in found) else 3)
 
 

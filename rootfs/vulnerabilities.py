@@ -91,22 +91,41 @@ def read_feed(file: Path) -> dict[str, dict[str, _Issue]]:
         ) from error
 
 
-def _sources(bill: Path) -> Iterator[tuple[str, PackageURL]]:
-    """Each package of a bill by its reference."""
+@dataclass(frozen=True)
+class Component:
+    """One package of a bill."""
+
+    reference: str
+    purl: PackageURL
+    cpe: str
+    """Its name in advisories, where it has one (NIST IR 7695)."""
+
+
+def components(bill: Path) -> Iterator[Component]:
+    """Each package of a bill.
+
+    Raises:
+        SallyportError: it cannot be read.
+    """
     try:
-        components = json.loads(bill.read_bytes())["components"]
-        for component in components:
+        for component in json.loads(bill.read_bytes())["components"]:
             if component.get("purl"):
-                yield component["bom-ref"], PackageURL.from_string(component["purl"])
+                purl = PackageURL.from_string(component["purl"])
+                yield Component(component["bom-ref"], purl, component.get("cpe", ""))
     except OSError as error:
         raise SallyportError(f"{bill}: {error.strerror}", "name an image's .cdx.json") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SallyportError(f"{bill}: not a bill of materials: {error!r}", "name an image's .cdx.json") from error
 
 
-def unknown(bill: Path) -> list[str]:
-    """What of the bill the feed cannot know: references of what is no Debian package."""
-    return [reference for reference, purl in _sources(bill) if purl.type != "deb"]
+def unknown(bill: Path, *, by_cpe: bool) -> list[str]:
+    """What of the bill was not compared: references of what is no Debian package.
+
+    Args:
+        bill: of an image.
+        by_cpe: whether what has a CPE was compared, too (`rootfs.nvd`).
+    """
+    return [one.reference for one in components(bill) if one.purl.type != "deb" and not (by_cpe and one.cpe)]
 
 
 def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
@@ -116,7 +135,8 @@ def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
         SallyportError: the bill cannot be read, or a package of it names no source package or no release.
     """
     places: dict[tuple[str, str, str], list[str]] = {}
-    for reference, purl in _sources(bill):
+    for component in components(bill):
+        reference, purl = component.reference, component.purl
         if purl.type != "deb":
             continue
         qualifiers = dict(purl.qualifiers) if isinstance(purl.qualifiers, dict) else {}

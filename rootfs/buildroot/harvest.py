@@ -66,7 +66,7 @@ def gather(
         files.setdefault(package, []).append(_placed(arch, path.removeprefix("./"), moved))
     inside = {package.name: package for package in listed if package.name in files and package.downloads}
     rows = [
-        packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot")
+        packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot", cpe=p.cpe)
         for p in inside.values()
     ]
     rows += (binaries := [package for package in packages.load(prebuilt) if package.name in PREBUILT])

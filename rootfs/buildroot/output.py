@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rootfs.buildroot.source import Source
 from rootfs.errors import SallyportError
@@ -41,7 +41,7 @@ class Download(BaseModel):
 class Package(BaseModel):
     """What ``make show-info`` says of one package (Buildroot's docs/manual/make-tips.adoc)."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
     name: str
     """As make's target: with ``host-`` before a package for the build machine."""
     type: str
@@ -56,6 +56,8 @@ class Package(BaseModel):
     """Where its makefile is: relative to Buildroot's tree, or absolute."""
     stamp_dir: str = ""
     """Where it is built, relative to the output directory."""
+    cpe: str = Field(default="", validation_alias="cpe-id")
+    """What advisories call it, and its version (NIST IR 7695); not every package has such a name."""
 
     @property
     def overridden(self) -> bool:

@@ -37,6 +37,8 @@ class Package:
     source_version: str = field(default="", compare=False)
     by: str = field(default="debian", compare=False)
     """Who made it: the distribution, or `buildroot` from source."""
+    cpe: str = field(default="", compare=False)
+    """What advisories call it, where no distribution's do (NIST IR 7695)."""
 
 
 def read_lock() -> dict[str, list[Package]]:

@@ -18,7 +18,7 @@ LISTED = [
     Package.model_validate(
         {
             "name": "busybox", "type": "target", "version": "1.37", "licenses": "GPL-2.0",
-            "downloads": [{"source": "busybox.tar"}],
+            "cpe-id": "cpe:2.3:a:busybox:busybox:1.37:*:*:*:*:*:*:*", "downloads": [{"source": "busybox.tar"}],
         }
     ),
     Package.model_validate(
@@ -121,6 +121,7 @@ def test_packages_files_and_licences_are_as_the_other_engine_has_them(directory:
     assert files["toolchain"] == ["usr/lib/x86_64-linux-gnu/libm.so.6"]
     assert files["libc6"] == files["toolchain"]
     assert files["skeleton"] == ["etc/x,y"]
+    assert [p.cpe for p in packages.load(output)] == ["cpe:2.3:a:busybox:busybox:1.37:*:*:*:*:*:*:*", "", ""]
     assert licenses.load(output / "licenses.json")["busybox"].names == ("GPL-2.0",)
 
 

@@ -150,5 +150,5 @@ def test_what_is_built_from_source_is_said_to_be_unknown(tmp_path: Path) -> None
     own = Package("openssl", "3.6", "x86_64", "ab" * 32, by="buildroot")
     file = tmp_path / "image.cdx.json"
     file.write_text(sbom.document("image", "1", "00" * 32, [sbom.Part("frontend", "", [LIBC, own], {}, "frontend_vm")]))
-    assert vulnerabilities.unknown(file) == ["frontend/openssl"]
+    assert vulnerabilities.unknown(file, by_cpe=True) == ["frontend/openssl"]
     assert find(file, {"openssl": {"CVE-2026-1": issue("open")}}) == []
