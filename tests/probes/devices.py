@@ -62,6 +62,26 @@ def _never(why: str, *patterns: str) -> tuple[Rule, ...]:
     return tuple(Rule(pattern, why, most=0) for pattern in patterns)
 
 
+def _classes(*more: Rule) -> Kind:
+    return Kind(
+        "classes",
+        "devices of a class that stands for hardware: display, sound, input, TPM, USB, SCSI, watchdog ...",
+        (
+            *_may("the kernel's text console over no frame buffer at all", "graphics/fbcon"),
+            *_may("the kernel's allocator of buffers (drivers/dma-buf/dma-heap.c)", "dma_heap/system"),
+            *more,
+        ),
+    )
+
+
+def _nodes(*more: Rule) -> Kind:
+    return Kind(
+        "nodes",
+        "device nodes that could lead out: kvm, vsock, vfio, virtio ports, disks ...",
+        (*_may("the VM's own memory and clock", "mem", "port", "rtc", "rtc0"), *more),
+    )
+
+
 _MICROVM: tuple[Kind, ...] = (
     Kind("pci", "PCI functions: the machine type microvm is built without the bus"),
     Kind(
@@ -168,19 +188,8 @@ _MICROVM: tuple[Kind, ...] = (
         ),
     ),
     Kind("shares", "shared folders (9p, virtiofs, network file systems): mounted, or offered by a tag"),
-    Kind(
-        "classes",
-        "devices of a class that stands for hardware: display, sound, input, TPM, USB, SCSI, watchdog ...",
-        (
-            *_may("the kernel's text console over no frame buffer at all", "graphics/fbcon"),
-            *_may("the kernel's allocator of buffers (drivers/dma-buf/dma-heap.c)", "dma_heap/system"),
-        ),
-    ),
-    Kind(
-        "nodes",
-        "device nodes that could lead out: kvm, vsock, vfio, virtio ports, disks ...",
-        _may("the VM's own memory and clock", "mem", "port", "rtc", "rtc0"),
-    ),
+    _classes(),
+    _nodes(),
     Kind(
         "dmi",
         "what the firmware tells of the machine: nothing of the host's",
@@ -272,21 +281,11 @@ _VIRT: tuple[Kind, ...] = (
     Kind(
         "ioports", "owners of I/O ports that the kernel knows", _may("the PCI bus' window, see there", "pcie@10000000")
     ),
-    Kind(
-        "classes",
-        "devices of a class that stands for hardware: display, sound, input, TPM, USB, SCSI, watchdog ...",
-        (
-            *_may("the kernel's text console over no frame buffer at all", "graphics/fbcon"),
-            *_may("the kernel's allocator of buffers (drivers/dma-buf/dma-heap.c)", "dma_heap/system"),
-            *_may("pins of the power button", "gpio/*"),
-            *_may("the host's time of day, by KVM (drivers/ptp/ptp_kvm_arm.c)", "ptp/ptp0"),
-        ),
+    _classes(
+        *_may("pins of the power button", "gpio/*"),
+        *_may("the host's time of day, by KVM (drivers/ptp/ptp_kvm_arm.c)", "ptp/ptp0"),
     ),
-    Kind(
-        "nodes",
-        "device nodes that could lead out: kvm, vsock, vfio, virtio ports, disks ...",
-        _may("the VM's own memory and clocks", "mem", "port", "rtc", "rtc0", "ptp0"),
-    ),
+    _nodes(*_may("the host's time of day, see there", "ptp0")),
     Kind("dmi", "what the firmware tells of the machine: nothing, there is none"),
     Kind("cpu", "processor features", _may("arithmetic, and what user space may have on the host as well", "*")),
     Kind(
