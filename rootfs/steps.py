@@ -72,6 +72,14 @@ class Cache:
         if self._show is not None:
             self._show(words)
 
+    def has(self, name: str, inputs: Mapping[str, str]) -> bool:
+        """Whether a step's output for these inputs is there."""
+        return self._output(name, inputs).is_dir()
+
+    def _output(self, name: str, inputs: Mapping[str, str]) -> Path:
+        key = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()[:_KEY]
+        return self.directory / f"{name}-{key}"
+
     def step(self, name: str, title: str, inputs: Mapping[str, str], build: Callable[[Path], None]) -> Path:
         """Return the step's output directory, made now by ``build(directory)`` unless it is there.
 
@@ -81,8 +89,7 @@ class Cache:
             inputs: name of each input to its digest or value.
             build: fills the empty directory that it is given.
         """
-        key = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()[:_KEY]
-        output = self.directory / f"{name}-{key}"
+        output = self._output(name, inputs)
         if output in self._seen:
             return output
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,8 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
     arch = recipe.profile.arch
     source = FromSource(cache, buildroot_builder(buildroot, arch=arch), locked=recipe.locked)
     host = Engine(cache, locked=recipe.locked, arch=ALL[arch]) if engine == "buildroot-vm" else source
+    if host is source:
+        source.prepare()
     tagged = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
     return images.make(tagged, _console, engines=images.Engines(engine, host, source))
 
@@ -292,7 +294,7 @@ def sources(
     help=_BUILDROOT_HELP
     | {
         "again": "a package to build anew from its sources, first of all",
-        "jobs": "how many compilers at the same time; 0: as many as there are processors, those of a farm included",
+        "jobs": "how many compilers at the same time, for each; 0: as many as there are processors, a farm's included",
     }
 )
 @friendly
@@ -308,8 +310,8 @@ def buildroot(
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
     names = defconfig.chosen(only)
     builder = buildroot_builder(buildroot, downloads, jobs=jobs, arch=arch)
-    for name in names:
-        print(builder.build(name, again=again) / "target")
+    for directory in builder.build(names, again=again):
+        print(directory / "target")
 
 
 @task(help=_BUILDROOT_HELP)

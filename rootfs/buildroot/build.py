@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,7 +42,13 @@ class Tally:
         return self.total - len(self._open)
 
 
-def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 1) -> Path:
+class Stopped(Exception):
+    """A build that was told to end; it goes on where it was when it is started again."""
+
+
+def build(
+    output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 1, stop: threading.Event | None = None
+) -> Path:
     """Build what the output is configured for, or go on with it; returns the log.
 
     Args:
@@ -49,8 +56,10 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 
         packages: all that the build has, for the tally.
         say: is told what is done now, how many packages are done, and of how many.
         jobs: how many compilers at the same time, of however many packages.
+        stop: when it is set, the build ends with the next line that it says.
 
     Raises:
+        Stopped: so it did.
         CommandError: a package failed; carries its name, the last lines and the command to retry.
         DiskFullError: there was no room; carries the same.
         SallyportError: the log cannot be written.
@@ -70,6 +79,8 @@ def build(output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 
 
             def on_line(line: str) -> None:
                 nonlocal words, broken
+                if stop is not None and stop.is_set():
+                    raise Stopped
                 text = _ESCAPE.sub("", line)
                 file.write(text + "\n")
                 if match := _STEP.match(text):

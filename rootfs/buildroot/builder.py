@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from rootfs.buildroot.output import Bench, Output, Package
 from rootfs.buildroot.source import EXTERNAL, Source
 from rootfs.errors import SallyportError
 from rootfs.steps import digest_path, remove
+from rootfs.together import together
 
 _OURS = ("package", "patches", "linux", "overrides.mk", "external.mk", "buildroot/stand_in")
 """What of the BR2_EXTERNAL tree goes into a build."""
@@ -68,7 +70,7 @@ class Builder:
         out: where the output directories are.
         downloads: Buildroot's download directory: the sources, all of them. A build downloads nothing.
         ccache: what was compiled before; may be shared by machines.
-        jobs: how many compilers at the same time, of however many packages.
+        jobs: how many compilers at the same time, of however many packages of one defconfig.
         maker: makes the places to run make in.
         arch: what is built for.
     """
@@ -82,6 +84,7 @@ class Builder:
     maker: Maker
     arch: Arch = X86_64
     _listed: dict[str, list[Package]] = field(default_factory=dict)
+    _built: dict[str, Output] = field(default_factory=dict)
 
     def _settings(self, bench: Bench) -> dict[str, str]:
         """What is the build's and not the image's, as in a defconfig."""
@@ -150,16 +153,30 @@ class Builder:
     def _look(self, packages: Sequence[Package]) -> list[Needed]:
         return downloads.look(packages, self.tree.directory, self.downloads)
 
-    def build(self, name: str, *, again: str = "") -> Path:
-        """Build one defconfig, or go on with it; returns the output directory.
+    def build(self, names: Sequence[str], *, again: str = "") -> list[Path]:
+        """Build defconfigs at the same time, or go on with them; returns their output directories.
+
+        What was built by this object before is not looked at again.
 
         Args:
-            name: out of `defconfig.ALL`.
+            names: out of `defconfig.ALL`.
             again: a package to build anew from its sources, first of all.
 
         Raises:
-            SallyportError: source files are missing; a package failed; or the kernel lacks an option.
+            SallyportError: source files are missing; a package failed; or a kernel lacks an option.
         """
+        if again:
+            self._built.clear()
+        open_ = {name: self._ready(name, again) for name in names if name not in self._built}
+        if open_:
+            with self._progress(list(open_)) as say:
+                works = [partial(self._build, name, output, say[name]) for name, output in open_.items()]
+                together(works, building.Stopped)
+            self._built.update(open_)
+        return [self.out / f"{name}{self.arch.suffix}" for name in names]
+
+    def _ready(self, name: str, again: str) -> Output:
+        """The output directory, with which a build can begin."""
         output, packages = self.output(name)
         if bad := [needed for needed in self._look(packages) if not needed.good]:
             downloads.show(bad, self.console)
@@ -170,13 +187,14 @@ class Builder:
         self._check_origin(output)
         if again:
             output.make(f"{again}-dirclean")
-        with self._progress(name) as say:
-            log = building.build(output, packages, say, jobs=self.jobs)
+        return output
+
+    def _build(self, name: str, output: Output, say: building.Say, stop: threading.Event) -> None:
+        log = building.build(output, self._listed[name], say, jobs=self.jobs, stop=stop)
         for made in output.directory.glob("build/linux-[0-9]*/.config"):
             symbols = defconfig.merged(self.arch.configs(name, defconfig.ALL[name]))
             kernel_options.require(kernel_options.files(symbols), made)
         self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
-        return output.directory
 
     def legal(self, name: str, target: Path) -> Path:
         """What must go along with an image: licences, sources, and lists of both, in ``target/<name>``.
@@ -208,17 +226,17 @@ class Builder:
         return work.rename(target / name)
 
     @contextmanager
-    def _progress(self, name: str) -> Iterator[building.Say]:
+    def _progress(self, names: Sequence[str]) -> Iterator[dict[str, building.Say]]:
+        """A bar for each, or on what is no terminal a line for each package that is done."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(name)
-            last = -1
+            tasks = {name: bar.add_task(name) for name in names}
+            last = dict.fromkeys(names, -1)
 
-            def say(words: str, done: int, total: int) -> None:
-                nonlocal last
-                bar.update(task, description=words[:60], completed=done, total=total)
-                if done != last and not self.console.is_terminal:
+            def say(name: str, words: str, done: int, total: int) -> None:
+                bar.update(tasks[name], description=f"{name}: {words[:60]}", completed=done, total=total)
+                if done != last[name] and not self.console.is_terminal:
                     self.console.print(f"  … {name}: {done} of {total} packages; {words}", highlight=False)
-                last = done
+                last[name] = done
 
-            yield say
+            yield {name: partial(say, name) for name in names}

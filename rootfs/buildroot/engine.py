@@ -39,20 +39,32 @@ class Engine(engine.Engine):
         super().__init__(cache, locked=locked, arch=builder.arch)
         self._builder = builder
 
-    def contents(self, name: str, _wish: Wish) -> Path:
-        """As engine ``debian``'s, and ``linux/tree``; built if need be."""
+    def prepare(self) -> None:
+        """Build both at the same time, if neither was: they have little in common, and each waits a lot."""
+        missing = [name for name in defconfig.ALL if not self.cache.has(self._step(name), self._inputs(name))]
+        if len(missing) > 1:
+            self._builder.build(missing)
+
+    def _step(self, name: str) -> str:
+        return f"buildroot-{name}{self.arch.suffix}"
+
+    def _inputs(self, name: str) -> dict[str, str]:
         inputs = {part.name: digest_path(part) for part in self.arch.configs(name, defconfig.ALL[name])}
         inputs["release"] = self._builder.tree.release
         inputs |= self._builder.inputs | digest_code(builder, harvest)
         inputs["programs in sbin"] = " ".join(sorted(harvest.sbin()))
+        return inputs
+
+    def contents(self, name: str, _wish: Wish) -> Path:
+        """As engine ``debian``'s, and ``linux/tree``; built if need be."""
 
         def build(output: Path) -> None:
-            made = self._builder.build(name)
+            (made,) = self._builder.build([name])
             _, listed = self._builder.output(name)
             hashes = {needed.file: needed.sha256() for needed in self._builder.sources([name])}
             harvest.gather(self.arch, made, listed, self._builder.maker.prebuilt, output, hashes)
 
-        return self.cache.step(f"buildroot-{name}{self.arch.suffix}", f"Buildroot's {name}", inputs, build)
+        return self.cache.step(self._step(name), f"Buildroot's {name}", self._inputs(name), build)
 
     def kernel(self, name: str, _flavour: str) -> Path:
         """As engine ``debian``'s. Which kernel it is, the defconfig says."""

@@ -46,6 +46,8 @@ $(O)/build/%/.stamp_installed:
 \t@printf '\\033[7m>>> %s  Building\\033[27m\\n' '$*'
 \t@if [ -f fail ] && [ '$*' = "$$(cat fail)" ]; then cat words; [ ! -f once ] || rm fail; exit 1; fi
 \t@if [ -f parallel ]; then sleep 0.5; seq 100; fi
+\t@if [ -f meet ]; then touch $(O)/here; until [ $$(ls $(O)/../*/here | wc -l) = 2 ]; do sleep 0.1; done; fi
+\t@if [ -f linger ] && [ "$(O)" = "$$(cat linger)" ]; then for i in $$(seq 300); do echo; sleep 0.1; done; fi
 \t@echo '$*' >> $(O)/built
 \t@touch $@
 %-dirclean:

@@ -128,7 +128,7 @@ def test_each_of_our_defconfigs_is_built_in_a_directory_of_its_own(buildroot: So
     complete(buildroot, tmp_path / "dl")
     made = builder(buildroot, tmp_path)
     for name, config in defconfig.ALL.items():
-        assert made.build(name) == tmp_path / "out" / name
+        assert made.build([name]) == [tmp_path / "out" / name]
         written = (tmp_path / "out" / name / ".config").read_text()
         assert set(defconfig.read(config)) <= set(defconfig.read(tmp_path / "out" / name / ".config"))
         assert "# BR2_TARGET_ROOTFS_SQUASHFS is not set\n" in written
@@ -140,7 +140,7 @@ def test_each_of_our_defconfigs_is_built_in_a_directory_of_its_own(buildroot: So
 def test_what_is_missing_is_listed_before_anything_is_built(buildroot: Source, tmp_path: Path) -> None:
     made = builder(buildroot, tmp_path)
     with pytest.raises(SallyportError, match="3 source files of host cannot be used"):
-        made.build("host")
+        made.build(["host"])
     text = made.console.export_text()
     assert all(name in text for name in ("zlib-1.3.tar.xz", "data-2.tar.gz", "tiny-1.tar.gz"))
     assert not (tmp_path / "out/host/built").exists()
@@ -149,11 +149,33 @@ def test_what_is_missing_is_listed_before_anything_is_built(buildroot: Source, t
 def test_a_package_can_be_built_again(buildroot: Source, tmp_path: Path) -> None:
     complete(buildroot, tmp_path / "dl")
     made = builder(buildroot, tmp_path)
-    made.build("host")
-    made.build("host")
+    made.build(["host"])
+    made.build(["host"])
     assert (tmp_path / "out/host/built").read_text().split() == list(PACKAGES)
-    made.build("host", again="tiny")
+    made.build(["host"], again="tiny")
     assert (tmp_path / "out/host/built").read_text().split() == [*PACKAGES, "tiny-1"]
+
+
+def test_several_are_built_at_the_same_time_and_each_tells_how_far_it_is(buildroot: Source, tmp_path: Path) -> None:
+    complete(buildroot, tmp_path / "dl")
+    (buildroot.directory / "meet").write_text("")
+    made = builder(buildroot, tmp_path)
+    assert made.build(list(defconfig.ALL)) == [tmp_path / "out" / name for name in defconfig.ALL]
+    text = made.console.export_text()
+    for name in defconfig.ALL:
+        assert f"{name}: 2 of 3 packages" in text
+        assert f"✓ {name} (Buildroot" in text
+    (buildroot.directory / "fail").write_text("tiny-1\n")
+    made.build(list(defconfig.ALL))  # it knows what it has built
+
+
+def test_one_that_fails_ends_the_other(buildroot: Source, tmp_path: Path) -> None:
+    complete(buildroot, tmp_path / "dl")
+    (buildroot.directory / "linger").write_text(str(tmp_path / "out/frontend") + "\n")
+    (buildroot.directory / "fail").write_text("tiny-1\n")
+    with pytest.raises(CommandError, match="package tiny-1 failed"):
+        builder(buildroot, tmp_path).build(list(defconfig.ALL))
+    assert not (tmp_path / "out/frontend/build/tiny-1/.stamp_installed").exists()
 
 
 def test_what_was_begun_with_another_configuration_is_not_gone_on_with(
@@ -163,18 +185,18 @@ def test_what_was_begun_with_another_configuration_is_not_gone_on_with(
     config.write_text("BR2_x86_64=y\n")
     monkeypatch.setitem(defconfig.ALL, "host", config)
     complete(buildroot, tmp_path / "dl")
-    builder(buildroot, tmp_path).build("host")
-    dataclasses.replace(builder(buildroot, tmp_path), jobs=1).build("host")
+    builder(buildroot, tmp_path).build(["host"])
+    dataclasses.replace(builder(buildroot, tmp_path), jobs=1).build(["host"])
     config.write_text("BR2_x86_64=y\nBR2_PACKAGE_LVM2=y\n")
     with pytest.raises(SallyportError, match="another configuration") as caught:
-        builder(buildroot, tmp_path).build("host")
+        builder(buildroot, tmp_path).build(["host"])
     assert f"rm -r {tmp_path}/out/host" in caught.value.hint
     config.write_text("BR2_x86_64=y\n")
     with pytest.raises(SallyportError, match="another release"):
-        builder(dataclasses.replace(buildroot, release="2020.02"), tmp_path).build("host")
+        builder(dataclasses.replace(buildroot, release="2020.02"), tmp_path).build(["host"])
     with pytest.raises(SallyportError, match="another configuration"):
-        builder(buildroot, tmp_path, "a newer gcc").build("host")
-    builder(buildroot, tmp_path).build("host")
+        builder(buildroot, tmp_path, "a newer gcc").build(["host"])
+    builder(buildroot, tmp_path).build(["host"])
 
 
 def test_a_package_that_was_interrupted_while_it_was_patched_is_unpacked_again(output: Output) -> None:
