@@ -72,6 +72,7 @@ override MPDECIMAL_VERSION = 4.0.1
 override MPDECIMAL_PKGDIR = $(UNPATCHED)/mpdecimal/
 override MPDECIMAL_SOURCE = mpdecimal_4.0.1.orig.tar.gz
 override PCRE2_VERSION = 10.46
+override PCRE2_PKGDIR = $(UNPATCHED)/pcre2/
 override PCRE2_SOURCE = pcre2_10.46.orig.tar.gz
 override PIXMAN_VERSION = 0.46.4
 override PIXMAN_SOURCE = pixman_0.46.4.orig.tar.gz

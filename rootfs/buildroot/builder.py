@@ -96,6 +96,9 @@ class Builder:
             "BR2_PRIMARY_SITE_ONLY": "y",
             "BR2_CCACHE": "y",
             "BR2_CCACHE_DIR": f'"{bench.ccache}"',
+            # Paths are the same for every build. If ccache made them relative, whatever it cannot keep and hands to the
+            # compiler as it is would have other names of files in it: no two builds were the same.
+            "BR2_CCACHE_USE_BASEDIR": "n",
             # Packages that do not need one another are built at the same time, and none sees what it did not ask for.
             "BR2_PER_PACKAGE_DIRECTORIES": "y",
             "BR2_PACKAGE_PYTHON3_PY_ONLY": "y",

@@ -16,9 +16,6 @@ from rootfs.debian.engine import Wish
 from rootfs.debian.licenses import Licenses
 from rootfs.steps import Cache, digest_code, digest_path
 
-LINUX = "linux"
-"""The kernel's package."""
-
 
 class Engine(engine.Engine):
     """Makes trees in a cache.
@@ -33,7 +30,7 @@ class Engine(engine.Engine):
 
     name = "buildroot"
     leaner = True
-    linux = LINUX
+    linux = harvest.LINUX
 
     def __init__(self, cache: Cache, builder: Builder, *, locked: bool = False) -> None:
         super().__init__(cache, locked=locked, arch=builder.arch)
@@ -72,7 +69,7 @@ class Engine(engine.Engine):
 
         def build(output: Path) -> None:
             overlay.link_tree(contents / "linux/tree", output / "tree")
-            linux = [package for package in packages.load(contents) if package.name == LINUX]
+            linux = [package for package in packages.load(contents) if package.name == harvest.LINUX]
             (output / "packages.json").write_text(json.dumps([asdict(package) for package in linux]))
             shutil.copyfile(contents / licenses.FILE, output / licenses.FILE)
 

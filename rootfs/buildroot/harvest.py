@@ -25,6 +25,8 @@ from rootfs.overlay import MERGED
 _PYTHON = Path("usr/lib/python3/dist-packages")
 _PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
 """What Debian has in packages of its own: how to build modules, another system's libraries, an installer."""
+LINUX = "linux"
+"""The kernel's package."""
 PREBUILT = (
     "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
     "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "python3-cryptography", "qemu-system-data",
@@ -64,6 +66,7 @@ def gather(
     for line in (directory / "build/packages-file-list.txt").read_text().splitlines():
         package, _, path = line.partition(",")
         files.setdefault(package, []).append(_placed(arch, path.removeprefix("./"), moved))
+    files.setdefault(LINUX, [])  # one without modules leaves no file in the tree
     inside = {package.name: package for package in listed if package.name in files and package.downloads}
     rows = [
         packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot", cpe=p.cpe)

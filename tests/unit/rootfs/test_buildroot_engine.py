@@ -25,7 +25,7 @@ FILES = {
     "target/usr/bin/python3": "", "images/bzImage": "kernel",
     "build/linux-6.12/include/config/kernel.release": "6.12\n",
     "build/linux-6.12/modules.builtin": "kernel/virtio_mmio.ko\n",
-    "build/packages-file-list.txt": "busybox,./bin/busybox\nvim,./usr/bin/vi\nlinux,./boot/bzImage\n",
+    "build/packages-file-list.txt": "busybox,./bin/busybox\nvim,./usr/bin/vi\n",
 }  # fmt: skip
 
 
