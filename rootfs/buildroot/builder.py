@@ -221,10 +221,10 @@ class Builder:
         work = target / f".{name}"
         remove(work)
         shutil.copytree(output.directory / "legal-info", work, copy_function=_link)
-        for package in harvest.PREBUILT:
-            notice = self.maker.prebuilt / "tree/usr/share/doc" / package / "copyright"
-            (work / "prebuilt" / package).mkdir(parents=True)
-            shutil.copyfile(notice, work / "prebuilt" / package / notice.name)
+        for package in harvest.prebuilt(self.maker.prebuilt):
+            notice = self.maker.prebuilt / "tree/usr/share/doc" / package.name / "copyright"
+            (work / "prebuilt" / package.name).mkdir(parents=True)
+            shutil.copyfile(notice, work / "prebuilt" / package.name / notice.name)
         remove(target / name)
         return work.rename(target / name)
 

@@ -27,12 +27,17 @@ _PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
 """What Debian has in packages of its own: how to build modules, another system's libraries, an installer."""
 LINUX = "linux"
 """The kernel's package."""
-PREBUILT = (
+_PREBUILT = (
     "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
     "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "python3-cryptography", "qemu-system-data",
     "seabios",
 )  # fmt: skip
 """Debian's binaries, which the toolchain or rootfs/overrides.mk bring in."""
+
+
+def prebuilt(fetched: Path) -> list[packages.Package]:
+    """The packages of a fetched set of which something goes into an image as it is."""
+    return [package for package in packages.load(fetched) if package.name in _PREBUILT]
 
 
 def sbin() -> set[str]:
@@ -42,7 +47,7 @@ def sbin() -> set[str]:
 
 
 def gather(
-    arch: Arch, directory: Path, listed: Sequence[Package], prebuilt: Path, output: Path, hashes: dict[str, str]
+    arch: Arch, directory: Path, listed: Sequence[Package], fetched: Path, output: Path, hashes: dict[str, str]
 ) -> None:
     """Fill ``output`` from an output directory of Buildroot.
 
@@ -50,7 +55,7 @@ def gather(
         arch: what it was built for.
         directory: make's ``O``, built.
         listed: its packages.
-        prebuilt: the Debian packages with what is not built, as `rootfs.debian.packages.fetch` left them.
+        fetched: the Debian packages with what is not built, as `rootfs.debian.packages.fetch` left them.
         output: gets ``tree``, ``linux/tree``, ``packages.json``, ``files.json`` and ``licenses.json``, all of them as
             `rootfs.debian.packages.fetch` and its users have them.
         hashes: source file to its SHA-256.
@@ -72,8 +77,8 @@ def gather(
         packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot", cpe=p.cpe)
         for p in inside.values()
     ]
-    rows += (binaries := [package for package in packages.load(prebuilt) if package.name in PREBUILT])
-    brought: dict[str, list[str]] = json.loads((prebuilt / "files.json").read_text())
+    rows += (binaries := prebuilt(fetched))
+    brought: dict[str, list[str]] = json.loads((fetched / "files.json").read_text())
     files |= {package.name: brought[package.name] for package in binaries}
     as_they_are = [tree / name for package in binaries for name in brought[package.name]]
     libraries = [path for path in (tree / arch.libraries).iterdir() if ".so" in path.name and path.is_file()]
@@ -83,7 +88,7 @@ def gather(
             "build the library with it, or take another binary (rootfs/overrides.mk)",
         )
     known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
-    known |= licenses.read(prebuilt / "tree", [package.name for package in binaries])
+    known |= licenses.read(fetched / "tree", [package.name for package in binaries])
     (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     (output / "files.json").write_text(json.dumps(files))
     licenses.save(known, output / licenses.FILE)

@@ -57,6 +57,8 @@ defconfig:
 \t@cp $(BR2_DEFCONFIG) $(O)/.config
 \t@mkdir -p $(O)/build/buildroot-config
 \t@echo $(BR2_EXTERNAL) > $(O)/external
+legal-info:
+\t@mkdir -p $(O)/legal-info && echo PACKAGE > $(O)/legal-info/manifest.csv
 show-info:
 \t@test -f $(O)/.config || {{ echo "configure first"; exit 1; }}
 \t@echo "warning: something"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rootfs.buildroot.build import build
 from rootfs.buildroot.builder import Builder
 from rootfs.buildroot.output import Output
 from rootfs.buildroot.source import Source
+from rootfs.debian import packages
 from rootfs.errors import CommandError, DiskFullError, SallyportError
 from tests.unit.rootfs.fake_buildroot import GOOD, PACKAGES, WORDS, Machine
 
@@ -176,6 +178,24 @@ def test_one_that_fails_ends_the_other(buildroot: Source, tmp_path: Path) -> Non
     with pytest.raises(CommandError, match="package tiny-1 failed"):
         builder(buildroot, tmp_path).build(list(defconfig.ALL))
     assert not (tmp_path / "out/frontend/build/tiny-1/.stamp_installed").exists()
+
+
+def test_what_must_go_along_is_collected_once_all_is_built(buildroot: Source, tmp_path: Path) -> None:
+    complete(buildroot, tmp_path / "dl")
+    made = builder(buildroot, tmp_path)
+    notice = tmp_path / "gcc/tree/usr/share/doc/libc6/copyright"
+    notice.parent.mkdir(parents=True)
+    notice.write_text("LGPL")
+    rows = [packages.Package(name, "1", "amd64", "ab") for name in ("libc6", "make")]
+    (tmp_path / "gcc/packages.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
+    with pytest.raises(SallyportError, match="0 of 3 packages are built"):
+        made.legal("host", tmp_path / "legal")
+    made.build(["host"])
+    folder = made.legal("host", tmp_path / "legal")
+    assert {path.name for path in folder.iterdir()} == {"manifest.csv", "prebuilt"}
+    assert [path.name for path in (folder / "prebuilt").iterdir()] == ["libc6"]
+    assert (folder / "prebuilt/libc6/copyright").read_text() == "LGPL"
+    assert made.legal("host", tmp_path / "legal") == folder  # once more, in its place
 
 
 def test_what_was_begun_with_another_configuration_is_not_gone_on_with(
