@@ -14,7 +14,7 @@ from rootfs.friendly import console as _console
 from rootfs.friendly import friendly
 from rootfs.image import OUT
 from rootfs.steps import remove
-from rootfs.tasks import PROFILE, WAY_HELP, build, collection, debian
+from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, collection, debian
 from tests.tasks import bench, verification
 
 
@@ -94,6 +94,8 @@ def test(context: Context, part: str = "all", engine: str = "debian", options: s
     }
     if part not in parts:
         raise SallyportError(f"no part {part!r} of the tests", f"choose one of {', '.join(parts)}")
+    if engine not in ENGINES[:2]:
+        raise SallyportError(f"no tests for engine {engine!r}", f"choose one of {', '.join(ENGINES[:2])}")
     if part not in ("unit", "fuzz"):
         build(PROFILE, engine=engine)
         build(PROFILE, test_access=True, engine=engine)

@@ -21,7 +21,7 @@ KERNEL = "cloud"
 MODULES = ("virtio_mmio", "virtio_blk", "squashfs", "qemu_fw_cfg", "virtio_net", "virtio_rng")
 INIT = PROJECT / "overlays/frontend_vm_initramfs/init.j2"
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "mkdir")
-_BUILD_ONLY = {"build.py", "buildroot.config"}
+_BUILD_ONLY = {"build.py", "*.config"}
 
 
 def values(profile: Profile) -> dict[str, object]:

@@ -31,12 +31,17 @@ _COMPILED = (".pyc", ".so", ".bpf.o")
 """Made of the sources beside it: Python's, and what `extension.install` puts there."""
 
 
-def digest_path(path: Path) -> str:
-    """Digest of a file or of a directory's names, modes, links and contents; times and compiled files left out."""
+def digest_path(path: Path, *, whole: bool = False) -> str:
+    """Digest of a file or of a directory's names, modes, links and contents; times left out.
+
+    Args:
+        path: the file or directory.
+        whole: with compiled files, which otherwise are left out: in a tree that is not ours they are no by-product.
+    """
     digest = hashlib.sha256()
     files = [path] if not path.is_dir() or path.is_symlink() else sorted(path.rglob("*"))
     for file in files:
-        if file.name == "__pycache__" or file.name.endswith(_COMPILED):
+        if not whole and (file.name == "__pycache__" or file.name.endswith(_COMPILED)):
             continue
         name = file.relative_to(path).as_posix() if file != path else ""
         if file.is_symlink() and file != path:

@@ -24,6 +24,7 @@ from rootfs.image import OUT, Built, Recipe
 from rootfs.steps import KEEP, Cache, remove
 
 PROFILE = "qemu"
+ENGINES = ("debian", "buildroot", "buildroot-vm")
 WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
 
 
@@ -46,8 +47,8 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
     """
     if engine == "debian":
         return images.make(recipe, _console)
-    if engine not in ("buildroot", "buildroot-vm"):
-        raise SallyportError(f"no engine {engine!r}", "name debian, buildroot or buildroot-vm")
+    if engine not in ENGINES:
+        raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
     from rootfs.buildroot.engine import Engine as FromSource
 
     cache = Cache(images.CACHE, _console)

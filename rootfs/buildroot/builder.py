@@ -84,7 +84,7 @@ class Builder:
     maker: Maker
     arch: Arch = X86_64
     _listed: dict[str, list[Package]] = field(default_factory=dict)
-    _built: dict[str, Output] = field(default_factory=dict)
+    _built: set[str] = field(default_factory=set)
 
     def _settings(self, bench: Bench) -> dict[str, str]:
         """What is the build's and not the image's, as in a defconfig."""

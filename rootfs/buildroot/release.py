@@ -1,24 +1,22 @@
 """Buildroot's release as it is built: whatever way it comes here, its content is what it was when it was proven.
 
-The digest is of the files and not of an archive, so it holds for any archive and for a checkout. Documentation is left
-out, which only archives of releases have whole, and so are hidden files at the top, such as ``.git``.
+The digest is of the files and not of an archive, so it holds for any archive and for a checkout. Left out are hidden
+files at the top, such as ``.git``, and documentation, which only archives have whole, but for what make reads of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
 from rootfs.buildroot.source import BUILT, NAMED, Source
-from rootfs.errors import SallyportError
+from rootfs.errors import CommandError, SallyportError
 from rootfs.run import run
-from rootfs.steps import Cache
+from rootfs.steps import Cache, digest_path
 
-CONTENT = "119b30c7d8fd5f006095a99d866790cfdcbabcab501be3ee21094d646ea2e07c"
+CONTENT = "f8485818b82f7040c479f3b8535d44dffdccbc57f876cc58881cdc51ebd26622"
 """Of `BUILT`, as `content` says it."""
 _MOST = 64 * 2**20
 """Bytes of an archive; the release's has less than 10 MiB."""
@@ -28,58 +26,53 @@ _REMEDY = f"unpack Buildroot {BUILT} anew; what we change in it is in rootfs/ove
 
 
 def content(directory: Path) -> str:
-    """Digest of what a tree builds with: names, modes, links and contents. Nothing is left out below the top.
-
-    Compiled Python would run in the place of the script beside it, so it is in it, too.
-    """
-    digest = hashlib.sha256()
+    """Digest of what a tree builds with, compiled Python, which would run in the place of a script, included."""
     tops = [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != "docs"]
-    for path in sorted(path for top in tops for path in (top, *top.rglob("*"))):
-        name = path.relative_to(directory).as_posix()
-        if path.is_symlink():
-            digest.update(f"l {name}\0{os.readlink(path)}\0".encode())
-        elif path.is_file():
-            inside = path.read_bytes()
-            mode = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
-            digest.update(f"{mode} {name}\0{len(inside)}\0".encode() + inside)
-    return digest.hexdigest()
+    parts = sorted([*tops, *(directory / "docs").rglob("*.mk")])
+    told = [f"{path.relative_to(directory).as_posix()} {digest_path(path, whole=True)}\n" for path in parts]
+    return hashlib.sha256("".join(told).encode()).hexdigest()
 
 
 def provide(named: str, cache: Cache, wanted: str = CONTENT) -> Source:
     """The tree of `BUILT`.
 
     Args:
-        named: a directory, which is only read; an archive; or the address of one (http, https). Empty is what was
-            unpacked here before.
-        cache: where an archive is unpacked to.
+        named: a directory, which is only read; an archive; or the address of one (http, https).
+        cache: where an archive is unpacked to, once.
         wanted: its content.
 
     Raises:
         SallyportError: it is another release, or not as it was released; or it cannot be had.
     """
-    if named and Path(named).is_dir():
+    if not named:
+        raise SallyportError(
+            "no Buildroot tree is named", f"name a directory, an archive or its address by --buildroot or by ${NAMED}"
+        )
+    if Path(named).is_dir():
         return _checked(Path(named), wanted)
+    remote = named.startswith(("https://", "http://"))
+    if not remote and not Path(named).is_file():
+        raise SallyportError(f"{named}: no such directory or file", f"name a Buildroot {BUILT}")
 
     def build(output: Path) -> None:
-        if not named:
-            raise SallyportError(
-                "no Buildroot tree is named",
-                f"name a directory, an archive or its address by --buildroot or by ${NAMED}",
-            )
-        archive = output / "archive"
-        if named.startswith(("https://", "http://")):
+        archive, tree = output / "archive" if remote else Path(named).resolve(), output / "tree"
+        if remote:
             _download(named, archive, cache)
-        elif Path(named).is_file():
-            archive = Path(named).resolve()
-        else:
-            raise SallyportError(f"{named}: no such directory or file", f"name a Buildroot {BUILT}")
-        tree = output / "tree"
         tree.mkdir()
-        run(["tar", "--extract", "--file", archive, "--directory", tree, "--strip-components=1", "--no-same-owner"])
+        # Whoever made it has nothing to say about owners, or about setuid bits.
+        modest = ("--strip-components=1", "--no-same-owner", "--no-same-permissions")
+        try:
+            run(["tar", "--extract", "--file", archive, "--directory", tree, *modest])
+        except CommandError as error:
+            raise SallyportError(
+                f"{named} cannot be unpacked: {error}", f"name an archive of Buildroot {BUILT}"
+            ) from error
         _checked(tree, wanted)
-        (output / "archive").unlink(missing_ok=True)
+        if remote:
+            archive.unlink()
 
-    return Source.open(cache.step("buildroot", f"Buildroot {BUILT}", {"content": wanted}, build) / "tree")
+    inputs = {"content": wanted, "archive": named if remote else digest_path(Path(named))}
+    return Source.open(cache.step("buildroot", f"Buildroot {BUILT}", inputs, build) / "tree")
 
 
 def _checked(directory: Path, wanted: str) -> Source:

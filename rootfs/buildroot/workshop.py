@@ -131,7 +131,7 @@ def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
             (output / "bin" / name).symlink_to(f"/usr/bin/{program}")
         (output / "toolchain").mkdir()
         toolchain.assemble(debian.arch, fetched, prebuilt, output / "toolchain")
-        (output / _DIGEST).write_text(digest_path(output / "toolchain"))
+        (output / _DIGEST).write_text(digest_path(output / "toolchain", whole=True))
 
     inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)} | digest_code(toolchain)
     name = f"toolchain{debian.arch.suffix}"

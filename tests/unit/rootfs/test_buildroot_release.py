@@ -13,7 +13,7 @@ import pytest
 
 from rootfs.buildroot import release
 from rootfs.buildroot.source import BUILT, Source
-from rootfs.errors import CommandError, SallyportError
+from rootfs.errors import SallyportError
 from tests.unit.rootfs.conftest import Desk
 
 
@@ -77,8 +77,18 @@ def test_an_archive_is_unpacked_once_and_found_again(buildroot: Source, archive:
     tree = release.provide(str(archive), desk.cache(), wanted)
     assert tree.release == BUILT
     assert (tree.directory / "docs/manual.html").read_text() == "manual"
-    archive.unlink()
-    assert release.provide("", desk.cache(), wanted) == tree
+    assert "never built here" in desk.said
+    assert release.provide(str(archive), desk.cache(), wanted) == tree
+    assert "nothing changed" in desk.said
+
+
+def test_what_make_reads_of_the_documentation_counts(buildroot: Source) -> None:
+    before = release.content(buildroot.directory)
+    (buildroot.directory / "docs/manual").mkdir(parents=True)
+    (buildroot.directory / "docs/manual/manual.html").write_text("manual")
+    assert release.content(buildroot.directory) == before
+    (buildroot.directory / "docs/manual/manual.mk").write_text("$(shell true)")
+    assert release.content(buildroot.directory) != before
 
 
 def test_an_archive_is_fetched_from_its_address(buildroot: Source, address: str, desk: Desk) -> None:
@@ -99,7 +109,7 @@ def test_an_archive_of_something_else_leaves_nothing(buildroot: Source, archive:
 def test_what_is_no_archive_or_not_there_is_told(buildroot: Source, address: str, tmp_path: Path, desk: Desk) -> None:
     wanted = release.content(buildroot.directory)
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(CommandError, match="tar"):
+    with pytest.raises(SallyportError, match="text cannot be unpacked"):
         release.provide(str(tmp_path / "text"), desk.cache(), wanted)
     with pytest.raises(SallyportError, match="no such directory or file"):
         release.provide(str(tmp_path / "absent"), desk.cache(), wanted)
