@@ -16,6 +16,18 @@ class SallyportError(Exception):
         self.hint = hint
 
 
+class OfflineError(SallyportError):
+    """Something is not here, and nothing may be fetched.
+
+    Args:
+        what: it is.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: not here, and --offline forbids to fetch it", "do the same once without --offline")
+        self.what = what
+
+
 class CommandError(SallyportError):
     """A child process failed; the message carries its command line in a form that can be pasted."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -31,14 +34,23 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
                 console.print(f"[bold]what to do:[/] {_escape(error.hint)}", highlight=False)
             raise Exit(code=getattr(error, "exit_code", 1)) from error
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            console.print(f"[bold red]error:[/] {_escape(where)}{error.strerror or error}", highlight=False)
+            console.print(f"[bold red]error:[/] {_escape(_told(error))}", highlight=False)
+            if os.strerror(errno.ENOSPC) in str(error):
+                console.print("[bold]what to do:[/] make room, then do it again: it goes on", highlight=False)
             raise Exit(code=1) from error
         except KeyboardInterrupt:
             console.print("interrupted", style="yellow")
             raise Exit(code=130) from None
 
     return wrapper
+
+
+def _told(error: OSError) -> str:
+    if isinstance(error, shutil.Error):
+        # Of a whole tree: each file that could not be copied, as (from, to, why).
+        first, *more = error.args[0]
+        return f"{first[1]}: {first[2]}" + (f", and {len(more)} more like it" if more else "")
+    return f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error)
 
 
 def _escape(text: str) -> str:

@@ -7,8 +7,10 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rootfs.errors import CommandError, DiskFullError, SallyportError
@@ -16,6 +18,13 @@ from rootfs.errors import CommandError, DiskFullError, SallyportError
 _LINES = 15
 _FULL_LINES = 200
 """Last lines in which a full disk is looked for: a program may say much while it gives up, and more in hours before."""
+
+
+_POLL = 0.2
+
+
+class Stopped(Exception):
+    """A command was ended because its caller wished it."""
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -33,6 +42,7 @@ def run(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """Run a command to its end and return what it printed (standard output and error together).
 
@@ -41,8 +51,10 @@ def run(
         cwd: where to run it.
         env: variables to add to a minimal environment.
         on_line: is called with each line as it comes: progress.
+        stop: another thread sets it to end the command.
 
     Raises:
+        Stopped: so it was ended.
         CommandError: it failed; carries the command line and the last lines it printed.
         SallyportError: the program does not exist.
     """
@@ -66,14 +78,17 @@ def run(
         raise SallyportError(f"{name} is not installed", f"sudo apt-get install {name}") from error
     try:
         assert child.stdout is not None
-        for line in child.stdout:
-            lines.append(line)
-            if on_line is not None:
-                on_line(line.rstrip())
-        status = child.wait()
+        with _ended_by(stop, child):
+            for line in child.stdout:
+                lines.append(line)
+                if on_line is not None:
+                    on_line(line.rstrip())
+            status = child.wait()
     except BaseException:
         _end_group(child)
         raise
+    if stop is not None and stop.is_set():
+        raise Stopped
     if status != 0:
         tail = "".join(deque(lines, maxlen=_LINES)).strip()
         if os.strerror(errno.ENOSPC).lower() in "".join(lines[-_FULL_LINES:]).lower():
@@ -83,6 +98,29 @@ def run(
             )
         raise CommandError(f"this command ended with status {status}:\n  {shlex.join(words)}\nIt said:\n{tail}")
     return "".join(lines)
+
+
+@contextmanager
+def _ended_by(stop: threading.Event | None, child: subprocess.Popen[str]) -> Iterator[None]:
+    """A command that says nothing for long is ended, too: nobody waits for its next line."""
+    if stop is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL):
+            if stop.is_set():
+                _end_group(child)
+                return
+
+    watcher = threading.Thread(target=watch, name=f"watches {child.pid}")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _end_group(child: subprocess.Popen[str]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json as json_module
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +26,53 @@ from rootfs.steps import KEEP, Cache, remove
 
 PROFILE = "qemu"
 ENGINES = ("debian", "buildroot", "buildroot-vm")
+_BUILDROOT = "a Buildroot release: directory, archive or its address; or $SALLYPORT_BUILDROOT; or its makers' archive"
+_OFFLINE = "fail rather than fetch anything"
 WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
 
 
 def build(
     profile: str, way: str = "", *, test_access: bool = False, locked: bool = False, engine: str = "debian",
-    buildroot: str = "",
+    buildroot: str = "", offline: bool = False,
 ) -> Built:  # fmt: skip
     """Build the image of a named profile; see `make`."""
     recipe = Recipe(profiles.load(profile, way), test_access=test_access, locked=locked)
-    return make(recipe, engine, buildroot)
+    return make(recipe, engine, buildroot, offline=offline)
 
 
-def make(recipe: Recipe, engine: str = "debian", buildroot: str = "") -> Built:
+def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline: bool = False) -> Built:
     """Build an image; an engine other than `debian` is in its name.
 
     Args:
         recipe: what to make.
         engine: `debian`, `buildroot`, or `buildroot-vm` for the front-end VM alone.
         buildroot: Buildroot's tree, if it is not in the environment.
+        offline: whether what would have to be fetched is an error, before anything is built.
     """
+    arch = recipe.profile.arch
     if engine == "debian":
+        if offline:
+            fetched = debian(arch, locked=recipe.locked, offline=True)
+            fetched.require(*fetched.needs())
         return images.make(recipe, _console)
     if engine not in ENGINES:
         raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
     from rootfs.buildroot.engine import Engine as FromSource
 
     cache = Cache(images.CACHE, _console)
-    arch = recipe.profile.arch
-    source = FromSource(cache, buildroot_builder(buildroot, arch=arch), locked=recipe.locked)
-    host = Engine(cache, locked=recipe.locked, arch=ALL[arch]) if engine == "buildroot-vm" else source
+    builder = buildroot_builder(buildroot, arch=arch, locked=recipe.locked, offline=offline)
+    source = FromSource(cache, builder, locked=recipe.locked, offline=offline)
+    host = debian(arch, locked=recipe.locked, offline=offline) if engine == "buildroot-vm" else source
+    host.require(*host.needs())
     if host is source:
         source.prepare()
     tagged = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
     return images.make(tagged, _console, engines=images.Engines(engine, host, source))
 
 
-def debian(arch: str = X86_64.name) -> Engine:
+def debian(arch: str = X86_64.name, *, locked: bool = False, offline: bool = False) -> Engine:
     """Engine `debian` for an architecture, with the project's cache."""
-    return Engine(Cache(images.CACHE, _console), arch=ALL[arch])
+    return Engine(Cache(images.CACHE, _console), locked=locked, arch=ALL[arch], offline=offline)
 
 
 @task(
@@ -73,7 +82,8 @@ def debian(arch: str = X86_64.name) -> Engine:
         "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
         "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
         "engine": "debian: from packages; buildroot: from source; buildroot-vm: the front-end VM from source",
-        "buildroot": "a Buildroot release: directory, archive or its address; without it $SALLYPORT_BUILDROOT",
+        "buildroot": _BUILDROOT,
+        "offline": _OFFLINE,
         "json": "print the manifest's summary as JSON",
     }
 )
@@ -86,10 +96,13 @@ def image(
     locked: bool = False,
     engine: str = "debian",
     buildroot: str = "",
+    offline: bool = False,
     json: bool = False,
 ) -> None:
     """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest, SBOM and SHA256SUMS."""
-    built = build(profile, way, test_access=test_access, locked=locked, engine=engine, buildroot=buildroot)
+    built = build(
+        profile, way, test_access=test_access, locked=locked, engine=engine, buildroot=buildroot, offline=offline
+    )
     manifest = json_module.loads(built.manifest.read_text())
     sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}
     if json:
@@ -138,20 +151,22 @@ def lock(_: Context) -> None:
 
 @task(
     help={
-        "buildroot": "source tree of a Buildroot release; or the variable SALLYPORT_BUILDROOT",
+        "buildroot": "a Buildroot release: directory, archive or its address; or $SALLYPORT_BUILDROOT",
         "record": "write rootfs/buildroot/symbols.lock, if every symbol is kept",
     }
 )
 @friendly
 def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
-    from rootfs.buildroot import source, symbols
+    from rootfs.buildroot import release, source, symbols
 
-    if not source.named(buildroot):
+    if not (named := source.named(buildroot)):
         symbols.check_recorded(defconfig.every())
         _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
         return
-    tree = source.Source.open(Path(source.named(buildroot)))
+    # A directory may be the long-term release, too; what is unpacked is the one that is built.
+    cache = Cache(images.CACHE, _console)
+    tree = source.Source.open(Path(named)) if Path(named).is_dir() else release.provide(named, cache)
     tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()
@@ -228,14 +243,18 @@ def compare(_: Context, a: str, b: str, json: bool = False) -> None:
 
 
 _BUILDROOT_HELP = {
-    "buildroot": "a Buildroot release: directory, archive or its address; without it $SALLYPORT_BUILDROOT",
-    "downloads": "Buildroot's download directory",
+    "buildroot": _BUILDROOT,
     "only": f"{' or '.join(defconfig.ALL)}, not both",
     "arch": f"architecture: {' or '.join(ALL)}",
 }
 CCACHE = "SALLYPORT_CCACHE"
 """Environment variable: the directory of ccache, in the place of one below out/."""
-_DOWNLOADS = str(OUT / "buildroot/dl")
+DOWNLOADS = "SALLYPORT_DOWNLOADS"
+"""Environment variable: Buildroot's download directory, in the place of one below out/."""
+
+
+TOOLCHAIN = "SALLYPORT_TOOLCHAIN"
+"""Environment variable: a file with the lines of a defconfig that name another toolchain than ours."""
 
 
 def _architecture(name: str) -> str:
@@ -244,7 +263,9 @@ def _architecture(name: str) -> str:
     return name
 
 
-def buildroot_builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int = 0, arch: str = X86_64.name) -> Any:
+def buildroot_builder(
+    buildroot: str, *, jobs: int = 0, arch: str = X86_64.name, locked: bool = False, offline: bool = False
+) -> Any:
     """A `rootfs.buildroot.builder.Builder` in the tree that the user names, with the directories of the project."""
     from rootfs.buildroot import farm, release, source, workshop
     from rootfs.buildroot.builder import Builder
@@ -252,38 +273,51 @@ def buildroot_builder(buildroot: str, downloads: str = _DOWNLOADS, *, jobs: int 
     if jobs < 0:
         raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
     _architecture(arch)
-    tree = release.provide(source.named(buildroot), Cache(images.CACHE, _console))
+    tree = release.provide(source.named(buildroot), Cache(images.CACHE, _console), offline=offline)
     others = farm.read(os.environ.get(farm.SETTING, ""))
-    shop = workshop.prepare(debian(arch), others)
-    ccache = Path(os.environ.get(CCACHE) or OUT / "buildroot/ccache")
-    return Builder(tree, OUT / "buildroot", Path(downloads), ccache, jobs or others.jobs, _console, shop, ALL[arch])
+    # What a node compiles is taken for what was compiled here: the lock file makes both compilers the same.
+    engine = debian(arch, locked=locked or bool(others.nodes), offline=offline)
+    engine.require(lambda: engine.workshop, lambda: engine.prebuilt)
+    shop = workshop.prepare(engine, others)
+    downloads, ccache = (
+        Path(os.environ.get(name) or OUT / "buildroot" / folder)
+        for name, folder in ((DOWNLOADS, "dl"), (CCACHE, "ccache"))
+    )
+    compiler = Path(os.environ[TOOLCHAIN]) if os.environ.get(TOOLCHAIN) else None
+    return Builder(tree, OUT / "buildroot", downloads, ccache, jobs or others.jobs, _console, shop, ALL[arch], compiler)
 
 
 @task(
     help=_BUILDROOT_HELP
-    | {"fetch": "first fetch what is in the archives that apt and pip know", "json": "print every file as JSON"}
+    | {
+        "fetch": "first fetch what is in the archives that apt and pip know",
+        "mirror": "first fetch what is in this directory, or at this address, laid out as Buildroot's primary site",
+        "json": "print every file as JSON",
+    }
 )
 @friendly
 def sources(
     _: Context,
     buildroot: str = "",
-    downloads: str = _DOWNLOADS,
     only: str = "",
     arch: str = X86_64.name,
     fetch: bool = False,
+    mirror: str = "",
     json: bool = False,
 ) -> None:
     """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
     from rootfs.buildroot import downloads as files
 
     names = defconfig.chosen(only)
-    builder = buildroot_builder(buildroot, downloads, arch=arch)
+    builder = buildroot_builder(buildroot, arch=arch)
     found = builder.sources(names)
-    if fetch and (bad := [needed for needed in found if not needed.good]):
-        from rootfs.buildroot import fetch as fetching
+    for origin in [mirror] * bool(mirror) + [""] * fetch:
+        if bad := [needed for needed in found if not needed.good]:
+            from rootfs.buildroot import fetch as fetching
 
-        fetching.fetch(bad, Path(downloads), lambda words: _console.print(f"  … {words}", highlight=False))
-        found = builder.sources(names)
+            say = partial(_console.print, "  …", highlight=False)
+            fetching.fetch(bad, builder.downloads, say, origin)
+            found = builder.sources(names)
     if json:
         print(files.to_json(found))
     else:
@@ -296,33 +330,32 @@ def sources(
     | {
         "again": "a package to build anew from its sources, first of all",
         "jobs": "how many compilers at the same time, for each; 0: as many as there are processors, a farm's included",
+        "offline": _OFFLINE,
     }
 )
 @friendly
 def buildroot(
     _: Context,
     buildroot: str = "",
-    downloads: str = _DOWNLOADS,
     only: str = "",
     arch: str = X86_64.name,
     again: str = "",
     jobs: int = 0,
+    offline: bool = False,
 ) -> None:
     """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
     names = defconfig.chosen(only)
-    builder = buildroot_builder(buildroot, downloads, jobs=jobs, arch=arch)
+    builder = buildroot_builder(buildroot, jobs=jobs, arch=arch, offline=offline)
     for directory in builder.build(names, again=again):
         print(directory / "target")
 
 
 @task(help=_BUILDROOT_HELP)
 @friendly
-def legal(
-    _: Context, buildroot: str = "", downloads: str = _DOWNLOADS, only: str = "", arch: str = X86_64.name
-) -> None:
+def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.name) -> None:
     """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
-    builder = buildroot_builder(buildroot, downloads, arch=arch)
+    builder = buildroot_builder(buildroot, arch=arch)
     for name in names:
         print(builder.legal(name, OUT / "legal"))
 
@@ -343,7 +376,7 @@ def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch
 
     port, jobs = port or farm.PORT, jobs or farm.Farm().jobs
     words = farm.command(listen, allow, port, jobs)
-    shop = workshop.prepare(debian(_architecture(arch)))
+    shop = workshop.prepare(debian(_architecture(arch), locked=True))
     _console.print(f"{farm.SETTING}={listen}:{port}/{jobs}", highlight=False)
     shop.serve(words)
 

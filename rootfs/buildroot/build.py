@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from rootfs.buildroot.output import Output, Package
@@ -42,10 +43,6 @@ class Tally:
         return self.total - len(self._open)
 
 
-class Stopped(Exception):
-    """A build that was told to end; it goes on where it was when it is started again."""
-
-
 def build(
     output: Output, packages: Iterable[Package], say: Say, *, jobs: int = 1, stop: threading.Event | None = None
 ) -> Path:
@@ -56,13 +53,13 @@ def build(
         packages: all that the build has, for the tally.
         say: is told what is done now, how many packages are done, and of how many.
         jobs: how many compilers at the same time, of however many packages.
-        stop: when it is set, the build ends with the next line that it says.
+        stop: when it is set, the build ends. It goes on where it was when it is started again.
 
     Raises:
-        Stopped: so it did.
+        Stopped: so it did (`rootfs.run`).
         CommandError: a package failed; carries its name, the last lines and the command to retry.
         DiskFullError: there was no room; carries the same.
-        SallyportError: the log cannot be written.
+        SallyportError: there can be no log.
     """
     _mend(output)
     tally = Tally(output, packages)
@@ -71,7 +68,7 @@ def build(
     words: list[str] = []
     broken: tuple[str, str] | None = None
     try:
-        file = log.open("a", encoding="utf-8")
+        file = log.open("ab", buffering=0)
     except OSError as error:
         raise SallyportError(f"{log}: {error.strerror}", "let us write there") from error
     try:
@@ -79,10 +76,10 @@ def build(
 
             def on_line(line: str) -> None:
                 nonlocal words, broken
-                if stop is not None and stop.is_set():
-                    raise Stopped
                 text = _ESCAPE.sub("", line)
-                file.write(text + "\n")
+                # A full disk is told by the package that finds it, with its words: not by its log.
+                with suppress(OSError):
+                    file.write(f"{text}\n".encode())
                 if match := _STEP.match(text):
                     say(f"{match['package']} {match['version']}: {match['step']}", tally.done(), tally.total)
                 if match := _BROKEN.search(text):
@@ -93,14 +90,14 @@ def build(
                     tail.append(text)
 
             try:
-                output.make(jobs=jobs, on_line=on_line)
+                output.make(jobs=jobs, on_line=on_line, stop=stop)
             except CommandError as error:
                 if broken and jobs > 1 and not isinstance(error, DiskFullError):
                     # Among its words are those of what was built at the same time. By itself it says them again.
                     words = []
                     tail.clear()
                     say(f"{broken[0]}: once more by itself", tally.done(), tally.total)
-                    output.make(_name(broken[0], packages), on_line=on_line)
+                    output.make(_name(broken[0], packages), on_line=on_line, stop=stop)
                     tail.append("(by itself it was built: start the build again, and tell us if this comes back)")
                 raise
     except CommandError as error:

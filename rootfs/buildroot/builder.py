@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import os
-import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rootfs import defconfig
 from rootfs.arch import X86_64, Arch
 from rootfs.buildroot import build as building
-from rootfs.buildroot import downloads, harvest, kernel_options, toolchain
+from rootfs.buildroot import downloads, harvest, kernel_options, legal, toolchain
+from rootfs.buildroot.bars import bars
 from rootfs.buildroot.downloads import Needed
 from rootfs.buildroot.output import Bench, Output, Package
 from rootfs.buildroot.source import EXTERNAL, Source
+from rootfs.debian import packages
 from rootfs.errors import SallyportError
-from rootfs.steps import digest_path, remove
+from rootfs.run import Stopped
+from rootfs.steps import alone, digest_path
 from rootfs.together import together
 
 _OURS = ("package", "patches", "linux", "overrides.mk", "external.mk", "buildroot/stand_in")
@@ -33,17 +34,10 @@ _VM_KERNEL = EXTERNAL.parent / "frontend_vm/linux.config"
 _NOT_BY_BUILDROOT = {
     "BR2_ROOTFS_OVERLAY": '""',
     "BR2_TARGET_ROOTFS_SQUASHFS": "n",
+    "BR2_TARGET_ROOTFS_SQUASHFS4_ZSTD": "n",
     "BR2_TOOLCHAIN_BUILDROOT_GLIBC": "n",
 }
 """Overlays have templates, and root file systems are sealed: rootfs/image.py does both, for every engine."""
-
-
-def _link(source: str, target: str) -> None:
-    """Sources are big, and on the same disk."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 class Maker(Protocol):
@@ -73,6 +67,7 @@ class Builder:
         jobs: how many compilers at the same time, of however many packages of one defconfig.
         maker: makes the places to run make in.
         arch: what is built for.
+        compiler: a part of a defconfig that names another toolchain than ours, such as one that Buildroot knows.
     """
 
     tree: Source
@@ -83,13 +78,15 @@ class Builder:
     console: Console
     maker: Maker
     arch: Arch = X86_64
+    compiler: Path | None = None
     _listed: dict[str, list[Package]] = field(default_factory=dict)
     _built: set[str] = field(default_factory=set)
+    _held: set[str] = field(default_factory=set)
 
     def _settings(self, bench: Bench) -> dict[str, str]:
         """What is the build's and not the image's, as in a defconfig."""
         return {
-            **toolchain.settings(self.arch),
+            **({} if self.compiler else toolchain.settings(self.arch)),
             **_NOT_BY_BUILDROOT,
             "BR2_DL_DIR": f'"{bench.downloads}"',
             "BR2_PRIMARY_SITE": f'"file://{bench.downloads}"',
@@ -106,47 +103,85 @@ class Builder:
             "BR2_JLEVEL": str(self.jobs),
         }
 
+    def _directory(self, name: str) -> Path:
+        return self.out / f"{name}{self.arch.suffix}"
+
+    @contextmanager
+    def alone(self, names: Sequence[str]) -> Iterator[None]:
+        """Hold the output directories of these defconfigs against other processes; again in itself, it is held once.
+
+        Whoever reads what was built holds it, too: make begins by writing the configuration anew.
+        """
+        with ExitStack() as held:
+            # All take them in the same order, so none waits for one that waits for it.
+            for name in sorted(set(names) - self._held):
+                directory = self._directory(name)
+                self.out.mkdir(parents=True, exist_ok=True)
+                busy = f"  … {directory} [dim](another build is at it)[/]"
+                lock = directory.with_name(f".{directory.name}.lock")
+                held.enter_context(alone(lock, partial(self.console.print, busy, highlight=False)))
+                self._held.add(name)
+                held.callback(self._held.discard, name)
+            yield
+
     def output(self, name: str) -> tuple[Output, list[Package]]:
         """The output directory of one defconfig out of `defconfig.ALL`, configured, and what it builds.
 
         Raises:
             SallyportError: Buildroot did not take it.
         """
-        directory = self.out / f"{name}{self.arch.suffix}"
+        with self.alone([name]):
+            return self._output(name)
+
+    def _output(self, name: str) -> tuple[Output, list[Package]]:
+        directory = self._directory(name)
         for path in (directory, self.downloads, self.ccache):
             path.mkdir(parents=True, exist_ok=True)
         bench = self.maker.bench(self.tree.directory, directory, self.downloads, self.ccache)
-        output = Output(self.tree, self.arch.configs(name, defconfig.ALL[name]), directory, bench)
+        output = Output(self.tree, self.configs(name), directory, bench)
         if name not in self._listed:
             with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):
                 output.configure(self._settings(bench))
                 self._listed[name] = output.packages()
         return output, self._listed[name]
 
-    @cached_property
-    def inputs(self) -> dict[str, str]:
-        """Digests of what every build is made with: of our external tree, and of the compiler."""
-        digests = {name: digest_path(EXTERNAL / name) for name in (*_OURS, self.arch.directory.name)}
-        return digests | {"kernel of the VM": digest_path(_VM_KERNEL), "made by": self.maker.identity}
+    def configs(self, name: str) -> list[Path]:
+        """The parts of a defconfig."""
+        parts = self.arch.configs(name, defconfig.ALL[name])
+        return [*parts, self.compiler] if self.compiler else parts
 
-    def _check_origin(self, output: Output) -> None:
+    def prebuilt(self) -> list[packages.Package]:
+        """What goes into an image as it is."""
+        return harvest.prebuilt(self.maker.prebuilt, libc=self.compiler is None)
+
+    def inputs(self, name: str) -> dict[str, str]:
+        """Digests of what a build is made with besides its defconfig: of our external tree, and of the compiler."""
+        digests = {path: digest_path(EXTERNAL / path) for path in (*_OURS, self.arch.directory.name)}
+        digests |= {"kernel": digest_path(_VM_KERNEL)} if name == "frontend" else {}
+        return digests | {"made by": self.maker.identity}
+
+    def _check_origin(self, name: str, output: Output) -> None:
         """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
 
         Raises:
             SallyportError: what is in the directory was begun with another configuration, or from another tree.
         """
-        lines = (output.directory / "defconfig").read_text().splitlines()
+        symbols = defconfig.read(output.directory / "defconfig").values()
         # How many jobs there are changes nothing.
-        config = hashlib.sha256("\n".join(line for line in lines if "_JLEVEL" not in line).encode()).hexdigest()
-        origin = f"{self.tree.release} {config} {' '.join(self.inputs.values())}\n"
+        values = sorted(f"{symbol.name}={symbol.value}" for symbol in symbols if symbol.name != "BR2_JLEVEL")
+        config = hashlib.sha256("\n".join(values).encode()).hexdigest()
+        origin = f"{self.tree.release} {config} {' '.join(self.inputs(name).values())}\n"
         record = output.directory / "origin"
-        begun = any(output.directory.glob("build/*/.stamp_*"))
-        if begun and (not record.exists() or record.read_text() != origin):
+        if record.exists() and record.read_text() == origin:
+            return
+        if any(output.directory.glob("build/*/.stamp_*")):
             raise SallyportError(
                 f"{output.directory} was begun with another configuration, other packages of ours or another release",
                 f"start anew: rm -r {output.directory}; downloads stay in {self.downloads}",
             )
-        record.write_text(origin)
+        new = record.with_name(f".{record.name}.new")
+        new.write_text(origin)
+        new.replace(record)
 
     def sources(self, names: Sequence[str]) -> list[Needed]:
         """The source files that these defconfigs need, each once."""
@@ -168,78 +203,70 @@ class Builder:
         Raises:
             SallyportError: source files are missing; a package failed; or a kernel lacks an option.
         """
-        if again:
-            self._built.clear()
-        open_ = {name: self._ready(name, again) for name in names if name not in self._built}
-        if open_:
-            with self._progress(list(open_)) as say:
-                works = [partial(self._build, name, output, say[name]) for name, output in open_.items()]
-                together(works, building.Stopped)
-            self._built.update(open_)
-        return [self.out / f"{name}{self.arch.suffix}" for name in names]
+        with self.alone(names):
+            if again:
+                self._built.clear()
+            outputs = {name: self.output(name)[0] for name in names if name not in self._built}
+            self._require(list(outputs))
+            for name, output in outputs.items():
+                self._check_origin(name, output)
+            if again:
+                self._take_up(again, outputs)
+            if outputs:
+                with bars(list(outputs), self.console) as say:
+                    works = [partial(self._build, name, output, say[name]) for name, output in outputs.items()]
+                    together(works, Stopped)
+                self._built.update(outputs)
+        return [self._directory(name) for name in names]
 
-    def _ready(self, name: str, again: str) -> Output:
-        """The output directory, with which a build can begin."""
-        output, packages = self.output(name)
-        if bad := [needed for needed in self._look(packages) if not needed.good]:
+    def _require(self, names: Sequence[str]) -> None:
+        """Insist on the source files of all of them."""
+        if bad := [needed for needed in self.sources(names) if not needed.good]:
             downloads.show(bad, self.console)
             raise SallyportError(
-                f"{len(bad)} source files of {name} cannot be used, and a build downloads nothing",
+                f"{len(bad)} source files cannot be used, and a build downloads nothing",
                 f"put them below {self.downloads}, each into its folder; `invoke image.sources --fetch` finds many",
             )
-        self._check_origin(output)
-        if again:
-            output.make(f"{again}-dirclean")
-        return output
+
+    def _take_up(self, package: str, outputs: Mapping[str, Output]) -> None:
+        """Forget what was built of a package, and with it of all that was built with it.
+
+        Each package has a copy of what it needs (docs/manual/rebuilding-packages.adoc): of a library built anew, the
+        copies of those who need it would still be the old one, and win.
+        """
+        having = [name for name in outputs if any(package == listed.name for listed in self._listed[name])]
+        if not having:
+            known = {listed.name for name in outputs for listed in self._listed[name]}
+            close = difflib.get_close_matches(package, sorted(known), n=1)
+            raise SallyportError(
+                f"no package {package!r} in {' and '.join(outputs)}",
+                f"did you mean {close[0]}?" if close else "`invoke image.sources --json` tells what there is",
+            )
+        for name in having:
+            known = {listed.name for listed in self._listed[name]}
+            users = known & set(outputs[name].make("-s", f"{package}-show-recursive-rdepends").split())
+            outputs[name].make(*(f"{each}-dirclean" for each in (package, *sorted(users - {package}))))
 
     def _build(self, name: str, output: Output, say: building.Say, stop: threading.Event) -> None:
         log = building.build(output, self._listed[name], say, jobs=self.jobs, stop=stop)
         for made in output.directory.glob("build/linux-[0-9]*/.config"):
-            symbols = defconfig.merged(self.arch.configs(name, defconfig.ALL[name]))
+            symbols = defconfig.merged(self.configs(name))
             kernel_options.require(kernel_options.files(symbols), made)
         self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
 
     def legal(self, name: str, target: Path) -> Path:
-        """What must go along with an image: licences, sources, and lists of both, in ``target/<name>``.
-
-        Buildroot's own collection (docs/manual/legal-notice.adoc), and the copyright files of what is prebuilt, whose
-        sources are in Debian's archive.
+        """What must go along with an image of a defconfig that was built, in a directory of ``target``.
 
         Raises:
-            SallyportError: it is not built, or otherwise; or a licence is not what its hash says.
+            SallyportError: it was not, or otherwise; or a licence is not what its hash says.
         """
-        output, packages = self.output(name)
-        self._check_origin(output)
-        tally = building.Tally(output, packages)
-        if (done := tally.done()) < tally.total:
-            raise SallyportError(
-                f"{output.directory}: {done} of {tally.total} packages are built", "first `invoke image.buildroot`"
-            )
-        with self.console.status(f"collecting licences and sources of {name}"):
-            output.make("legal-info")
-        name += self.arch.suffix
-        work = target / f".{name}"
-        remove(work)
-        shutil.copytree(output.directory / "legal-info", work, copy_function=_link)
-        for package in harvest.prebuilt(self.maker.prebuilt):
-            notice = self.maker.prebuilt / "tree/usr/share/doc" / package.name / "copyright"
-            (work / "prebuilt" / package.name).mkdir(parents=True)
-            shutil.copyfile(notice, work / "prebuilt" / package.name / notice.name)
-        remove(target / name)
-        return work.rename(target / name)
-
-    @contextmanager
-    def _progress(self, names: Sequence[str]) -> Iterator[dict[str, building.Say]]:
-        """A bar for each, or on what is no terminal a line for each package that is done."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            tasks = {name: bar.add_task(name) for name in names}
-            last = dict.fromkeys(names, -1)
-
-            def say(name: str, words: str, done: int, total: int) -> None:
-                bar.update(tasks[name], description=f"{name}: {words[:60]}", completed=done, total=total)
-                if done != last[name] and not self.console.is_terminal:
-                    self.console.print(f"  … {name}: {done} of {total} packages; {words}", highlight=False)
-                last[name] = done
-
-            yield {name: partial(say, name) for name in names}
+        with self.alone([name]):
+            output, packages = self.output(name)
+            self._check_origin(name, output)
+            tally = building.Tally(output, packages)
+            if (done := tally.done()) < tally.total:
+                raise SallyportError(
+                    f"{output.directory}: {done} of {tally.total} packages are built", "first `invoke image.buildroot`"
+                )
+            with self.console.status(f"collecting licences and sources of {name}"):
+                return legal.collect(output, self.prebuilt(), self.maker.prebuilt, target / output.directory.name)

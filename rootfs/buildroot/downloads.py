@@ -83,14 +83,15 @@ def look(packages: Iterable[Package], tree: Path, downloads: Path) -> list[Neede
         hashes = _hashes(makers, tree, file)
         names = tuple(sorted({package.name for package in makers}))
         # Buildroot throws away what differs and looks on.
-        states = {place: _state(place, hashes) for place in places if place.is_file()}
+        states = {place: state(place, hashes) for place in places if place.is_file()}
         where = next((place for place, state in states.items() if state is not State.DIFFERS), None)
         where = where or next(iter(states), places[0])
         found.append(Needed(names, folder, file, states.get(where, State.MISSING), where, hashes))
     return found
 
 
-def _state(where: Path, hashes: Iterable[tuple[str, str]]) -> State:
+def state(where: Path, hashes: Iterable[tuple[str, str]]) -> State:
+    """How a file is by all its hashes: of the strong ones, one at least."""
     wanted = dict(hashes)
     for algorithm, digest in wanted.items():
         with where.open("rb") as stream:

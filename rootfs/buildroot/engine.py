@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Engine(engine.Engine):
         cache: where they are kept.
         builder: builds in Buildroot's tree.
         locked: of the tools, see `rootfs.debian.packages.fetch`.
+        offline: whether packages for them that are not here are an `OfflineError`.
 
     What it is for, the builder says.
     """
@@ -32,23 +33,30 @@ class Engine(engine.Engine):
     leaner = True
     linux = harvest.LINUX
 
-    def __init__(self, cache: Cache, builder: Builder, *, locked: bool = False) -> None:
-        super().__init__(cache, locked=locked, arch=builder.arch)
+    def __init__(self, cache: Cache, builder: Builder, *, locked: bool = False, offline: bool = False) -> None:
+        super().__init__(cache, locked=locked, arch=builder.arch, offline=offline)
         self._builder = builder
 
     def prepare(self) -> None:
         """Build both at the same time, if neither was: they have little in common, and each waits a lot."""
+        for name, config in defconfig.ALL.items():
+            # What the choice of files does not know would be found after the build.
+            engine.translate(defconfig.merged(self.arch.configs(name, config)), self.arch)
         missing = [name for name in defconfig.ALL if not self.cache.has(self._step(name), self._inputs(name))]
         if len(missing) > 1:
             self._builder.build(missing)
+
+    def needs(self) -> list[Callable[[], object]]:
+        """The contents are built."""
+        return self.needs_always()
 
     def _step(self, name: str) -> str:
         return f"buildroot-{name}{self.arch.suffix}"
 
     def _inputs(self, name: str) -> dict[str, str]:
-        inputs = {part.name: digest_path(part) for part in self.arch.configs(name, defconfig.ALL[name])}
+        inputs = {f"{at} {part.name}": digest_path(part) for at, part in enumerate(self._builder.configs(name))}
         inputs["release"] = self._builder.tree.release
-        inputs |= self._builder.inputs | digest_code(builder, harvest)
+        inputs |= self._builder.inputs(name) | digest_code(builder, harvest)
         inputs["programs in sbin"] = " ".join(sorted(harvest.sbin()))
         return inputs
 
@@ -56,10 +64,12 @@ class Engine(engine.Engine):
         """As engine ``debian``'s, and ``linux/tree``; built if need be."""
 
         def build(output: Path) -> None:
-            (made,) = self._builder.build([name])
-            _, listed = self._builder.output(name)
-            hashes = {needed.file: needed.sha256() for needed in self._builder.sources([name])}
-            harvest.gather(self.arch, made, listed, self._builder.maker.prebuilt, output, hashes)
+            with self._builder.alone([name]):
+                (made,) = self._builder.build([name])
+                _, listed = self._builder.output(name)
+                hashes = {needed.file: needed.sha256() for needed in self._builder.sources([name])}
+                binaries, fetched = self._builder.prebuilt(), self._builder.maker.prebuilt
+                harvest.gather(self.arch, made, listed, binaries, fetched, output, hashes)
 
         return self.cache.step(self._step(name), f"Buildroot's {name}", self._inputs(name), build)
 

@@ -1,23 +1,27 @@
-"""Finds source files by their hash: in the source packages of Debian's archive, then in the Python package index.
+"""Finds source files: in a mirror that the user names; or by their hash in the source packages of Debian's archive,
+then in the Python package index.
 
-Which servers these are, apt and pip of this machine know. What a file is, its hash says: no other origin is trusted.
+Which servers these are, apt and pip of this machine know. What a file is, its hash says: no origin is trusted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from debian.deb822 import Sources
 from pip._internal.models.index import PyPI
 from unearth import PackageFinder
 
-from rootfs.buildroot.downloads import Needed
+from rootfs.buildroot.downloads import Needed, State, state
 from rootfs.debian import packages
+from rootfs.download import download, is_address
 from rootfs.errors import CommandError, SallyportError
 from rootfs.run import run
 
@@ -25,41 +29,57 @@ SUITES = ("trixie", "bookworm", "forky", "sid")
 """Of Debian; the first that has a file gives it."""
 _HELPER = Path("/usr/lib/apt/apt-helper")
 _PROJECT = re.compile(r"(?P<name>[A-Za-z0-9._-]+?)-\d")
+_MOST = 2**30
+"""Bytes of a file; the kernel's and QEMU's have some 150 MiB."""
 Say = Callable[[str], None]
 
 
-def fetch(wanted: Sequence[Needed], downloads: Path, say: Say) -> list[Needed]:
+def fetch(wanted: Sequence[Needed], downloads: Path, say: Say, mirror: str = "") -> list[Needed]:
     """Fetch what can be found; returns what cannot.
 
     Args:
         wanted: files of which a strong hash is known; others cannot be found.
         downloads: Buildroot's download directory. A file appears there by one rename, when it is what its hash says.
         say: is told of each file.
+        mirror: directory, or address of one, laid out as Buildroot's primary site is (BR2_PRIMARY_SITE: each file in
+            its package's folder, or flat). Where it is named, nothing else is asked.
 
     Raises:
         SallyportError: apt has no archive, or cannot read it.
     """
     left = {(needed.folder, needed.file): needed for needed in wanted}
     with tempfile.TemporaryDirectory(prefix="sallyport-fetch-") as temporary:
-        for find in (_in_archive, _in_index):
+        for find in (partial(_in_mirror, mirror),) if mirror else (_in_archive, _in_index):
             for needed, path in find(list(left.values()), Path(temporary), say):
-                if _matches(path, needed):
+                key = needed.folder, needed.file
+                if key in left and state(path, needed.hashes) is State.THERE:
                     _place(path, downloads / needed.folder / needed.file)
-                    del left[needed.folder, needed.file]
+                    del left[key]
     return list(left.values())
-
-
-def _matches(path: Path, needed: Needed) -> bool:
-    content = path.read_bytes()
-    strong = [(name, digest) for name, digest in needed.hashes if name in ("sha256", "sha384", "sha512")]
-    return bool(strong) and all(hashlib.new(name, content).hexdigest() == digest for name, digest in strong)
 
 
 def _place(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.name}.new")
-    new.write_bytes(path.read_bytes())
+    shutil.copyfile(path, new)
     new.replace(target)
+
+
+def _in_mirror(mirror: str, wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tuple[Needed, Path]]:
+    """Each place where it may be; whether it is what was looked for, its hash says."""
+    for needed in wanted:
+        for place in (f"{needed.folder}/{needed.file}", needed.file):
+            path = Path(mirror) / place
+            if is_address(mirror):
+                path = folder / needed.file
+                try:
+                    download(f"{mirror.rstrip('/')}/{quote(place)}", path, _MOST, lambda _: None, "")
+                except SallyportError as error:
+                    say(str(error))
+                    continue
+            if path.is_file():
+                say(f"{needed.file}: {place}")
+                yield needed, path
 
 
 def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tuple[Needed, Path]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rootfs import select_files
 from rootfs.arch import Arch
 from rootfs.buildroot import linkage
 from rootfs.buildroot.output import Package
@@ -27,17 +28,25 @@ _PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
 """What Debian has in packages of its own: how to build modules, another system's libraries, an installer."""
 LINUX = "linux"
 """The kernel's package."""
+_LIBC = ("libc6", "libgcc-s1", "libstdc++6")
+"""Debian's binaries, which our toolchain brings in."""
 _PREBUILT = (
-    "libc6", "libgcc-s1", "libstdc++6", "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
+    "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
     "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "python3-cryptography", "qemu-system-data",
     "seabios",
 )  # fmt: skip
-"""Debian's binaries, which the toolchain or rootfs/overrides.mk bring in."""
+"""Debian's binaries, which rootfs/overrides.mk brings in."""
 
 
-def prebuilt(fetched: Path) -> list[packages.Package]:
-    """The packages of a fetched set of which something goes into an image as it is."""
-    return [package for package in packages.load(fetched) if package.name in _PREBUILT]
+def prebuilt(fetched: Path, *, libc: bool = True) -> list[packages.Package]:
+    """The packages of a fetched set of which something goes into an image as it is.
+
+    Args:
+        fetched: as `rootfs.debian.packages.fetch` left it.
+        libc: whether the C library, the toolchain's, is of them.
+    """
+    names = _PREBUILT + (_LIBC if libc else ())
+    return [package for package in packages.load(fetched) if package.name in names]
 
 
 def sbin() -> set[str]:
@@ -47,7 +56,13 @@ def sbin() -> set[str]:
 
 
 def gather(
-    arch: Arch, directory: Path, listed: Sequence[Package], fetched: Path, output: Path, hashes: dict[str, str]
+    arch: Arch,
+    directory: Path,
+    listed: Sequence[Package],
+    binaries: Sequence[packages.Package],
+    fetched: Path,
+    output: Path,
+    hashes: dict[str, str],
 ) -> None:
     """Fill ``output`` from an output directory of Buildroot.
 
@@ -55,6 +70,7 @@ def gather(
         arch: what it was built for.
         directory: make's ``O``, built.
         listed: its packages.
+        binaries: of Debian's packages those of `prebuilt`.
         fetched: the Debian packages with what is not built, as `rootfs.debian.packages.fetch` left them.
         output: gets ``tree``, ``linux/tree``, ``packages.json``, ``files.json`` and ``licenses.json``, all of them as
             `rootfs.debian.packages.fetch` and its users have them.
@@ -77,10 +93,16 @@ def gather(
         packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot", cpe=p.cpe)
         for p in inside.values()
     ]
-    rows += (binaries := prebuilt(fetched))
+    rows += binaries
     brought: dict[str, list[str]] = json.loads((fetched / "files.json").read_text())
     files |= {package.name: brought[package.name] for package in binaries}
     as_they_are = [tree / name for package in binaries for name in brought[package.name]]
+    owned = {name for names in files.values() for name in names}
+    if lost := sorted(name for name in select_files.files(tree) if name not in owned and _is_program(tree / name)):
+        raise SallyportError(
+            f"of no package: {', '.join(lost[:5])}, and {len(lost)} in all: the bill of materials would not have them",
+            "name the package that brings them in `_PREBUILT`, or where they were moved from in `_arrange`",
+        )
     libraries = [path for path in (tree / arch.libraries).iterdir() if ".so" in path.name and path.is_file()]
     if lost := linkage.missing((path for path in as_they_are if path.is_file()), libraries):
         raise SallyportError(
@@ -92,6 +114,14 @@ def gather(
     (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     (output / "files.json").write_text(json.dumps(files))
     licenses.save(known, output / licenses.FILE)
+
+
+def _is_program(file: Path) -> bool:
+    """Whether it is one, or a library (elf(5)). What is written while an image is made, such as a host name, is not."""
+    if file.is_symlink():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(4) == b"\x7fELF"
 
 
 def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
@@ -119,6 +149,7 @@ def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
     for file in lib.glob("systemd/lib*.so"):
         # systemd's own libraries: the loader finds them here, too, and what is left there are units and programs.
         file.rename(libraries / file.name)
+        moved[file.relative_to(tree).as_posix()] = (arch.libraries / file.name).as_posix()
     for file in [*lib.rglob("*.so*"), *lib.glob("python3*/**/*")]:
         # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
         if file.is_file() and not file.is_symlink():

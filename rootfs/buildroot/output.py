@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rootfs import defconfig
 from rootfs.buildroot.source import Source
-from rootfs.errors import SallyportError
+from rootfs.errors import DiskFullError, SallyportError
 
 _NAME = re.compile(r"^(?:# )?(BR2_\w+)(?:=| is not set).*$")
 
@@ -24,10 +26,14 @@ def _line(name: str, value: str) -> str:
     return f"# {name} is not set" if value == "n" else f"{name}={value}"
 
 
-def _lines(part: Path) -> list[str]:
-    if not part.is_file():
-        raise SallyportError(f"{part}: no such file", "name a Buildroot defconfig")
-    return part.read_text().splitlines()
+def _by_name(text: str) -> dict[str, str]:
+    """The lines of a configuration by the symbols that they set."""
+    return {name: line for line in text.splitlines() if (name := _NAME.sub(r"\1", line)) != line}
+
+
+def _spellings(symbol: defconfig.Symbol) -> tuple[str, str]:
+    """The lines that set it: a text has quotation marks, a number has none."""
+    return _line(symbol.name, symbol.value), _line(symbol.name, f'"{symbol.value}"')
 
 
 class Download(BaseModel):
@@ -75,8 +81,14 @@ class Bench(Protocol):
     downloads: Path
     ccache: Path
 
-    def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
-        """Run a command to its end and return what it said; `CommandError` if it fails."""
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
+        """Run a command to its end, as `rootfs.run.run` does."""
 
 
 class Output:
@@ -92,20 +104,31 @@ class Output:
     def __init__(self, source: Source, config: Sequence[Path], directory: Path, bench: Bench) -> None:
         self.source, self.config, self.directory, self.bench = source, config, directory, bench
 
-    def make(self, *targets: str, jobs: int = 1, on_line: Callable[[str], None] | None = None) -> str:
+    def make(
+        self,
+        *targets: str,
+        jobs: int = 1,
+        on_line: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
         """Run make and return what it said.
 
         Args:
             targets: of Buildroot; without one it builds.
             jobs: how many compilers and other programs at the same time.
             on_line: is called with each line as it comes.
+            stop: is set by who wants it ended.
 
         Raises:
+            Stopped: so it was ended.
             CommandError: it failed.
         """
         bench = self.bench
         words = ["make", "-C", str(bench.source), f"O={bench.output}", f"BR2_EXTERNAL={bench.external}"]
-        return bench.run([*words, f"-j{jobs}", *targets], on_line=on_line)
+        try:
+            return bench.run([*words, f"-j{jobs}", *targets], on_line=on_line, stop=stop)
+        except DiskFullError as error:
+            raise DiskFullError(str(error), f"make room at {self.directory}, and start again: it goes on") from error
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write the output's ``.config`` anew from the defconfig.
@@ -116,21 +139,28 @@ class Output:
 
         Raises:
             CommandError: make failed.
-            SallyportError: there is no such defconfig.
+            SallyportError: a part is no defconfig, or Buildroot does not keep a line; names file and line.
         """
         lines = {name: _line(name, value) for name, value in (settings or {}).items()}
-        own = [line for part in self.config for line in _lines(part) if _NAME.sub(r"\1", line) not in lines]
+        symbols = [symbol for symbol in defconfig.merged(self.config).values() if symbol.name not in lines]
+        own: dict[str, str] = {}
+        for part in self.config:
+            own |= _by_name(part.read_text())
         whole = self.directory / "defconfig"
-        whole.write_text("\n".join([*own, *lines.values()]) + "\n")
+        whole.write_text("\n".join((own | lines).values()) + "\n")
         self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")
-        kept = set((self.directory / ".config").read_text().splitlines())
+        kept = _by_name((self.directory / ".config").read_text())
         # What is off need not be mentioned.
-        lost = [
-            line for name, line in lines.items() if (f"{name}=y" in kept if line.startswith("#") else line not in kept)
+        lost = [line for name, line in lines.items() if kept.get(name, _line(name, "n")) != line]
+        lost += [
+            f"{symbol.name}={symbol.value} ({symbol.where})"
+            for symbol in symbols
+            if kept.get(symbol.name, _line(symbol.name, "n")) not in _spellings(symbol)
         ]
         if lost:
             raise SallyportError(
-                f"Buildroot {self.source.release} does not keep {', '.join(lost)}", "is it an unchanged release?"
+                f"Buildroot {self.source.release} does not keep {', '.join(lost)}",
+                "`invoke image.symbols --buildroot DIR` says why",
             )
 
     def packages(self) -> list[Package]:

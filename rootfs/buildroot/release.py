@@ -7,12 +7,11 @@ files at the top, such as ``.git``, and documentation, which only archives have 
 from __future__ import annotations
 
 import hashlib
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 
 from rootfs.buildroot.source import BUILT, NAMED, Source
-from rootfs.errors import CommandError, SallyportError
+from rootfs.download import download, is_address
+from rootfs.errors import CommandError, OfflineError, SallyportError
 from rootfs.run import run
 from rootfs.steps import Cache, digest_path
 
@@ -20,8 +19,11 @@ CONTENT = "f8485818b82f7040c479f3b8535d44dffdccbc57f876cc58881cdc51ebd26622"
 """Of `BUILT`, as `content` says it."""
 _MOST = 64 * 2**20
 """Bytes of an archive; the release's has less than 10 MiB."""
-_SECONDS = 60.0
-_ANOTHER = "name another address, or a directory"
+_MOST_UNPACKED = 512 * 2**20
+"""Bytes of all its files; the release's have less than 100 MiB."""
+UPSTREAM = f"https://buildroot.org/downloads/buildroot-{BUILT}.tar.xz"
+"""Where its makers have it. `CONTENT` was learned from their tag; this archive could not be reached to be tried."""
+_ANOTHER = f"name a directory, an archive or another address by --buildroot or by ${NAMED}"
 _REMEDY = f"unpack Buildroot {BUILT} anew; what we change in it is in rootfs/overrides.mk and rootfs/patches"
 
 
@@ -33,35 +35,37 @@ def content(directory: Path) -> str:
     return hashlib.sha256("".join(told).encode()).hexdigest()
 
 
-def provide(named: str, cache: Cache, wanted: str = CONTENT) -> Source:
+def provide(named: str, cache: Cache, wanted: str = CONTENT, *, offline: bool = False) -> Source:
     """The tree of `BUILT`.
 
     Args:
-        named: a directory, which is only read; an archive; or the address of one (http, https).
+        named: a directory, which is only read; an archive; or the address of one. Without it, `UPSTREAM`.
         cache: where an archive is unpacked to, once.
         wanted: its content.
+        offline: whether one that would have to be downloaded is an error.
 
     Raises:
+        OfflineError: it would.
         SallyportError: it is another release, or not as it was released; or it cannot be had.
     """
-    if not named:
-        raise SallyportError(
-            "no Buildroot tree is named", f"name a directory, an archive or its address by --buildroot or by ${NAMED}"
-        )
+    named = named or UPSTREAM
     if Path(named).is_dir():
         return _checked(Path(named), wanted)
-    remote = named.startswith(("https://", "http://"))
+    remote = is_address(named)
     if not remote and not Path(named).is_file():
         raise SallyportError(f"{named}: no such directory or file", f"name a Buildroot {BUILT}")
 
     def build(output: Path) -> None:
         archive, tree = output / "archive" if remote else Path(named).resolve(), output / "tree"
+        if remote and offline:
+            raise OfflineError(named)
         if remote:
-            _download(named, archive, cache)
+            download(named, archive, _MOST, cache.progress, _ANOTHER)
         tree.mkdir()
         # Whoever made it has nothing to say about owners, or about setuid bits.
         modest = ("--strip-components=1", "--no-same-owner", "--no-same-permissions")
         try:
+            _look_into(archive, named)
             run(["tar", "--extract", "--file", archive, "--directory", tree, *modest])
         except CommandError as error:
             raise SallyportError(
@@ -83,18 +87,10 @@ def _checked(directory: Path, wanted: str) -> Source:
     return tree
 
 
-def _download(address: str, target: Path, cache: Cache) -> None:
-    done = 0
-    try:
-        with (
-            urllib.request.urlopen(address, timeout=_SECONDS) as answer,  # noqa: S310 - the scheme was looked at
-            target.open("wb") as file,
-        ):
-            while part := answer.read(2**18):
-                done += len(part)
-                if done > _MOST:
-                    raise SallyportError(f"{address}: more than {_MOST >> 20} MiB", _ANOTHER)
-                file.write(part)
-                cache.progress(f"{done / 2**20:.1f} MiB")
-    except (OSError, HTTPException) as error:
-        raise SallyportError(f"{address}: {error}", _ANOTHER) from error
+def _look_into(archive: Path, named: str) -> None:
+    """Before anything is written: how much there would be, holes of sparse files included."""
+    # tar(1): mode, owner, bytes, date, time, name
+    listed = run(["tar", "--list", "--verbose", "--file", archive]).splitlines()
+    sizes = [int(words[2]) for words in map(str.split, listed) if len(words) > 2 and words[2].isdigit()]
+    if sum(sizes) > _MOST_UNPACKED:
+        raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)

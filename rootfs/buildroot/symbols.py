@@ -95,7 +95,7 @@ def check_recorded(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release
     """Compare the defconfigs with what was recorded.
 
     Raises:
-        SallyportError: a line was changed or added since; names file and line. Or the record is of another release.
+        SallyportError: a line was changed, added or removed since; names it. Or the record is of another release.
     """
     try:
         content = json.loads(lock.read_text())
@@ -106,6 +106,7 @@ def check_recorded(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release
         raise SallyportError(f"{lock} was recorded with Buildroot {of}; the defconfigs are for {release}", _REMEDY)
     for parts in configs:
         known: Mapping[str, str] = recorded.get(_name(parts), {})
+        unseen = set(known)
         for symbol in defconfig.merged(parts).values():
             if known.get(symbol.name) != symbol.value:
                 before = f"was {known[symbol.name]!r}" if symbol.name in known else "was not there"
@@ -114,6 +115,12 @@ def check_recorded(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release
                     f"{before} when the defconfigs last were",
                     _REMEDY,
                 )
+            unseen.discard(symbol.name)
+        if unseen:
+            raise SallyportError(
+                f"{_name(parts)} does not have {', '.join(sorted(unseen))} any more, on which others may depend",
+                _REMEDY,
+            )
 
 
 def _values(parts: Sequence[Path]) -> dict[str, str]:

@@ -11,11 +11,13 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from rootfs import steps
 from rootfs.buildroot import toolchain
 from rootfs.buildroot.farm import Farm
 from rootfs.buildroot.output import Bench
@@ -112,13 +114,20 @@ class _Bench:
             *((EXTERNAL.parent / name, PROJECT / name) for name in (EXTERNAL.name, "frontend_vm", "overlays")),
         ]
 
-    def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
         # A farm is on the network; without one a build has none.
         network = bool(self._farm.nodes)
         argv = self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
         env = _ENVIRONMENT | self._farm.environment() | {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
-        return run(argv, env=env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}), on_line=on_line)
+        env |= {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
+        return run(argv, env=env, on_line=on_line, stop=stop)
 
 
 def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
@@ -133,7 +142,9 @@ def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
         toolchain.assemble(debian.arch, fetched, prebuilt, output / "toolchain")
         (output / _DIGEST).write_text(digest_path(output / "toolchain", whole=True))
 
-    inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)} | digest_code(toolchain)
+    inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)}
+    # The digest must not be one of another making: builds would not know what was compiled before.
+    inputs |= digest_code(toolchain, steps)
     name = f"toolchain{debian.arch.suffix}"
     added = debian.cache.step(name, f"Toolchain for Buildroot ({debian.arch.name})", inputs, build)
     return Workshop(fetched, prebuilt, added, farm)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,7 +17,7 @@ from rootfs.arch import ALL, X86_64, Arch
 from rootfs.debian import licenses, packages
 from rootfs.debian.licenses import Licenses
 from rootfs.defconfig import Symbol
-from rootfs.errors import SallyportError
+from rootfs.errors import OfflineError, SallyportError
 from rootfs.steps import Cache, digest_code
 from rootfs.tools import Tools
 from rootfs.version import PROJECT
@@ -86,13 +86,13 @@ def translate(symbols: dict[str, Symbol], arch: Arch = X86_64) -> Wish:
             close = difflib.get_close_matches(symbol.name, table.symbols, n=1)
             guess = f"did you mean {close[0]}? otherwise " if close else ""
             raise SallyportError(
-                f"{symbol.where}: engine `debian` does not know the symbol {symbol.name}",
+                f"{symbol.where}: {MAP.name} does not know the symbol {symbol.name}",
                 f"{guess}add it to {MAP.relative_to(PROJECT)}",
             )
         if entry.value not in ("*", symbol.value):
             raise SallyportError(
-                f"{symbol.where}: {symbol.name} is {symbol.value!r}; engine `debian` can only serve {entry.value!r}",
-                "change it back, or use engine `buildroot`",
+                f"{symbol.where}: {symbol.name} is {symbol.value!r}, and {MAP.name} serves {entry.value!r} alone",
+                "change it back, or teach the map",
             )
         wanted += entry.packages
         keep += entry.keep
@@ -118,6 +118,7 @@ class Engine:
         cache: where they are kept.
         locked: see `packages.fetch`.
         arch: what the trees are for. What the build needs is for the build machine.
+        offline: whether packages that are not here are an `OfflineError`.
     """
 
     name = "debian"
@@ -126,10 +127,11 @@ class Engine:
     linux = "linux-image-"
     """How the names of the packages begin that have a kernel."""
 
-    def __init__(self, cache: Cache, *, locked: bool = False, arch: Arch = X86_64) -> None:
+    def __init__(self, cache: Cache, *, locked: bool = False, arch: Arch = X86_64, offline: bool = False) -> None:
         self.cache = cache
         self.locked = locked
         self.arch = arch
+        self.offline = offline
 
     def _fetch(self, name: str, include: Sequence[str], arch: Arch = X86_64) -> Path:
         name += arch.suffix
@@ -138,6 +140,8 @@ class Engine:
         inputs = {"packages": " ".join(sorted(include)), "suite": packages.SUITE, "locked": str(self.locked)}
         inputs |= {"arch": arch.debian} if arch is not X86_64 else {}
         inputs |= {"packages.lock": json.dumps([asdict(p) for p in lock])} | digest_code(packages, run)
+        if self.offline and not self.cache.has(f"packages-{name}", inputs):
+            raise OfflineError(f"Debian packages for {name}")
         sentences: list[str] = []
 
         def build(output: Path) -> None:
@@ -155,6 +159,38 @@ class Engine:
         for sentence in sentences:
             self.cache.console.print(f"  [yellow]![/] {sentence}", highlight=False)
         return output
+
+    def require(self, *needs: Callable[[], object]) -> None:
+        """Make all of these, or say in one go what is not here.
+
+        Raises:
+            OfflineError: and --offline forbids to fetch it.
+        """
+        lacks = []
+        for need in needs:
+            try:
+                need()
+            except OfflineError as error:
+                lacks.append(error.what)
+        if lacks:
+            raise OfflineError("; ".join(lacks))
+
+    def needs(self) -> list[Callable[[], object]]:
+        """What an image is made of that has to be fetched: each a call that makes it, if need be."""
+        wishes = {
+            name: translate(defconfig.merged(self.arch.configs(name, c)), self.arch)
+            for name, c in defconfig.ALL.items()
+        }
+        return [
+            *self.needs_always(),
+            *(partial(self.kernel, "", flavour) for flavour in read_map().kernel),
+            *(partial(self.contents, name, wish) for name, wish in wishes.items()),
+        ]
+
+    def needs_always(self) -> list[Callable[[], object]]:
+        """Of `needs`, what an image is made by, whatever is in it."""
+        needs: list[Callable[[], object]] = [lambda: self.tools, lambda: self.boot]
+        return needs if self.arch is X86_64 else [*needs, lambda: self.sysroot]
 
     @cached_property
     def tools(self) -> Tools:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,11 @@ $(O)/build/%/.stamp_installed:
 \t@if [ -f fail ] && [ '$*' = "$$(cat fail)" ]; then cat words; [ ! -f once ] || rm fail; exit 1; fi
 \t@if [ -f parallel ]; then sleep 0.5; seq 100; fi
 \t@if [ -f meet ]; then touch $(O)/here; until [ $$(ls $(O)/../*/here | wc -l) = 2 ]; do sleep 0.1; done; fi
-\t@if [ -f linger ] && [ "$(O)" = "$$(cat linger)" ]; then for i in $$(seq 300); do echo; sleep 0.1; done; fi
+\t@if [ -f linger ] && [ "$(O)" = "$$(cat linger)" ]; then sleep 60; fi
 \t@echo '$*' >> $(O)/built
 \t@touch $@
+%-show-recursive-rdepends:
+\t@echo $(if $(filter libzlib,$*),tiny somebody)
 %-dirclean:
 \t@rm -r $(O)/build/$*-*
 defconfig:
@@ -76,8 +79,14 @@ class Here:
     ccache: Path
     external: Path = EXTERNAL
 
-    def run(self, words: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> str:
-        return run(words, on_line=on_line)
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
+        return run(words, on_line=on_line, stop=stop)
 
 
 @dataclass

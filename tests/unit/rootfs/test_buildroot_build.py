@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from rootfs.buildroot.output import Output
 from rootfs.buildroot.source import Source
 from rootfs.debian import packages
 from rootfs.errors import CommandError, DiskFullError, SallyportError
-from tests.unit.rootfs.fake_buildroot import GOOD, PACKAGES, WORDS, Machine
+from rootfs.run import Stopped
+from tests.unit.rootfs.fake_buildroot import GOOD, INFO, PACKAGES, WORDS, Machine
 
 
 def built(output: Output) -> list[str]:
@@ -104,6 +106,22 @@ def test_a_full_disk_is_told_as_such(output: Output) -> None:
     assert "invoke clean" not in caught.value.hint  # it would remove what was built
 
 
+def test_a_full_disk_is_told_by_the_package_that_finds_it_and_not_by_the_log(output: Output) -> None:
+    (output.source.directory / "words").write_text(f"cc: {os.strerror(errno.ENOSPC)}\n")
+    (output.source.directory / "fail").write_text("tiny-1\n")
+    (output.directory / "build.log").symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match=r"package tiny-1 failed(.|\n)*cc: (.|\n)*the disk is full"):
+        build(output, output.packages(), lambda *_: None)
+
+
+def test_a_build_that_says_nothing_is_ended_when_it_is_told_to(output: Output) -> None:
+    (output.source.directory / "linger").write_text(str(output.directory) + "\n")
+    stop = threading.Event()
+    with pytest.raises(Stopped):
+        build(output, output.packages(), lambda *_: stop.set(), stop=stop)
+    assert built(output) == []
+
+
 def builder(tree: Source, tmp_path: Path, compiler: str = "gcc") -> Builder:
     return Builder(
         tree,
@@ -139,12 +157,35 @@ def test_each_of_our_defconfigs_is_built_in_a_directory_of_its_own(buildroot: So
         assert "BR2_JLEVEL=3\n" in written
 
 
+def test_another_toolchain_than_ours_can_be_named(buildroot: Source, tmp_path: Path) -> None:
+    complete(buildroot, tmp_path / "dl")
+    part = tmp_path / "bootlin.config"
+    part.write_text("BR2_TOOLCHAIN_EXTERNAL=y\nBR2_TOOLCHAIN_EXTERNAL_BOOTLIN=y\n")
+    ours, theirs = builder(buildroot, tmp_path), dataclasses.replace(builder(buildroot, tmp_path), compiler=part)
+    ours.output("host")
+    config = tmp_path / "out/host/.config"
+    assert 'BR2_TOOLCHAIN_EXTERNAL_PATH="/opt/toolchain"\n' in config.read_text()
+    theirs.build(["host"])
+    assert "BR2_TOOLCHAIN_EXTERNAL_BOOTLIN=y\n" in config.read_text()
+    assert "/opt/toolchain" not in config.read_text()
+    # Then the C library is not Debian's.
+    rows = [packages.Package(name, "1", "amd64", "ab") for name in ("libc6", "nftables")]
+    (tmp_path / "gcc").mkdir()
+    (tmp_path / "gcc/packages.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
+    assert [row.name for row in theirs.prebuilt()] == ["nftables"]
+    assert [row.name for row in ours.prebuilt()] == ["libc6", "nftables"]
+
+
 def test_what_is_missing_is_listed_before_anything_is_built(buildroot: Source, tmp_path: Path) -> None:
     made = builder(buildroot, tmp_path)
-    with pytest.raises(SallyportError, match="3 source files of host cannot be used"):
-        made.build(["host"])
+    # Each defconfig has a file of its own that is missing, and one list has them all.
+    made.output("host")
+    late = INFO | {"late": {**INFO["tiny"], "dl_dir": "late", "downloads": [{"source": "late-1.tar.gz"}]}}
+    (buildroot.directory / "answer.json").write_text(f"{json.dumps(late)}\n")
+    with pytest.raises(SallyportError, match="4 source files cannot be used"):
+        made.build(["host", "frontend"], again="tiny")
     text = made.console.export_text()
-    assert all(name in text for name in ("zlib-1.3.tar.xz", "data-2.tar.gz", "tiny-1.tar.gz"))
+    assert all(name in text for name in ("zlib-1.3.tar.xz", "data-2.tar.gz", "tiny-1.tar.gz", "late-1"))
     assert not (tmp_path / "out/host/built").exists()
 
 
@@ -156,6 +197,45 @@ def test_a_package_can_be_built_again(buildroot: Source, tmp_path: Path) -> None
     assert (tmp_path / "out/host/built").read_text().split() == list(PACKAGES)
     made.build(["host"], again="tiny")
     assert (tmp_path / "out/host/built").read_text().split() == [*PACKAGES, "tiny-1"]
+    # Who was built with a package is built anew with it.
+    made.build(["host"], again="libzlib")
+    assert (tmp_path / "out/host/built").read_text().split() == [*PACKAGES, "tiny-1", "libzlib-1.3", "tiny-1"]
+
+
+def test_one_that_there_is_not_cannot_be_built_again(buildroot: Source, tmp_path: Path) -> None:
+    complete(buildroot, tmp_path / "dl")
+    with pytest.raises(SallyportError, match="no package 'tinyy' in host and frontend") as caught:
+        builder(buildroot, tmp_path).build(list(defconfig.ALL), again="tinyy")
+    assert caught.value.hint == "did you mean tiny?"
+    assert not (tmp_path / "out/host/built").exists()
+
+
+def test_two_processes_do_not_build_in_the_same_directory(buildroot: Source, tmp_path: Path) -> None:
+    complete(buildroot, tmp_path / "dl")
+    made, other = builder(buildroot, tmp_path), builder(buildroot, tmp_path)
+    with made.alone(["host"]):
+        made.build(["host"])
+        second = threading.Thread(target=other.sources, args=(["host"],), daemon=True)
+        second.start()
+        second.join(1)
+        assert second.is_alive()
+        assert "another build is at it" in other.console.export_text()
+    second.join(60)
+    assert not second.is_alive()
+
+
+def test_a_line_that_buildroot_drops_is_found_before_anything_is_built(
+    buildroot: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "small.config"
+    config.write_text('BR2_x86_64=y\nBR2_PACKAGE_NO_SUCH=y\nBR2_NAME="x"\nBR2_NUMBER=3\n')
+    monkeypatch.setitem(defconfig.ALL, "host", config)
+    complete(buildroot, tmp_path / "dl")
+    builder(buildroot, tmp_path).build(["host"])
+    makefile = buildroot.directory / "Makefile"
+    makefile.write_text(makefile.read_text().replace("@cp $(BR2_DEFCONFIG)", "@grep -v NO_SUCH $(BR2_DEFCONFIG) >"))
+    with pytest.raises(SallyportError, match=rf"does not keep BR2_PACKAGE_NO_SUCH=y \({config}:2\)$"):
+        builder(buildroot, tmp_path).build(["host"])
 
 
 def test_several_are_built_at_the_same_time_and_each_tells_how_far_it_is(buildroot: Source, tmp_path: Path) -> None:

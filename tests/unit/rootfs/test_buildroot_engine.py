@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,9 @@ from rootfs import defconfig
 from rootfs.arch import X86_64
 from rootfs.buildroot.engine import Engine
 from rootfs.buildroot.output import Package
+from rootfs.debian import engine as debian
 from rootfs.debian import licenses, packages
+from rootfs.errors import OfflineError, SallyportError
 from rootfs.kernel import Kernel
 from tests.unit.rootfs.conftest import Desk
 
@@ -38,11 +41,22 @@ class FinishedBuilder:
 
     tree = SimpleNamespace(release="2025.11.3")
     arch = X86_64
-    inputs: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.asked = directory, 0
         self.maker = SimpleNamespace(prebuilt=directory.parent / "prebuilt")
+
+    def inputs(self, _name: str) -> dict[str, str]:
+        return {}
+
+    def configs(self, name: str) -> list[Path]:
+        return [defconfig.ALL[name]]
+
+    def prebuilt(self) -> list[packages.Package]:
+        return []
+
+    def alone(self, _names: list[str]) -> nullcontext[None]:
+        return nullcontext()
 
     def build(self, _names: list[str]) -> list[Path]:
         self.asked += 1
@@ -103,3 +117,19 @@ def test_its_kernel_is_one_as_the_other_engine_has_it(engine: Engine) -> None:
     assert [package.name for package in packages.load(fetched)] == ["linux"]
     assert list(engine.licenses(fetched, ["linux"])) == ["linux"]
     assert json.loads((fetched / licenses.FILE).read_text())
+
+
+def test_what_the_choice_of_files_does_not_know_is_found_before_the_build(
+    engine: Engine, builder: FinishedBuilder, tmp_path: Path
+) -> None:
+    (tmp_path / "small.config").write_text(f"{CONFIG}BR2_PACKAGE_LVM=y\n")
+    with pytest.raises(SallyportError, match="does not know the symbol BR2_PACKAGE_LVM"):
+        engine.prepare()
+    assert builder.asked == 0
+
+
+def test_without_a_network_what_is_not_here_is_told_in_one_go(desk: Desk) -> None:
+    made = debian.Engine(desk.cache(), offline=True)
+    with pytest.raises(OfflineError, match=r"packages for tools; .*for boot; .*for host; .*for frontend: not here"):
+        made.require(*made.needs())
+    assert not list(desk.directory.glob("packages-*"))

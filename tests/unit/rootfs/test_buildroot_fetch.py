@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from rootfs.buildroot import downloads, fetch
 from rootfs.buildroot.downloads import Needed, State
 from rootfs.buildroot.source import EXTERNAL
+from tests.unit.rootfs.conftest import serve
 
 GOOD = b"an archive"
 DIGEST = hashlib.sha256(GOOD).hexdigest()
@@ -62,6 +64,31 @@ def test_only_what_is_what_its_hashes_say_is_taken(
     left = fetch.fetch([needed("m4.tar", *hashes)], tmp_path, lambda _: None)
     assert (left == []) is there
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == (["m4.tar"] if there else [])
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """One file in its folder, another flat, and one that is something else."""
+    folder = tmp_path / "a mirror"
+    (folder / "m4").mkdir(parents=True)
+    for name, content in (("m4/m4+1.tar", GOOD), ("flat.tar", GOOD), ("other.tar", b"something else")):
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_mirror_is_asked_where_buildroot_would_and_only_it(
+    tmp_path: Path, mirror: Path, remote: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_in_archive", "_in_index"):
+        monkeypatch.setattr(fetch, name, lambda *_: pytest.fail("somebody else was asked"))
+    wanted = [needed(name, ("sha256", DIGEST)) for name in ("m4+1.tar", "flat.tar", "other.tar", "absent.tar")]
+    served = serve(mirror) if remote else nullcontext(str(mirror))
+    with served as address:
+        left = fetch.fetch(wanted, tmp_path / "dl", lambda _: None, address)
+    assert [one.file for one in left] == ["other.tar", "absent.tar"]
+    assert {path.name for path in (tmp_path / "dl").rglob("*.tar")} == {"m4+1.tar", "flat.tar"}
+    assert (tmp_path / "dl/m4/flat.tar").read_bytes() == GOOD
 
 
 def _overridden() -> list[tuple[str, str]]:

@@ -63,7 +63,8 @@ def gather(directory: Path, output: Path) -> Path:
     (prebuilt / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     brought = {"libc6": ["usr/lib/x86_64-linux-gnu/libm.so.6"], "make": ["usr/bin/make"]}
     (prebuilt / "files.json").write_text(json.dumps(brought))
-    harvest.gather(X86_64, directory, LISTED, prebuilt, output, {"busybox.tar": "ab", "linux.tar": "cd"})
+    binaries = harvest.prebuilt(prebuilt)
+    harvest.gather(X86_64, directory, LISTED, binaries, prebuilt, output, {"busybox.tar": "ab", "linux.tar": "cd"})
     return output
 
 
@@ -145,3 +146,22 @@ def test_what_is_prebuilt_and_does_not_load_is_told(directory: Path, tmp_path: P
     (directory / "target/usr/lib/libm.so.6").write_bytes(libm.read_bytes())
     with pytest.raises(SallyportError, match=r"prebuilt, and not to be loaded: libm.so.6 wants \w+"):
         gather(directory, tmp_path / "out")
+
+
+def test_what_is_of_no_package_is_not_taken_over(directory: Path, tmp_path: Path) -> None:
+    """The bill of materials would not have it."""
+    lib = directory / "target/usr/lib"
+    (lib / "systemd").mkdir()
+    (lib / "systemd/libsystemd-core-257.so").write_bytes(b"\x7fELF")
+    with pytest.raises(SallyportError, match=r"of no package: usr/lib/x86_64-linux-gnu/libsystemd-core-257\.so, and 1"):
+        gather(directory, tmp_path / "out")
+
+
+def test_a_library_that_was_moved_is_still_its_packages(directory: Path, tmp_path: Path) -> None:
+    lib = directory / "target/usr/lib"
+    (lib / "systemd").mkdir()
+    (lib / "systemd/libsystemd-core-257.so").write_bytes(b"not quite")
+    with (directory / "build/packages-file-list.txt").open("a") as file:
+        file.write("systemd,./usr/lib/systemd/libsystemd-core-257.so\n")
+    files = json.loads((gather(directory, tmp_path / "out") / "files.json").read_text())
+    assert files["systemd"] == ["usr/lib/x86_64-linux-gnu/libsystemd-core-257.so"]

@@ -18,6 +18,8 @@ def test_what_no_library_has_is_told(tmp_path: Path) -> None:
     libm, libc = loaded("/libm.so"), loaded("/libc.so")
     loader = loaded("/ld-linux")
     assert linkage.missing([script, libm], [libc, loader]) == []
+    # A library of the same name without the version that is wanted is another one.
+    assert f"{libm.name} wants GLIBC_PRIVATE" in linkage.missing([libm], [script])
     found = linkage.missing([libm], [script])
     assert found
     assert all(line.startswith(f"{libm.name} wants ") for line in found)

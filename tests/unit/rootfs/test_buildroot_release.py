@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import pytest
 
 from rootfs.buildroot import release
 from rootfs.buildroot.source import BUILT, Source
-from rootfs.errors import SallyportError
-from tests.unit.rootfs.conftest import Desk
+from rootfs.errors import OfflineError, SallyportError
+from tests.unit.rootfs.conftest import Desk, serve
 
 
 @pytest.fixture
@@ -30,17 +28,8 @@ def archive(buildroot: Source, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address(archive: Path) -> Iterator[str]:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(archive.parent))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serve(archive.parent) as place:
+        yield place
 
 
 def test_a_directory_is_taken_as_it_is(buildroot: Source, desk: Desk) -> None:
@@ -97,12 +86,33 @@ def test_an_archive_is_fetched_from_its_address(buildroot: Source, address: str,
     assert [path.name for path in tree.directory.parent.iterdir()] == ["tree"]
 
 
+def test_without_a_name_it_is_the_archive_of_its_makers(
+    buildroot: Source, address: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert release.UPSTREAM.endswith(f"/buildroot-{BUILT}.tar.xz")
+    monkeypatch.setattr(release, "UPSTREAM", f"{address}buildroot.tar.gz")
+    wanted = release.content(buildroot.directory)
+    with pytest.raises(OfflineError, match=r"buildroot\.tar\.gz: not here"):
+        release.provide("", desk.cache(), wanted, offline=True)
+    tree = release.provide("", desk.cache(), wanted)
+    assert release.provide("", desk.cache(), wanted, offline=True) == tree
+
+
+def test_what_would_fill_the_disk_is_not_unpacked(tmp_path: Path, desk: Desk) -> None:
+    (tmp_path / "release").mkdir()
+    with (tmp_path / "release/Makefile").open("w") as file:
+        file.truncate(2**40)
+    subprocess.run(["tar", "--sparse", "-C", tmp_path, "-czf", tmp_path / "bomb.tar.gz", "release"], check=True)
+    assert (tmp_path / "bomb.tar.gz").stat().st_size < 2**20
+    with pytest.raises(SallyportError, match="more than 512 MiB unpacked"):
+        release.provide(str(tmp_path / "bomb.tar.gz"), desk.cache(), "00")
+    assert not list(desk.directory.glob("buildroot-*"))
+
+
 def test_an_archive_of_something_else_leaves_nothing(buildroot: Source, archive: Path, desk: Desk) -> None:
     with pytest.raises(SallyportError, match="its files are others"):
         release.provide(str(archive), desk.cache(), "00")
     assert archive.exists()
-    with pytest.raises(SallyportError, match="no Buildroot tree is named"):
-        release.provide("", desk.cache(), "00")
     assert not list(desk.directory.glob("buildroot-*"))
 
 

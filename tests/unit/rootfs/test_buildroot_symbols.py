@@ -174,6 +174,10 @@ def test_a_defconfig_is_compared_with_the_record(tmp_path: Path) -> None:
     config.write_text("BR2_A=y\n# BR2_B is not set\nBR2_C=3\n")
     with pytest.raises(SallyportError, match=r"buildroot.config:3: BR2_C=3 was never checked .* was not there"):
         symbols.check_recorded([[config]], lock)
+    # Others may depend on a line that is gone, and would be dropped without a word.
+    config.write_text("# BR2_B is not set\n")
+    with pytest.raises(SallyportError, match=r"buildroot.config does not have BR2_A any more"):
+        symbols.check_recorded([[config]], lock)
     lock.write_text(json.dumps({"buildroot": "2020.02", "symbols": {}}))
     with pytest.raises(SallyportError, match=r"was recorded with Buildroot 2020\.02"):
         symbols.check_recorded([[config]], lock)

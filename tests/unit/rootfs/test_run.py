@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from rootfs.errors import CommandError, SallyportError
-from rootfs.run import environment, run
+from rootfs.run import Stopped, environment, run
 from rootfs.tools import BUILD, EPOCH, Tools
 from tests.unit.rootfs.conftest import Program
 
@@ -143,3 +144,13 @@ def test_tools_run_at_a_fixed_time_and_place(tmp_path: Path, program: Program) -
     assert epoch == f"UTC {EPOCH}"
     assert f"--bind {tmp_path} /build --chdir /build -- x" in words
     assert tools.run(["x"], build=tmp_path, epoch=False).splitlines()[0].strip() == "UTC"
+
+
+def test_a_command_that_says_nothing_can_be_ended() -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        run(["sh", "-c", "sleep 60 & wait"], stop=stop)
+    assert time.monotonic() - began < 30
+    assert run(["echo", "again"], stop=threading.Event()) == "again\n"

@@ -1,0 +1,77 @@
+"""Where Buildroot runs: what it sees there, and what makes one workshop another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from rootfs.buildroot import farm, workshop
+from rootfs.buildroot.workshop import Workshop
+from rootfs.debian import packages
+
+
+def save(folder: Path, *rows: packages.Package) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
+    return folder
+
+
+GCC, LIBC = (packages.Package(name, "14", "amd64", "ab") for name in ("gcc-14", "libc6"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    added = tmp_path / "added"
+    added.mkdir()
+    (added / "digest").write_text("of the toolchain")
+    return Workshop(save(tmp_path / "fetched", GCC), save(tmp_path / "prebuilt", LIBC), added)
+
+
+def command(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, str]]:
+    """The command line and the environment by which make would be run."""
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    def run(argv: list[str], *, env: dict[str, str], **_: object) -> str:
+        asked.append((" ".join(argv), env))
+        return ""
+
+    monkeypatch.setattr(workshop, "run", run)
+    shop.bench(tmp_path / "br", tmp_path / "O", tmp_path / "dl", tmp_path / "cc").run(["make", "-j2"])
+    return asked[0]
+
+
+def test_a_build_has_no_network_and_writes_where_it_may(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, environment = command(shop, tmp_path, monkeypatch)
+    assert " --unshare-net " in words
+    assert words.endswith("--chdir /output -- make -j2")
+    written = {words.split()[at + 2] for at, word in enumerate(words.split()) if word == "--bind"}
+    assert written == {"/output", "/downloads", "/ccache"}
+    for seen in ("br /buildroot", "prebuilt/tree /prebuilt", "added/toolchain /opt/toolchain"):
+        assert f"--ro-bind {tmp_path}/{seen} " in words
+    assert environment["CCACHE_COMPILERCHECK"] == f"string:{shop.identity}"
+    assert "CCACHE_PREFIX" not in environment
+
+
+def test_only_with_a_farm_it_has_one(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, environment = command(replace(shop, farm=farm.read("10.0.0.7/2")), tmp_path, monkeypatch)
+    assert "--unshare-net" not in words
+    assert environment["CCACHE_PREFIX"] == "distcc"
+
+
+@pytest.mark.parametrize("change", ["compiler", "prebuilt", "toolchain"])
+def test_whatever_it_is_made_of_makes_it_another(shop: Workshop, change: str) -> None:
+    before = shop.identity
+    again = Workshop(shop.fetched, shop.prebuilt, shop.added)
+    assert again.identity == before
+    if change == "compiler":
+        save(shop.fetched, replace(GCC, version="15"))
+    elif change == "prebuilt":
+        save(shop.prebuilt, replace(LIBC, sha256="cd"))
+    else:
+        (shop.added / "digest").write_text("of another")
+    assert Workshop(shop.fetched, shop.prebuilt, shop.added).identity != before
