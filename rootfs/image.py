@@ -108,6 +108,11 @@ def _kernel(engine: Engine, recipe: Recipe) -> Kernel:
     return Kernel(engine.cache, engine.tools, engine.kernel("host", recipe.profile.kernel))
 
 
+def flavours(recipe: Recipe) -> tuple[str, str]:
+    """Which kernels are in an image, the host's and the VM's."""
+    return recipe.profile.kernel, frontend.KERNEL
+
+
 def _values(recipe: Recipe, engine: str) -> dict[str, object]:
     return {
         "engine": engine,

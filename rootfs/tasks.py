@@ -53,7 +53,7 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
     if engine == "debian":
         if offline:
             fetched = debian(arch, locked=recipe.locked, offline=True)
-            fetched.require(*fetched.needs())
+            fetched.require(*fetched.needs(images.flavours(recipe)))
         return images.make(recipe, _console)
     if engine not in ENGINES:
         raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
@@ -63,7 +63,7 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
     builder = buildroot_builder(buildroot, arch=arch, locked=recipe.locked, offline=offline)
     source = FromSource(cache, builder, locked=recipe.locked, offline=offline)
     host = debian(arch, locked=recipe.locked, offline=offline) if engine == "buildroot-vm" else source
-    host.require(*host.needs())
+    host.require(*host.needs(images.flavours(recipe)))
     if host is source:
         source.prepare()
     tagged = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Engine(engine.Engine):
         if len(missing) > 1:
             self._builder.build(missing)
 
-    def needs(self) -> list[Callable[[], object]]:
+    def needs(self, _flavours: Iterable[str]) -> list[Callable[[], object]]:
         """The contents are built."""
         return self.needs_always()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -175,15 +175,19 @@ class Engine:
         if lacks:
             raise OfflineError("; ".join(lacks))
 
-    def needs(self) -> list[Callable[[], object]]:
-        """What an image is made of that has to be fetched: each a call that makes it, if need be."""
+    def needs(self, flavours: Iterable[str]) -> list[Callable[[], object]]:
+        """What an image is made of that has to be fetched: each a call that makes it, if need be.
+
+        Args:
+            flavours: of kernels, as `kernel` has them.
+        """
         wishes = {
             name: translate(defconfig.merged(self.arch.configs(name, c)), self.arch)
             for name, c in defconfig.ALL.items()
         }
         return [
             *self.needs_always(),
-            *(partial(self.kernel, "", flavour) for flavour in read_map().kernel),
+            *(partial(self.kernel, "", flavour) for flavour in sorted(set(flavours))),
             *(partial(self.contents, name, wish) for name, wish in wishes.items()),
         ]
 
