@@ -173,7 +173,7 @@ class Engine:
             except OfflineError as error:
                 lacks.append(error.what)
         if lacks:
-            raise OfflineError("; ".join(lacks))
+            raise OfflineError(", ".join(dict.fromkeys(lacks)))
 
     def needs(self, flavours: Iterable[str]) -> list[Callable[[], object]]:
         """What an image is made of that has to be fetched: each a call that makes it, if need be.

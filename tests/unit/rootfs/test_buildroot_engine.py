@@ -131,7 +131,7 @@ def test_what_the_choice_of_files_does_not_know_is_found_before_the_build(
 def test_without_a_network_what_is_not_here_is_told_in_one_go(desk: Desk) -> None:
     made = debian.Engine(desk.cache(), offline=True)
     with pytest.raises(
-        OfflineError, match=r"packages for tools; .*for boot; .*for kernel-cloud; .*for host; .*for frontend: not here"
+        OfflineError, match=r"for tools, .*for boot, .*for kernel-cloud, .*for host, .*for frontend: not here"
     ):
         made.require(*made.needs(["cloud"]))
     assert not list(desk.directory.glob("packages-*"))
