@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+_KVM = Path("/dev/kvm")
+_CHECK_EXTENSION, _ARM_PMU_V3 = 0xAE03, 126
+"""KVM_CHECK_EXTENSION and KVM_CAP_ARM_PMU_V3 (linux/kvm.h)."""
 _SIZE = 0x10000
 _PLAIN = "usb=off,mem-merge=off,dump-guest-core=off"
 
@@ -112,6 +117,19 @@ ALL = {"x86_64": MICROVM, "aarch64": VIRT}
 """By the host's architecture, as uname(2) says it."""
 
 
+def _has_pmu() -> bool:
+    """Whether KVM has a performance monitoring unit to give to an Arm guest."""
+    try:
+        with _KVM.open("rb", buffering=0) as kvm:
+            return fcntl.ioctl(kvm, _CHECK_EXTENSION, _ARM_PMU_V3) > 0
+    except OSError:
+        return True  # the trial says what is wrong
+
+
 def own() -> Machine:
     """The one for this host."""
-    return ALL[os.uname().machine]
+    kind = ALL[os.uname().machine]
+    if kind is VIRT and not _has_pmu():
+        # It need not be taken from the guest, and QEMU does not know the option (target/arm/cpu.c).
+        return replace(kind, kvm=replace(kind.kvm, cpu="host"))
+    return kind

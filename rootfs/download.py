@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
 from rootfs.errors import SallyportError
 
@@ -44,4 +45,6 @@ def download(address: str, target: Path, most: int, say: Callable[[str], None], 
                 file.write(part)
                 say(f"{done / 2**20:.1f} MiB")
     except (OSError, HTTPException) as error:
-        raise SallyportError(f"{address}: {error}", remedy) from error
+        # Its own text is in angle brackets; what it was raised from says the same in words.
+        words = error.reason if type(error) is URLError else error
+        raise SallyportError(f"{address}: {words}", remedy) from error

@@ -49,25 +49,19 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
         buildroot: Buildroot's tree, if it is not in the environment.
         offline: whether what would have to be fetched is an error, before anything is built.
     """
-    arch = recipe.profile.arch
-    if engine == "debian":
-        if offline:
-            fetched = debian(arch, locked=recipe.locked, offline=True)
-            fetched.require(*fetched.needs(images.flavours(recipe)))
-        return images.make(recipe, _console)
     if engine not in ENGINES:
         raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
-    from rootfs.buildroot.engine import Engine as FromSource
+    arch, locked = recipe.profile.arch, recipe.locked
+    host = frontend = debian(arch, locked=locked, offline=offline)
+    if engine != host.name:
+        from rootfs.buildroot.engine import Engine as FromSource
 
-    cache = Cache(images.CACHE, _console)
-    builder = buildroot_builder(buildroot, arch=arch, locked=recipe.locked, offline=offline)
-    source = FromSource(cache, builder, locked=recipe.locked, offline=offline)
-    host = debian(arch, locked=recipe.locked, offline=offline) if engine == "buildroot-vm" else source
-    host.require(*host.needs(images.flavours(recipe)))
-    if host is source:
-        source.prepare()
-    tagged = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
-    return images.make(tagged, _console, engines=images.Engines(engine, host, source))
+        builder = buildroot_builder(buildroot, arch=arch, locked=locked, offline=offline)
+        frontend = FromSource(Cache(images.CACHE, _console), builder, locked=locked, offline=offline)
+        host = host if engine == "buildroot-vm" else frontend
+        recipe = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
+    host.prepare(images.flavours(recipe))
+    return images.make(recipe, _console, engines=images.Engines(engine, host, frontend))
 
 
 def debian(arch: str = X86_64.name, *, locked: bool = False, offline: bool = False) -> Engine:
@@ -251,8 +245,6 @@ CCACHE = "SALLYPORT_CCACHE"
 """Environment variable: the directory of ccache, in the place of one below out/."""
 DOWNLOADS = "SALLYPORT_DOWNLOADS"
 """Environment variable: Buildroot's download directory, in the place of one below out/."""
-
-
 TOOLCHAIN = "SALLYPORT_TOOLCHAIN"
 """Environment variable: a file with the lines of a defconfig that name another toolchain than ours."""
 
@@ -311,7 +303,8 @@ def sources(
     names = defconfig.chosen(only)
     builder = buildroot_builder(buildroot, arch=arch)
     found = builder.sources(names)
-    for origin in [mirror] * bool(mirror) + [""] * fetch:
+    origins = ([mirror] if mirror else []) + ([""] if fetch else [])
+    for origin in origins:
         if bad := [needed for needed in found if not needed.good]:
             from rootfs.buildroot import fetch as fetching
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -141,14 +142,17 @@ def read_hashes(path: Path) -> dict[str, dict[str, str]]:
 
 
 def show(found: Sequence[Needed], console: Console) -> None:
-    """Print what a build cannot use, with the folder of the download directory where it should be, and the sum."""
+    """Print what a build cannot use, by its place below the download directory, and the sum."""
     bad = [needed for needed in found if not needed.good]
     if bad:
-        table = Table(title_justify="left")
-        for column in ("folder", "file", "state", "needed by"):
-            table.add_column(column, overflow="fold")
+        table = Table(box=SIMPLE, padding=0, pad_edge=False)
+        for column in ("file", "state"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("needed by", overflow="fold")
         for needed in bad:
-            table.add_row(needed.folder, needed.file, needed.state, ", ".join(needed.packages))
+            # For the build machine or for the image: the source is the same.
+            users = dict.fromkeys(name.removeprefix("host-") for name in needed.packages)
+            table.add_row(f"{needed.folder}/{needed.file}", needed.state, ", ".join(users))
         console.print(table)
     counts = Counter(needed.state for needed in found)
     console.print(", ".join(f"{counts[state]} {state}" for state in State if counts[state]) or "nothing is needed")

@@ -37,11 +37,15 @@ class Engine(engine.Engine):
         super().__init__(cache, locked=locked, arch=builder.arch, offline=offline)
         self._builder = builder
 
-    def prepare(self) -> None:
-        """Build both at the same time, if neither was: they have little in common, and each waits a lot."""
+    def prepare(self, flavours: Iterable[str]) -> None:
+        """As engine ``debian``'s; and build both at the same time, if neither was.
+
+        They have little in common, and each waits a lot.
+        """
         for name, config in defconfig.ALL.items():
             # What the choice of files does not know would be found after the build.
             engine.translate(defconfig.merged(self.arch.configs(name, config)), self.arch)
+        super().prepare(flavours)
         missing = [name for name in defconfig.ALL if not self.cache.has(self._step(name), self._inputs(name))]
         if len(missing) > 1:
             self._builder.build(missing)

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rootfs import defconfig
 from rootfs.buildroot.source import Source
 from rootfs.errors import DiskFullError, SallyportError
+from rootfs.run import run
 
-_NAME = re.compile(r"^(?:# )?(BR2_\w+)(?:=| is not set).*$")
+_NAMED = re.compile(r"(BR2_\w+)=.*|# (BR2_\w+) is not set")
 
 
 def _line(name: str, value: str) -> str:
@@ -28,12 +29,8 @@ def _line(name: str, value: str) -> str:
 
 def _by_name(text: str) -> dict[str, str]:
     """The lines of a configuration by the symbols that they set."""
-    return {name: line for line in text.splitlines() if (name := _NAME.sub(r"\1", line)) != line}
-
-
-def _spellings(symbol: defconfig.Symbol) -> tuple[str, str]:
-    """The lines that set it: a text has quotation marks, a number has none."""
-    return _line(symbol.name, symbol.value), _line(symbol.name, f'"{symbol.value}"')
+    found = map(_NAMED.fullmatch, text.splitlines())
+    return {match[1] or match[2]: match[0] for match in found if match}
 
 
 class Download(BaseModel):
@@ -72,7 +69,7 @@ class Package(BaseModel):
 
 
 class Bench(Protocol):
-    """Runs make for one output directory, and says where make sees things."""
+    """How make is run for one output directory, and where it sees things."""
 
     source: Path
     external: Path
@@ -81,14 +78,12 @@ class Bench(Protocol):
     downloads: Path
     ccache: Path
 
-    def run(
-        self,
-        words: Sequence[str],
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> str:
-        """Run a command to its end, as `rootfs.run.run` does."""
+    def argv(self, words: Sequence[str]) -> list[str]:
+        """The command line that runs these words there."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that it needs."""
 
 
 class Output:
@@ -98,7 +93,7 @@ class Output:
         source: Buildroot's tree.
         config: the parts of the defconfig; the last one wins.
         directory: exists.
-        bench: runs make.
+        bench: where make runs.
     """
 
     def __init__(self, source: Source, config: Sequence[Path], directory: Path, bench: Bench) -> None:
@@ -126,7 +121,7 @@ class Output:
         bench = self.bench
         words = ["make", "-C", str(bench.source), f"O={bench.output}", f"BR2_EXTERNAL={bench.external}"]
         try:
-            return bench.run([*words, f"-j{jobs}", *targets], on_line=on_line, stop=stop)
+            return run(bench.argv([*words, f"-j{jobs}", *targets]), env=bench.environment, on_line=on_line, stop=stop)
         except DiskFullError as error:
             raise DiskFullError(str(error), f"make room at {self.directory}, and start again: it goes on") from error
 
@@ -141,22 +136,19 @@ class Output:
             CommandError: make failed.
             SallyportError: a part is no defconfig, or Buildroot does not keep a line; names file and line.
         """
-        lines = {name: _line(name, value) for name, value in (settings or {}).items()}
-        symbols = [symbol for symbol in defconfig.merged(self.config).values() if symbol.name not in lines]
-        own: dict[str, str] = {}
+        wanted: dict[str, str] = {}
+        places: dict[str, str] = {}
         for part in self.config:
-            own |= _by_name(part.read_text())
+            places |= {name: symbol.where for name, symbol in defconfig.read(part).items()}
+            wanted |= _by_name(part.read_text())
+        for name, value in (settings or {}).items():
+            wanted[name], places[name] = _line(name, value), "this machine's"
         whole = self.directory / "defconfig"
-        whole.write_text("\n".join((own | lines).values()) + "\n")
+        whole.write_text("\n".join(wanted.values()) + "\n")
         self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")
         kept = _by_name((self.directory / ".config").read_text())
         # What is off need not be mentioned.
-        lost = [line for name, line in lines.items() if kept.get(name, _line(name, "n")) != line]
-        lost += [
-            f"{symbol.name}={symbol.value} ({symbol.where})"
-            for symbol in symbols
-            if kept.get(symbol.name, _line(symbol.name, "n")) not in _spellings(symbol)
-        ]
+        lost = [f"{line} ({places[name]})" for name, line in wanted.items() if kept.get(name, _line(name, "n")) != line]
         if lost:
             raise SallyportError(
                 f"Buildroot {self.source.release} does not keep {', '.join(lost)}",

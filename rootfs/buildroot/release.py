@@ -21,6 +21,8 @@ _MOST = 64 * 2**20
 """Bytes of an archive; the release's has less than 10 MiB."""
 _MOST_UNPACKED = 512 * 2**20
 """Bytes of all its files; the release's have less than 100 MiB."""
+_HEADER = 512
+"""Bytes of a tar archive for each file, however small it is (tar(5))."""
 UPSTREAM = f"https://buildroot.org/downloads/buildroot-{BUILT}.tar.xz"
 """Where its makers have it. `CONTENT` was learned from their tag; this archive could not be reached to be tried."""
 _ANOTHER = f"name a directory, an archive or another address by --buildroot or by ${NAMED}"
@@ -88,9 +90,15 @@ def _checked(directory: Path, wanted: str) -> Source:
 
 
 def _look_into(archive: Path, named: str) -> None:
-    """Before anything is written: how much there would be, holes of sparse files included."""
-    # tar(1): mode, owner, bytes, date, time, name
-    listed = run(["tar", "--list", "--verbose", "--file", archive]).splitlines()
-    sizes = [int(words[2]) for words in map(str.split, listed) if len(words) > 2 and words[2].isdigit()]
-    if sum(sizes) > _MOST_UNPACKED:
-        raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)
+    """Before anything is written: how much there would be, headers and holes of sparse files included."""
+    unpacked = 0
+
+    def count(line: str) -> None:
+        nonlocal unpacked
+        # tar(1): mode, owner, bytes, date, time, name
+        words = line.split(maxsplit=3)
+        unpacked += _HEADER + (int(words[2]) if len(words) > 2 and words[2].isdigit() else 0)
+        if unpacked > _MOST_UNPACKED:
+            raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)
+
+    run(["tar", "--list", "--verbose", "--file", archive], on_line=count)

@@ -11,8 +11,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from rootfs.buildroot.source import EXTERNAL
 from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
-from rootfs.run import environment, run
+from rootfs.run import environment
 from rootfs.steps import digest_code, digest_path
 from rootfs.tools import Tools
 
@@ -114,20 +113,16 @@ class _Bench:
             *((EXTERNAL.parent / name, PROJECT / name) for name in (EXTERNAL.name, "frontend_vm", "overlays")),
         ]
 
-    def run(
-        self,
-        words: Sequence[str],
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> str:
+    def argv(self, words: Sequence[str]) -> list[str]:
         # A farm is on the network; without one a build has none.
         network = bool(self._farm.nodes)
-        argv = self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
+        return self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
+
+    @property
+    def environment(self) -> dict[str, str]:
         env = _ENVIRONMENT | self._farm.environment() | {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
-        env |= {"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {}
-        return run(argv, env=env, on_line=on_line, stop=stop)
+        return env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {})
 
 
 def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:

@@ -160,6 +160,17 @@ class Engine:
             self.cache.console.print(f"  [yellow]![/] {sentence}", highlight=False)
         return output
 
+    def prepare(self, flavours: Iterable[str]) -> None:
+        """Have everything that an image is made of, before it is made.
+
+        Args:
+            flavours: of kernels, as `kernel` has them.
+
+        Raises:
+            OfflineError: as `require`.
+        """
+        self.require(*self.needs(flavours))
+
     def require(self, *needs: Callable[[], object]) -> None:
         """Make all of these, or say in one go what is not here.
 

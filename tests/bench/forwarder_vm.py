@@ -151,6 +151,7 @@ def _booted(tools: Tools, image: ImageFile) -> Iterator[_Appliance]:
     forward = Forward(https=free_port(), test_shell=free_port())
     with Machine(tools, image, forward=forward) as machine:
         machine.run()
+        wait_managed(machine, Api(forward.https))
         host = wait_host_shell(machine.shell_socket)
         try:
             yield _Appliance(machine, forward, host)

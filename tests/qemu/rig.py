@@ -91,6 +91,7 @@ class Rig:
             (folder / "disk.img").chmod(0o600)
             self._start("inside-boot", disk=folder / "disk.img")
             wait_until_up(self.wire, self.target, UP_TIMEOUT)
+            self._enter_host()
             self._await_services()
             self.vm()
             self.seconds = time.monotonic() - self.machine.powered_on_at
@@ -126,9 +127,11 @@ class Rig:
         self.machine = stack.enter_context(machine)
         self.wire.wait_connected(10)
         self.machine.run()
-        self.host = wait_host_shell(self.machine.shell_socket)
-        stack.callback(self.host.close)
         stack.callback(self._drop_vm)
+
+    def _enter_host(self) -> None:
+        self.host = wait_host_shell(self.machine.shell_socket)
+        self._running.callback(self.host.close)
 
     def vm(self) -> paramiko.SSHClient:
         """The root shell in the VM; its connection lasts until the next `restore`.
@@ -194,6 +197,7 @@ class Rig:
         began = time.monotonic()
         self._running.close()
         self._start(name, saved=self._saved)
+        self._enter_host()
         self.host.check(_GO_ON)
         with self.alone():
             wait_until_up(self.wire, self.target, RESTORE_TIMEOUT)

@@ -76,7 +76,11 @@ class HostShell:
 
 
 def wait_host_shell(path: Path, timeout: float = 120.0) -> HostShell:
-    """The host's shell as soon as it answers.
+    """The host's shell, of an appliance that is up, as soon as it answers.
+
+    Nothing may be sent before somebody reads. What waits for the driver when it opens a PL011 (Arm's UART) is to be
+    emptied by it first (``pl011_enable_interrupts``, drivers/tty/serial/amba-pl011.c of Linux); if the sender is the
+    faster one, no interrupt ever says that there is more, and the shell stays deaf.
 
     Raises:
         MachineError: it does not in time.

@@ -170,7 +170,8 @@ def test_killed_vm_is_back(appliance: Appliance) -> None:
     wait_managed(appliance.machine, Api(appliance.forward.https), 120)
     print(f"UI back {time.monotonic() - killed:.1f} s after the VM was killed")
     machine = appliance.api().get("/status")["machine"]
-    assert machine["starts"] == before + 1
+    said = appliance.host.check("journalctl -b -u sallyport-vm -o short-monotonic --no-pager | tail -n 40")
+    assert machine["starts"] == before + 1, said
     assert "QEMU ended" in machine["last_exit"]
 
 

@@ -107,6 +107,7 @@ LIVE: Mapping[str, frozenset[str]] = {
 UNBUILT: Mapping[str, str] = {
     "kernel/core_pattern": "core dumps",
     "kernel/kexec_load_disabled": "kexec",
+    "kernel/perf_event_paranoid": "performance counters",
     "kernel/sysrq": "the magic SysRq key",
     "vm/unprivileged_userfaultfd": "userfaultfd",
 }
@@ -188,7 +189,7 @@ _MACHINES: Mapping[str, tuple[str, str, str]] = {
         "host,svm=off,vmx=off,pmu=off|max,svm=off",
         "ttyS0",
     ),
-    "aarch64": (f"virt,acpi=off,gic-version=(host|3),its=off,{_PLAIN}", "host,pmu=off|cortex-a72", "ttyAMA0"),
+    "aarch64": (f"virt,acpi=off,gic-version=(host|3),its=off,{_PLAIN}", "host(,pmu=off)?|cortex-a72", "ttyAMA0"),
 }
 """What ``-M`` and ``-cpu`` may say, and where the VM's console is, by the host's architecture."""
 

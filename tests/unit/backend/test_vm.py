@@ -12,6 +12,7 @@ import re
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -120,6 +121,28 @@ def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
     )
     (accel,) = values(tcg, "-accel")
     assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine.MICROVM.tcg.qemu, "tcg", ["max,svm=off"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "cpu"), [(1, "host,pmu=off"), (0, "host"), (OSError("no such device"), "host,pmu=off")]
+)
+def test_an_arm_guest_is_refused_a_pmu_where_kvm_has_one(
+    answer: int | OSError, cpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has none QEMU does not know the option, and the VM would be emulated: too slow to come up."""
+
+    def ioctl(_: object, request: int, capability: int) -> int:
+        assert (request, capability) == (0xAE03, 126)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(machine, "_KVM", tmp_path / "kvm")
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    assert machine.own().kvm.cpu == cpu
+    assert machine.VIRT.kvm.cpu == "host,pmu=off"
 
 
 def write_resources(**changes: object) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rootfs.buildroot.source import BUILT, EXTERNAL, Source
-from rootfs.run import run
 
 GOOD = b"a good archive"
 INFO: dict[str, dict[str, Any]] = {
@@ -79,14 +77,12 @@ class Here:
     ccache: Path
     external: Path = EXTERNAL
 
-    def run(
-        self,
-        words: Sequence[str],
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> str:
-        return run(words, on_line=on_line, stop=stop)
+    def argv(self, words: Sequence[str]) -> list[str]:
+        return list(words)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {}
 
 
 @dataclass

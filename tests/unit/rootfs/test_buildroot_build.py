@@ -224,17 +224,25 @@ def test_two_processes_do_not_build_in_the_same_directory(buildroot: Source, tmp
     assert not second.is_alive()
 
 
-def test_a_line_that_buildroot_drops_is_found_before_anything_is_built(
-    buildroot: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def begun(buildroot: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A defconfig for the host of which a build was made."""
     config = tmp_path / "small.config"
-    config.write_text('BR2_x86_64=y\nBR2_PACKAGE_NO_SUCH=y\nBR2_NAME="x"\nBR2_NUMBER=3\n')
+    config.write_text(
+        '# BR2_EXTERNAL=rootfs is a comment\nBR2_x86_64=y\nBR2_PACKAGE_NO_SUCH=y\nBR2_NAME="x"\nBR2_NUMBER=3\n'
+    )
     monkeypatch.setitem(defconfig.ALL, "host", config)
     complete(buildroot, tmp_path / "dl")
     builder(buildroot, tmp_path).build(["host"])
+    return config
+
+
+def test_a_line_that_buildroot_drops_is_found_before_anything_is_built(
+    buildroot: Source, tmp_path: Path, begun: Path
+) -> None:
     makefile = buildroot.directory / "Makefile"
     makefile.write_text(makefile.read_text().replace("@cp $(BR2_DEFCONFIG)", "@grep -v NO_SUCH $(BR2_DEFCONFIG) >"))
-    with pytest.raises(SallyportError, match=rf"does not keep BR2_PACKAGE_NO_SUCH=y \({config}:2\)$"):
+    with pytest.raises(SallyportError, match=rf"does not keep BR2_PACKAGE_NO_SUCH=y \({begun}:3\)$"):
         builder(buildroot, tmp_path).build(["host"])
 
 
@@ -279,19 +287,15 @@ def test_what_must_go_along_is_collected_once_all_is_built(buildroot: Source, tm
 
 
 def test_what_was_begun_with_another_configuration_is_not_gone_on_with(
-    buildroot: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    buildroot: Source, tmp_path: Path, begun: Path
 ) -> None:
-    config = tmp_path / "small.config"
-    config.write_text("BR2_x86_64=y\n")
-    monkeypatch.setitem(defconfig.ALL, "host", config)
-    complete(buildroot, tmp_path / "dl")
-    builder(buildroot, tmp_path).build(["host"])
+    before = begun.read_text()
     dataclasses.replace(builder(buildroot, tmp_path), jobs=1).build(["host"])
-    config.write_text("BR2_x86_64=y\nBR2_PACKAGE_LVM2=y\n")
+    begun.write_text(f"{before}BR2_PACKAGE_LVM2=y\n")
     with pytest.raises(SallyportError, match="another configuration") as caught:
         builder(buildroot, tmp_path).build(["host"])
     assert f"rm -r {tmp_path}/out/host" in caught.value.hint
-    config.write_text("BR2_x86_64=y\n")
+    begun.write_text(before)
     with pytest.raises(SallyportError, match="another release"):
         builder(dataclasses.replace(buildroot, release="2020.02"), tmp_path).build(["host"])
     with pytest.raises(SallyportError, match="another configuration"):

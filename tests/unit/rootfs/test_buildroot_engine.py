@@ -124,7 +124,7 @@ def test_what_the_choice_of_files_does_not_know_is_found_before_the_build(
 ) -> None:
     (tmp_path / "small.config").write_text(f"{CONFIG}BR2_PACKAGE_LVM=y\n")
     with pytest.raises(SallyportError, match="does not know the symbol BR2_PACKAGE_LVM"):
-        engine.prepare()
+        engine.prepare([])
     assert builder.asked == 0
 
 
@@ -133,5 +133,5 @@ def test_without_a_network_what_is_not_here_is_told_in_one_go(desk: Desk) -> Non
     with pytest.raises(
         OfflineError, match=r"for tools, .*for boot, .*for kernel-cloud, .*for host, .*for frontend: not here"
     ):
-        made.require(*made.needs(["cloud"]))
+        made.prepare(["cloud"])
     assert not list(desk.directory.glob("packages-*"))

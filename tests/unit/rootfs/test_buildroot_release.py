@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,15 @@ def test_what_would_fill_the_disk_is_not_unpacked(tmp_path: Path, desk: Desk) ->
     with pytest.raises(SallyportError, match="more than 512 MiB unpacked"):
         release.provide(str(tmp_path / "bomb.tar.gz"), desk.cache(), "00")
     assert not list(desk.directory.glob("buildroot-*"))
+
+
+def test_nor_is_what_has_no_end_of_empty_files(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "_MOST_UNPACKED", 2**20)
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as archive:
+        for number in range(2**12):
+            archive.addfile(tarfile.TarInfo(f"release/{number}"))
+    with pytest.raises(SallyportError, match="more than 1 MiB unpacked"):
+        release.provide(str(tmp_path / "bomb.tar.gz"), desk.cache(), "00")
 
 
 def test_an_archive_of_something_else_leaves_nothing(buildroot: Source, archive: Path, desk: Desk) -> None:

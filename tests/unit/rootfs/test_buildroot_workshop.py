@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.buildroot import farm, workshop
+from rootfs.buildroot import farm
 from rootfs.buildroot.workshop import Workshop
 from rootfs.debian import packages
 
@@ -30,23 +30,14 @@ def shop(tmp_path: Path) -> Workshop:
     return Workshop(save(tmp_path / "fetched", GCC), save(tmp_path / "prebuilt", LIBC), added)
 
 
-def command(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, str]]:
-    """The command line and the environment by which make would be run."""
-    asked: list[tuple[str, dict[str, str]]] = []
-
-    def run(argv: list[str], *, env: dict[str, str], **_: object) -> str:
-        asked.append((" ".join(argv), env))
-        return ""
-
-    monkeypatch.setattr(workshop, "run", run)
-    shop.bench(tmp_path / "br", tmp_path / "O", tmp_path / "dl", tmp_path / "cc").run(["make", "-j2"])
-    return asked[0]
+def command(shop: Workshop, tmp_path: Path) -> tuple[str, dict[str, str]]:
+    """The command line and the environment by which make is run."""
+    bench = shop.bench(tmp_path / "br", tmp_path / "O", tmp_path / "dl", tmp_path / "cc")
+    return " ".join(bench.argv(["make", "-j2"])), bench.environment
 
 
-def test_a_build_has_no_network_and_writes_where_it_may(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words, environment = command(shop, tmp_path, monkeypatch)
+def test_a_build_has_no_network_and_writes_where_it_may(shop: Workshop, tmp_path: Path) -> None:
+    words, environment = command(shop, tmp_path)
     assert " --unshare-net " in words
     assert words.endswith("--chdir /output -- make -j2")
     written = {words.split()[at + 2] for at, word in enumerate(words.split()) if word == "--bind"}
@@ -57,8 +48,8 @@ def test_a_build_has_no_network_and_writes_where_it_may(
     assert "CCACHE_PREFIX" not in environment
 
 
-def test_only_with_a_farm_it_has_one(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words, environment = command(replace(shop, farm=farm.read("10.0.0.7/2")), tmp_path, monkeypatch)
+def test_only_with_a_farm_it_has_one(shop: Workshop, tmp_path: Path) -> None:
+    words, environment = command(replace(shop, farm=farm.read("10.0.0.7/2")), tmp_path)
     assert "--unshare-net" not in words
     assert environment["CCACHE_PREFIX"] == "distcc"
 
