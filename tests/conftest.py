@@ -20,7 +20,8 @@ from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, wait_host_shell
 
 CONSOLE = Console(stderr=True)
-JOURNAL = "journalctl --no-pager -o short-monotonic -n 60 -u 'sallyport-*'"
+JOURNAL = "journalctl --no-pager -o short-monotonic -r -n 60 -u 'sallyport-*'"
+"""The newest first: who shows a part of a long report shows its beginning."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -170,8 +170,7 @@ def test_killed_vm_is_back(appliance: Appliance) -> None:
     wait_managed(appliance.machine, Api(appliance.forward.https), 120)
     print(f"UI back {time.monotonic() - killed:.1f} s after the VM was killed")
     machine = appliance.api().get("/status")["machine"]
-    said = appliance.host.check("journalctl -b -u sallyport-vm -o short-monotonic --no-pager | tail -n 40")
-    assert machine["starts"] == before + 1, said
+    assert machine["starts"] == before + 1
     assert "QEMU ended" in machine["last_exit"]
 
 
