@@ -34,8 +34,13 @@ from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 UP_TIMEOUT = 240.0
 RESTORE_TIMEOUT = 60.0
 _QEMU = "$(pidof qemu-system-x86_64-microvm qemu-system-x86_64 qemu-system-aarch64)"
-_HALT, _GO_ON = f"kill -STOP {_QEMU}", f"kill -CONT {_QEMU}"
-"""The VM inside while the machine is saved; see `Machine.save`."""
+_HALT = (
+    f"pid={_QEMU} && kill -STOP $pid && "
+    "while grep -h State: /proc/$pid/task/*/status | grep -qv '(stopped)'; do :; done"
+)
+_GO_ON = f"kill -CONT {_QEMU}"
+"""The VM inside while the machine is saved; see `Machine.save`. Its processors are out of guest mode when each thread
+has stopped, which is some time after the signal."""
 Say = Callable[[str], None]
 
 
