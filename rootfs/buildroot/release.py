@@ -95,10 +95,10 @@ def _look_into(archive: Path, named: str) -> None:
 
     def count(line: str) -> None:
         nonlocal unpacked
-        # tar(1): mode, owner, bytes, date, time, name
+        # tar(1): mode, owner, bytes, date, time, name; owners as numbers, as a name may have spaces
         words = line.split(maxsplit=3)
         unpacked += _HEADER + (int(words[2]) if len(words) > 2 and words[2].isdigit() else 0)
         if unpacked > _MOST_UNPACKED:
             raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)
 
-    run(["tar", "--list", "--verbose", "--file", archive], on_line=count)
+    run(["tar", "--list", "--verbose", "--numeric-owner", "--file", archive], on_line=count)

@@ -99,11 +99,13 @@ def test_without_a_name_it_is_the_archive_of_its_makers(
     assert release.provide("", desk.cache(), wanted, offline=True) == tree
 
 
-def test_what_would_fill_the_disk_is_not_unpacked(tmp_path: Path, desk: Desk) -> None:
+@pytest.mark.parametrize("owner", ["builder", "some body"])
+def test_what_would_fill_the_disk_is_not_unpacked(tmp_path: Path, desk: Desk, owner: str) -> None:
     (tmp_path / "release").mkdir()
     with (tmp_path / "release/Makefile").open("w") as file:
         file.truncate(2**40)
-    subprocess.run(["tar", "--sparse", "-C", tmp_path, "-czf", tmp_path / "bomb.tar.gz", "release"], check=True)
+    named = ["--sparse", "--owner", f"{owner}:7"]
+    subprocess.run(["tar", *named, "-C", tmp_path, "-czf", tmp_path / "bomb.tar.gz", "release"], check=True)
     assert (tmp_path / "bomb.tar.gz").stat().st_size < 2**20
     with pytest.raises(SallyportError, match="more than 512 MiB unpacked"):
         release.provide(str(tmp_path / "bomb.tar.gz"), desk.cache(), "00")
