@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from rootfs.errors import CommandError
 from rootfs.imagefile import ImageFile, partitions
-from rootfs.tools import Tools
+from rootfs.tools import Confined, Tools, left
 from rootfs.unpack import ROOT, VM, Unpacked, unpack
 
 REPORT = "report.html"
@@ -24,6 +25,7 @@ _SECTIONS = ("linux", "initrd", "cmdline", "osrel")
 _TABLE_BYTES, _BACKUP_BYTES = 34 * 512, 33 * 512
 """Of the disk before its first partition, and after the last (UEFI specification 2.10, sections 5.2 and 5.3)."""
 _NO_FILE = "something that is in no file: order, padding, times, owners"
+_MAX_REPORT = 256 << 20
 _SHOWN = 40
 """Lines that are printed; the report has all of them."""
 
@@ -53,7 +55,7 @@ def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], f
         tools: unpacks them.
         explain: has diffoscope.
         images: the two.
-        folder: exists; gets ``a``, ``b`` and, if they differ, `REPORT`.
+        folder: exists; gets `REPORT`, if they differ.
 
     Returns:
         the files that differ; none if, and only if, the images have the same bytes.
@@ -64,40 +66,54 @@ def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], f
     """
     if images[0].sha256() == images[1].sha256():
         return []
-    parts = (folder / "a", folder / "b")
-    for image, part in zip(images, parts, strict=True):
-        part.mkdir()
-        _split(tools, unpack(tools, image, part), image)
-    before, after = (_files(part) for part in parts)
+    # Of what the images hold nothing is kept but the report: it has files that run as somebody else, for example.
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as directory:
+        work = Path(directory)
+        parts = (work / "a", work / "b")
+        for image, part in zip(images, parts, strict=True):
+            part.mkdir()
+            _split(tools, unpack(tools, image, part), image)
+        before, after = (_files(part) for part in parts)
+        (folder / REPORT).write_bytes(_explained(explain, work))
     differ = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
+    return [Difference(path, before.get(path), after.get(path)) for path in differ] or [
+        Difference(_NO_FILE, None, None)
+    ]
+
+
+def _explained(explain: Tools, folder: Path) -> bytes:
+    """The report about ``a`` and ``b`` in a folder."""
     # No maintainer script ran for its tree, so there is no ld.so.cache in which it could look.
     env = {"LIBARCHIVE": "libarchive.so.13"}
     try:
         explain.run(
-            ["diffoscope", "--html", REPORT, "--exclude-directory-metadata=yes", "a", "b"], build=folder, env=env
+            ["diffoscope", "--html", REPORT, "--exclude-directory-metadata=yes", "a", "b"],
+            build=folder,
+            env=env,
+            confined=Confined(),
         )
     except CommandError:
         # Its status is 1 for "they differ", too (diffoscope(1)).
         if not (folder / REPORT).exists():
             raise
-    return [Difference(path, before.get(path), after.get(path)) for path in differ] or [
-        Difference(_NO_FILE, None, None)
-    ]
+    return left(folder / REPORT, _MAX_REPORT)
 
 
 def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
     """Replace what has parts by its parts, so that each is compared by itself."""
     dump = [f"--dump-section=.{name}=uki.{name}" for name in _SECTIONS]
     rest = [f"--remove-section=.{name}" for name in _SECTIONS]
-    tools.run(["llvm-objcopy-19", *dump, *rest, found.kernel.name, "uki.stub"], build=found.folder)
-    found.kernel.unlink()
-    (found.host / VM / ROOT).unlink()
+    tools.run(["llvm-objcopy-19", *dump, *rest, found.kernel.name, "uki.stub"], build=found.folder, confined=Confined())
+    # Not from here: a directory of the image may be a link to one of this machine's.
+    gone = [found.kernel.name, f"{found.host.name}/{VM}/{ROOT}"]
+    tools.run(["rm", "--", *gone], build=found.folder, confined=Confined(owners=True))
     starts = partitions(image.path)
     with image.path.open("rb") as disk:
-        (found.folder / "partition-table").write_bytes(disk.read(_TABLE_BYTES))
+        with (found.folder / "partition-table").open("xb") as table:
+            table.write(disk.read(_TABLE_BYTES))
         left = image.path.stat().st_size - starts["data"] - _BACKUP_BYTES
         disk.seek(starts["data"])
-        with (found.folder / "data.ext4").open("wb") as data:
+        with (found.folder / "data.ext4").open("xb") as data:
             while left and (block := disk.read(min(left, 1 << 20))):
                 data.write(block)
                 left -= len(block)

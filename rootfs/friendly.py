@@ -7,15 +7,27 @@ import functools
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from invoke import Exit
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from rootfs.errors import SallyportError
+from rootfs.given import printable
 
-console = Console(stderr=True, soft_wrap=True)
+
+class PlainConsole(Console):
+    """Prints no control sequence but its own: what else it prints an image, a profile or a program may have said."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As of `Console`; progress and tables are rendered by it, too."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+console = PlainConsole(stderr=True, soft_wrap=True)
 
 
 def friendly(function: Callable[..., Any]) -> Callable[..., Any]:

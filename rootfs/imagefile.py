@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rootfs import given
 from rootfs.errors import SallyportError
 from rootfs.profile import Profile
 
@@ -16,20 +18,59 @@ _SECTOR = 512
 _PARTITIONS = ("esp", "slot-a", "slot-b", "data")
 
 
+MAX_MANIFEST = 16 << 20
+"""Bytes of a manifest; the largest that the project makes has less than 1 MiB."""
+_KEEP = "keep the manifest that `invoke image` made beside the image: it tells which machine the image is for"
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Path = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Manifest(BaseModel):
+    """Of what a manifest says, what is read back; it was handed to us with the image, and is as hostile as that."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str = Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    """Names the directory of the image's report, so it must be one plain word."""
+    profile: Profile
+    """All of it and not its name: the image may be of a profile that is not in this tree."""
+    test_access: bool
+    engine: Literal["debian", "buildroot", "buildroot-vm"]
+    root_hash: _Digest
+    files: dict[_Path, _Digest] = Field(max_length=100_000)
+    """Of the host's root file system: path to SHA-256."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """An image with what its manifest says."""
 
     path: Path
-    name: str
-    profile: Profile
-    test_access: bool
-    engine: str = "debian"
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """By which people know it; a plain file name."""
+        return self.manifest.name
+
+    @property
+    def profile(self) -> Profile:
+        """Of the machine that it is for."""
+        return self.manifest.profile
+
+    @property
+    def test_access(self) -> bool:
+        """Whether it has root shells."""
+        return self.manifest.test_access
+
+    @property
+    def engine(self) -> str:
+        """What made its root file systems."""
+        return self.manifest.engine
 
     def sha256(self) -> str:
         """Digest of the whole file, hexadecimal."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return given.sha256(self.path)
 
 
 def open_image(path: Path) -> ImageFile:
@@ -49,19 +90,14 @@ def open_image(path: Path) -> ImageFile:
         )
     manifest = path.with_suffix(".manifest.json")
     try:
-        said = json.loads(manifest.read_text())
-        return ImageFile(
-            path,
-            str(said["name"]),
-            # All of it and not its name: the image may be of a profile that is not in this tree.
-            Profile.model_validate_json(json.dumps(said["profile"])),
-            bool(said["test_access"]),
-            str(said["engine"]),
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise SallyportError(
-            f"{manifest}: {error}", "keep the manifest beside the image: it tells which machine the image is for"
-        ) from error
+        said = Manifest.model_validate_json(given.read(manifest, MAX_MANIFEST))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SallyportError(f"{manifest}: {where}: {first['msg']}", _KEEP) from error
+    except SallyportError as error:
+        raise SallyportError(str(error), _KEEP) from error
+    return ImageFile(path, said)
 
 
 def partitions(path: Path) -> dict[str, int]:
@@ -73,7 +109,7 @@ def partitions(path: Path) -> dict[str, int]:
         SallyportError: there is no whole table, or the file is not as long as it says.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with given.open_file(path) as file:
         file.seek(_SECTOR)
         header = file.read(92)
         if len(header) < 92 or header[:8] != b"EFI PART":

@@ -16,8 +16,9 @@ from pathlib import Path
 from debian.debian_support import Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rootfs import given
 from rootfs.errors import SallyportError
-from rootfs.vulnerabilities import Finding, components
+from rootfs.vulnerabilities import MAX_FEED, Finding, components
 
 _WITHDRAWN = "Rejected"
 _SPLIT = re.compile(r"(?<!\\):")
@@ -158,9 +159,7 @@ def _entries(issue: _Issue) -> Iterator[_Entry]:
 
 def _issues(file: Path) -> Iterator[_Issue]:
     try:
-        content = _File.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise SallyportError(f"{file}: {error.strerror}", _REMEDY) from error
+        content = _File.model_validate_json(given.read(file, MAX_FEED))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

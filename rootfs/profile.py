@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rootfs import given
 from rootfs.errors import SallyportError
 
 DIRECTORY = Path(__file__).parent / "profiles"
 
+_MAX_FILE = 1 << 20
 _Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
@@ -160,8 +162,8 @@ def load(name: str, way: str = "") -> Profile:
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise SallyportError(f"no device profile {name!r}", f"{guess}there are: {', '.join(names())}")
     try:
-        data = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(given.read(file, _MAX_FILE).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SallyportError(f"{file}: {error}", "mend the TOML syntax there") from error
     try:
         profile = Profile.model_validate(data)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from rootfs.errors import CommandError, DiskFullError, SallyportError
 
@@ -21,6 +22,10 @@ _FULL_LINES = 200
 
 
 _POLL = 0.2
+FIRST_ID = 0x5A11_0000
+"""The user and group, outside, of a program that reads what somebody sent, if root started it; of a confined one
+(`rootfs.tools`) the first of 65,536. They lie above what Debian gives to accounts and to their subordinate ids (Debian
+policy, section 9.2.2)."""
 
 
 class Stopped(Exception):
@@ -36,9 +41,31 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return kept | {"LC_ALL": "C.UTF-8"} | (extra or {})
 
 
+def powerless(argv: Sequence[str | Path]) -> list[str | Path]:
+    """The command line that runs a program of the machine as nobody, without capabilities and without a network.
+
+    It reaches what everybody does, its working directory, and what it inherits: give it the file as standard input.
+    """
+    if os.geteuid() != 0:
+        return ["unshare", "--user", "--map-current-user", "--net", "--", *argv]
+    ids = [f"--reuid={FIRST_ID}", f"--regid={FIRST_ID}", "--clear-groups"]
+    return [
+        "unshare",
+        "--net",
+        "--",
+        "setpriv",
+        *ids,
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--no-new-privs",
+        *argv,
+    ]
+
+
 def run(
     argv: Sequence[str | Path],
     *,
+    stdin: BinaryIO | None = None,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -48,6 +75,7 @@ def run(
 
     Args:
         argv: the command; never goes through a shell.
+        stdin: what it reads; without it, nothing.
         cwd: where to run it.
         env: variables to add to a minimal environment.
         on_line: is called with each line as it comes: progress.
@@ -65,7 +93,7 @@ def run(
             words,
             cwd=cwd,
             env=environment(env),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

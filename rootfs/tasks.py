@@ -160,7 +160,7 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
         return
     # A directory may be the long-term release, too; what is unpacked is the one that is built.
     cache = Cache(images.CACHE, _console)
-    tree = source.Source.open(Path(named)) if Path(named).is_dir() else release.provide(named, cache)
+    tree = release.known(Path(named)) if Path(named).is_dir() else release.provide(named, cache)
     tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
     with _console.status(f"reading the symbols of Buildroot {tree.release}"):
         kconfig = tree.kconfig()

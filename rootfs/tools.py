@@ -1,18 +1,77 @@
 """Runs programs of the tools tree: a Debian 13 user land beside the machine's own, entered by bubblewrap without root.
 
 The tree's own bubblewrap is started by the tree's own dynamic loader, so the machine needs neither.
+
+A program that reads a file or a tree that somebody sent is *confined*: it sees no network, no process of the machine,
+and nothing but the tools tree and its own directory. Root's runs under ids that no account has (`rootfs.confine`); an
+ordinary user's is in a user namespace of that user alone, as bubblewrap makes one anyhow.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs.run import environment, run
+from rootfs.run import FIRST_ID, environment, run
 
 BUILD = Path("/build")
 """Where a step's directory is seen inside, wherever it is outside: no path of this machine gets into an output."""
+_CONFINE = Path(__file__).with_name("confine.py")
+_CONFINE_INSIDE = Path("/confine.py")
+_FOR_CONFINE = ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")
+"""What `rootfs.confine` needs to be read, whoever's the checkout is, and to give up all the rest (capabilities(7))."""
+_OF_OWNERS = ("chown", "dac_override", "fowner", "fsetid", "setfcap")
+
+
+@dataclass(frozen=True)
+class Confined:
+    """How a program runs that reads what somebody sent.
+
+    Args:
+        owners: it may give files of its directory owners, modes and capabilities, as unpacking a file system takes
+            (only where root started it); it cannot make a device. Without it, it has no capability at all.
+        network: it sees the machine's network: QEMU, if ports of 127.0.0.1 are what it was started for.
+    """
+
+    owners: bool = False
+    network: bool = False
+
+
+def own(path: Path) -> None:
+    """Let a confined program write into a directory or file of ours."""
+    if os.geteuid() == 0:
+        os.chown(path, FIRST_ID, FIRST_ID, follow_symlinks=False)
+
+
+def disown(directory: Path) -> None:
+    """Make ours what a confined program left in a directory; no file then has a setuid bit (chown(2))."""
+    if os.geteuid() != 0:
+        return
+    for _, folders, files, descriptor in os.fwalk(directory, follow_symlinks=False):
+        for name in (*folders, *files):
+            os.chown(name, 0, 0, dir_fd=descriptor, follow_symlinks=False)
+    os.chown(directory, 0, 0, follow_symlinks=False)
+
+
+def left(path: Path, limit: int) -> bytes:
+    """What a confined program left in a file: never a link to something of ours, never more than ``limit`` bytes.
+
+    Raises:
+        OSError: there is no such regular file, or it is longer.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit} bytes", str(path))
+    return data
 
 
 class Tools:
@@ -29,6 +88,7 @@ class Tools:
         shown: Sequence[tuple[Path, Path]] = (),
         network: bool = True,
         processes: bool = True,
+        confined: Confined | None = None,
         cwd: Path,
     ) -> list[str]:
         """The command line that runs ``command`` inside.
@@ -39,6 +99,7 @@ class Tools:
             shown: such pairs, only to be read; the last one wins.
             network: whether it sees this machine's network.
             processes: whether it sees this machine's processes. If not, all that it started end with it.
+            confined: for a program that reads what somebody sent; ``network`` and ``processes`` then say nothing.
             cwd: working directory inside.
         """
         tree = self.tree
@@ -54,6 +115,10 @@ class Tools:
             *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
             *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run"),  # noqa: S108 - inside the sandbox
         ]
+        if confined is not None:
+            network, processes = confined.network, False
+            words += ["--unshare-ipc", "--unshare-uts", "--cap-drop", "ALL"]
+            command = [*self._confine(words, confined), *command]
         words += [] if network else ["--unshare-net"]
         words += [] if processes else ["--unshare-pid"]
         for outside, inside in shown:
@@ -65,6 +130,17 @@ class Tools:
         words += ["--chdir", cwd, "--", *command]
         return [str(word) for word in words]
 
+    @staticmethod
+    def _confine(words: list[str | Path], confined: Confined) -> list[str | Path]:
+        """What goes before the command; adds to bubblewrap's own words."""
+        if os.geteuid() != 0:
+            return []
+        for name in _FOR_CONFINE:
+            words += ["--cap-add", f"CAP_{name}"]
+        words += ["--ro-bind", _CONFINE, _CONFINE_INSIDE]
+        kept = ",".join(_OF_OWNERS) if confined.owners else ""
+        return ["/usr/bin/python3", "-I", _CONFINE_INSIDE, str(FIRST_ID), kept]
+
     def run(
         self,
         command: Sequence[str | Path],
@@ -73,14 +149,19 @@ class Tools:
         env: dict[str, str] | None = None,
         shown: Sequence[tuple[Path, Path]] = (),
         epoch: bool = True,
+        confined: Confined | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> str:
         """Run a program of the tools tree to its end with ``build`` as its working directory, seen as `BUILD`.
 
+        A ``confined`` one owns that directory from then on, and what it leaves there: it is read with that in mind.
+
         Raises:
             CommandError: it failed.
         """
-        argv = self.argv(command, binds=[(build, BUILD)], shown=shown, cwd=BUILD)
+        if confined is not None:
+            own(build)
+        argv = self.argv(command, binds=[(build, BUILD)], shown=shown, confined=confined, cwd=BUILD)
         # A fixed time and place: what tools write into their outputs must not tell when and where they ran.
         # e2fsck, which genimage runs, has a variable of its own (e2fsck(8)), and so has libext2fs.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}
@@ -88,10 +169,17 @@ class Tools:
         return run(argv, env={"TZ": "UTC"} | fixed | (env or {}), on_line=on_line)
 
     def start(
-        self, command: Sequence[str | Path], *, binds: Sequence[tuple[Path, Path]], cwd: Path, **options: object
+        self,
+        command: Sequence[str | Path],
+        *,
+        binds: Sequence[tuple[Path, Path]],
+        cwd: Path,
+        confined: Confined | None = None,
+        **options: object,
     ) -> subprocess.Popen[bytes]:
         """Start a long-lived program of the tools tree; it ends with this process. ``options`` go to Popen."""
-        return subprocess.Popen(self.argv(command, binds=binds, cwd=cwd), env=environment(), **options)  # type: ignore[call-overload,no-any-return]
+        argv = self.argv(command, binds=binds, confined=confined, cwd=cwd)
+        return subprocess.Popen(argv, env=environment(), **options)  # type: ignore[call-overload,no-any-return]
 
 
 EPOCH = 1_767_225_600

@@ -1,15 +1,20 @@
-"""Takes an image apart: its files as they are in it, not as the build had them."""
+"""Takes an image apart: its files as they are in it, not as the build had them.
+
+The image is somebody's: what reads it is confined (`rootfs.tools`). Its files' owners are theirs within the confined
+program's ids, so they begin at `rootfs.run.FIRST_ID` here.
+"""
 
 from __future__ import annotations
 
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs import arch
 from rootfs.errors import CommandError, SallyportError
 from rootfs.imagefile import ImageFile, partitions
-from rootfs.tools import Tools
+from rootfs.tools import Confined, Tools
 
 VM = "usr/share/sallyport/frontend"
 """Where the VM is in the host's root file system."""
@@ -34,17 +39,22 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Unpacked:
         SallyportError: the image holds no such file system.
     """
     source = folder / "image"
-    # A link and not a copy: the tools tree sees this folder alone.
+    # A link and not a copy: the tools tree sees this folder alone. It is no user that the image belongs to.
     try:
+        if image.path.stat().st_mode & stat.S_IROTH == 0:
+            raise PermissionError
         source.hardlink_to(image.path)
     except OSError:
         shutil.copyfile(image.path, source)
+        source.chmod(0o444)
+    owners, plain = Confined(owners=True), Confined()
     parts = partitions(image.path)
     try:
-        tools.run(["unsquashfs", "-q", "-n", "-o", str(parts["slot-a"]), "-d", "host", source.name], build=folder)
-        tools.run(["unsquashfs", "-q", "-n", "-d", "vm", f"host/{VM}/{ROOT}"], build=folder)
-        kernel = f"::/{arch.ALL[image.profile.arch].uki}"
-        tools.run(["mcopy", "-n", "-i", f"{source.name}@@{parts['esp']}", kernel, "kernel.efi"], build=folder)
+        begin = str(parts["slot-a"])
+        tools.run(["unsquashfs", "-q", "-n", "-o", begin, "-d", "host", source.name], build=folder, confined=owners)
+        tools.run(["unsquashfs", "-q", "-n", "-d", "vm", f"host/{VM}/{ROOT}"], build=folder, confined=owners)
+        kernel = ["-i", f"{source.name}@@{parts['esp']}", f"::/{arch.ALL[image.profile.arch].uki}", "kernel.efi"]
+        tools.run(["mcopy", "-n", *kernel], build=folder, confined=plain)
     except CommandError as error:
         raise SallyportError(f"{image.path}: its files cannot be unpacked: {error}", "build the image again") from error
     return Unpacked(folder, folder / "host", folder / "vm", folder / "kernel.efi")

@@ -21,8 +21,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rootfs import given
 from rootfs.errors import SallyportError
 
+MAX_FEED = 512 << 20
+"""Bytes of one file of a feed; the security tracker's has about 70 MiB."""
+MAX_BILL = 64 << 20
 MINOR = frozenset({"unimportant", "low", "low*", "low**"})
 """Urgencies of what hardly anybody can use; listed on request."""
 
@@ -80,9 +84,7 @@ def read_feed(file: Path) -> dict[str, dict[str, _Issue]]:
         SallyportError: it cannot be read, or is something else.
     """
     try:
-        return _FEED.validate_json(file.read_bytes())
-    except OSError as error:
-        raise SallyportError(f"{file}: {error.strerror}", "download the Debian security tracker's JSON file") from error
+        return _FEED.validate_json(given.read(file, MAX_FEED))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -108,13 +110,11 @@ def components(bill: Path) -> Iterator[Component]:
         SallyportError: it cannot be read.
     """
     try:
-        for component in json.loads(bill.read_bytes())["components"]:
+        for component in json.loads(given.read(bill, MAX_BILL))["components"]:
             if component.get("purl"):
                 purl = PackageURL.from_string(component["purl"])
                 yield Component(component["bom-ref"], purl, component.get("cpe", ""))
-    except OSError as error:
-        raise SallyportError(f"{bill}: {error.strerror}", "name an image's .cdx.json") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SallyportError(f"{bill}: not a bill of materials: {error!r}", "name an image's .cdx.json") from error
 
 

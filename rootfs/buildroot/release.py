@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from rootfs.buildroot.source import BUILT, NAMED, Source
+from rootfs.buildroot.source import BUILT, NAMED, RELEASE, Source
 from rootfs.download import download, is_address
 from rootfs.errors import CommandError, OfflineError, SallyportError
-from rootfs.run import run
+from rootfs.run import powerless, run
 from rootfs.steps import Cache, digest_path
+from rootfs.tools import disown, own
 
-CONTENT = "f8485818b82f7040c479f3b8535d44dffdccbc57f876cc58881cdc51ebd26622"
-"""Of `BUILT`, as `content` says it."""
+CONTENTS = {
+    BUILT: "f8485818b82f7040c479f3b8535d44dffdccbc57f876cc58881cdc51ebd26622",
+    RELEASE: "943f895497f4bd38c9a3a845d5b66eb18c7513a1570f6a331f7a4f7a661fd3ad",
+}
+"""Of each release, as `content` says it. A tree's scripts run with our rights: none does before this is known of it."""
 _MOST = 64 * 2**20
 """Bytes of an archive; the release's has less than 10 MiB."""
 _MOST_UNPACKED = 512 * 2**20
@@ -24,9 +28,10 @@ _MOST_UNPACKED = 512 * 2**20
 _HEADER = 512
 """Bytes of a tar archive for each file, however small it is (tar(5))."""
 UPSTREAM = f"https://buildroot.org/downloads/buildroot-{BUILT}.tar.xz"
-"""Where its makers have it. `CONTENT` was learned from their tag; this archive could not be reached to be tried."""
+"""Where its makers have it. `CONTENTS` was learned from their tag; this archive could not be reached to be tried."""
+_COMPRESSED = {b"\xfd7zXZ": "--xz", b"\x1f\x8b": "--gzip", b"BZh": "--bzip2", b"\x28\xb5\x2f\xfd": "--zstd"}
 _ANOTHER = f"name a directory, an archive or another address by --buildroot or by ${NAMED}"
-_REMEDY = f"unpack Buildroot {BUILT} anew; what we change in it is in rootfs/overrides.mk and rootfs/patches"
+_REMEDY = "unpack that release anew; what we change in it is in rootfs/overrides.mk and rootfs/patches"
 
 
 def content(directory: Path) -> str:
@@ -37,7 +42,18 @@ def content(directory: Path) -> str:
     return hashlib.sha256("".join(told).encode()).hexdigest()
 
 
-def provide(named: str, cache: Cache, wanted: str = CONTENT, *, offline: bool = False) -> Source:
+def known(directory: Path) -> Source:
+    """The tree in a directory, of a release whose content is known.
+
+    Raises:
+        SallyportError: it is another release, or not as it was released.
+    """
+    tree = Source.open(directory)
+    tree.require(*CONTENTS)
+    return _checked(tree, CONTENTS[tree.release])
+
+
+def provide(named: str, cache: Cache, wanted: str = CONTENTS[BUILT], *, offline: bool = False) -> Source:
     """The tree of `BUILT`.
 
     Args:
@@ -52,7 +68,7 @@ def provide(named: str, cache: Cache, wanted: str = CONTENT, *, offline: bool = 
     """
     named = named or UPSTREAM
     if Path(named).is_dir():
-        return _checked(Path(named), wanted)
+        return _checked(_built(Path(named)), wanted)
     remote = is_address(named)
     if not remote and not Path(named).is_file():
         raise SallyportError(f"{named}: no such directory or file", f"name a Buildroot {BUILT}")
@@ -67,13 +83,17 @@ def provide(named: str, cache: Cache, wanted: str = CONTENT, *, offline: bool = 
         # Whoever made it has nothing to say about owners, or about setuid bits.
         modest = ("--strip-components=1", "--no-same-owner", "--no-same-permissions")
         try:
-            _look_into(archive, named)
-            run(["tar", "--extract", "--file", archive, "--directory", tree, *modest])
+            packed = _packed(archive)
+            _look_into(archive, packed, named)
+            own(tree)
+            with archive.open("rb") as file:
+                run(powerless(["tar", "--extract", packed, "--file=-", *modest]), stdin=file, cwd=tree)
+            disown(tree)
         except CommandError as error:
             raise SallyportError(
                 f"{named} cannot be unpacked: {error}", f"name an archive of Buildroot {BUILT}"
             ) from error
-        _checked(tree, wanted)
+        _checked(_built(tree), wanted)
         if remote:
             archive.unlink()
 
@@ -81,15 +101,26 @@ def provide(named: str, cache: Cache, wanted: str = CONTENT, *, offline: bool = 
     return Source.open(cache.step("buildroot", f"Buildroot {BUILT}", inputs, build) / "tree")
 
 
-def _checked(directory: Path, wanted: str) -> Source:
+def _built(directory: Path) -> Source:
     tree = Source.open(directory)
     tree.require(BUILT)
-    if content(tree.directory) != wanted:
-        raise SallyportError(f"{tree.directory} says it is Buildroot {BUILT}, and its files are others", _REMEDY)
     return tree
 
 
-def _look_into(archive: Path, named: str) -> None:
+def _checked(tree: Source, wanted: str) -> Source:
+    if content(tree.directory) != wanted:
+        raise SallyportError(f"{tree.directory} says it is Buildroot {tree.release}, and its files are others", _REMEDY)
+    return tree
+
+
+def _packed(archive: Path) -> str:
+    """The option of tar(1) for how an archive is compressed: it does not find out what its standard input is."""
+    with archive.open("rb") as file:
+        begin = file.read(8)
+    return next((option for magic, option in _COMPRESSED.items() if begin.startswith(magic)), "--blocking-factor=20")
+
+
+def _look_into(archive: Path, packed: str, named: str) -> None:
     """Before anything is written: how much there would be, headers and holes of sparse files included."""
     unpacked = 0
 
@@ -101,4 +132,5 @@ def _look_into(archive: Path, named: str) -> None:
         if unpacked > _MOST_UNPACKED:
             raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)
 
-    run(["tar", "--list", "--verbose", "--numeric-owner", "--file", archive], on_line=count)
+    with archive.open("rb") as file:
+        run(powerless(["tar", "--list", packed, "--verbose", "--numeric-owner", "--file=-"]), stdin=file, on_line=count)

@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rootfs.errors import SallyportError
+from rootfs.given import printable
 from tests.probes.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code, overall
 
 __all__ = [
@@ -242,11 +243,6 @@ def from_json(text: str | bytes) -> Report:
             "it was changed after the run: repeat the proof",
         )
     return report
-
-
-def printable(text: str) -> str:
-    """Replace what XML 1.0 cannot carry and what could steer a terminal or turn text around."""
-    return "".join(c if c in "\n\t" or (c.isprintable() and c not in "\ufffe\uffff") else "?" for c in text)
 
 
 def to_junit(report: Report) -> str:

@@ -12,13 +12,12 @@ what it signs is looked at, and what it names is only ever a file beside it.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -32,8 +31,10 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
+from rootfs import given
 from rootfs.errors import SallyportError
-from tests.probes.report import MAX_REPORT, WORDS, Report, from_json, printable, replace_text, to_json
+from rootfs.given import printable
+from tests.probes.report import MAX_REPORT, WORDS, Report, from_json, replace_text, to_json
 from tests.probes.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Verdict, reason
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -188,7 +189,7 @@ def sign(report: Report, report_files: Iterable[Path], key: Path, out: Path) -> 
     if len(set(names)) != len(names) or out.name in names:
         raise SallyportError(f"two files of the statement {out} have the same name", "give each a name of its own")
     signer = CryptoSigner(_private_key(key))
-    configuration = [_Resource(path.name, _Digest(_sha256(path))) for path in files]
+    configuration = [_Resource(path.name, _Digest(given.sha256(path))) for path in files]
     payload = msgspec.json.encode(_statement(_saved(report, files), configuration))
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
     envelope.sign(signer)
@@ -282,7 +283,7 @@ def _saved(report: Report, files: Iterable[Path]) -> Report:
     path = next((path for path in files if path.name == REPORT), None)
     if path is None:
         raise SallyportError(f"a statement needs the run's {REPORT}", "write the report first")
-    saved = from_json(_read(path, MAX_REPORT))
+    saved = from_json(given.read(path, MAX_REPORT))
     if to_json(saved) != to_json(report):
         raise SallyportError(f"{path} is not the report of this run", "write the report again, then sign")
     return saved
@@ -290,7 +291,7 @@ def _saved(report: Report, files: Iterable[Path]) -> Report:
 
 def _envelope(path: Path) -> Envelope:
     """Read an envelope; every field of it is whole and of its type, nothing is verified."""
-    parsed = _decode(path, _read(path, MAX_STATEMENT), _Envelope, "a DSSE envelope")
+    parsed = _decode(path, given.read(path, MAX_STATEMENT), _Envelope, "a DSSE envelope")
     for name, text in [("payload", parsed.payload), *(("signature", item.sig) for item in parsed.signatures)]:
         if not _is_base64(text):
             raise _refusal(path, f"its {name} is not base64")
@@ -342,7 +343,7 @@ def _body(path: Path, envelope: Envelope) -> _Statement:
 
 
 def _check_image(path: Path, subject: _Resource, image: Path) -> None:
-    found = _sha256(image)
+    found = given.sha256(image)
     if found != subject.digest.sha256:
         raise SallyportError(
             f"{path} is about {subject.name} (sha256 {subject.digest.sha256}), not {image} (sha256 {found})",
@@ -358,7 +359,7 @@ def _check_files(path: Path, files: Iterable[_Resource]) -> tuple[tuple[str, ...
         if not os.path.lexists(beside):
             missing.append(file.name)
             continue
-        if _sha256(beside) != file.digest.sha256:
+        if given.sha256(beside) != file.digest.sha256:
             raise SallyportError(
                 f"{beside} is not the file that was signed: its sha256 differs",
                 "take the run's own files, or remove it",
@@ -368,7 +369,7 @@ def _check_files(path: Path, files: Iterable[_Resource]) -> tuple[tuple[str, ...
 
 
 def _private_key(path: Path) -> _PrivateKey:
-    pem = _read(path, MAX_KEY)
+    pem = given.read(path, MAX_KEY)
     passphrase = None
     if b"ENCRYPTED" in pem:  # PKCS#8 says it in the label (RFC 7468 section 11), older files in a header (RFC 1421)
         passphrase = os.environb.get(PASSPHRASE.encode(), b"")
@@ -392,7 +393,7 @@ def _private_key(path: Path) -> _PrivateKey:
 
 
 def _public_key(path: Path) -> _PublicKey:
-    pem = _read(path, MAX_KEY)
+    pem = given.read(path, MAX_KEY)
     if b"PRIVATE KEY" in pem:
         raise SallyportError(
             f"{path} is a private key; a statement is checked with the public one",
@@ -425,36 +426,3 @@ def _refusal(
     path: Path, why: str, hint: str = "do not rely on it: get the statement again, or repeat the proof"
 ) -> SallyportError:
     return SallyportError(f"{path}: {why}", hint)
-
-
-def _open(path: Path) -> BinaryIO:
-    """Open a regular file to read; a pipe or a device would keep us waiting for ever.
-
-    Raises:
-        SallyportError: there is no such file, or it is something else.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise SallyportError(f"{path} is not a file", "name a file")
-        return os.fdopen(fd, "rb")
-    except OSError as error:
-        raise SallyportError(
-            f"{path} cannot be read: {error.strerror or error}", "name a file that is there"
-        ) from error
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """Read a whole file of at most ``limit`` bytes."""
-    with _open(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise SallyportError(f"{path} is longer than {limit} bytes", "name the right file: this one is not it")
-    return data
-
-
-def _sha256(path: Path) -> str:
-    """Digest a whole file, whatever its size."""
-    with _open(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

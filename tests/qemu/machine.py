@@ -1,7 +1,10 @@
 """One QEMU machine that boots an image: the hardware of profile ``qemu``, serial ports, QMP.
 
-QEMU comes from the tools tree. The machine starts paused, everything is attached, then it runs: no race at boot. KVM is
-nested (the emulated processor has SVM), so the appliance runs its VM under real KVM as on hardware.
+QEMU comes from the tools tree, and runs confined (`rootfs.tools`), for it runs what somebody sent: the disk, a saved
+machine and the wire are opened here and handed to it, and it sees one directory, its own, as `_PLACE`.
+
+The machine starts paused, everything is attached, then it runs: no race at boot. KVM is nested (the emulated processor
+has SVM), so the appliance runs its VM under real KVM as on hardware.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
-from rootfs.tools import Tools
+from rootfs.tools import Confined, Tools, own
 
 PORT_MAC = "52:54:00:5a:11:01"
 """Burned-in address of the emulated management port."""
@@ -64,6 +67,12 @@ HARDWARE = {
     ),
 }
 """By the architecture of an image's profile."""
+_PLACE = "/machine"
+"""Where QEMU sees its directory."""
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny"
+"""QEMU's own filter of system calls (qemu(1), -sandbox)."""
+_SETS = {"disk": 1, "state": 2}
+"""Numbers of descriptors' sets (qemu(1), -add-fd)."""
 _SAVED = frozenset({"completed", "failed", "cancelled"})
 """Where a migration stays (MigrationStatus, QEMU qapi/migration.json). Before them come ``active`` and ``device``."""
 _LOADED = frozenset({"paused"})
@@ -160,6 +169,7 @@ class Machine:
         self._log, self._saved, self._tap = log, saved, tap
         self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._descriptors: dict[str, int] = {}
         self._qmp: QEMUMonitorProtocol | None = None
         self._serial_text = ""
         self._serial_lock = threading.Condition()
@@ -193,7 +203,7 @@ class Machine:
         nic = ["-device", f"virtio-net-pci,netdev=port,mac={PORT_MAC},ctrl_vlan=off,romfile="]
         user = f"user,id=%s,restrict=on,net={network},host={gateway}"
         if self._wire is not None:
-            stream = f"stream,id=%s,server=off,addr.type=unix,addr.path={self._wire}"
+            stream = f"stream,id=%s,server=off,addr.type=fd,addr.str={self._descriptors['wire']}"
             if self._forward is None:
                 return ["-netdev", stream % "port", *nic]
             # A hub joins the port, the wire, the user network and the tap.
@@ -210,14 +220,13 @@ class Machine:
         return ["-netdev", user % "port" + rules, *nic]
 
     def _command(self) -> list[str]:
-        directory = self._directory
-        disk = self._saved.disk if self._saved else self._persist or self.image.path
         snapshot = "off" if self._persist else "on"
         serial = (
             "stdio,id=serial,signal=off"
             if self._console
-            else f"socket,id=serial,path={directory}/serial.sock,server=on,wait=off"
+            else f"socket,id=serial,path={_PLACE}/serial.sock,server=on,wait=off"
         )
+        files = [name for name in ("disk", "state") if name in self._descriptors]
         return [
             *(
                 self._hardware.program,
@@ -228,18 +237,26 @@ class Machine:
                 "-display",
                 "none",
                 "-S",
+                "-sandbox",
+                _SANDBOX,
             ),
             *("-M", self._hardware.type, "-cpu", self._hardware.cpu, "-smp", "2", "-m", "1024"),
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
-            *("-drive", f"if=pflash,format=raw,file={directory}/vars.fd"),
-            *("-drive", f"id=disk,if=none,format=raw,file={disk},snapshot={snapshot}"),
+            *("-drive", f"if=pflash,format=raw,file={_PLACE}/vars.fd"),
+            *(word for name in files for word in ("-add-fd", f"fd={self._descriptors[name]},set={_SETS[name]}")),
+            *("-drive", f"id=disk,if=none,format=raw,file=/dev/fdset/{_SETS['disk']},snapshot={snapshot}"),
             *("-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"),
             *("-chardev", serial, "-serial", "chardev:serial"),
-            *("-chardev", f"socket,id=shell,path={self.shell_socket},server=on,wait=off", "-serial", "chardev:shell"),
             *(
                 "-chardev",
-                f"socket,id=qmp,path={directory}/qmp.sock,server=on,wait=off",
+                f"socket,id=shell,path={_PLACE}/{self.shell_socket.name},server=on,wait=off",
+                "-serial",
+                "chardev:shell",
+            ),
+            *(
+                "-chardev",
+                f"socket,id=qmp,path={_PLACE}/qmp.sock,server=on,wait=off",
                 "-mon",
                 "chardev=qmp,mode=control",
             ),
@@ -247,26 +264,43 @@ class Machine:
             *(("-incoming", "defer") if self._saved else ()),
         ]
 
+    def _open(self) -> dict[str, int]:
+        """Descriptors of what QEMU works on and could not open itself."""
+        disk = self._saved.disk if self._saved else self._persist or self.image.path
+        opened = {"disk": os.open(disk, os.O_RDWR if self._persist else os.O_RDONLY)}
+        if self._saved is not None:
+            opened["state"] = os.open(self._saved.state, os.O_RDONLY)
+        if self._wire is not None:
+            wire = socket.socket(socket.AF_UNIX)
+            wire.connect(str(self._wire))
+            opened["wire"] = wire.detach()
+        return opened
+
     def _start(self) -> None:
         directory = self._directory
         variables = self._saved.variables if self._saved else self._tools.tree / self._hardware.variables
         shutil.copyfile(variables, directory / "vars.fd")
-        places = [self.image.path.parent.resolve(), directory]
-        places += [self._wire.parent.resolve()] if self._wire else []
-        places += [self._persist.parent.resolve()] if self._persist else []
-        places += [self._saved.state.parent] if self._saved else []
+        for path in (directory, directory / "vars.fd"):
+            own(path)
         self._errors: IO[bytes] = (directory / "errors").open("w+b")
-        self._process = self._tools.start(
-            ["env", f"TMPDIR={directory}", *self._command()],
-            binds=[(place, place) for place in dict.fromkeys(places)],
-            cwd=Path.cwd() if Path.cwd() in places else directory,
-            stdin=None if self._console else subprocess.DEVNULL,
-            stdout=None if self._console else self._errors,
-            stderr=self._errors,
-            # With the console on this terminal Ctrl-C belongs to us, not to the appliance.
-            start_new_session=not self._console,
-            pass_fds=() if self._tap is None else (self._tap,),
-        )
+        self._descriptors = self._open()
+        handed = [*self._descriptors.values(), *(() if self._tap is None else (self._tap,))]
+        try:
+            self._process = self._tools.start(
+                ["env", f"TMPDIR={_PLACE}", *self._command()],
+                binds=[(directory, Path(_PLACE))],
+                cwd=Path(_PLACE),
+                confined=Confined(network=self._forward is not None),
+                stdin=None if self._console else subprocess.DEVNULL,
+                stdout=None if self._console else self._errors,
+                stderr=self._errors,
+                # With the console on this terminal Ctrl-C belongs to us, not to the appliance.
+                start_new_session=not self._console,
+                pass_fds=handed,
+            )
+        finally:
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
         self._await_socket("qmp.sock")
         self._qmp = self._connect_qmp()
         if not self._console:
@@ -331,7 +365,7 @@ class Machine:
         if self._saved is not None:
             # Or QEMU itself would send frames in the port's name, as after a move to another switch.
             self.qmp("migrate-set-parameters", **{"announce-rounds": 0})
-            self.qmp("migrate-incoming", uri=f"file:{self._saved.state}")
+            self.qmp("migrate-incoming", uri=f"file:/dev/fdset/{_SETS['state']}")
             self._await("query-status", _LOADED, "loading the saved machine")
         self.powered_on_at = time.monotonic()
         self.qmp("cont")
@@ -409,7 +443,7 @@ class Machine:
         place, saved = self._directory, Saved(folder / "state", self._persist, folder / "vars.fd")
         self.qmp("stop")  # flushes the disk, too
         self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        self.qmp("migrate", uri=f"file:{place}/state")
+        self.qmp("migrate", uri=f"file:{_PLACE}/state")
         answer = self._await("query-migrate", _SAVED, "saving the machine")
         if answer["status"] != "completed":
             raise MachineError(f"QEMU could not save the machine: {answer.get('error-desc', answer)}")

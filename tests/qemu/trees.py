@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from rootfs import unpack as unpacking
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
-from rootfs.tools import BUILD, Tools
+from rootfs.tools import BUILD, Confined, Tools
 from tests.probes.outside import Progress
 from tests.probes.result import Result
 from tests.probes.tree import run_tree
@@ -39,7 +38,8 @@ def check(tools: Tools, trees: Trees) -> list[Result]:
     """All checks of the trees."""
 
     def analyze(argv: Sequence[str]) -> str:
-        return tools.run([word.replace(str(trees.folder), str(BUILD)) for word in argv], build=trees.folder)
+        words = [word.replace(str(trees.folder), str(BUILD)) for word in argv]
+        return tools.run(words, build=trees.folder, confined=Confined())
 
     return run_tree(
         trees.host,
@@ -62,15 +62,14 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
         found = unpacking.unpack(tools, image, folder)
     except SallyportError as error:
         raise MachineError(str(error), error.hint) from error
-    manifest = json.loads(image.path.with_suffix(".manifest.json").read_text())
     return Trees(
         folder,
         found.host,
         found.vm,
         image.test_access,
-        files=manifest["files"],
+        files=image.manifest.files,
         kernel=found.kernel,
-        root_hash=manifest["root_hash"],
+        root_hash=image.manifest.root_hash,
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from rootfs.run import FIRST_ID
+
 MAX_ENTRIES = 50_000
 MAX_DEPTH = 64
 MAX_TEXT = 1 << 20
@@ -38,6 +40,14 @@ class Entry:
         return f"{self.path!r} ({stat.filemode(self.mode)} {self.uid}:{self.gid})"
 
 
+def _inner(number: int) -> int:
+    """A user or group as it is in the image: what unpacked it is confined, and its root is another id here.
+
+    Numbers below are ours, of planted files: the confined program cannot give a file any of them.
+    """
+    return number - FIRST_ID if number >= FIRST_ID else number
+
+
 class Tree:
     """A root file system below ``root``; nothing outside of it is ever looked at."""
 
@@ -61,7 +71,7 @@ class Tree:
                     at = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     target = os.readlink(name, dir_fd=descriptor) if stat.S_ISLNK(at.st_mode) else ""
                     full = name if here == "." else f"{here}/{name}"
-                    found.append(Entry(full, at.st_mode, at.st_uid, at.st_gid, at.st_size, target))
+                    found.append(Entry(full, at.st_mode, _inner(at.st_uid), _inner(at.st_gid), at.st_size, target))
         except OSError as error:
             raise TreeError(f"{self.root}: {error}") from error
         return tuple(sorted(found, key=lambda entry: entry.path))

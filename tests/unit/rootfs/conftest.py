@@ -14,7 +14,7 @@ from rich.console import Console
 from rootfs.buildroot.output import Output
 from rootfs.buildroot.source import Source
 from rootfs.steps import Cache
-from rootfs.tools import Tools
+from rootfs.tools import Confined, Tools
 from tests.unit.rootfs.fake_buildroot import Here, make_tree
 
 Program = Callable[[str, str], Path]
@@ -36,6 +36,7 @@ class FakeTools(Tools):
         env: dict[str, str] | None = None,
         shown: Sequence[tuple[Path, Path]] = (),
         epoch: bool = True,
+        confined: Confined | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> str:
         words = [str(word) for word in command]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 
 import pytest
 from invoke import Exit
+from rich.table import Table
 
 from rootfs.errors import SallyportError
-from rootfs.friendly import friendly
+from rootfs.friendly import PlainConsole, friendly
 
 NO_ROOM = os.strerror(errno.ENOSPC)
 
@@ -40,3 +42,22 @@ def test_what_can_be_expected_is_a_sentence(
     assert "Traceback" not in said
     for part in words:
         assert part in said
+
+
+def test_what_somebody_said_does_not_steer_the_terminal() -> None:
+    """By each way that text takes to it: printed, in a table, in progress that is drawn over again."""
+    steering = "a\x1b[2Jb\x1b]0;title\x07c\x9bd\u202ee"
+    file = io.StringIO()
+    console = PlainConsole(file=file, force_terminal=True, width=200)
+    table = Table(steering)
+    table.add_row(steering)
+    console.print(steering, markup=False, highlight=False)
+    console.print(table)
+    with console.status(steering):
+        pass
+    said = file.getvalue()
+    assert said.count("a?[2Jb?]0;title") == 4
+    assert not {"\x07", "\x9b", "\u202e"} & set(said)
+    assert "\x1b[2J" not in said
+    assert "\x1b]" not in said
+    assert "\x1b[?25l" in said  # its own are there: the progress hid the cursor

@@ -127,7 +127,7 @@ def test_data_that_is_something_else_is_refused(tmp_path: Path, text: str, why: 
     file.write_text(json.dumps({"cve_items": [issue("CVE-2026-1", {"criteria": "openssl"})]}))
     with pytest.raises(SallyportError, match="CVE-2026-1: not a CPE"):
         nvd.read([file])
-    with pytest.raises(SallyportError, match=r"none\.json: No such file"):
+    with pytest.raises(SallyportError, match=r"none\.json cannot be read: No such file"):
         nvd.read([tmp_path / "none.json"])
     with pytest.raises(SallyportError, match="no file of the database"):
         nvd.read([])

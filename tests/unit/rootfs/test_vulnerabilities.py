@@ -116,7 +116,7 @@ def test_a_feed_that_is_something_else_is_refused(tmp_path: Path, text: str, whe
     file.write_text(text)
     with pytest.raises(SallyportError, match=rf"feed\.json: not the Debian security tracker's JSON: {where}"):
         vulnerabilities.read_feed(file)
-    with pytest.raises(SallyportError, match=r"none\.json: No such file"):
+    with pytest.raises(SallyportError, match=r"none\.json cannot be read: No such file"):
         vulnerabilities.read_feed(tmp_path / "none.json")
 
 
