@@ -9,10 +9,14 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rootfs.errors import SallyportError
 from rootfs.run import environment, run
+from rootfs.surroundings import UMASK
 
 BUILD = Path("/build")
 """Where a step's directory is seen inside, wherever it is outside: no path of this machine gets into an output."""
+INSIDE = {"TZ": "UTC", "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - inside the sandbox
+"""Of the environment what would name places that are not there inside."""
 
 
 class Tools:
@@ -40,8 +44,16 @@ class Tools:
             network: whether it sees this machine's network.
             processes: whether it sees this machine's processes. If not, all that it started end with it.
             cwd: working directory inside.
+
+        Raises:
+            SallyportError: the tree cannot be used where it is.
         """
         tree = self.tree
+        if set(str(tree)) & set(":;"):
+            raise SallyportError(
+                f"{tree}: the path has a colon or a semicolon",
+                "move the checkout: the dynamic loader (ld.so(8)) splits it",
+            )
         words: list[str | Path] = [
             tree / "usr/lib64/ld-linux-x86-64.so.2",
             "--library-path",
@@ -85,13 +97,14 @@ class Tools:
         # e2fsck, which genimage runs, has a variable of its own (e2fsck(8)), and so has libext2fs.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}
         fixed |= {"E2FSCK_TIME": str(EPOCH), "E2FSPROGS_FAKE_TIME": str(EPOCH)}
-        return run(argv, env={"TZ": "UTC"} | fixed | (env or {}), on_line=on_line)
+        return run(argv, env=INSIDE | fixed | (env or {}), on_line=on_line)
 
     def start(
         self, command: Sequence[str | Path], *, binds: Sequence[tuple[Path, Path]], cwd: Path, **options: object
     ) -> subprocess.Popen[bytes]:
         """Start a long-lived program of the tools tree; it ends with this process. ``options`` go to Popen."""
-        return subprocess.Popen(self.argv(command, binds=binds, cwd=cwd), env=environment(), **options)  # type: ignore[call-overload,no-any-return]
+        argv = self.argv(command, binds=binds, cwd=cwd)
+        return subprocess.Popen(argv, env=environment(INSIDE), umask=UMASK, **options)  # type: ignore[call-overload,no-any-return]
 
 
 EPOCH = 1_767_225_600

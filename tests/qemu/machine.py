@@ -27,6 +27,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
+from rootfs.scratch import socket_path
 from rootfs.tools import Tools
 
 PORT_MAC = "52:54:00:5a:11:01"
@@ -68,6 +69,9 @@ _SAVED = frozenset({"completed", "failed", "cancelled"})
 """Where a migration stays (MigrationStatus, QEMU qapi/migration.json). Before them come ``active`` and ``device``."""
 _LOADED = frozenset({"paused"})
 """RunState of a machine that was stopped when it was saved, when ``inmigrate`` is over."""
+_OWN, _DISK, _WIRE, _SAVED_AT = Path("/machine"), Path("/disk.img"), Path("/wire"), Path("/saved")
+"""Where QEMU sees its own directory, the disk, the directory of the wire's socket and that of a saved machine: a path
+outside may have a comma, which parts options, or be too long for a socket."""
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?!=]*[ -/]*[@-~]|[()][A-Z0-9]|[^\[])")
 
 
@@ -193,7 +197,7 @@ class Machine:
         nic = ["-device", f"virtio-net-pci,netdev=port,mac={PORT_MAC},ctrl_vlan=off,romfile="]
         user = f"user,id=%s,restrict=on,net={network},host={gateway}"
         if self._wire is not None:
-            stream = f"stream,id=%s,server=off,addr.type=unix,addr.path={self._wire}"
+            stream = f"stream,id=%s,server=off,addr.type=unix,addr.path={_WIRE / self._wire.name}"
             if self._forward is None:
                 return ["-netdev", stream % "port", *nic]
             # A hub joins the port, the wire, the user network and the tap.
@@ -210,19 +214,17 @@ class Machine:
         return ["-netdev", user % "port" + rules, *nic]
 
     def _command(self) -> list[str]:
-        directory = self._directory
-        disk = self._saved.disk if self._saved else self._persist or self.image.path
         snapshot = "off" if self._persist else "on"
         serial = (
             "stdio,id=serial,signal=off"
             if self._console
-            else f"socket,id=serial,path={directory}/serial.sock,server=on,wait=off"
+            else f"socket,id=serial,path={_OWN}/serial.sock,server=on,wait=off"
         )
         return [
             *(
                 self._hardware.program,
                 "-name",
-                self.image.name,
+                f"guest={self.image.name.replace(',', ',,')}",
                 "-nodefaults",
                 "-no-user-config",
                 "-display",
@@ -232,14 +234,19 @@ class Machine:
             *("-M", self._hardware.type, "-cpu", self._hardware.cpu, "-smp", "2", "-m", "1024"),
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
-            *("-drive", f"if=pflash,format=raw,file={directory}/vars.fd"),
-            *("-drive", f"id=disk,if=none,format=raw,file={disk},snapshot={snapshot}"),
+            *("-drive", f"if=pflash,format=raw,file={_OWN}/vars.fd"),
+            *("-drive", f"id=disk,if=none,format=raw,file={_DISK},snapshot={snapshot}"),
             *("-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"),
             *("-chardev", serial, "-serial", "chardev:serial"),
-            *("-chardev", f"socket,id=shell,path={self.shell_socket},server=on,wait=off", "-serial", "chardev:shell"),
             *(
                 "-chardev",
-                f"socket,id=qmp,path={directory}/qmp.sock,server=on,wait=off",
+                f"socket,id=shell,path={_OWN / self.shell_socket.name},server=on,wait=off",
+                "-serial",
+                "chardev:shell",
+            ),
+            *(
+                "-chardev",
+                f"socket,id=qmp,path={_OWN}/qmp.sock,server=on,wait=off",
                 "-mon",
                 "chardev=qmp,mode=control",
             ),
@@ -251,15 +258,15 @@ class Machine:
         directory = self._directory
         variables = self._saved.variables if self._saved else self._tools.tree / self._hardware.variables
         shutil.copyfile(variables, directory / "vars.fd")
-        places = [self.image.path.parent.resolve(), directory]
-        places += [self._wire.parent.resolve()] if self._wire else []
-        places += [self._persist.parent.resolve()] if self._persist else []
-        places += [self._saved.state.parent] if self._saved else []
+        disk = self._saved.disk if self._saved else self._persist or self.image.path
+        binds = [(directory, _OWN), (disk, _DISK)]
+        binds += [(self._wire.parent, _WIRE)] if self._wire else []
+        binds += [(self._saved.state.parent, _SAVED_AT)] if self._saved else []
         self._errors: IO[bytes] = (directory / "errors").open("w+b")
         self._process = self._tools.start(
-            ["env", f"TMPDIR={directory}", *self._command()],
-            binds=[(place, place) for place in dict.fromkeys(places)],
-            cwd=Path.cwd() if Path.cwd() in places else directory,
+            ["env", f"TMPDIR={_OWN}", *self._command()],
+            binds=[(outside.absolute(), inside) for outside, inside in binds],
+            cwd=_OWN,
             stdin=None if self._console else subprocess.DEVNULL,
             stdout=None if self._console else self._errors,
             stderr=self._errors,
@@ -271,23 +278,26 @@ class Machine:
         self._qmp = self._connect_qmp()
         if not self._console:
             serial = socket.socket(socket.AF_UNIX)
-            serial.connect(str(directory / "serial.sock"))
+            with socket_path(directory / "serial.sock") as path:
+                serial.connect(path)
             threading.Thread(target=self._read_serial, args=(serial,), name="serial", daemon=True).start()
 
     def _connect_qmp(self) -> QEMUMonitorProtocol:
         """QMP; a socket's name is there a moment before QEMU listens at it."""
         deadline = time.monotonic() + 30
         while True:
-            client = QEMUMonitorProtocol(str(self._directory / "qmp.sock"))
-            try:
-                client.connect()
-                return client
-            except (QMPError, OSError) as error:
-                with suppress(Exception):
-                    client.close()
-                if time.monotonic() > deadline or not self.alive():
-                    raise MachineError(f"QEMU does not answer: {error}; {self._said()}", "start it again") from error
-                time.sleep(0.05)
+            with socket_path(self._directory / "qmp.sock") as path:
+                client = QEMUMonitorProtocol(path)
+                try:
+                    client.connect()
+                    return client
+                except (QMPError, OSError) as error:
+                    with suppress(Exception):
+                        client.close()
+                    if time.monotonic() > deadline or not self.alive():
+                        what = f"QEMU does not answer: {error}; {self._said()}"
+                        raise MachineError(what, "start it again") from error
+            time.sleep(0.05)
 
     def _await_socket(self, name: str) -> None:
         deadline = time.monotonic() + 30
@@ -331,7 +341,7 @@ class Machine:
         if self._saved is not None:
             # Or QEMU itself would send frames in the port's name, as after a move to another switch.
             self.qmp("migrate-set-parameters", **{"announce-rounds": 0})
-            self.qmp("migrate-incoming", uri=f"file:{self._saved.state}")
+            self.qmp("migrate-incoming", uri=f"file:{_SAVED_AT / self._saved.state.name}")
             self._await("query-status", _LOADED, "loading the saved machine")
         self.powered_on_at = time.monotonic()
         self.qmp("cont")
@@ -409,7 +419,7 @@ class Machine:
         place, saved = self._directory, Saved(folder / "state", self._persist, folder / "vars.fd")
         self.qmp("stop")  # flushes the disk, too
         self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        self.qmp("migrate", uri=f"file:{place}/state")
+        self.qmp("migrate", uri=f"file:{_OWN}/state")
         answer = self._await("query-migrate", _SAVED, "saving the machine")
         if answer["status"] != "completed":
             raise MachineError(f"QEMU could not save the machine: {answer.get('error-desc', answer)}")
