@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import shutil
 
 import pytest
 from invoke import Exit
 
+from rootfs.debian import packages
 from rootfs.errors import SallyportError
-from rootfs.friendly import friendly
+from rootfs.friendly import building, friendly
 
 NO_ROOM = os.strerror(errno.ENOSPC)
 
@@ -40,3 +42,30 @@ def test_what_can_be_expected_is_a_sentence(
     assert "Traceback" not in said
     for part in words:
         assert part in said
+
+
+@pytest.mark.parametrize("options", [{}, {"newest": False}, {"newest": True}])
+def test_the_newest_is_asked_for_by_an_option_of_every_task_that_builds(
+    options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(packages.NEWEST, "")
+    seen: list[tuple[str, bool]] = []
+
+    @building
+    def work(profile: str = "qemu") -> None:
+        seen.append((profile, packages.newest()))
+
+    work("mine", **options)
+    assert seen == [("mine", options.get("newest", False))]
+    assert list(inspect.signature(work).parameters) == ["profile", "newest"]
+
+
+def test_no_password_of_an_address_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise SallyportError("https://me:se@cret@host/x and http://host/@y", "ask http://token@host/")
+
+    with pytest.raises(Exit):
+        friendly(fail)()
+    said = capsys.readouterr().err
+    assert "https://***@host/x and http://host/@y" in said
+    assert "http://***@host/" in said
