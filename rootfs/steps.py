@@ -44,7 +44,7 @@ def digest_path(path: Path, *, whole: bool = False) -> str:
         whole: with compiled files, which otherwise are left out: in a tree that is not ours they are no by-product.
     """
     digest = hashlib.sha256()
-    files = [path] if not path.is_dir() or path.is_symlink() else sorted(path.rglob("*"))
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]  # a link to a directory is one, too
     for file in files:
         if not whole and (file.name == "__pycache__" or file.name.endswith(_COMPILED)):
             continue

@@ -60,8 +60,7 @@ def elsewhere() -> Iterator[Path]:
 
 
 def digests(image: Path) -> dict[str, str]:
-    files = [path for path in image.parent.glob(f"{image.stem}.*")]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in image.parent.glob(f"{image.stem}.*")}
 
 
 def test_an_image_is_the_same_wherever_and_however_it_is_built(release: Built, made_by: str, elsewhere: Path) -> None:
