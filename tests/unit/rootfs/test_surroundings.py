@@ -60,7 +60,7 @@ def test_a_task_reads_utf8_and_makes_files_for_all(tmp_path: Path, locale: dict[
     (tmp_path / "text").write_bytes("ü".encode())
     (tmp_path / "program.py").write_text(PROGRAM)
     env = {"PATH": os.environ["PATH"], **locale}
-    words = [sys.executable, tmp_path / "program.py", str(PROJECT)]
+    words = [sys.executable, str(tmp_path / "program.py"), str(PROJECT)]
     said = subprocess.run(words, cwd=tmp_path, env=env, umask=mask, capture_output=True, text=True, check=False)
     assert said.stdout.split() == ["True", ascii("ü"), "0o100644"], said.stderr
     assert (tmp_path / "made").read_bytes() == "ü".encode()
