@@ -27,6 +27,8 @@ NEWEST = "SALLYPORT_NEWEST"
 """Environment variable: take the archive's present versions, not those of `LOCK`."""
 _OTHER_VERSION = re.compile(r"Version '([^']+)' for '([^']+)' was not found")
 _NO_PACKAGE = re.compile(r"Unable to locate package (\S+)")
+_ORIGIN = ("dev/*", "etc/apt/*", "etc/hostname", "var/lib/apt/*", "var/cache/apt/*", "var/log/*")
+"""What mmdebstrap leaves of where packages came from, and of the machine."""
 _NAMED = 5
 """Packages that a message names; it counts the others."""
 _LOGINS = [
@@ -186,7 +188,7 @@ def _mmdebstrap(
             files[value["Package"]] = [n.removeprefix("./") for n in names if not n.endswith("/")]
         # tar and not tarfile: a tree of device nodes and odd modes becomes plain files that we own. Where the packages
         # came from stays outside.
-        left_out = [f"--exclude=./{path}" for path in ("dev/*", "etc/apt/*", "var/lib/apt/*", "var/cache/apt/*")]
+        left_out = [f"--exclude=./{path}" for path in _ORIGIN]
         run(["tar", "-C", tree, "-xf", tar, "--no-same-owner", "--no-same-permissions", *left_out])
     (output / "packages.json").write_text(json.dumps([asdict(package) for package in packages]))
     (output / "files.json").write_text(json.dumps(files))

@@ -83,3 +83,19 @@ def test_a_compile_node_has_the_locked_compiler(
         tasks.node(Context(), listen="127.0.0.1", allow="127.0.0.1")
     assert "same compiler" in capsys.readouterr().err
     assert archive.asked == []
+
+
+def test_every_set_that_the_map_asks_for_is_locked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a build stops where the map was changed and the lock was not made anew."""
+    locked, asked = packages.read_lock(), {}
+
+    def fetch(name: str, include: Sequence[str], output: Path, **_: object) -> None:
+        asked[name] = set(include)
+        (output / "packages.json").write_text("[]")
+
+    monkeypatch.setattr(packages, "fetch", fetch)
+    Engine(desk.cache()).lock()
+    assert asked.keys() == locked.keys()
+    assert {name: include - {package.name for package in locked[name]} for name, include in asked.items()} == {
+        name: set() for name in asked
+    }
