@@ -40,6 +40,7 @@ def test_a_machine_in_an_odd_place(tools: Tools, name: str, tmp_path: Path, monk
         HostShell(machine.shell_socket).close()
         (block,) = [entry for entry in machine.qmp("query-block") if entry["device"] == "disk"]
         assert block["inserted"]["image"]["virtual-size"] == SIZE
+        machine.run()
         saved = machine.save(odd / "kept")
     assert list((odd / "tmp").iterdir()) == []
     with Machine(Tools(odd / "tools"), image, saved=saved) as again:
