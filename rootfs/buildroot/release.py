@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rootfs.buildroot.source import BUILT, NAMED, Source
 from rootfs.download import download, is_address
-from rootfs.errors import CommandError, OfflineError, SallyportError
+from rootfs.errors import CommandError, OfflineError, SallyportError, without_credentials
 from rootfs.run import run
 from rootfs.steps import Cache, digest_path
 
@@ -77,7 +77,7 @@ def provide(named: str, cache: Cache, wanted: str = CONTENT, *, offline: bool = 
         if remote:
             archive.unlink()
 
-    inputs = {"content": wanted, "archive": named if remote else digest_path(Path(named))}
+    inputs = {"content": wanted, "archive": without_credentials(named) if remote else digest_path(Path(named))}
     return Source.open(cache.step("buildroot", f"Buildroot {BUILT}", inputs, build) / "tree")
 
 
