@@ -31,11 +31,6 @@ _ORIGIN = ("dev/*", "etc/apt/*", "etc/hostname", "var/lib/apt/*", "var/cache/apt
 """What mmdebstrap leaves of where packages came from, and of the machine."""
 _NAMED = 5
 """Packages that a message names; it counts the others."""
-_LOGINS = [
-    f'--aptopt=Dir::Etc::{name} "/etc/apt/{path}"'
-    for name, path in (("netrc", "auth.conf"), ("netrcparts", "auth.conf.d"))
-]
-"""Names and passwords for mirrors stay where this machine's apt has them (apt_auth.conf(5))."""
 
 
 @dataclass(frozen=True, order=True)
@@ -159,9 +154,11 @@ def _mmdebstrap(
         debs, tar, tree, listed = work / "debs", work / "tree.tar", output / "tree", work / "debian.sources"
         debs.mkdir()
         tree.mkdir()
-        # In a file, as a mirror's address may have a password: everybody may see a command line.
-        listed.touch(mode=0o600)
-        listed.write_text("\n".join(source.stanza() for source in archive))
+        # In files, as the address of a mirror or proxy may have a password: everybody may see a command line.
+        settings = work / "settings"
+        for file, text in ((listed, "\n".join(source.stanza() for source in archive)), (settings, sources.settings())):
+            file.touch(mode=0o600)
+            file.write_text(text)
         argv = [
             "mmdebstrap",
             "--variant=extract",
@@ -169,7 +166,11 @@ def _mmdebstrap(
             f"--architectures={arch}",
             f"--include={','.join(include)}",
         ]
-        argv += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"', *_LOGINS]
+        argv += [
+            '--aptopt=APT::Install-Recommends "false"',
+            '--aptopt=Acquire::Languages "none"',
+            f"--aptopt={settings}",
+        ]
         argv += [f"--extract-hook=copy-out /var/cache/apt/archives {debs}", SUITE, str(tar), str(listed)]
         try:
             run(argv, on_line=progress, env={"TMPDIR": str(work)})

@@ -29,6 +29,12 @@ _OTHER_FIELDS = (
 """What of an entry tells apart its targets, and not how the archive is to be reached and checked."""
 _OTHER_SUITES = re.compile(r"backports|proposed-updates|experimental|rc-buggy|fasttrack")
 """Of Debian's archive, and no part of a release."""
+_SETTING = re.compile(
+    r"Acquire::(https?::.+|Check-Valid-Until|Check-Date|M(ax|in)-ValidTime(::.+)?|Retries|ForceIPv[46])"
+    r' "[^"]+";$'
+)
+_LOGINS = ('Dir::Etc::netrc "/etc/apt/auth.conf";', 'Dir::Etc::netrcparts "/etc/apt/auth.conf.d";')
+"""Names and passwords for archives stay where this machine's apt has them (apt_auth.conf(5))."""
 _ONE_LINE = re.compile(r"\s*deb(?:-src)?\s+(?:\[(?P<options>[^\]]*)\])?")
 _OPTION = re.compile(r"(?P<name>[a-z0-9-]+?)(?P<how>[-+]?)=(?P<value>\S*)", re.IGNORECASE)
 
@@ -94,6 +100,15 @@ def archive(arch: str = "amd64") -> list[Source]:
             "it wants Debian 12 or newer, component main, in /etc/apt/sources.list(.d); then `apt-get update`",
         )
     return sorted(found.values(), key=lambda source: source.suite)
+
+
+def settings() -> str:
+    """What this machine's apt is told about reaching archives and the age of their lists, as apt.conf(5) has it.
+
+    mmdebstrap has a configuration of its own. That unsigned archives are good enough is not taken over.
+    """
+    lines = [line for line in run(["apt-config", "dump", "Acquire"]).splitlines() if _SETTING.match(line)]
+    return "".join(f"{line}\n" for line in [*lines, *_LOGINS])
 
 
 def told(sources: Sequence[Source]) -> str:

@@ -62,6 +62,7 @@ def archive(tmp_path: Path, program: Program, lock: Path, monkeypatch: pytest.Mo
     (tmp_path / "content/dev/null").write_text("")
     (tmp_path / "debian.list").write_text("deb http://deb.example/debian bookworm main\n")
     program("apt-get", indextargets("http://deb.example/debian/"))
+    program("apt-config", """echo 'Acquire::http::Proxy "http://me:secret@proxy.example";'""")
     program("dpkg-deb", 'case "$1" in --field) head -n 3 "$2" ;; --contents) tail -n +4 "$2" ;; esac')
     program(
         "mmdebstrap",
@@ -72,7 +73,8 @@ for word; do
     --extract-hook=*) debs=${{word##* }} ;;
     --include=*) include=${{word#--include=}} ;;
     *.tar) tar=$word ;;
-    *.sources) cp "$word" {tmp_path}/given ;;
+    *.sources) cat "$word" >>{tmp_path}/given ;;
+    --aptopt=/*) cat "${{word#--aptopt=}}" >>{tmp_path}/given ;;
     esac
 done
 case "$include" in
@@ -202,7 +204,9 @@ def test_a_password_of_a_mirror_is_in_no_command_line_no_message_and_no_tree(
     with pytest.raises(CommandError) as caught:
         fetch("broken")
     # The failing mmdebstrap prints the sources that it was given.
-    assert "me:secret@" in (archive.parent / "given").read_text()
+    given = (archive.parent / "given").read_text()
+    assert "me:secret@mirror.example" in given
+    assert "me:secret@proxy.example" in given
     assert "***@mirror.example" in str(caught.value)
     assert "secret" not in f"{caught.value} {caught.value.hint} {archive.read_text()}"
 

@@ -192,6 +192,31 @@ def test_two_entries_of_one_archive_are_one_and_that_of_our_suite_counts(apt: Ap
     assert [dict(source.options)["Signed-By"] for source in sources.archive()] == ["/new"]
 
 
+def test_how_apt_reaches_archives_is_kept_and_nothing_else(program: Program) -> None:
+    """A proxy, a snapshot's age, a certificate; but not that unsigned archives will do."""
+    kept = [
+        'Acquire::http::Proxy "http://me:secret@proxy.example:3128";',
+        'Acquire::https::deb.example::CAInfo "/etc/own.pem";',
+        'Acquire::Check-Valid-Until "false";',
+        'Acquire::Max-ValidTime::Debian "86400";',
+        'Acquire::Retries "3";',
+        'Acquire::ForceIPv4 "true";',
+    ]
+    others = [
+        'Acquire "";',
+        'Acquire::http "";',
+        'Acquire::http::Proxy "";',
+        'Acquire::AllowInsecureRepositories "1";',
+        'Acquire::Languages:: "de";',
+        'Acquire::IndexTargets::deb::Packages::MetaKey "x";',
+        'APT::Update::Post-Invoke:: "rm -f /x";',
+    ]
+    program("apt-config", "cat <<'END'\n" + "\n".join([*others, *kept, *others]) + "\nEND")
+    said = sources.settings().splitlines()
+    assert said[: len(kept)] == kept
+    assert all(line.startswith("Dir::Etc::netrc") for line in said[len(kept) :])
+
+
 def test_a_source_that_is_shown_shows_no_password() -> None:
     source = Source("http://me:secret@mirror.example/", "trixie", where="/a.list:1")
     assert "secret" not in f"{source} {sources.told([source])}"
