@@ -10,16 +10,17 @@ from invoke import Collection, Context, Exit, task
 
 from rootfs import c_style
 from rootfs.errors import SallyportError
+from rootfs.friendly import NEWEST, building, friendly
 from rootfs.friendly import console as _console
-from rootfs.friendly import friendly
 from rootfs.image import OUT
-from rootfs.steps import remove
+from rootfs.steps import empty, remove
 from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, collection, debian
 from tests.tasks import bench, verification
 
 
 @task(
-    help={
+    help=NEWEST
+    | {
         "image": "image file to boot; built if it is not named",
         "profile": "device profile to build when no image is named",
         "way": WAY_HELP,
@@ -29,7 +30,7 @@ from tests.tasks import bench, verification
         "serial": "put the appliance's serial console on this terminal",
     }
 )
-@friendly
+@building
 def run(
     _: Context,
     image: str = "",
@@ -53,14 +54,15 @@ def run(
 
 @task(
     positional=[],
-    help={
+    help=NEWEST
+    | {
         "minutes": "how long in all, building aside",
         "target": "one target; all if none is named",
         "seed": "seed of the random choices; printed",
         "replay": "run this one input instead, or every kept one with `--replay all`",
     },
 )
-@friendly
+@building
 def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, replay: str = "") -> None:
     """Attack the forwarder's parsers with libFuzzer, ASan and UBSan. Exit code: 1 if one of them broke."""
     from tests.fuzz import run as fuzzer
@@ -76,13 +78,14 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
 
 
 @task(
-    help={
+    help=NEWEST
+    | {
         "part": "unit, image, qemu, fuzz, or all",
         "engine": "what makes the images that are tested: debian or buildroot",
         "options": "further options for pytest",
     }
 )
-@friendly
+@building
 def test(context: Context, part: str = "all", engine: str = "debian", options: str = "") -> None:
     """Run the tests: unit (a minute), image (reads the built tree), qemu (boots it; minutes), fuzz (minutes)."""
     parts = {
@@ -102,8 +105,8 @@ def test(context: Context, part: str = "all", engine: str = "debian", options: s
     _python(context, "pytest", "--engine", engine, *parts[part], *options.split())
 
 
-@task(help={"fix": "format Python and C in place first"})
-@friendly
+@task(help=NEWEST | {"fix": "format Python and C in place first"})
+@building
 def lint(context: Context, fix: bool = False) -> None:
     """Check style and types: ruff, mypy --strict, clang-format, clang-tidy."""
     toolbox = debian().tools
@@ -130,12 +133,18 @@ def _python(context: Context, *words: str) -> None:
 @task(help={"all": "the caches of Python tools, too"})
 @friendly
 def clean(_: Context, all: bool = False) -> None:
-    """Remove everything that was built: out/ with images, trees, the tools tree and reports."""
-    remove(OUT)
+    """Remove everything that was built: out/ with images, trees, the tools tree and reports. A link out/ stays."""
+    if OUT.is_dir():
+        for elsewhere in empty(OUT):
+            _console.print(f"[yellow]![/] a link led to {elsewhere}: what is there was left alone", highlight=False)
+    if OUT.is_symlink():
+        _console.print(f"out/ is empty; it is still a link to {OUT.readlink()}", highlight=False)
+    else:
+        remove(OUT)
+        _console.print("out/ is gone")
     if all:
         for name in (".mypy_cache", ".ruff_cache", ".pytest_cache"):
             remove(OUT.parent / name)
-    _console.print("out/ is gone")
 
 
 namespace = Collection(run, test, fuzz, lint, clean, collection, verification, bench)

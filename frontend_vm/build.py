@@ -90,6 +90,6 @@ def install_package(source: Path, tree: Path, without: set[str]) -> Path:
     """
     target = tree / "usr/lib/python3/dist-packages" / source.name
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *without))
-    for path in target.rglob("*"):
+    for path in (target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return target

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
+"""User and password in an address (RFC 3986, section 3.2.1)."""
+
+
+def without_credentials(text: str) -> str:
+    """The text with ``***`` in the place of users and passwords in addresses: mirrors and proxies may have some."""
+    return _CREDENTIALS.sub("***@", text)
+
 
 class SallyportError(Exception):
-    """Something the user can mend.
+    """Something the user can mend; says no password that is part of an address.
 
     Args:
         message: what is wrong and where (file:line, field), one sentence.
@@ -12,8 +22,8 @@ class SallyportError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(without_credentials(message))
+        self.hint = without_credentials(hint)
 
 
 class OfflineError(SallyportError):

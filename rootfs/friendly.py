@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import os
 import shutil
 import signal
@@ -14,8 +15,10 @@ from invoke import Exit
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from rootfs.debian import packages
 from rootfs.errors import SallyportError
 from rootfs.given import printable
+from rootfs.surroundings import settle
 
 
 class PlainConsole(Console):
@@ -28,6 +31,8 @@ class PlainConsole(Console):
 
 
 console = PlainConsole(stderr=True, soft_wrap=True)
+NEWEST = {"newest": "take the package versions that the archive has now, not those of rootfs/debian/packages.lock"}
+"""Help of the option that `building` adds."""
 
 
 def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +44,7 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         try:
+            settle()
             return function(*args, **options)
         except SallyportError as error:
             console.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
@@ -54,6 +60,25 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
             console.print("interrupted", style="yellow")
             raise Exit(code=130) from None
 
+    return wrapper
+
+
+def building(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`friendly`, and with the option ``--newest`` (`NEWEST`): for each task that may have to build something.
+
+    The option is an environment variable to whatever the task starts, so that all of it builds from the same packages.
+    """
+    inner = friendly(function)
+
+    @functools.wraps(inner)
+    def wrapper(*args: Any, newest: bool = False, **options: Any) -> Any:
+        if newest:
+            os.environ[packages.NEWEST] = "1"
+        return inner(*args, **options)
+
+    signature = inspect.signature(function)
+    option = inspect.Parameter("newest", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
+    wrapper.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     return wrapper
 
 

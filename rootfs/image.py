@@ -24,7 +24,7 @@ from rootfs.debian.packages import Package
 from rootfs.disk import Verity
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
-from rootfs.steps import Cache, alone, digest_code, digest_path
+from rootfs.steps import Cache, alone, digest_code, digest_path, provide
 from rootfs.version import PROJECT, version
 
 OUT = PROJECT / "out"
@@ -46,7 +46,6 @@ class Recipe:
     test_access: bool = False
     extra: tuple[Path, ...] = ()
     tag: str = ""
-    locked: bool = False
 
     @property
     def name(self) -> str:
@@ -84,21 +83,21 @@ def make(
         recipe: what to make.
         console: where is told what runs and why.
         out: where the image goes.
-        cache: where outputs of steps are kept; on the same file system as ``out``, which shares files with it.
+        cache: where outputs of steps are kept; on the same file system as ``out`` these share files.
         engines: in the place of engine ``debian``.
 
     Raises:
         SallyportError: whatever the user can mend.
     """
     if engines is None:
-        debian = Engine(Cache(cache, console), locked=recipe.locked, arch=arch.ALL[recipe.profile.arch])
+        debian = Engine(Cache(cache, console), arch=arch.ALL[recipe.profile.arch])
         engines = Engines(debian.name, debian, debian)
     extra = [PROJECT / "overlays/frontend_vm_test", test_access.prepare()] if recipe.test_access else []
     vm = frontend.build(engines.frontend, recipe.profile, extra)
     root = _root(engines, recipe, vm)
     finished = _disk(engines, recipe, root)
     verity = Verity(**json.loads((root / "verity.json").read_text()))
-    out.mkdir(exist_ok=True)
+    provide(out)
     built = Built(out / f"{recipe.name}.img", out / f"{recipe.name}.manifest.json", root / "tree", vm, verity.root_hash)
     _publish(finished, out)
     return built
@@ -294,12 +293,16 @@ def _publish(finished: Path, out: Path) -> None:
         if path.name == "SHA256SUMS":
             continue
         target = out / path.name
-        if target.exists() and os.path.samefile(target, path):
+        if target.exists() and target.samefile(path):
             continue
         with tempfile.TemporaryDirectory(dir=out, prefix=".publish-") as temporary:
             linked = Path(temporary) / path.name
             path.chmod(0o444)
-            os.link(path, linked)
+            try:
+                os.link(path, linked)
+            except OSError:  # the cache may be on another disk
+                shutil.copyfile(path, linked)
+                linked.chmod(0o444)
             linked.replace(target)
     with alone(out / ".sums.lock"):
         sums = {line.split("  ")[1]: line for line in _lines(out / "SHA256SUMS")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def apply(overlay: Path, tree: Path, values: Mapping[str, object]) -> None:
             target.write_text(render(source, values))
         else:
             shutil.copyfile(source, target)
-        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+        target.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
 def link_tree(source: Path, destination: Path) -> None:

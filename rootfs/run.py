@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from rootfs.errors import CommandError, DiskFullError, SallyportError
+from rootfs.errors import CommandError, DiskFullError, SallyportError, without_credentials
+from rootfs.surroundings import UMASK
 
 _LINES = 15
 _FULL_LINES = 200
@@ -34,7 +35,7 @@ class Stopped(Exception):
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """A minimal environment; proxies and certificate stores stay, they belong to the machine's configuration."""
-    kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "USER", "TERM") if key in os.environ}
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "TERM") if key in os.environ}
     kept |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy") or k.startswith("SSL_CERT")}
     # dpkg and friends live in sbin, which an ordinary user's PATH lacks.
     kept["PATH"] = f"{kept.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
@@ -100,6 +101,7 @@ def run(
             errors="replace",
             # A group of its own: Ctrl-C reaches us, and we end the whole group in good order.
             start_new_session=True,
+            umask=UMASK,
         )
     except FileNotFoundError as error:
         name = Path(words[0]).name
@@ -110,7 +112,7 @@ def run(
             for line in child.stdout:
                 lines.append(line)
                 if on_line is not None:
-                    on_line(line.rstrip())
+                    on_line(without_credentials(line.rstrip()))
             status = child.wait()
     except BaseException:
         _end_group(child)

@@ -19,7 +19,8 @@ from cyclonedx.spdx import is_supported_id
 from packageurl import PackageURL
 
 from rootfs.debian.licenses import Licenses
-from rootfs.debian.packages import SUITE, Package
+from rootfs.debian.packages import Package
+from rootfs.debian.sources import SUITE
 from rootfs.tools import EPOCH
 
 _SPACE = uuid.UUID("0d6a1c0e-6a4e-5a52-9d0b-3a5f0c9f7b11")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from types import ModuleType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rootfs.errors import SallyportError
+from rootfs.surroundings import UMASK
+from rootfs.version import PROJECT
 
 _KEY = 20
 """Characters of a key."""
@@ -39,7 +44,7 @@ def digest_path(path: Path, *, whole: bool = False) -> str:
         whole: with compiled files, which otherwise are left out: in a tree that is not ours they are no by-product.
     """
     digest = hashlib.sha256()
-    files = [path] if not path.is_dir() or path.is_symlink() else sorted(path.rglob("*"))
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]  # a link to a directory is one, too
     for file in files:
         if not whole and (file.name == "__pycache__" or file.name.endswith(_COMPILED)):
             continue
@@ -47,7 +52,7 @@ def digest_path(path: Path, *, whole: bool = False) -> str:
         if file.is_symlink() and file != path:
             digest.update(f"l {name} {os.readlink(file)}\0".encode())
         elif file.is_file():
-            mode = "x" if os.access(file, os.X_OK) else "-"
+            mode = "x" if file.stat().st_mode & stat.S_IXUSR else "-"
             content = file.read_bytes()
             digest.update(f"f {name} {mode} {len(content)}\0".encode() + content)
     return digest.hexdigest()
@@ -97,7 +102,9 @@ class Cache:
         output = self._output(name, inputs)
         if output in self._seen:
             return output
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # Of the whole process, and for good: threads may be in other steps.
+        os.umask(UMASK)
+        provide(self.directory)
         busy = f"  … {title} [dim](another build is at it)[/]"
         # Another build at the same time may want the same output.
         with alone(self.directory / f".{name}.lock", lambda: self.console.print(busy, highlight=False)):
@@ -119,6 +126,7 @@ class Cache:
         try:
             with self._bar(title, reason):
                 build(work)
+            remove(output)  # something else than a directory
             work.rename(output)
         finally:
             remove(work)
@@ -178,14 +186,61 @@ def alone(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None
         yield
 
 
-def remove(directory: Path) -> None:
-    """Remove a tree that may hold directories without write permission; absent is fine."""
+def provide(directory: Path) -> Path:
+    """Make a directory and those above it, unless it is there; a link to a directory is one.
 
-    def retry(function: Callable[..., object], path: str, _error: object) -> None:
-        os.chmod(Path(path).parent, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-        function(path)
+    Raises:
+        SallyportError: something else is in its place, such as a link that leads nowhere.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        way = next(path for path in (*reversed(directory.parents), directory) if not path.is_dir())
+        what = f"a link to {way.readlink()}, where no directory is" if way.is_symlink() else "no directory"
+        raise SallyportError(f"{way} is {what}", "is that disk mounted? or remove it") from error
+    return directory
 
-    if directory.exists():
-        shutil.rmtree(directory, onerror=retry)
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to), or a tree, which may hold directories without permissions.
+
+    Nothing above it is changed, and absent is fine.
+    """
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+    except FileNotFoundError:
+        return
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        _let_in(path)
+        shutil.rmtree(path)
+
+
+def empty(directory: Path) -> list[Path]:
+    """Remove everything in a directory, by whatever link it was named.
+
+    Returns:
+        the directories that links in it led to: these are as they were.
+
+    Raises:
+        SallyportError: what is removed would be more than what is in it: it has this program in it.
+    """
+    within = directory.resolve()
+    if PROJECT.is_relative_to(within):
+        raise SallyportError(f"{directory} leads to {within}, and {PROJECT} is in it", "remove that link yourself")
+    elsewhere = [path.resolve() for path in within.iterdir() if path.is_symlink() and path.is_dir()]
+    for path in within.iterdir():
+        remove(path)
+    return elsewhere
+
+
+def _let_in(directory: Path) -> None:
+    """Give the owner all permissions for a directory and those in it; links lead nowhere."""
+    directory.chmod(0o700)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _let_in(Path(entry.path))

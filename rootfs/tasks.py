@@ -19,10 +19,11 @@ from rootfs.arch import ALL, X86_64
 from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
+from rootfs.friendly import NEWEST, building, friendly
 from rootfs.friendly import console as _console
-from rootfs.friendly import friendly
 from rootfs.image import OUT, Built, Recipe
 from rootfs.steps import KEEP, Cache, remove
+from rootfs.version import shown
 
 PROFILE = "qemu"
 ENGINES = ("debian", "buildroot", "buildroot-vm")
@@ -32,11 +33,11 @@ WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.W
 
 
 def build(
-    profile: str, way: str = "", *, test_access: bool = False, locked: bool = False, engine: str = "debian",
-    buildroot: str = "", offline: bool = False,
+    profile: str, way: str = "", *, test_access: bool = False, engine: str = "debian", buildroot: str = "",
+    offline: bool = False,
 ) -> Built:  # fmt: skip
     """Build the image of a named profile; see `make`."""
-    recipe = Recipe(profiles.load(profile, way), test_access=test_access, locked=locked)
+    recipe = Recipe(profiles.load(profile, way), test_access=test_access)
     return make(recipe, engine, buildroot, offline=offline)
 
 
@@ -51,71 +52,69 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
     """
     if engine not in ENGINES:
         raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
-    arch, locked = recipe.profile.arch, recipe.locked
-    host = frontend = debian(arch, locked=locked, offline=offline)
+    arch = recipe.profile.arch
+    host = frontend = debian(arch, offline=offline)
     if engine != host.name:
         from rootfs.buildroot.engine import Engine as FromSource
 
-        builder = buildroot_builder(buildroot, arch=arch, locked=locked, offline=offline)
-        frontend = FromSource(Cache(images.CACHE, _console), builder, locked=locked, offline=offline)
+        builder = buildroot_builder(buildroot, arch=arch, offline=offline)
+        frontend = FromSource(Cache(images.CACHE, _console), builder, offline=offline)
         host = host if engine == "buildroot-vm" else frontend
         recipe = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
     host.prepare(images.flavours(recipe))
     return images.make(recipe, _console, engines=images.Engines(engine, host, frontend))
 
 
-def debian(arch: str = X86_64.name, *, locked: bool = False, offline: bool = False) -> Engine:
+def debian(arch: str = X86_64.name, *, offline: bool = False) -> Engine:
     """Engine `debian` for an architecture, with the project's cache."""
-    return Engine(Cache(images.CACHE, _console), locked=locked, arch=ALL[arch], offline=offline)
+    return Engine(Cache(images.CACHE, _console), arch=ALL[arch], offline=offline)
 
 
 @task(
-    help={
+    help=NEWEST
+    | {
         "profile": f"device profile: {', '.join(profiles.names())}, or a .toml file of your own",
         "way": WAY_HELP,
         "test-access": "add root shells for QA (serial port 2, SSH port 2022 of the VM); never ship it",
-        "locked": "fail rather than build with other package versions than rootfs/debian/packages.lock names",
         "engine": "debian: from packages; buildroot: from source; buildroot-vm: the front-end VM from source",
         "buildroot": _BUILDROOT,
         "offline": _OFFLINE,
         "json": "print the manifest's summary as JSON",
     }
 )
-@friendly
+@building
 def image(
     _: Context,
     profile: str = PROFILE,
     way: str = "",
     test_access: bool = False,
-    locked: bool = False,
     engine: str = "debian",
     buildroot: str = "",
     offline: bool = False,
     json: bool = False,
 ) -> None:
     """Build the flash image: out/sallyport-<version>-<profile>.img with .bmap, manifest, SBOM and SHA256SUMS."""
-    built = build(
-        profile, way, test_access=test_access, locked=locked, engine=engine, buildroot=buildroot, offline=offline
-    )
+    built = build(profile, way, test_access=test_access, engine=engine, buildroot=buildroot, offline=offline)
     manifest = json_module.loads(built.manifest.read_text())
     sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in manifest["sizes"].items()}
     if json:
         print(json_module.dumps({"image": str(built.image), "root_hash": built.root_hash, "sizes": manifest["sizes"]}))
     else:
-        _console.print(f"[bold]{built.image.relative_to(OUT.parent)}[/]  root hash {built.root_hash[:16]}…")
+        _console.print(f"[bold]{shown(built.image)}[/]  root hash {built.root_hash[:16]}…")
         _console.print("  ".join(f"{name.removesuffix('_bytes')} {size}" for name, size in sizes.items()), style="dim")
 
 
 @task(
     iterable=["profile"],
-    help={
+    help=NEWEST
+    | {
         "profile": "device profile, once for each; without it all that the project has",
         "engine": "as of `invoke image`",
         "jobs": "how many at the same time",
         "json": "print the summary as JSON",
     },
 )
-@friendly
+@building
 def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2, json: bool = False) -> None:
     """Build the images of several profiles at the same time, with one summary. Exit code: 1 if one failed."""
     from rootfs import matrix as builds
@@ -140,7 +139,7 @@ def lock(_: Context) -> None:
     """Resolve all packages anew and write rootfs/debian/packages.lock."""
     sets = debian().lock()
     packages.write_lock(sets)
-    _console.print(f"{packages.LOCK.relative_to(OUT.parent)}: {sum(len(found) for found in sets.values())} packages")
+    _console.print(f"{shown(packages.LOCK)}: {sum(len(found) for found in sets.values())} packages")
 
 
 @task(
@@ -207,13 +206,14 @@ def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: boo
 
 @task(
     positional=["a", "b"],
-    help={
+    help=NEWEST
+    | {
         "a": "an image",
         "b": "another one",
         "json": "print every file that differs as JSON",
     },
 )
-@friendly
+@building
 def compare(_: Context, a: str, b: str, json: bool = False) -> None:
     """Tell what two images differ in, and explain it: out/compare. Exit code: 0 same bytes, 3 not, 1 wrong use."""
     from rootfs import compare as comparing
@@ -232,7 +232,7 @@ def compare(_: Context, a: str, b: str, json: bool = False) -> None:
     else:
         comparing.show(found, _console)
         if (folder / comparing.REPORT).exists():
-            _console.print(f"explained in {(folder / comparing.REPORT).relative_to(OUT.parent)}")
+            _console.print(f"explained in {shown(folder / comparing.REPORT)}")
     sys.exit(3 if found else 0)
 
 
@@ -249,15 +249,22 @@ TOOLCHAIN = "SALLYPORT_TOOLCHAIN"
 """Environment variable: a file with the lines of a defconfig that name another toolchain than ours."""
 
 
+def _require_locked(why: str) -> None:
+    """What a node compiles is taken for what was compiled here: the lock file makes both compilers the same."""
+    if packages.newest():
+        raise SallyportError(
+            f"{why}: machines of a farm must have the same compiler, and --newest may give each another one",
+            f"leave --newest (${packages.NEWEST}); `invoke image.lock` records newer packages for all of them",
+        )
+
+
 def _architecture(name: str) -> str:
     if name not in ALL:
         raise SallyportError(f"no architecture {name!r}", f"name one of {', '.join(ALL)}")
     return name
 
 
-def buildroot_builder(
-    buildroot: str, *, jobs: int = 0, arch: str = X86_64.name, locked: bool = False, offline: bool = False
-) -> Any:
+def buildroot_builder(buildroot: str, *, jobs: int = 0, arch: str = X86_64.name, offline: bool = False) -> Any:
     """A `rootfs.buildroot.builder.Builder` in the tree that the user names, with the directories of the project."""
     from rootfs.buildroot import farm, release, source, workshop
     from rootfs.buildroot.builder import Builder
@@ -267,8 +274,9 @@ def buildroot_builder(
     _architecture(arch)
     tree = release.provide(source.named(buildroot), Cache(images.CACHE, _console), offline=offline)
     others = farm.read(os.environ.get(farm.SETTING, ""))
-    # What a node compiles is taken for what was compiled here: the lock file makes both compilers the same.
-    engine = debian(arch, locked=locked or bool(others.nodes), offline=offline)
+    if others.nodes:
+        _require_locked(farm.SETTING)
+    engine = debian(arch, offline=offline)
     engine.require(lambda: engine.workshop, lambda: engine.prebuilt)
     shop = workshop.prepare(engine, others)
     downloads, ccache = (
@@ -280,14 +288,15 @@ def buildroot_builder(
 
 
 @task(
-    help=_BUILDROOT_HELP
+    help=NEWEST
+    | _BUILDROOT_HELP
     | {
         "fetch": "first fetch what is in the archives that apt and pip know",
         "mirror": "first fetch what is in this directory, or at this address, laid out as Buildroot's primary site",
         "json": "print every file as JSON",
     }
 )
-@friendly
+@building
 def sources(
     _: Context,
     buildroot: str = "",
@@ -319,14 +328,15 @@ def sources(
 
 
 @task(
-    help=_BUILDROOT_HELP
+    help=NEWEST
+    | _BUILDROOT_HELP
     | {
         "again": "a package to build anew from its sources, first of all",
         "jobs": "how many compilers at the same time, for each; 0: as many as there are processors, a farm's included",
         "offline": _OFFLINE,
     }
 )
-@friendly
+@building
 def buildroot(
     _: Context,
     buildroot: str = "",
@@ -343,8 +353,8 @@ def buildroot(
         print(directory / "target")
 
 
-@task(help=_BUILDROOT_HELP)
-@friendly
+@task(help=NEWEST | _BUILDROOT_HELP)
+@building
 def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.name) -> None:
     """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
@@ -369,7 +379,8 @@ def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch
 
     port, jobs = port or farm.PORT, jobs or farm.Farm().jobs
     words = farm.command(listen, allow, port, jobs)
-    shop = workshop.prepare(debian(_architecture(arch), locked=True))
+    _require_locked("image.node")
+    shop = workshop.prepare(debian(_architecture(arch)))
     _console.print(f"{farm.SETTING}={listen}:{port}/{jobs}", highlight=False)
     shop.serve(words)
 

@@ -17,10 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rootfs.errors import SallyportError
 from rootfs.run import FIRST_ID, environment, run
+from rootfs.surroundings import UMASK
 
 BUILD = Path("/build")
 """Where a step's directory is seen inside, wherever it is outside: no path of this machine gets into an output."""
+INSIDE = {"TZ": "UTC", "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - inside the sandbox
+"""Of the environment what would name places that are not there inside."""
 _CONFINE = Path(__file__).with_name("confine.py")
 _CONFINE_INSIDE = Path("/confine.py")
 _FOR_CONFINE = ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")
@@ -101,8 +105,16 @@ class Tools:
             processes: whether it sees this machine's processes. If not, all that it started end with it.
             confined: for a program that reads what somebody sent; ``network`` and ``processes`` then say nothing.
             cwd: working directory inside.
+
+        Raises:
+            SallyportError: the tree cannot be used where it is.
         """
         tree = self.tree
+        if set(str(tree)) & set(":;"):
+            raise SallyportError(
+                f"{tree}: the path has a colon or a semicolon",
+                "move the checkout: the dynamic loader (ld.so(8)) splits it",
+            )
         words: list[str | Path] = [
             tree / "usr/lib64/ld-linux-x86-64.so.2",
             "--library-path",
@@ -166,7 +178,7 @@ class Tools:
         # e2fsck, which genimage runs, has a variable of its own (e2fsck(8)), and so has libext2fs.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}
         fixed |= {"E2FSCK_TIME": str(EPOCH), "E2FSPROGS_FAKE_TIME": str(EPOCH)}
-        return run(argv, env={"TZ": "UTC"} | fixed | (env or {}), on_line=on_line)
+        return run(argv, env=INSIDE | fixed | (env or {}), on_line=on_line)
 
     def start(
         self,
@@ -179,7 +191,7 @@ class Tools:
     ) -> subprocess.Popen[bytes]:
         """Start a long-lived program of the tools tree; it ends with this process. ``options`` go to Popen."""
         argv = self.argv(command, binds=binds, confined=confined, cwd=cwd)
-        return subprocess.Popen(argv, env=environment(), **options)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(argv, env=environment(INSIDE), umask=UMASK, **options)  # type: ignore[call-overload,no-any-return]
 
 
 EPOCH = 1_767_225_600

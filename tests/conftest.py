@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
@@ -13,12 +14,26 @@ from rootfs import profile, tasks
 from rootfs.debian.engine import Engine
 from rootfs.image import Built, Recipe
 from rootfs.imagefile import open_image
+from rootfs.scratch import place
 from rootfs.steps import Cache
 from rootfs.tools import Tools
 from tests.qemu.appliance import Api, first_password, wait_managed
 from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, wait_host_shell
 
+tempfile.tempdir = str(place())
+"""Sockets of tests have paths below it, and other users' processes work there."""
+ODD_NAMES = (
+    "comma,in it",
+    "colon:semi;colon",
+    "quotes'\"`",
+    "dollar$HOME $(id) %s",
+    "line\nfeed",
+    "ümläut 目录",
+    "@@5 [a] {b} *?",
+    "/".join(["d" * 50] * 4),
+)
+"""Directories that users have; the last is too long for a socket."""
 CONSOLE = Console(stderr=True)
 JOURNAL = "journalctl --no-pager -o short-monotonic -r -n 60 -u 'sallyport-*'"
 """The newest first: who shows a part of a long report shows its beginning."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from invoke import Collection, Context, task
 
 from rootfs import profile as profiles
+from rootfs.friendly import NEWEST, building, friendly
 from rootfs.friendly import console as _console
-from rootfs.friendly import friendly
 from rootfs.image import OUT, Built, Recipe
 from rootfs.profile import Profile
 from rootfs.tasks import PROFILE, WAY_HELP, build, debian, make
@@ -21,7 +21,8 @@ def _test_image(engine: str, device: Profile) -> Built:
 
 
 @task(
-    help={
+    help=NEWEST
+    | {
         "image": "image file to prove; built if it is not named",
         "profile": "device profile to build when no image is named; with --interface that of the device",
         "way": WAY_HELP,
@@ -37,7 +38,7 @@ def _test_image(engine: str, device: Profile) -> Built:
         "power-cycle": "with --interface: watch the device from power-on; you are asked to switch it",
     },
 )
-@friendly
+@building
 def verify(
     _: Context,
     image: str = "",
@@ -94,7 +95,8 @@ def verify(
 
 
 @task(
-    help={
+    help=NEWEST
+    | {
         "only": "names of mutants, with commas; `--list-all` shows them",
         "clean": "rounds without any hole, which must all be quiet: of all stages, or with --only of those mutants'",
         "seed": "seed of every random choice",
@@ -102,7 +104,7 @@ def verify(
         "list-all": "only list them",
     }
 )
-@friendly
+@building
 def mutants(
     _: Context, only: str = "", clean: int = 1, seed: int = 1, json: bool = False, list_all: bool = False
 ) -> None:
@@ -146,9 +148,9 @@ def check(_: Context, statement: str, image: str, public_key: str) -> None:
 
 @task(
     name="build",
-    help={"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
+    help=NEWEST | {"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
 )
-@friendly
+@building
 def bench_build(_: Context, runs: int = 3, output: str = "out/bench/build.json") -> None:
     """Measure the build: cold, nothing changed, one overlay file changed; sizes."""
     from tests.bench import build
@@ -158,9 +160,9 @@ def bench_build(_: Context, runs: int = 3, output: str = "out/bench/build.json")
 
 @task(
     name="boot",
-    help={"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
+    help=NEWEST | {"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
 )
-@friendly
+@building
 def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -> None:
     """Measure the appliance: power-on to UI, VM killed to UI back."""
     from tests.bench import boot
@@ -171,13 +173,14 @@ def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -
 @task(
     name="engines",
     iterable=["image"],
-    help={
+    help=NEWEST
+    | {
         "image": "an image file; once for each, two at least",
         "runs": "how often each boots; the median counts",
         "output": "JSON file for the figures",
     },
 )
-@friendly
+@building
 def bench_engines(_: Context, image: list[str], runs: int = 3, output: str = "out/bench/engines.json") -> None:
     """Compare images by different engines: sizes, files, packages, and power-on to UI by turns."""
     from rootfs.imagefile import open_image
@@ -188,7 +191,8 @@ def bench_engines(_: Context, image: list[str], runs: int = 3, output: str = "ou
 
 @task(
     name="forwarder",
-    help={
+    help=NEWEST
+    | {
         "runs": "how often each is measured; the median counts",
         "output": "JSON file for the figures",
         "quick": "one short round, for a glance",
@@ -197,7 +201,7 @@ def bench_engines(_: Context, image: list[str], runs: int = 3, output: str = "ou
         "vm": "TCP from the port to a VM, too, in an image that is booted for it (minutes)",
     },
 )
-@friendly
+@building
 def bench_forwarder(
     _: Context,
     runs: int = 3,
@@ -217,7 +221,8 @@ def bench_forwarder(
 
 @task(
     name="probe",
-    help={
+    help=NEWEST
+    | {
         "runs": "how often each is measured; the median counts",
         "output": "JSON file for the figures",
         "nmap-rate": "packets per second of nmap",
@@ -225,7 +230,7 @@ def bench_forwarder(
         "no-sweeps": "leave out the whole sweep from outside, full and quick",
     },
 )
-@friendly
+@building
 def bench_probe(
     _: Context,
     runs: int = 3,

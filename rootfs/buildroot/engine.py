@@ -23,7 +23,6 @@ class Engine(engine.Engine):
     Args:
         cache: where they are kept.
         builder: builds in Buildroot's tree.
-        locked: of the tools, see `rootfs.debian.packages.fetch`.
         offline: whether packages for them that are not here are an `OfflineError`.
 
     What it is for, the builder says.
@@ -33,8 +32,8 @@ class Engine(engine.Engine):
     leaner = True
     linux = harvest.LINUX
 
-    def __init__(self, cache: Cache, builder: Builder, *, locked: bool = False, offline: bool = False) -> None:
-        super().__init__(cache, locked=locked, arch=builder.arch, offline=offline)
+    def __init__(self, cache: Cache, builder: Builder, *, offline: bool = False) -> None:
+        super().__init__(cache, arch=builder.arch, offline=offline)
         self._builder = builder
 
     def prepare(self, flavours: Iterable[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,11 @@ from pip._internal.models.index import PyPI
 from unearth import PackageFinder
 
 from rootfs.buildroot.downloads import Needed, State, state
-from rootfs.debian import packages
+from rootfs.debian import sources
 from rootfs.download import download, is_address
 from rootfs.errors import CommandError, SallyportError
 from rootfs.run import run
+from rootfs.scratch import scratch
 
 SUITES = ("trixie", "bookworm", "forky", "sid")
 """Of Debian; the first that has a file gives it."""
@@ -48,9 +48,9 @@ def fetch(wanted: Sequence[Needed], downloads: Path, say: Say, mirror: str = "")
         SallyportError: apt has no archive, or cannot read it.
     """
     left = {(needed.folder, needed.file): needed for needed in wanted}
-    with tempfile.TemporaryDirectory(prefix="sallyport-fetch-") as temporary:
+    with scratch("sallyport-fetch-") as temporary:
         for find in (partial(_in_mirror, mirror),) if mirror else (_in_archive, _in_index):
-            for needed, path in find(list(left.values()), Path(temporary), say):
+            for needed, path in find(list(left.values()), temporary, say):
                 key = needed.folder, needed.file
                 if key in left and state(path, needed.hashes) is State.THERE:
                     _place(path, downloads / needed.folder / needed.file)
@@ -87,10 +87,9 @@ def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tu
     by_hash = {dict(needed.hashes)["sha256"]: needed for needed in wanted if "sha256" in dict(needed.hashes)}
     if not by_hash:
         return
-    mirrors = list(dict.fromkeys(line.split()[2] for line in packages.archive() if line.split()[3] == packages.SUITE))
-    lists = folder / "sources.list"
-    lines = [f"deb-src [signed-by={packages.KEYRING}] {mirrors[0]} {suite} main" for suite in SUITES]
-    lists.write_text("\n".join(lines) + "\n")
+    lists = folder / "debian.sources"
+    lists.touch(mode=0o600)
+    lists.write_text(sources.archive()[0].stanza("deb-src", SUITES))
     options = []
     for name, place in (("State::Lists", "lists"), ("Cache", "cache")):
         (folder / place / "partial").mkdir(parents=True)

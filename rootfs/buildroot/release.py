@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rootfs.buildroot.source import BUILT, NAMED, RELEASE, Source
 from rootfs.download import download, is_address
-from rootfs.errors import CommandError, OfflineError, SallyportError
+from rootfs.errors import CommandError, OfflineError, SallyportError, without_credentials
 from rootfs.run import powerless, run
 from rootfs.steps import Cache, digest_path
 from rootfs.tools import disown, own
@@ -97,7 +97,7 @@ def provide(named: str, cache: Cache, wanted: str = CONTENTS[BUILT], *, offline:
         if remote:
             archive.unlink()
 
-    inputs = {"content": wanted, "archive": named if remote else digest_path(Path(named))}
+    inputs = {"content": wanted, "archive": without_credentials(named) if remote else digest_path(Path(named))}
     return Source.open(cache.step("buildroot", f"Buildroot {BUILT}", inputs, build) / "tree")
 
 

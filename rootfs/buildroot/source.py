@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from pathlib import Path
 from kconfiglib import Kconfig, KconfigError
 
 from rootfs.errors import CommandError, SallyportError
+from rootfs.run import run
+from rootfs.scratch import scratch
 from rootfs.version import PROJECT
 
 RELEASE = "2026.02.3"
@@ -85,18 +85,20 @@ class Source:
                 raise SallyportError(
                     f"Kconfig cannot read {str(path)!r}: the path has a space or a colon", "move it to another place"
                 )
-        with tempfile.TemporaryDirectory(prefix="sallyport-kconfig-") as folder:
+        with scratch("sallyport-kconfig-") as folder:
             # Buildroot's own script writes the snippets that its Config.in sources.
             script = self.directory / "support/scripts/br2-external"
-            done = subprocess.run(
-                [script, "-d", folder, external], cwd=self.directory, capture_output=True, text=True, check=False
-            )
-            if done.returncode != 0:
-                raise CommandError(
-                    f"{script} -d {folder} {external}: {done.stderr.strip()}", "mend rootfs/external.desc"
-                )
+            try:
+                run([script, "-d", folder, external], cwd=self.directory)
+            except CommandError as error:
+                raise CommandError(str(error), "mend rootfs/external.desc") from error
             # As in COMMON_CONFIG_ENV of Buildroot's Makefile, with the oldest compiler that we build on (Debian 12's).
-            names = {"BASE_DIR": folder, "BR2_BASE_DIR": folder, "BR2_CONFIG": f"{folder}/.config", "SKIP_LEGACY": ""}
+            names = {
+                "BASE_DIR": str(folder),
+                "BR2_BASE_DIR": str(folder),
+                "BR2_CONFIG": f"{folder}/.config",
+                "SKIP_LEGACY": "",
+            }
             names |= {"BR2_VERSION_FULL": self.release, "HOSTARCH": os.uname().machine, "HOST_GCC_VERSION": "12"}
             names |= {"BR2_EXTERNAL_SALLYPORT_PATH": str(external), "srctree": str(self.directory), "CONFIG_": ""}
             with _environment(names):

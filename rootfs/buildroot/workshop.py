@@ -26,6 +26,7 @@ from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.run import environment
 from rootfs.steps import digest_code, digest_path
+from rootfs.surroundings import UMASK
 from rootfs.tools import Tools
 
 OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
@@ -92,7 +93,7 @@ class Workshop:
             os.chmod(scratch, 0o1777)  # noqa: S103 - as /tmp is
             tools, binds = Tools(self.fetched / "tree"), [(Path(scratch), _TMP)]
             argv = tools.argv(words, binds=binds, shown=self.shown, processes=False, cwd=_TMP)
-            if status := subprocess.run(argv, env=environment(_ENVIRONMENT), check=False).returncode:
+            if status := subprocess.run(argv, env=environment(_ENVIRONMENT), umask=UMASK, check=False).returncode:
                 raise SallyportError(f"the node ended with status {status}", "above it says why")
 
 

@@ -7,20 +7,22 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.markup import escape
 
 from rootfs import arch, defconfig, run, select_files, tools
 from rootfs.arch import ALL, X86_64, Arch
-from rootfs.debian import licenses, packages
+from rootfs.debian import licenses, packages, sources
 from rootfs.debian.licenses import Licenses
 from rootfs.defconfig import Symbol
 from rootfs.errors import OfflineError, SallyportError
 from rootfs.steps import Cache, digest_code
 from rootfs.tools import Tools
-from rootfs.version import PROJECT
+from rootfs.version import PROJECT, shown
 
 MAP = Path(__file__).parent / "map.toml"
 
@@ -87,7 +89,7 @@ def translate(symbols: dict[str, Symbol], arch: Arch = X86_64) -> Wish:
             guess = f"did you mean {close[0]}? otherwise " if close else ""
             raise SallyportError(
                 f"{symbol.where}: {MAP.name} does not know the symbol {symbol.name}",
-                f"{guess}add it to {MAP.relative_to(PROJECT)}",
+                f"{guess}add it to {shown(MAP)}",
             )
         if entry.value not in ("*", symbol.value):
             raise SallyportError(
@@ -116,9 +118,9 @@ class Engine:
 
     Args:
         cache: where they are kept.
-        locked: see `packages.fetch`.
         arch: what the trees are for. What the build needs is for the build machine.
         offline: whether packages that are not here are an `OfflineError`.
+        newest: see `packages.fetch`; if it is not said, the environment says it.
     """
 
     name = "debian"
@@ -127,38 +129,36 @@ class Engine:
     linux = "linux-image-"
     """How the names of the packages begin that have a kernel."""
 
-    def __init__(self, cache: Cache, *, locked: bool = False, arch: Arch = X86_64, offline: bool = False) -> None:
+    as_of = datetime.now(UTC).date().isoformat()
+    """When what is newest was so: it is asked for again on another day. The same all through a run."""
+
+    def __init__(self, cache: Cache, *, arch: Arch = X86_64, offline: bool = False, newest: bool | None = None) -> None:
         self.cache = cache
-        self.locked = locked
         self.arch = arch
         self.offline = offline
+        self.newest = packages.newest() if newest is None else newest
 
     def _fetch(self, name: str, include: Sequence[str], arch: Arch = X86_64) -> Path:
         name += arch.suffix
         include = [arch.spell(package) for package in include]
         lock = packages.read_lock().get(name, [])
-        inputs = {"packages": " ".join(sorted(include)), "suite": packages.SUITE, "locked": str(self.locked)}
+        inputs = {"packages": " ".join(sorted(include)), "suite": sources.SUITE}
         inputs |= {"arch": arch.debian} if arch is not X86_64 else {}
-        inputs |= {"packages.lock": json.dumps([asdict(p) for p in lock])} | digest_code(packages, run)
+        versions = self.as_of if self.newest else json.dumps([asdict(package) for package in lock])
+        inputs |= {"newest of" if self.newest else "packages.lock": versions} | digest_code(packages, run, sources)
         if self.offline and not self.cache.has(f"packages-{name}", inputs):
             raise OfflineError(f"Debian packages for {name}")
-        sentences: list[str] = []
 
         def build(output: Path) -> None:
-            packages.fetch(
-                name,
-                include,
-                output,
-                arch=arch.debian,
-                locked=self.locked,
-                say=sentences.append,
-                progress=self.cache.progress,
-            )
+            packages.fetch(name, include, output, arch=arch.debian, newest=self.newest, progress=self.cache.progress)
 
         output = self.cache.step(f"packages-{name}", f"Debian packages for {name}", inputs, build)
-        for sentence in sentences:
-            self.cache.console.print(f"  [yellow]![/] {sentence}", highlight=False)
+        if self.newest and (others := packages.differences(packages.load(output), lock)):
+            self._tell(f"not as {packages.LOCK.name} has it (--newest): {', '.join(others)}")
         return output
+
+    def _tell(self, sentence: str) -> None:
+        self.cache.console.print(f"  [yellow]![/] {escape(sentence)}", highlight=False)
 
     def prepare(self, flavours: Iterable[str]) -> None:
         """Have everything that an image is made of, before it is made.
@@ -302,15 +302,18 @@ class Engine:
     def lock(self) -> dict[str, list[packages.Package]]:
         """Resolve all sets anew against the archive, for the lock file."""
         table = read_map()
-        packages.LOCK.unlink(missing_ok=True)
-        made = [self.tools.tree.parent, self.peers.tree.parent, self.explain.tree.parent]
-        for target in ALL.values():
-            engine = Engine(self.cache, locked=self.locked, arch=target)
+        newest = {arch.name: Engine(self.cache, arch=arch, newest=True) for arch in ALL.values()}
+        for engine in newest.values():
+            engine.as_of = datetime.now(UTC).isoformat(timespec="seconds")
+        here = newest[X86_64.name]
+        made = [here.tools.tree.parent, here.peers.tree.parent, here.explain.tree.parent]
+        for engine in newest.values():
             made += [engine.kernel("", flavour) for flavour in table.kernel]
             for name, config in defconfig.ALL.items():
-                made.append(engine.contents(name, translate(defconfig.merged(target.configs(name, config)), target)))
+                wish = translate(defconfig.merged(engine.arch.configs(name, config)), engine.arch)
+                made.append(engine.contents(name, wish))
             made += [engine.boot, engine.workshop]
-            if target is not X86_64:
+            if engine is not here:
                 made += [engine.sysroot.tree.parent, engine.emulator.tree.parent, engine.prebuilt]
         return {_set_name(output): packages.load(output) for output in made}
 

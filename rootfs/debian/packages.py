@@ -1,27 +1,36 @@
 """Fetches packages with mmdebstrap: a named set of packages becomes a directory tree and a list of what is in it.
 
-The lock file (``packages.lock``) names every package of every set with version and hash. While the archive still has
-those versions they are what is built; when it has moved on the build says so and goes on with what there is, unless
-``locked`` asks for the very same bytes.
+The lock file (``packages.lock``) names every package of every set with version and hash: that, and nothing else, is
+what is built. When the archive no longer has it the build stops and names the packages; whoever wants what the archive
+has today asks for it (`newest`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from rootfs.debian import sources
+from rootfs.debian.sources import SUITE, Source
 from rootfs.errors import CommandError, SallyportError
 from rootfs.run import run
+from rootfs.scratch import scratch
 
 LOCK = Path(__file__).parent / "packages.lock"
-SUITE = "trixie"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+NEWEST = "SALLYPORT_NEWEST"
+"""Environment variable: take the archive's present versions, not those of `LOCK`."""
+_OTHER_VERSION = re.compile(r"Version '([^']+)' for '([^']+)' was not found")
+_NO_PACKAGE = re.compile(r"Unable to locate package (\S+)")
+_ORIGIN = ("dev/*", "etc/apt/*", "etc/hostname", "var/lib/apt/*", "var/cache/apt/*", "var/log/*")
+"""What mmdebstrap leaves of where packages came from, and of the machine."""
+_NAMED = 5
+"""Packages that a message names; it counts the others."""
 
 
 @dataclass(frozen=True, order=True)
@@ -66,33 +75,16 @@ def write_lock(sets: dict[str, list[Package]]) -> None:
     for name in sorted(sets):
         lines += [f"{name} {p.name} {p.version} {p.arch} {p.sha256}" for p in sorted(sets[name])]
     new = LOCK.with_suffix(".new")
-    new.write_text("\n".join(lines) + "\n")
+    with new.open("w") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     new.rename(LOCK)
 
 
-def archive() -> list[str]:
-    """Sources of the suite, derived from where this machine's own apt gets Debian.
-
-    Raises:
-        SallyportError: apt knows no Debian archive.
-    """
-    found = run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)", "Created-By: Packages"]
-    )
-    lines = []
-    for line in found.splitlines():
-        words = line.split(maxsplit=3)
-        # By origin: a browser's archive has a suite `stable` with a component `main`, too.
-        if words[2:] != ["main", "Debian"]:
-            continue
-        if match := re.fullmatch(r"(bookworm|trixie|forky|stable|testing)(|-updates|-security)", words[1]):
-            lines.append(f"deb [signed-by={KEYRING}] {words[0]} {SUITE}{match.group(2)} main")
-    if not lines:
-        raise SallyportError(
-            "apt on this machine has no Debian archive among its sources",
-            "the engine wants Debian 12 or 13 with component main in /etc/apt/sources.list(.d); run `apt-get update`",
-        )
-    return list(dict.fromkeys(lines))
+def newest() -> bool:
+    """Whether the user wants the archive's present versions, in the environment (`--newest` puts it there)."""
+    return os.environ.get(NEWEST, "") not in ("", "0")
 
 
 def fetch(
@@ -101,8 +93,7 @@ def fetch(
     output: Path,
     *,
     arch: str = "amd64",
-    locked: bool,
-    say: Callable[[str], None],
+    newest: bool,
     progress: Callable[[str], None] | None = None,
 ) -> list[Package]:
     """Make ``output/tree`` from the packages and all they depend on, and ``output/packages.json``.
@@ -114,8 +105,7 @@ def fetch(
         include: packages to ask for.
         output: an empty directory.
         arch: Debian's name of the architecture.
-        locked: fail rather than build with other versions than the lock's.
-        say: gets a sentence when the archive no longer has the locked versions.
+        newest: take what the archive has now, whatever the lock file says.
         progress: gets mmdebstrap's own words as it goes on.
 
     Raises:
@@ -123,42 +113,52 @@ def fetch(
     """
     if shutil.which("mmdebstrap") is None:
         raise SallyportError("mmdebstrap is not installed", "sudo apt-get install mmdebstrap (`.ci/setup` does it)")
+    archive = sources.archive(arch)
+    if newest:
+        return _mmdebstrap(name, list(include), output, arch, archive, progress)
     lock = read_lock().get(name, [])
-    if lock:
-        try:
-            packages = _mmdebstrap(name, [f"{p.name}={p.version}" for p in lock], output, arch, progress)
-            return _check(name, packages, lock)
-        except CommandError as error:
-            gone = re.findall(r"Version '([^']+)' for '([^']+)' was not found", str(error))
-            if not gone:
-                raise
-            if locked:
-                some = ", ".join(f"{package} {version}" for version, package in gone[:5])
-                raise SallyportError(
-                    f"{LOCK}: the archive no longer has {some}",
-                    "name a mirror that keeps old versions in apt's sources, or `invoke image.lock` for new ones",
-                ) from error
-            say(
-                f"the archive has moved on since {LOCK.name} was made ({len(gone)} packages of set {name!r}): "
-                "building with its present versions; `--locked` forbids that, `invoke image.lock` records them"
-            )
-            for leftover in output.iterdir():
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    elif locked:
-        raise SallyportError(f"{LOCK} has no packages for {name!r}", "run `invoke image.lock` and commit the file")
-    return _mmdebstrap(name, list(include), output, arch, progress)
+    if lacks := sorted(set(include) - {package.name for package in lock}):
+        raise SallyportError(f"{LOCK}: set {name!r} lacks {', '.join(lacks)}", "run `invoke image.lock`")
+    try:
+        packages = _mmdebstrap(name, [f"{p.name}={p.version}" for p in lock], output, arch, archive, progress)
+    except CommandError as error:
+        gone = [f"{package} {version}" for version, package in _OTHER_VERSION.findall(str(error))]
+        gone += _NO_PACKAGE.findall(str(error))
+        if not gone:
+            raise
+        more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+        raise SallyportError(
+            f"{LOCK}: the archive no longer has {', '.join(gone[:_NAMED])}{more} (set {name!r})",
+            "`--newest` builds with what it has now, `invoke image.lock` records that; or name a snapshot, which keeps "
+            f"old versions, in apt's sources (now {sources.told(archive)}{_without_security(archive)})",
+        ) from error
+    return _check(name, packages, lock)
+
+
+def _without_security(archive: Sequence[Source]) -> str:
+    there = any(source.suite == f"{SUITE}-security" for source in archive)
+    return "" if there else f", and none of {SUITE}-security"
 
 
 def _mmdebstrap(
-    name: str, include: Sequence[str], output: Path, arch: str, progress: Callable[[str], None] | None
+    name: str,
+    include: Sequence[str],
+    output: Path,
+    arch: str,
+    archive: Sequence[Source],
+    progress: Callable[[str], None] | None,
 ) -> list[Package]:
-    # mmdebstrap's hooks run under another user id when we are not root: the directory must let it in.
-    with tempfile.TemporaryDirectory(prefix=f"sallyport-{name}-") as temporary:
-        work = Path(temporary)
+    with scratch(f"sallyport-{name}-") as work:
+        # mmdebstrap's hooks run under another user id when we are not root: the directory must let it in.
         work.chmod(0o755)
-        debs, tar, tree = work / "debs", work / "tree.tar", output / "tree"
-        debs.mkdir(mode=0o777)
+        debs, tar, tree, listed = work / "debs", work / "tree.tar", output / "tree", work / "debian.sources"
+        debs.mkdir()
         tree.mkdir()
+        # In files, as the address of a mirror or proxy may have a password: everybody may see a command line.
+        settings = work / "settings"
+        for file, text in ((listed, "\n".join(source.stanza() for source in archive)), (settings, sources.settings())):
+            file.touch(mode=0o600)
+            file.write_text(text)
         argv = [
             "mmdebstrap",
             "--variant=extract",
@@ -166,9 +166,16 @@ def _mmdebstrap(
             f"--architectures={arch}",
             f"--include={','.join(include)}",
         ]
-        argv += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"']
-        argv += [f"--extract-hook=copy-out /var/cache/apt/archives {debs}", SUITE, str(tar), *archive()]
-        run(argv, on_line=progress)
+        argv += [
+            '--aptopt=APT::Install-Recommends "false"',
+            '--aptopt=Acquire::Languages "none"',
+            f"--aptopt={settings}",
+        ]
+        argv += [f"--extract-hook=copy-out /var/cache/apt/archives {debs}", SUITE, str(tar), str(listed)]
+        try:
+            run(argv, on_line=progress, env={"TMPDIR": str(work)})
+        except CommandError as error:
+            raise type(error)(str(error), error.hint or f"apt's sources gave: {sources.told(archive)}") from error
         packages = []
         files: dict[str, list[str]] = {}
         for deb in sorted(debs.rglob("*.deb")):
@@ -180,8 +187,10 @@ def _mmdebstrap(
             listing = run(["dpkg-deb", "--contents", deb])
             names = [line.split(None, 5)[5].split(" -> ")[0].split(" link to ")[0] for line in listing.splitlines()]
             files[value["Package"]] = [n.removeprefix("./") for n in names if not n.endswith("/")]
-        # tar and not tarfile: a tree of device nodes and odd modes becomes plain files that we own.
-        run(["tar", "-C", tree, "-xf", tar, "--no-same-owner", "--no-same-permissions", "--exclude=./dev/*"])
+        # tar and not tarfile: a tree of device nodes and odd modes becomes plain files that we own. Where the packages
+        # came from stays outside.
+        left_out = [f"--exclude=./{path}" for path in _ORIGIN]
+        run(["tar", "-C", tree, "-xf", tar, "--no-same-owner", "--no-same-permissions", *left_out])
     (output / "packages.json").write_text(json.dumps([asdict(package) for package in packages]))
     (output / "files.json").write_text(json.dumps(files))
     return packages
@@ -207,3 +216,13 @@ def _check(name: str, packages: list[Package], lock: list[Package]) -> list[Pack
 def load(output: Path) -> list[Package]:
     """The packages that `fetch` put into ``output``."""
     return [Package(**fields) for fields in json.loads((output / "packages.json").read_text())]
+
+
+def differences(packages: Sequence[Package], lock: Sequence[Package]) -> list[str]:
+    """What is in a set in another version than in the lock, or in one of both alone; each in a few words."""
+    now, then = ({package.name: package.version for package in one} for one in (packages, lock))
+    return [
+        f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+    ]

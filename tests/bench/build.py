@@ -19,6 +19,7 @@ from rich.console import Console
 
 from rootfs import image as images
 from rootfs import profile
+from rootfs.debian import packages
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.image import Built, Recipe
@@ -146,11 +147,12 @@ def _overlay(shop: Workshop, runs: int, console: Console) -> tuple[float, ...]:
 def _command(runs: int, console: Console) -> tuple[float, ...]:
     """`invoke image` in this checkout, as people type it: start of Python and imports included."""
     argv = [sys.executable, "-m", "invoke", "image", "--profile", PROFILE]
+    env = {packages.NEWEST: "1"} if packages.newest() else {}
     with console.status("`invoke image`: bringing the checkout's own out/ up to date"):
-        run_command(argv, cwd=PROJECT)
+        run_command(argv, cwd=PROJECT, env=env)
 
     def once(_: int) -> float:
-        seconds, said = timed(lambda: run_command(argv, cwd=PROJECT))
+        seconds, said = timed(lambda: run_command(argv, cwd=PROJECT, env=env))
         ran = {line.strip() for line in _RAN.findall(said)}
         _expect("(nothing changed)" in said and not ran, "`invoke image` with nothing changed", ran)
         return seconds

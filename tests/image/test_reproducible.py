@@ -1,58 +1,86 @@
-"""The same inputs give the same bytes at another time and in another folder."""
+"""The same inputs give the same bytes: at another time, in another place, however the build is started."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import time
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rootfs import disk, profile, squashfs
-from rootfs.debian.engine import Engine
-from rootfs.disk import Verity
+from rootfs import image as images
+from rootfs import steps
 from rootfs.image import Built
-from rootfs.overlay import link_tree
-from rootfs.tools import Tools
+from rootfs.version import PROJECT
 
 pytestmark = pytest.mark.image
+FETCHED = ("packages-", "buildroot-", "linux-", "toolchain")
+"""Steps whose outputs are taken as they are: the others are done once more."""
+NOT_SOURCE = ("out", ".venv", ".git", ".*_cache", "__pycache__", "*.so", "*.bpf.o")
+ODD = {
+    "HOME": "/no/such home",
+    "USER": "o'nobody",
+    "LC_ALL": "tr_TR.ISO-8859-9",
+    "LANG": "tr_TR.ISO-8859-9",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONHASHSEED": "1",
+    "PYTHONOPTIMIZE": "2",
+    "TZ": "Pacific/Kiritimati",
+    "SOURCE_DATE_EPOCH": "1",
+    "CFLAGS": "-O0",
+    "LD_LIBRARY_PATH": "/no/such",
+}
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A checkout in an odd place, as a file system without modes or a careful user has it; ``out`` is a link."""
+    place = Path(tempfile.mkdtemp(dir=images.OUT, prefix=".elsewhere-"))
+    checkout = place / "ein Ort, für 'alles' 目录"
+    shutil.copytree(PROJECT, checkout, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    for path in (checkout, *checkout.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o600)
+    (checkout / "out").symlink_to("../big disk")
+    cache = checkout / "out/cache"
+    (place / "big disk").mkdir()
+    cache.mkdir()
+    for made in images.CACHE.iterdir():
+        if made.name.startswith(FETCHED) and made.is_dir():
+            (cache / made.name).symlink_to(made)
+    yield checkout
+    steps.remove(place)
 
 
-def test_disk(engine: Engine, tools: Tools, release: Built, tmp_path: Path) -> None:
-    root = release.host_tree.parent
-    digests = []
-    for name in ("here", "there"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "root.verity").write_bytes((root / "root.verity").read_bytes())
-        image = disk.assemble(
-            tools,
-            folder,
-            profile=profile.load("qemu"),
-            arch=engine.arch,
-            boot=engine.boot / "tree",
-            kernel=release.frontend / "vmlinuz",
-            initrd=root / "initrd",
-            verity=Verity(**json.loads((root / "verity.json").read_text())),
-            release="0",
-        )
-        digests.append(digest(image))
-        time.sleep(1.1)  # file systems keep seconds
-    assert digests[0] == digests[1]
+def digests(image: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in image.parent.glob(f"{image.stem}.*")}
 
 
-def test_root_file_system(tools: Tools, release: Built, tmp_path: Path) -> None:
-    digests = []
-    for name in ("here", "there"):
-        folder = tmp_path / name
-        folder.mkdir()
-        link_tree(release.frontend / "tree", folder / "tree")
-        digests.append(digest(squashfs.make(tools, folder, "tree", "root.squashfs", level=None)))
-        time.sleep(1.1)
-    assert digests == [digests[0]] * 2
-    assert digests[0] == digest(release.frontend / "root.squashfs")
+def test_an_image_is_the_same_wherever_and_however_it_is_built(release: Built, made_by: str, elsewhere: Path) -> None:
+    temporary = elsewhere.parent / "/".join(["t m p" * 20] * 2)
+    temporary.mkdir(parents=True, mode=0o700)
+    env = {"PATH": os.environ["PATH"], "TMPDIR": str(temporary), **ODD}
+    env |= {name: value for name, value in os.environ.items() if name.startswith("SALLYPORT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "-r", elsewhere, "image", "--engine", made_by],
+        cwd="/",
+        env=env,
+        umask=0o077,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    again = elsewhere / "out" / release.image.name
+    # It was built, and not found.
+    assert {path.name.rsplit("-", 1)[0] for path in again.parent.glob("cache/disk-*")} == {"disk"}
+    assert digests(again) == digests(release.image)
+    assert len(digests(again)) == 4, "image, block map, manifest, bill of materials"

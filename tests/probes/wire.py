@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, Self
 
+from rootfs.scratch import socket_path
 from tests.probes.frame import Frame, parse
 from tests.probes.ledger import Ledger
 from tests.probes.pcapng import INBOUND, OUTBOUND, Capture
@@ -295,12 +296,13 @@ class StreamWire(Wire):
     def listen(cls, path: Path, *, ledger: Ledger | None = None, pcap: Path | None = None) -> Self:
         """Listen at ``path`` for QEMU's one connection, before QEMU is started; replaces a stale socket.
 
-        `WireError` when the path cannot be bound (a unix path may have 107 bytes).
+        `WireError` when the path cannot be bound.
         """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
-            listener.bind(str(path))
+            with socket_path(path) as name:
+                listener.bind(name)
             path.chmod(0o600)
             listener.listen(1)
         except OSError as error:

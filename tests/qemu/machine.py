@@ -30,6 +30,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
+from rootfs.scratch import socket_path
 from rootfs.tools import Confined, Tools, own
 
 PORT_MAC = "52:54:00:5a:11:01"
@@ -68,7 +69,7 @@ HARDWARE = {
 }
 """By the architecture of an image's profile."""
 _PLACE = "/machine"
-"""Where QEMU sees its directory."""
+"""Where QEMU sees its directory: a path outside may have a comma, which parts options, or be too long for a socket."""
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny"
 """QEMU's own filter of system calls (qemu(1), -sandbox)."""
 _SETS = {"disk": 1, "state": 2}
@@ -272,7 +273,8 @@ class Machine:
             opened["state"] = os.open(self._saved.state, os.O_RDONLY)
         if self._wire is not None:
             wire = socket.socket(socket.AF_UNIX)
-            wire.connect(str(self._wire))
+            with socket_path(self._wire) as place:
+                wire.connect(place)
             opened["wire"] = wire.detach()
         return opened
 
@@ -305,23 +307,26 @@ class Machine:
         self._qmp = self._connect_qmp()
         if not self._console:
             serial = socket.socket(socket.AF_UNIX)
-            serial.connect(str(directory / "serial.sock"))
+            with socket_path(directory / "serial.sock") as place:
+                serial.connect(place)
             threading.Thread(target=self._read_serial, args=(serial,), name="serial", daemon=True).start()
 
     def _connect_qmp(self) -> QEMUMonitorProtocol:
         """QMP; a socket's name is there a moment before QEMU listens at it."""
         deadline = time.monotonic() + 30
         while True:
-            client = QEMUMonitorProtocol(str(self._directory / "qmp.sock"))
-            try:
-                client.connect()
-                return client
-            except (QMPError, OSError) as error:
-                with suppress(Exception):
-                    client.close()
-                if time.monotonic() > deadline or not self.alive():
-                    raise MachineError(f"QEMU does not answer: {error}; {self._said()}", "start it again") from error
-                time.sleep(0.05)
+            with socket_path(self._directory / "qmp.sock") as path:
+                client = QEMUMonitorProtocol(path)
+                try:
+                    client.connect()
+                    return client
+                except (QMPError, OSError) as error:
+                    with suppress(Exception):
+                        client.close()
+                    if time.monotonic() > deadline or not self.alive():
+                        what = f"QEMU does not answer: {error}; {self._said()}"
+                        raise MachineError(what, "start it again") from error
+            time.sleep(0.05)
 
     def _await_socket(self, name: str) -> None:
         deadline = time.monotonic() + 30

@@ -222,7 +222,7 @@ class Rig:
 
 @contextmanager
 def listening(pcap: Path, ledger: Ledger | None) -> Iterator[tuple[StreamWire, Path]]:
-    """A listening wire in a directory of its own: a unix socket's path must be short."""
+    """A listening wire in a directory of its own, which QEMU may see."""
     with tempfile.TemporaryDirectory(prefix="sallyport-wire-") as directory:
         path = Path(directory) / "port.sock"
         with StreamWire.listen(path, ledger=ledger, pcap=pcap) as wire:

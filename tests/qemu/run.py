@@ -14,6 +14,7 @@ from rootfs.errors import SallyportError
 from rootfs.image import OUT
 from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
+from rootfs.version import shown
 from tests.qemu.appliance import PASSWORD, Api, wait_managed
 from tests.qemu.machine import Forward, Machine, MachineError, check_port
 
@@ -101,15 +102,11 @@ def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path 
         "ssh": f"[bold]ssh -p {ssh} admin@localhost[/]",
         "user": "[bold]admin[/]",
         "password": secret,
-        "changes": f"kept in {_short(kept)}" if kept else "discarded at the end (--persist keeps them)",
-        "console": _short(log) if log else "this terminal",
+        "changes": f"kept in {shown(kept)}" if kept else "discarded at the end (--persist keeps them)",
+        "console": shown(log) if log else "this terminal",
         "up": f"{seconds:.0f} s after power-on; Ctrl-C ends it",
     }
     table = Table(title=machine.image.name, title_justify="left", show_header=False, box=None)
     for name, text in rows.items():
         table.add_row(f"[dim]{name}[/]", text)
     return table
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(OUT.parent))

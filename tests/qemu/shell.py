@@ -11,6 +11,7 @@ from pathlib import Path
 import paramiko
 
 from rootfs import test_access
+from rootfs.scratch import socket_path
 from tests.qemu.machine import MachineError
 
 # Until the VM answers every attempt fails; what paramiko says of each is no news.
@@ -22,7 +23,8 @@ class HostShell:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        with socket_path(path) as name:
+            self._socket.connect(name)
 
     def run(self, command: str, timeout: float = 60.0) -> tuple[int, str]:
         """Run one command line; returns its status and what it printed, errors included.

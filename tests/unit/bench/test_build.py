@@ -50,7 +50,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(images, "OUT", directory)
     monkeypatch.setattr(images, "make", small_make)
     monkeypatch.setattr(build, "Engine", lambda cache: SimpleNamespace(tools=SmallTools()))
-    monkeypatch.setattr(build, "run_command", lambda argv, cwd: "  ✓ Host (nothing changed)\n")
+    monkeypatch.setattr(build, "run_command", lambda argv, cwd, env: "  ✓ Host (nothing changed)\n")
     return directory
 
 
@@ -108,7 +108,7 @@ def test_a_step_that_ran_is_not_told_as_nothing_changed(out: Path, monkeypatch: 
     with pytest.raises(SallyportError, match=r"nothing changed; steps that ran: .*host-qemu"):
         build._unchanged(shop, 1, QUIET)
     monkeypatch.setattr(
-        build, "run_command", lambda argv, cwd: "  ✓ A (nothing changed)\n  … Flash image (changed: x)\n"
+        build, "run_command", lambda argv, cwd, env: "  ✓ A (nothing changed)\n  … Flash image (changed: x)\n"
     )
     with pytest.raises(SallyportError, match="Flash image"):
         build._command(1, QUIET)

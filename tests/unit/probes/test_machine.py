@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from rootfs import profile as profiles
-from rootfs.imagefile import ImageFile, Manifest
 from rootfs.tools import Tools
+from tests.images import image_file
 from tests.qemu.machine import Machine, MachineError
 
 
@@ -18,17 +17,9 @@ class SavingMachine(Machine):
     """Nothing runs; ``query-migrate`` says ``answers`` one after the other."""
 
     def __init__(self, folder: Path, *answers: dict[str, Any]) -> None:
-        manifest = Manifest(
-            name="an-image",
-            profile=profiles.load("qemu"),
-            test_access=True,
-            engine="debian",
-            root_hash="0" * 64,
-            files={},
-        )
         super().__init__(
             Tools(folder),
-            ImageFile(folder / "image", manifest),
+            image_file(folder / "image", test_access=True),
             persist=folder / "disk",
         )
         self._answers = list(answers)

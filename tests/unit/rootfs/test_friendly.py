@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import shutil
@@ -11,8 +12,9 @@ import pytest
 from invoke import Exit
 from rich.table import Table
 
+from rootfs.debian import packages
 from rootfs.errors import SallyportError
-from rootfs.friendly import PlainConsole, friendly
+from rootfs.friendly import PlainConsole, building, friendly
 
 NO_ROOM = os.strerror(errno.ENOSPC)
 
@@ -61,3 +63,30 @@ def test_what_somebody_said_does_not_steer_the_terminal() -> None:
     assert "\x1b[2J" not in said
     assert "\x1b]" not in said
     assert "\x1b[?25l" in said  # its own are there: the progress hid the cursor
+
+
+@pytest.mark.parametrize("options", [{}, {"newest": False}, {"newest": True}])
+def test_the_newest_is_asked_for_by_an_option_of_every_task_that_builds(
+    options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(packages.NEWEST, "")
+    seen: list[tuple[str, bool]] = []
+
+    @building
+    def work(profile: str = "qemu") -> None:
+        seen.append((profile, packages.newest()))
+
+    work("mine", **options)
+    assert seen == [("mine", options.get("newest", False))]
+    assert list(inspect.signature(work).parameters) == ["profile", "newest"]
+
+
+def test_no_password_of_an_address_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise SallyportError("https://me:se@cret@host/x and http://host/@y", "ask http://token@host/")
+
+    with pytest.raises(Exit):
+        friendly(fail)()
+    said = capsys.readouterr().err
+    assert "https://***@host/x and http://host/@y" in said
+    assert "http://***@host/" in said

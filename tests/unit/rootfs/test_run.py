@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -144,6 +145,39 @@ def test_tools_run_at_a_fixed_time_and_place(tmp_path: Path, program: Program) -
     assert epoch == f"UTC {EPOCH}"
     assert f"--bind {tmp_path} /build --chdir /build -- x" in words
     assert tools.run(["x"], build=tmp_path, epoch=False).splitlines()[0].strip() == "UTC"
+
+
+def test_tools_see_no_place_that_is_not_there_inside(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("TMPDIR", "/home/me/tmp")
+    loader = tmp_path / "tree/usr/lib64/ld-linux-x86-64.so.2"
+    loader.parent.mkdir(parents=True)
+    os.symlink(program("fake-loader", 'echo "$HOME $TMPDIR $(umask)"'), loader)
+    tools = Tools(tmp_path / "tree")
+    before = os.umask(0o077)
+    try:
+        assert tools.run(["x"], build=tmp_path).split() == ["/tmp", "/tmp", "0022"]
+        child = tools.start(["x"], binds=(), cwd=Path("/"), stdout=subprocess.PIPE)
+        assert child.communicate()[0].split() == [b"/tmp", b"/tmp", b"0022"]
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("path", ["/a:b", "/a;b"])
+def test_a_path_that_the_loader_would_split_is_named(path: str) -> None:
+    with pytest.raises(SallyportError, match=f"{path}: the path has a colon") as caught:
+        Tools(Path(path)).argv(["x"], cwd=Path("/"))
+    assert "move the checkout" in caught.value.hint
+
+
+def test_a_password_in_what_a_command_says_is_not_told() -> None:
+    lines: list[str] = []
+    with pytest.raises(CommandError) as caught:
+        run(["sh", "-c", "echo Get:1 http://me:secret@host/x; exit 1"], on_line=lines.append)
+    assert lines == ["Get:1 http://***@host/x"]
+    assert "secret" not in str(caught.value)
 
 
 def test_a_command_that_says_nothing_can_be_ended() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from rootfs import steps
+from rootfs.errors import SallyportError
+from rootfs.version import PROJECT
 from tests.unit.rootfs.conftest import Desk
 
 
@@ -106,14 +111,107 @@ def test_of_two_builds_at_the_same_time_one_does_the_work_and_both_have_it(desk:
     assert [(output / "made").read_text() for output in outputs] == ["first"] * 2
 
 
-def test_what_cannot_be_written_in_is_removed_too(tmp_path: Path) -> None:
-    locked = tmp_path / "tree/locked"
-    locked.mkdir(parents=True)
-    (locked / "file").write_text("")
-    locked.chmod(0o500)
-    steps.remove(tmp_path / "tree")
-    assert not (tmp_path / "tree").exists()
-    steps.remove(tmp_path / "tree")
+def as_owner(path: Path, call: str) -> None:
+    """Call ``steps.<call>(path)`` as a user whom modes bind, root or not."""
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    code = f"import sys; from pathlib import Path; from rootfs import steps; steps.{call}(Path(sys.argv[1]))"
+    subprocess.run([*bound, sys.executable, "-c", code, path], cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o300, 0o000], ids=oct)
+@pytest.mark.parametrize("place", ["tree", "tree/deep/locked"])
+def test_what_cannot_be_written_in_is_removed_too_and_nothing_above_is_changed(
+    tmp_path: Path, mode: int, place: str
+) -> None:
+    above = tmp_path / "above"
+    (above / place / "deeper").mkdir(parents=True)
+    (above / place / "deeper/file").write_text("")
+    (above / place).chmod(mode)
+    above.chmod(0o751)
+    as_owner(above / "tree", "remove")
+    assert list(above.iterdir()) == []
+    assert stat.S_IMODE(above.stat().st_mode) == 0o751
+    as_owner(above / "tree", "remove")
+
+
+def test_what_cannot_be_removed_is_an_error_and_nothing_above_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "above/tree").mkdir(parents=True)
+    (tmp_path / "above").chmod(0o550)
+    with pytest.raises(subprocess.CalledProcessError):
+        as_owner(tmp_path / "above/tree", "remove")
+    assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == 0o550
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing", "tree with a link"])
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path, kind: str) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("")
+    precious.chmod(0o500)
+    path = tmp_path / "path"
+    if kind == "file":
+        path.write_text("")
+    elif kind == "tree with a link":
+        path.mkdir()
+        (path / "link").symlink_to(precious)
+    else:
+        path.symlink_to(precious if kind == "link" else "nowhere")
+    steps.remove(path)
+    assert not os.path.lexists(path)
+    assert (precious / "file").exists()
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o500
+
+
+def test_a_directory_is_emptied_by_whatever_link_it_is_named(tmp_path: Path) -> None:
+    disk, other = tmp_path / "disk/deep", tmp_path / "other"
+    (disk / "tree").mkdir(parents=True)
+    other.mkdir()
+    (other / "precious").write_text("")
+    (disk / "link").symlink_to(other)
+    (disk / "file").write_text("")
+    (tmp_path / "half").symlink_to("disk")
+    (tmp_path / "out").symlink_to("half/deep")
+    assert steps.empty(tmp_path / "out") == [other]
+    assert list(disk.iterdir()) == []
+    assert (tmp_path / "out").is_symlink()
+    assert (other / "precious").exists()
+
+
+@pytest.mark.parametrize("there", ["disk", "disk/checkout"])
+def test_what_has_the_checkout_in_it_is_not_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    (tmp_path / "disk/checkout/rootfs").mkdir(parents=True)
+    monkeypatch.setattr(steps, "PROJECT", tmp_path / "disk/checkout")
+    (tmp_path / "out").symlink_to(tmp_path / there)
+    with pytest.raises(SallyportError, match=r"out leads to "):
+        steps.empty(tmp_path / "out")
+    assert (tmp_path / "disk/checkout/rootfs").exists()
+
+
+@pytest.mark.parametrize("way", ["cache", "."])
+@pytest.mark.parametrize("kind", ["file", "link to nothing"])
+def test_something_in_the_place_of_a_directory_is_named(desk: Desk, way: str, kind: str) -> None:
+    path = (desk.directory / ".." / way).resolve() / ("x" if way == "." else "")
+    desk.directory = path / "cache" if way == "." else desk.directory
+    path.write_text("") if kind == "file" else path.symlink_to("nowhere")
+    with pytest.raises(SallyportError, match=f"{path} is ") as caught:
+        desk.cache().step("root", "Root", {"a": "1"}, Work())
+    assert "disk" in caught.value.hint
+
+
+def test_a_file_in_the_place_of_an_output_gives_way(desk: Desk) -> None:
+    output = desk.cache().step("root", "Root", {"a": "1"}, Work())
+    steps.remove(output)
+    output.write_text("")
+    assert (desk.cache().step("root", "Root", {"a": "1"}, Work()) / "made").exists()
+
+
+def test_a_cache_may_be_a_link_to_another_disk(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    desk.directory.symlink_to(tmp_path / "disk")
+    output = desk.cache().step("root", "Root", {"a": "1"}, Work())
+    assert (tmp_path / "disk" / output.name / "made").exists()
 
 
 def test_four_outputs_of_each_step_are_kept_the_least_used_goes(desk: Desk) -> None:
@@ -161,3 +259,6 @@ def test_a_digest_is_of_names_contents_links_and_the_executable_bit(tmp_path: Pa
     assert changed()
     file.rename(file.with_name("renamed"))
     assert changed()
+    by_link = tmp_path / "by link"
+    by_link.symlink_to(tmp_path / "tree")
+    assert steps.digest_path(by_link) == seen[-1]

@@ -1,0 +1,21 @@
+"""Images for tests that boot none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rootfs import profile as profiles
+from rootfs.imagefile import ImageFile, Manifest
+
+
+def image_file(path: Path, *, test_access: bool = False) -> ImageFile:
+    """A file that says it is an image of profile ``qemu``."""
+    manifest = Manifest(
+        name="an-image",
+        profile=profiles.load("qemu"),
+        test_access=test_access,
+        engine="debian",
+        root_hash="0" * 64,
+        files={},
+    )
+    return ImageFile(path, manifest)

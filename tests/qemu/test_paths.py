@@ -1,0 +1,49 @@
+"""QEMU starts, is reached and keeps a machine wherever its files are. Nothing boots: seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from rootfs.tools import Tools
+from tests.conftest import ODD_NAMES
+from tests.images import image_file
+from tests.qemu.machine import Forward, Machine
+from tests.qemu.rig import listening
+from tests.qemu.shell import HostShell
+
+pytestmark = pytest.mark.qemu
+SIZE = 1 << 20
+
+
+@pytest.mark.parametrize("name", [name for name in ODD_NAMES if ":" not in name], ids=ascii)
+def test_a_machine_in_an_odd_place(tools: Tools, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of everything that it has a path of: temporary files, image, disk, sockets, saved state, the tools themselves."""
+    odd = tmp_path / name
+    for part in ("tmp", "image", "kept"):
+        (odd / part).mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(odd / "tmp"))
+    (odd / "tools").symlink_to(tools.tree)
+    disk, image = odd / "image/disk.img", image_file(odd / "image/x,y.img")
+    for path in (disk, image.path):
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(SIZE)
+    with (
+        listening(odd / "wire.pcapng", None) as (wire, path),
+        Machine(Tools(odd / "tools"), image, wire=path, forward=Forward(), persist=disk) as machine,
+    ):
+        wire.wait_connected(10)
+        HostShell(machine.shell_socket).close()
+        (block,) = [entry for entry in machine.qmp("query-block") if entry["device"] == "disk"]
+        assert block["inserted"]["image"]["virtual-size"] == SIZE
+        machine.run()
+        saved = machine.save(odd / "kept")
+    assert list((odd / "tmp").iterdir()) == []
+    with Machine(Tools(odd / "tools"), image, saved=saved) as again:
+        again.run()
+        assert again.alive()
+    with Machine(Tools(odd / "tools"), image) as again:
+        assert again.qmp("query-name") == {"name": "an-image"}
