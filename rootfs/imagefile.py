@@ -70,7 +70,7 @@ def partitions(path: Path) -> dict[str, int]:
     UEFI specification 2.10, section 5.3: GUID partition table.
 
     Raises:
-        SallyportError: there is no whole table, or the file is not as long as it says.
+        SallyportError: there is no whole table, it names a partition twice, or the file is not as long as it says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -100,4 +100,9 @@ def partitions(path: Path) -> dict[str, int]:
     used = [entry for entry in entries if any(entry[:16])]
     first = [struct.unpack_from("<Q", entry, 32)[0] * _SECTOR for entry in used]
     names = [entry[56:].decode("utf-16-le", "replace").rstrip("\0") for entry in used]
+    if len(set(names)) != len(names):
+        # Whoever looks for one by its name would see another than the firmware boots.
+        raise SallyportError(
+            f"{path}: two of its partitions have the same name: {', '.join(names)}", "build or copy the image again"
+        )
     return dict(zip(names, first, strict=True))

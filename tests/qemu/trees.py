@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs import unpack as unpacking
+from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
 from rootfs.tools import BUILD, Tools
 from tests.probes.outside import Progress
-from tests.probes.result import Result
+from tests.probes.result import Result, Verdict
 from tests.probes.tree import run_tree
+from tests.qemu import flash
 from tests.qemu.machine import MachineError
+from tests.qemu.remake import Remaker
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ class Trees:
     folder: Path
     host: Path
     vm: Path
+    kernel: Path
     test_access: bool
-    files: Mapping[str, str] | None = None
-    kernel: Path | None = None
-    root_hash: str = ""
+    files: Mapping[str, str] | None
+    root_hash: str
 
 
 def check(tools: Tools, trees: Trees) -> list[Result]:
@@ -67,9 +70,9 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
         folder,
         found.host,
         found.vm,
+        found.kernel,
         image.test_access,
         files=manifest["files"],
-        kernel=found.kernel,
         root_hash=manifest["root_hash"],
     )
 
@@ -81,12 +84,27 @@ def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
         yield unpack(tools, image, Path(directory))
 
 
-def prove(tools: Tools, image: ImageFile, *, say: Progress) -> list[Result]:
-    """The checks of the image's own files.
-
-    Raises:
-        MachineError: they cannot be unpacked.
-    """
+def prove(engine: Engine, image: ImageFile, *, say: Progress) -> list[Result]:
+    """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
     say("the files of the image", 0, 0)
-    with unpacked(tools, image) as trees:
-        return check(tools, trees)
+    with (
+        tempfile.TemporaryDirectory(prefix="sallyport-remade-", dir=image.path.parent) as folder,
+        Remaker(engine, Path(folder)) as remaker,
+    ):
+        return _looked_at(remaker, image, files=True)
+
+
+def prove_flash(remaker: Remaker, image: ImageFile) -> list[Result]:
+    """Of `prove` what is not about the files of the two root file systems."""
+    return _looked_at(remaker, image, files=False)
+
+
+def _looked_at(remaker: Remaker, image: ImageFile, *, files: bool) -> list[Result]:
+    results = [flash.partitions(image)]
+    try:
+        with unpacked(remaker.engine.tools, image) as trees:
+            results += check(remaker.engine.tools, trees) if files else []
+            results += flash.Flash(remaker, image, trees.folder, trees.host, trees.kernel).results()
+    except MachineError as error:
+        results.append(Result("tree", "unpack", "the files of the image", Verdict.NOT_TESTED, str(error), "none", 0.0))
+    return results

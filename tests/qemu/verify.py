@@ -174,7 +174,7 @@ def verify(
             facts.update(more)
             return found
 
-        part("tree", "the files of the image", lambda: trees.prove(engine.tools, image, say=bar.say))
+        part("tree", "the files of the image", lambda: trees.prove(engine, image, say=bar.say))
         part("outside", "the management port of the running image", at_port)
         part("inside", "the link from a root shell in the VM", from_inside)
     return Report(
