@@ -103,7 +103,7 @@ class Flash:
         slot_a = Verity(region("slot-a"), _blocks(said), made.tree, system, said, made.argument)
         esp = Files(region("esp"), self._esp(view, *parts["esp"]), frozenset({f"::/{boots}"}))
         data = Files(region("data"), self._data(view, *parts["data"]), frozenset({"lost+found"}))
-        tells = f"kernel {known['kernel'][:16]}… as the manifest declares; "
+        tells = f"the manifest's kernel has SHA-256 {known['kernel'][:16]}…; "
         return [
             examine(regions.VERITY, slot_a),
             examine(regions.esp(lambda: self._esp(view, *parts["esp"], plant=f"{boots}.extra.d/x.addon.efi")), esp),
