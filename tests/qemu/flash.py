@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
-from rootfs import arch
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
 from tests.probes.flash import initrd, regions, table, uki
@@ -17,11 +17,13 @@ from tests.probes.flash.table import Disk
 from tests.probes.flash.view import Region, View
 from tests.probes.result import Result
 from tests.probes.tree.entries import TreeError
-from tests.probes.tree.kernel import command_line_of
 from tests.qemu.remake import Remade, Remaker, declared
 
 _MIB = 1 << 20
 MAX_INITRD = initrd.MAX_ARCHIVE
+MAX_LINES = 1000
+MAX_SECONDS = 60
+"""Of processor time that a tool may take for a file system."""
 
 
 def disk_of(image: ImageFile, view: View) -> Disk:
@@ -44,70 +46,78 @@ class Flash:
         remaker: makes that.
         image: the file.
         folder: for copies and what is unpacked.
-        host: the host's root file system, unpacked.
-        kernel: the unified kernel image, as the system partition's files have it.
+        host: unpacks the host's root file system, if it is needed.
     """
 
-    def __init__(self, remaker: Remaker, image: ImageFile, folder: Path, host: Path, kernel: Path) -> None:
-        self._remaker, self._image, self._folder = remaker, image, folder
-        self._host, self._kernel = host, kernel
+    def __init__(self, remaker: Remaker, image: ImageFile, folder: Path, host: Callable[[], Path]) -> None:
+        self._remaker, self._image, self._folder, self._host = remaker, image, folder, host
 
     def results(self) -> list[Result]:
         """All looks but the partitions'; never raises for what is in the image."""
         with View.open(self._image.path) as view:
             try:
-                parts = {name: (first, end) for name, first, end in disk_of(self._image, view).partitions()}
-                if [*parts] != [*table.PARTITIONS]:
+                disk = disk_of(self._image, view)
+                parts = {name: (first, end) for name, first, end in disk.partitions()}
+                # What follows takes room and time by these sizes.
+                if [(name, end - first) for name, (first, end) in parts.items()] != [*disk.sizes.items()]:
                     raise TreeError("the partitions are not the declared ones")
                 slot_b = examine(regions.SLOT_B, Region("slot-b", view, None, *parts["slot-b"]))
             except TreeError as error:
                 return [unknown("whole", regions.WHOLE.tried, str(error))]
             try:
-                made, said = self._made(view, *parts["slot-a"])
+                found = self._kernel_image(view, *parts["esp"])
+                made, said = self._made(view, *parts["slot-a"], found)
                 with View.open(made.image) as other:
-                    return [slot_b, *self._compared(view, other, made, said, parts)]
+                    return [slot_b, *self._compared(view, other, made, said, found, parts)]
             except (TreeError, OSError) as error:
                 return [slot_b, unknown("whole", regions.WHOLE.tried, str(error))]
 
-    def _made(self, view: View, start: int, end: int) -> tuple[Remade, str]:
+    def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[Remade, str]:
         known = declared(self._image.path.with_suffix(".manifest.json"))
         if not known:
             raise TreeError("the manifest does not tell kernel and stub: build the image again")
         if known["stub"] != hashlib.sha256(self._remaker.stub).hexdigest():
             raise TreeError("the manifest tells of another stub than this checkout's packages have")
-        said = command_line_of(self._kernel)
+        said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
         blocks = _blocks(said)
         if not 0 < blocks * regions.BLOCK < end - start:
             raise TreeError(f"the command line tells of {blocks} blocks, which slot-a has not")
-        kernel = uki.only(self._read_kernel(), ".linux")
+        kernel = uki.content(found, ".linux")
         made = self._remaker.remake(self._image, view, start, blocks * regions.BLOCK, self._host, kernel)
         return made, said
 
-    def _read_kernel(self) -> bytes:
-        if self._kernel.stat().st_size > uki.MAX_UKI:
+    def _kernel_image(self, view: View, start: int, end: int) -> bytes:
+        """What the firmware starts, as the system partition's files have it."""
+        copy = self._copy(view, start, end)
+        target = self._folder / "uki.efi"
+        try:
+            self._ask("mcopy", "-n", "-i", copy.name, f"::/{self._remaker.engine.arch.uki}", target.name)
+        except SallyportError as error:
+            raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
+        if target.stat().st_size > uki.MAX_UKI:
             raise TreeError(f"the unified kernel image has more than {uki.MAX_UKI} bytes")
-        return self._kernel.read_bytes()
+        return target.read_bytes()
 
     def _compared(
-        self, view: View, other: View, made: Remade, said: str, parts: dict[str, tuple[int, int]]
+        self, view: View, other: View, made: Remade, said: str, found: bytes, parts: dict[str, tuple[int, int]]
     ) -> list[Result]:
         def region(name: str) -> Region:
             return Region(name, view, other, *parts[name])
 
-        found = self._read_kernel()
         known = declared(self._image.path.with_suffix(".manifest.json"))
-        boots = arch.ALL[self._image.profile.arch].uki
+        boots = self._remaker.engine.arch.uki
         start, _ = parts["slot-a"]
         # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
         (system,) = struct.unpack("<Q", view.read(start + 40, 8))
         slot_a = Verity(region("slot-a"), _blocks(said), made.tree, system, said, made.argument)
         esp = Files(region("esp"), self._esp(view, *parts["esp"]), frozenset({f"::/{boots}"}))
         data = Files(region("data"), self._data(view, *parts["data"]), frozenset({"lost+found"}))
+        kernel = hashlib.sha256(uki.content(found, ".linux")).hexdigest()
         tells = f"the manifest's kernel has SHA-256 {known['kernel'][:16]}…; "
         return [
             examine(regions.VERITY, slot_a),
             examine(regions.esp(lambda: self._esp(view, *parts["esp"], plant=f"{boots}.extra.d/x.addon.efi")), esp),
-            examine(uki.LOOK, uki.Uki(found, made.uki, known["kernel"]), tells),
+            examine(uki.LOOK, uki.Uki(found, made.uki, known["kernel"], kernel), tells),
             self._initramfs(found, made),
             examine(regions.data(lambda: self._data(view, *parts["data"], plant="planted")), data),
             examine(regions.WHOLE, regions.whole(view, other)),
@@ -115,7 +125,7 @@ class Flash:
 
     def _initramfs(self, found: bytes, made: Remade) -> Result:
         try:
-            packed = uki.only(found, ".initrd")
+            packed = uki.content(found, ".initrd")
         except TreeError as error:
             return unknown(initrd.LOOK.name, initrd.LOOK.tried, str(error))
         archive, trouble = made.archive, ""
@@ -150,7 +160,7 @@ class Flash:
             said = self._ask("mdir", "-/", "-a", "-b", "-i", copy.name, "::")
         except SallyportError:
             return None
-        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._image))
+        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._remaker.engine.arch.uki))
 
     def _data(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
         """What is in the data partition's root directory (debugfs(8)), or in a copy's with one more file."""
@@ -166,7 +176,17 @@ class Flash:
         return frozenset(names) - {".", ".."} if names else None
 
     def _ask(self, *argv: str) -> str:
-        return self._remaker.engine.tools.run(argv, build=self._folder)
+        """What a tool says of a file system; a hostile one may have directories in a circle."""
+        lines = 0
+
+        def count(_: str) -> None:
+            nonlocal lines
+            lines += 1
+            if lines > MAX_LINES:
+                raise SallyportError(f"{argv[0]} lists more than {MAX_LINES} files")
+
+        words = ["prlimit", f"--cpu={MAX_SECONDS}", *argv]
+        return self._remaker.engine.tools.run(words, build=self._folder, on_line=count)
 
     def _copy(self, view: View, start: int, end: int) -> Path:
         """A partition in a file of its own, holes where there is nothing."""
@@ -179,9 +199,9 @@ class Flash:
         return copy
 
 
-def _folder_of(line: str, image: ImageFile) -> bool:
+def _folder_of(line: str, boots: str) -> bool:
     """Whether a line of the list names a directory on the way to what boots the image."""
-    return line.endswith("/") and f"::/{arch.ALL[image.profile.arch].uki}".startswith(line)
+    return line.endswith("/") and f"::/{boots}".startswith(line)
 
 
 def _blocks(said: str) -> int:

@@ -69,7 +69,7 @@ class Forge:
         """A section of the unified kernel image."""
         partition = f"{self._image.path.name}@@{self.begins('esp')}"
         self._tools.run(["mcopy", "-o", "-i", partition, f"::/{self.boots}", "uki.efi"], build=self._folder)
-        return uki.only((self._folder / "uki.efi").read_bytes(), name)
+        return uki.content((self._folder / "uki.efi").read_bytes(), name)
 
     def boot(self, *, more: tuple[str, ...] = (), stub: bytes = b"", **other: bytes) -> None:
         """Put another unified kernel image in the place of the real one.

@@ -171,7 +171,7 @@ class Mutation:
             clean = open_image(self._built.image)
             with tempfile.TemporaryDirectory(prefix="sallyport-mutant-", dir=clean.path.parent) as directory:
                 forged = mutant.plant.image(self._remaker, clean, Path(directory))
-                return trees.prove_flash(self._remaker, forged)
+                return trees.look(self._remaker, forged, files=False)
         assert isinstance(mutant.plant, AtBoot)
         with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
             image = open_image(mutant.plant.image(self._with_overlay, Path(directory)))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,6 @@ from rootfs import disk
 from rootfs import image as images
 from rootfs.debian.engine import Engine
 from rootfs.disk import Verity
-from rootfs.errors import SallyportError
 from rootfs.image import Recipe
 from rootfs.imagefile import ImageFile
 from rootfs.version import version
@@ -75,6 +75,14 @@ class _Installed:
         target.chmod(0o644)
 
 
+@dataclass(frozen=True)
+class _Root:
+    """What is made of a root file system alone, in ``folder``: ``root.verity``, ``initrd``, ``archive``."""
+
+    folder: Path
+    verity: Verity
+
+
 class Remaker:
     """Makes images anew in a folder of its own; the same image but once. A context manager.
 
@@ -86,10 +94,12 @@ class Remaker:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
         self._folder = folder
+        self._roots: dict[str, _Root] = {}
         self._made: dict[str, Remade] = {}
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
         return self
 
     def __exit__(
@@ -106,7 +116,9 @@ class Remaker:
     def _boot(self) -> Path:
         return self.engine.boot / "tree"
 
-    def remake(self, image: ImageFile, view: View, slot: int, length: int, host: Path, kernel: bytes) -> Remade:
+    def remake(
+        self, image: ImageFile, view: View, slot: int, length: int, host: Callable[[], Path], kernel: bytes
+    ) -> Remade:
         """The image that this checkout makes with this root file system and this kernel.
 
         Args:
@@ -114,62 +126,64 @@ class Remaker:
             view: its bytes.
             slot: where slot A begins.
             length: bytes of the root file system.
-            host: it, unpacked.
+            host: unpacks it.
             kernel: of the host.
 
         Raises:
             TreeError: it cannot be made of these.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{image.profile.model_dump_json()} {image.engine} {image.test_access} ".encode())
         for at in range(0, length, _CHUNK):
             digest.update(view.read(slot + at, min(_CHUNK, length - at)))
-        key = f"{digest.hexdigest()} {hashlib.sha256(kernel).hexdigest()} {image.profile.model_dump_json()}"
-        key = hashlib.sha256(f"{key} {image.engine} {image.test_access}".encode()).hexdigest()[:20]
-        if key not in self._made:
-            folder = self._folder / key
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            with (folder / "root").open("wb") as file:
-                for at in range(0, length, _CHUNK):
-                    file.write(view.read(slot + at, min(_CHUNK, length - at)))
-            (folder / "linux").write_bytes(kernel)
-            try:
-                self._made[key] = self._make(image, folder, host)
-            except TreeError:
-                raise
-            except SallyportError as error:
-                raise TreeError(f"the image cannot be made anew: {error}") from error
-            except Exception as error:  # a broken program of a hostile root breaks its reader in many ways
-                raise TreeError(f"the image cannot be made anew: {type(error).__name__}: {error}") from error
-        return self._made[key]
+        name = digest.hexdigest()
+        whole = f"{name} {hashlib.sha256(kernel).hexdigest()}"
+        try:
+            if name not in self._roots:
+                folder = self._folder / f"root-{len(self._roots)}"
+                folder.mkdir()
+                with (folder / "root").open("wb") as file:
+                    for at in range(0, length, _CHUNK):
+                        file.write(view.read(slot + at, min(_CHUNK, length - at)))
+                self._roots[name] = self._root(image, folder, host())
+            if whole not in self._made:
+                folder = self._folder / f"image-{len(self._made)}"
+                folder.mkdir()
+                self._made[whole] = self._image(image, folder, self._roots[name], kernel)
+        except TreeError:
+            raise
+        except Exception as error:  # a broken program in a hostile root breaks its reader in many ways
+            raise TreeError(f"the image cannot be made anew: {type(error).__name__}: {error}") from error
+        return self._made[whole]
 
-    def _make(self, image: ImageFile, folder: Path, host: Path) -> Remade:
-        tools = self.engine.tools
-        _only_plain(Tree(host))
+    def _root(self, image: ImageFile, folder: Path, host: Path) -> _Root:
+        tools, tree = self.engine.tools, Tree(host)
+        _only_plain(tree)
         recipe = Recipe(image.profile, test_access=image.test_access)
-        initrd = images.initrd(folder, host, _Installed(Tree(host)), recipe, image.engine, tools=tools)
-        (folder / "disk").mkdir()
-        verity: Verity = disk.seal(tools, folder, folder / "root")
-        (folder / "root.verity").rename(folder / "disk/root.verity")
-        tree = (folder / "disk/root.verity").stat().st_size
+        images.initrd(folder, host, _Installed(tree), recipe, image.engine, tools=tools)
+        tools.run(["zstd", "-q", "-d", "initrd", "-o", "archive"], build=folder)
+        return _Root(folder, disk.seal(tools, folder, folder / "root"))
+
+    def _image(self, image: ImageFile, folder: Path, root: _Root, kernel: bytes) -> Remade:
+        (folder / "linux").write_bytes(kernel)
+        build = folder / "disk"
+        build.mkdir()
+        os.link(root.folder / "root.verity", build / "root.verity")
         made = disk.assemble(
-            tools,
-            folder / "disk",
+            self.engine.tools,
+            build,
             profile=image.profile,
             arch=self.engine.arch,
             boot=self._boot,
             kernel=folder / "linux",
-            initrd=initrd,
-            verity=verity,
+            initrd=root.folder / "initrd",
+            verity=root.verity,
             release=version(),
-        )
-        tools.run(["zstd", "-q", "-d", "initrd", "-o", "archive"], build=folder)
-        whole = made.rename(folder / "disk.img")
-        uki = (folder / "disk/uki.efi").read_bytes()
-        shutil.rmtree(folder / "disk")
-        shutil.rmtree(folder / "initrd-tree")
-        archive = (folder / "archive").read_bytes()
-        return Remade(whole, uki, initrd.read_bytes(), archive, tree, verity.argument)
+        ).rename(folder / "disk.img")
+        uki = (build / "uki.efi").read_bytes()
+        shutil.rmtree(build)
+        initrd, archive = ((root.folder / name).read_bytes() for name in ("initrd", "archive"))
+        tree = (root.folder / "root.verity").stat().st_size
+        return Remade(made, uki, initrd, archive, tree, root.verity.argument)
 
 
 def _only_plain(tree: Tree) -> None:

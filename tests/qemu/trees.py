@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rootfs import unpack as unpacking
@@ -20,6 +21,8 @@ from tests.probes.tree import run_tree
 from tests.qemu import flash
 from tests.qemu.machine import MachineError
 from tests.qemu.remake import Remaker
+
+_PREFIX = "sallyport-tree-"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
 @contextmanager
 def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
     """`unpack` into a directory beside the image, for the time of the context."""
-    with tempfile.TemporaryDirectory(prefix="sallyport-tree-", dir=image.path.parent) as directory:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent) as directory:
         yield unpack(tools, image, Path(directory))
 
 
@@ -88,23 +91,26 @@ def prove(engine: Engine, image: ImageFile, *, say: Progress) -> list[Result]:
     """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
     say("the files of the image", 0, 0)
     with (
-        tempfile.TemporaryDirectory(prefix="sallyport-remade-", dir=image.path.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent) as folder,
         Remaker(engine, Path(folder)) as remaker,
     ):
-        return _looked_at(remaker, image, files=True)
+        return look(remaker, image)
 
 
-def prove_flash(remaker: Remaker, image: ImageFile) -> list[Result]:
-    """Of `prove` what is not about the files of the two root file systems."""
-    return _looked_at(remaker, image, files=False)
+def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Result]:
+    """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
+    tools = remaker.engine.tools
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent)))
 
+        @cache
+        def trees() -> Trees:
+            return stack.enter_context(unpacked(tools, image))
 
-def _looked_at(remaker: Remaker, image: ImageFile, *, files: bool) -> list[Result]:
-    results = [flash.partitions(image)]
-    try:
-        with unpacked(remaker.engine.tools, image) as trees:
-            results += check(remaker.engine.tools, trees) if files else []
-            results += flash.Flash(remaker, image, trees.folder, trees.host, trees.kernel).results()
-    except MachineError as error:
-        results.append(Result("tree", "unpack", "the files of the image", Verdict.NOT_TESTED, str(error), "none", 0.0))
-    return results
+        results = [flash.partitions(image), *flash.Flash(remaker, image, folder, lambda: trees().host).results()]
+        try:
+            results += check(tools, trees()) if files else []
+        except MachineError as error:
+            tried = "the files of the image"
+            results.append(Result("tree", "unpack", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))
+        return results

@@ -12,6 +12,7 @@ from tests.probes.tree.listing import words
 
 MAX_ARCHIVE = 1 << 28
 _MAX_MEMBERS = 10_000
+_MAX_NAME = 256
 _TRAILER = "TRAILER!!!"
 PROGRAMS = words("init usr/bin/busybox usr/sbin/dmsetup usr/lib/*/ld-linux-*.so.? usr/lib/ld-linux-*.so.? "
                  "usr/lib64/ld-linux-*.so.? usr/lib/*/libc.so.6")  # fmt: skip
@@ -61,7 +62,7 @@ def read(data: bytes, start: int = 0) -> tuple[list[Member], int]:
         behind = content + -(-size // 4) * 4
         if content + size > len(data) or not length:
             raise TreeError(f"the file at {at:#x} of the initial RAM file system is cut short")
-        name = data[at + 110 : at + 110 + length].rstrip(b"\0").decode(errors="replace")
+        name = data[at + 110 : at + 110 + length].rstrip(b"\0")[:_MAX_NAME].decode(errors="replace")
         if name == _TRAILER:
             return found, behind
         found.append(Member(name, fields[1], fields[2], fields[3], data[content : content + size], at))

@@ -93,7 +93,9 @@ def _verity(verity: Verity) -> Iterator[str]:
     if -(-verity.system // BLOCK) != verity.blocks:
         yield f"{verity.blocks} blocks are verified, and the file system has {verity.system} bytes"
     region = verity.region
-    for first, last in region.actual.differences(region.made, region.start, region.end):
+    # The one made anew has the data of this one.
+    begin = region.start + verity.blocks * BLOCK
+    for first, last in region.actual.differences(region.made, begin, region.end):
         where = "the hash tree" if first - region.start < verity.tree else "behind the hash tree"
         yield f"slot-a: {last - first} bytes at {first - region.start:#x}, {where}, are not what was computed"
 
@@ -136,7 +138,7 @@ SLOT_B: Look[Region] = Look(
 
 
 def _part(part: int, region: Region) -> Region:
-    return region.flipped(region.end // 8 * part)
+    return region.flipped(region.end // 4 * part)
 
 
 def _longer(region: Region) -> Region:
@@ -149,7 +151,7 @@ WHOLE: Look[Region] = Look(
     _region,
     {
         "first byte": lambda region: region.flipped(0),
-        **{f"{part}/8": partial(_part, part) for part in range(1, 8)},
+        **{f"{part}/4": partial(_part, part) for part in range(1, 4)},
         "last byte": lambda region: region.flipped(-1),
         "longer": _longer,
     },

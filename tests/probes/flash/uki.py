@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -58,41 +57,45 @@ def sections(data: bytes) -> list[Section]:
     return found
 
 
-def only(data: bytes, name: str) -> bytes:
-    """The content of the one section of a name.
+def content(data: bytes, name: str) -> bytes:
+    """The content of the first section of a name; whether there is another one, the look says.
 
     Raises:
-        TreeError: there is none, or another one.
+        TreeError: there is none.
     """
-    found = [section.content for section in sections(data) if section.name == name]
-    if len(found) != 1:
-        raise TreeError(f"the unified kernel image has {len(found)} sections {name}")
-    return found[0]
+    for section in sections(data):
+        if section.name == name:
+            return section.content
+    raise TreeError(f"the unified kernel image has no section {name}")
 
 
 @dataclass(frozen=True)
 class Uki:
     """What is in the system partition, beside what this checkout makes with the same kernel.
 
-    ``kernel`` is the SHA-256 that the manifest declares.
+    ``declared`` is the SHA-256 that the manifest has for the kernel, ``kernel`` that of the one that is there.
     """
 
     actual: bytes
     made: bytes
+    declared: str
     kernel: str
 
 
 def find(uki: Uki) -> Iterator[str]:
     """What is not as declared, and what is not the same as in the one that was made anew."""
-    actual = sections(uki.actual)
+    try:
+        actual = sections(uki.actual)
+    except TreeError as error:
+        yield str(error)
+        return
     counts = Counter(section.name for section in actual)
     for name, count in sorted(counts.items()):
         if count != 1 or name not in STUB | {*CONTENT}:
             yield f"section {name!r} is there {count} times" if count != 1 else f"section {name!r} is not declared"
     yield from (f"section {name!r} is missing" for name in CONTENT if name not in counts)
-    for section in actual:
-        if section.name == ".linux" and hashlib.sha256(section.content).hexdigest() != uki.kernel:
-            yield "the kernel is not the one that the manifest declares"
+    if uki.kernel != uki.declared:
+        yield "the kernel is not the one that the manifest declares"
     if uki.actual == uki.made:
         return
     made = {section.name: section for section in sections(uki.made)}
@@ -143,6 +146,7 @@ LOOK: Look[Uki] = Look(
     find,
     {
         "kernel": _in(".linux"),
+        "kernel of another manifest": lambda uki: replace(uki, declared="0" * 64),
         "initial RAM file system": _in(".initrd"),
         "command line": _in(".cmdline"),
         "stub": _in(".text"),

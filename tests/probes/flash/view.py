@@ -42,12 +42,12 @@ class View:
         end = min(at + length, self.size)
         if end <= at:
             return b""
-        data = bytearray(os.pread(self.descriptor, end - at, at).ljust(end - at, b"\0"))
+        data = os.pread(self.descriptor, end - at, at).ljust(end - at, b"\0")
         for place, other in self.planted.items():
             first, last = max(place, at), min(place + len(other), end)
             if first < last:
-                data[first - at : last - at] = other[first - place : last - place]
-        return bytes(data)
+                data = data[: first - at] + other[first - place : last - place] + data[last - at :]
+        return data
 
     def _next(self, at: int) -> int:
         """The first offset from ``at`` on where something else than zeroes may stand (lseek(2), SEEK_DATA)."""
