@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def examine(look: Look[T], subject: T, evidence: str = "") -> Result:
     try:
         outcome.offences = bounded(look.find(subject))
     except TreeError as error:
-        outcome.trouble.append(str(error))
+        return unknown(look.name, look.tried, str(error))
     before = set(outcome.offences)
     for name, plant in look.plants.items():
         outcome.planted += 1
@@ -47,7 +48,8 @@ def examine(look: Look[T], subject: T, evidence: str = "") -> Result:
                 outcome.seen.append(name)
             else:
                 outcome.trouble.append(f"control {name!r} was planted and not found")
-        except (TreeError, OSError) as error:
+        except (TreeError, OSError, LookupError, ValueError, StopIteration, struct.error) as error:
+            # What was handed to us may have no place to plant it in.
             outcome.trouble.append(f"control {name!r}: {error}")
     return result(look.name, look.tried, outcome, evidence, began, GROUP)
 

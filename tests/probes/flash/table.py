@@ -129,7 +129,7 @@ def find(disk: Disk) -> Iterator[str]:
     end = disk.view.size // sector - 1
     if disk.view.size % sector or first.other != end:
         yield f"{disk.view.size} bytes, and the table ends the disk at {(first.other + 1) * sector}"
-    yield from _boot_record(disk.view.read(0, 512), first.other)
+    yield from _boot_record(disk.view.read(0, sector), first.other)
     entries = disk._entries()
     declared = list(PARTITIONS)
     if [entry[0] for entry in entries] != declared:
@@ -163,8 +163,8 @@ def _boot_record(raw: bytes, last: int) -> Iterator[str]:
     status, _, kind, _, start, size = struct.unpack_from("<B3sB3sII", raw, 446)
     if (status, kind, start) != (0, 0xEE, 1) or size not in (last, 0xFFFFFFFF) or any(raw[462:510]):
         yield "the boot record has other partitions than the one that protects the disk"
-    if raw[510:] != b"\x55\xaa":
-        yield "the boot record has no signature"
+    if raw[510:512] != b"\x55\xaa" or any(raw[512:]):
+        yield "the boot record has no signature, or something behind it"
 
 
 def _between(disk: Disk, first: Header, second: Header) -> Iterator[str]:
