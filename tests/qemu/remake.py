@@ -139,21 +139,26 @@ class Remaker:
         whole = f"{name} {hashlib.sha256(kernel).hexdigest()}"
         try:
             if name not in self._roots:
-                folder = self._folder / f"root-{len(self._roots)}"
-                folder.mkdir()
+                folder = self._empty(f"root-{len(self._roots)}")
                 with (folder / "root").open("wb") as file:
                     for at in range(0, length, _CHUNK):
                         file.write(view.read(slot + at, min(_CHUNK, length - at)))
                 self._roots[name] = self._root(image, folder, host())
             if whole not in self._made:
-                folder = self._folder / f"image-{len(self._made)}"
-                folder.mkdir()
+                folder = self._empty(f"image-{len(self._made)}")
                 self._made[whole] = self._image(image, folder, self._roots[name], kernel)
         except TreeError:
             raise
         except Exception as error:  # a broken program in a hostile root breaks its reader in many ways
             raise TreeError(f"the image cannot be made anew: {type(error).__name__}: {error}") from error
         return self._made[whole]
+
+    def _empty(self, name: str) -> Path:
+        """A new folder; what came to nothing may have left one."""
+        folder = self._folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
     def _root(self, image: ImageFile, folder: Path, host: Path) -> _Root:
         tools, tree = self.engine.tools, Tree(host)
@@ -187,16 +192,17 @@ class Remaker:
 
 
 def _only_plain(tree: Tree) -> None:
-    """Refuse what could lead a reader astray.
+    """Refuse what could lead a reader astray, or a writer of the copy that it makes.
 
     Raises:
-        TreeError: there is something else than files, directories and links, or a link of /usr leads outside.
+        TreeError: there is something else than files, directories and links, or a link where programs and libraries
+            are leads outside, wherever it passes.
     """
     root = tree.root.resolve()
     for entry in tree.entries:
         if stat.S_IFMT(entry.mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
             raise TreeError(f"the root has something else than files: {entry}")
-        if entry.target and entry.path.startswith("usr/"):
+        if entry.target and entry.path.startswith(("usr/bin/", "usr/sbin/", "usr/lib")):
             try:
                 inside = not entry.target.startswith("/") and (root / entry.path).resolve().is_relative_to(root)
             except (OSError, RuntimeError):

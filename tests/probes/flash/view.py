@@ -10,6 +10,7 @@ from pathlib import Path
 
 _CHUNK = 1 << 20
 _BLOCK = 512
+_NOWHERE = 1 << 62
 MAX_RANGES = 64
 """Places that are told apart; what differs in more is bad enough."""
 
@@ -54,7 +55,7 @@ class View:
         try:
             found = os.lseek(self.descriptor, at, os.SEEK_DATA)
         except OSError:
-            found = self.size  # behind the last data, or behind the end
+            found = _NOWHERE  # behind the last data, or behind the end
         for place, other in self.planted.items():
             if place + len(other) > at:
                 found = min(found, max(place, at))
