@@ -13,7 +13,7 @@ from rootfs import overlay
 from rootfs.arch import Arch
 from rootfs.errors import SallyportError
 from rootfs.profile import Profile
-from rootfs.tools import Tools
+from rootfs.tools import Confined, Tools, disown
 
 STUB_PACKAGE = "systemd-boot-efi"
 """The package that has the stub."""
@@ -103,7 +103,10 @@ def assemble(
             *("--uname=", "--output=uki.efi", "--stub=stub", f"--efi-arch={arch.efi}"),
         ],
         build=build,
+        # Where the proof makes an image anew, the kernel is somebody's.
+        confined=Confined(),
     )
+    disown(build)
     identity = f"{profile.name} {verity.root_hash}"
     (build / "genimage.cfg").write_text(
         overlay.render(

@@ -22,9 +22,11 @@ from rootfs.debian.engine import Engine, compile_python
 from rootfs.debian.licenses import Licenses
 from rootfs.debian.packages import Package
 from rootfs.disk import Verity
+from rootfs.initramfs import Modules
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
 from rootfs.steps import Cache, alone, digest_code, digest_path, provide
+from rootfs.tools import Tools
 from rootfs.version import PROJECT, version
 
 OUT = PROJECT / "out"
@@ -112,7 +114,8 @@ def flavours(recipe: Recipe) -> tuple[str, str]:
     return recipe.profile.kernel, frontend.KERNEL
 
 
-def _values(recipe: Recipe, engine: str) -> dict[str, object]:
+def values(recipe: Recipe, engine: str) -> dict[str, object]:
+    """What templates of the host may use."""
     return {
         "engine": engine,
         "profile": recipe.profile,
@@ -120,6 +123,33 @@ def _values(recipe: Recipe, engine: str) -> dict[str, object]:
         "link": backend.instructions,
         "test_access": recipe.test_access,
     }
+
+
+def initrd(output: Path, base: Path, modules: Modules, recipe: Recipe, engine: str, *, tools: Tools) -> Path:
+    """Make the host's initial RAM file system, ``output/initrd``, as the build does, and the proof to compare.
+
+    Args:
+        output: also gets ``initrd-tree``, its files.
+        base: a tree that has the programs.
+        modules: has the kernel's modules.
+        recipe: of the image.
+        engine: name of what made the trees.
+        tools: for compression.
+    """
+    return initramfs.build(
+        output,
+        base=base,
+        programs=["usr/sbin/dmsetup"],
+        applets=_APPLETS,
+        kernel=modules,
+        modules=recipe.profile.modules.initrd,
+        init=_INIT,
+        values=values(recipe, engine),
+        tools=tools,
+        where=f"profile {recipe.profile.name!r}: modules.initrd",
+        compress=True,
+        arch=arch.ALL[recipe.profile.arch],
+    )
 
 
 def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
@@ -136,14 +166,14 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
     inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
 
-    values = _values(recipe, engines.name)
+    known = values(recipe, engines.name)
 
     def build(output: Path) -> None:
         tree = output / "tree"
         overlay.link_tree(base / "tree", tree)
         overlay.skeleton(tree)
         for directory in overlays:
-            overlay.apply(directory, tree, values)
+            overlay.apply(directory, tree, known)
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
         installed = frontend.install_package(PROJECT / "backend", tree, _SOURCES_ONLY)
         for name in extension.OUTPUTS:
@@ -161,20 +191,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
             shutil.copyfile(vm / name, output / f"frontend-{name}")
         verity = disk.seal(engine.tools, output, output / "root.squashfs")
         (output / "verity.json").write_text(json.dumps(verity.__dict__))
-        initramfs.build(
-            output,
-            base=base / "tree",
-            programs=["usr/sbin/dmsetup"],
-            applets=_APPLETS,
-            kernel=linux,
-            modules=recipe.profile.modules.initrd,
-            init=_INIT,
-            values=values,
-            tools=engine.tools,
-            where=f"profile {recipe.profile.name!r}: modules.initrd",
-            compress=True,
-            arch=engine.arch,
-        )
+        initrd(output, base / "tree", linux, recipe, engines.name, tools=engine.tools)
 
     return engine.cache.step(f"host-{recipe.profile.name}", f"Host root file system ({recipe.name})", inputs, build)
 
@@ -235,6 +252,11 @@ def _manifest(
         "test_access": recipe.test_access,
         "kernel": _kernel(engines.host, recipe).release,
         "root_hash": verity.root_hash,
+        # What of the unified kernel image nothing else of the image can tell.
+        "boot": {
+            "kernel": _sha256(target.parent / "vmlinuz"),
+            "stub": _sha256(target.parent / "stub"),
+        },
         "sizes": {
             "image_bytes": (target.parent / f"{recipe.name}.img").stat().st_size,
             "root_bytes": (root / "root.squashfs").stat().st_size,

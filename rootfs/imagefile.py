@@ -25,6 +25,15 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Path = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
+class Boot(BaseModel):
+    """SHA-256 of what of the unified kernel image nothing else of the image can tell."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    kernel: _Digest
+    stub: _Digest
+
+
 class Manifest(BaseModel):
     """Of what a manifest says, what is read back; it was handed to us with the image, and is as hostile as that."""
 
@@ -37,6 +46,7 @@ class Manifest(BaseModel):
     test_access: bool
     engine: Literal["debian", "buildroot", "buildroot-vm"]
     root_hash: _Digest
+    boot: Boot
     files: dict[_Path, _Digest] = Field(max_length=100_000)
     """Of the host's root file system: path to SHA-256."""
 
@@ -106,7 +116,7 @@ def partitions(path: Path) -> dict[str, int]:
     UEFI specification 2.10, section 5.3: GUID partition table.
 
     Raises:
-        SallyportError: there is no whole table, or the file is not as long as it says.
+        SallyportError: there is no whole table, it names a partition twice, or the file is not as long as it says.
     """
     size = path.stat().st_size
     with given.open_file(path) as file:
@@ -136,4 +146,9 @@ def partitions(path: Path) -> dict[str, int]:
     used = [entry for entry in entries if any(entry[:16])]
     first = [struct.unpack_from("<Q", entry, 32)[0] * _SECTOR for entry in used]
     names = [entry[56:].decode("utf-16-le", "replace").rstrip("\0") for entry in used]
+    if len(set(names)) != len(names):
+        # Whoever looks for one by its name would see another than the firmware boots.
+        raise SallyportError(
+            f"{path}: two of its partitions have the same name: {', '.join(names)}", "build or copy the image again"
+        )
     return dict(zip(names, first, strict=True))

@@ -6,12 +6,22 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from rootfs import select_files
 from rootfs.arch import Arch
-from rootfs.kernel import Kernel
 from rootfs.overlay import MERGED, render
 from rootfs.tools import EPOCH, Tools
+
+
+class Modules(Protocol):
+    """Where a kernel's modules come from, such as `rootfs.kernel.Kernel`."""
+
+    def closure(self, names: Iterable[str], where: str) -> list[str]:
+        """Paths of modules and all they need, in the order to load them."""
+
+    def copy(self, path: str, target: Path) -> None:
+        """Copy one of them, not compressed."""
 
 
 def build(
@@ -20,7 +30,7 @@ def build(
     base: Path,
     programs: Iterable[str],
     applets: Iterable[str],
-    kernel: Kernel,
+    kernel: Modules,
     modules: Iterable[str],
     init: Path,
     values: Mapping[str, object],

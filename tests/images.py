@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rootfs import profile as profiles
-from rootfs.imagefile import ImageFile, Manifest
+from rootfs.imagefile import Boot, ImageFile, Manifest
 
 
 def image_file(path: Path, *, test_access: bool = False) -> ImageFile:
@@ -16,6 +16,7 @@ def image_file(path: Path, *, test_access: bool = False) -> ImageFile:
         test_access=test_access,
         engine="debian",
         root_hash="0" * 64,
+        boot=Boot(kernel="0" * 64, stub="0" * 64),
         files={},
     )
     return ImageFile(path, manifest)

@@ -118,7 +118,7 @@ def mutants(
         mutation.show_list(wanted, _console)
         return
     outcomes = mutation.run(
-        debian().tools, profiles.load(PROFILE), OUT / "verify" / "mutants", _console, wanted,
+        debian(), profiles.load(PROFILE), OUT / "verify" / "mutants", _console, wanted,
         clean=clean, stages=list(dict.fromkeys(mutant.stage for mutant in wanted)) if only else mutation.ROUND,
         effort=Effort(seed=seed, quick=True),
     )  # fmt: skip

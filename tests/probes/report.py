@@ -69,6 +69,7 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "flood": ("Floods from inside", "The host does its own work, and the backend answers in time."),
     "listeners": ("Listening sockets of the host", "The backend's port is the only one, in every namespace."),
     "system": ("The running host", "Services are confined, the root is read-only, the kernel is set as declared."),
+    "flash": ("The whole flash image", "Each byte is what this checkout makes of its root file system and its kernel."),
     "tree": ("The image's own files", "No secret, no surprise of rights, no way to log in."),
 }
 """Title and promise of each group, in the order of the report; unknown groups follow."""

@@ -22,11 +22,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from rootfs import image as images
+from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.image import Built, Recipe
 from rootfs.imagefile import ImageFile, open_image
 from rootfs.profile import Profile
-from rootfs.tools import Tools
 from tests.probes.outside import Progress
 from tests.probes.report import replace_text
 from tests.probes.result import Result, Verdict
@@ -34,7 +34,8 @@ from tests.probes.wire import WireError
 from tests.qemu import trees, verify
 from tests.qemu.machine import MachineError
 from tests.qemu.mutants.mutant import Mutant
-from tests.qemu.plants import AtBoot, InTree
+from tests.qemu.plants import AtBoot, InImage, InTree
+from tests.qemu.remake import Remaker
 from tests.qemu.rig import Rig
 from tests.qemu.stages import STAGES, Effort
 
@@ -96,9 +97,10 @@ class Mutation:
     """Plants holes into the test image of one profile; a context manager, which keeps one machine for all of them."""
 
     def __init__(
-        self, tools: Tools, device: Profile, folder: Path, console: Console, *, effort: Effort, say: Progress
+        self, engine: Engine, device: Profile, folder: Path, console: Console, *, effort: Effort, say: Progress
     ) -> None:
-        self._tools, self._device, self._folder, self._console = tools, device, folder, console
+        self._engine, self._tools = engine, engine.tools
+        self._device, self._folder, self._console = device, folder, console
         self._effort, self._say = effort, say
         self._built: Built = images.make(Recipe(device, test_access=True), console)
         self._machine = ExitStack()
@@ -116,12 +118,17 @@ class Mutation:
         """The machine, booted when the first mutant needs it."""
         return self._machine.enter_context(self._boot(open_image(self._built.image)))
 
+    @cached_property
+    def _remaker(self) -> Remaker:
+        """Kept for all of them: few change what the image is made anew of."""
+        return self._machine.enter_context(Remaker(self._engine, self._built.image.parent / ".remade"))
+
     def outcome(self, mutant: Mutant) -> Outcome:
         """Plant one and look for it."""
         self._say(mutant.name, 0, 0)
         began = time.monotonic()
         try:
-            apart = isinstance(mutant.plant, InTree | AtBoot)
+            apart = isinstance(mutant.plant, InTree | InImage | AtBoot)
             verdict, evidence = judge(mutant, self._apart(mutant) if apart else self._on_rig(mutant))
         except (WireError, MachineError) as error:
             verdict, evidence = "not tested", str(error)
@@ -134,7 +141,7 @@ class Mutation:
         for stage in stages:
             try:
                 if stage == "tree":
-                    results += trees.prove(self._tools, open_image(self._built.image), say=self._say)
+                    results += trees.prove(self._engine, open_image(self._built.image), say=self._say)
                 else:
                     self._rig.restore(f"clean-{stage}")
                     results += STAGES[stage](self._rig, self._effort, self._say)
@@ -147,7 +154,7 @@ class Mutation:
     def _on_rig(self, mutant: Mutant) -> list[Result]:
         rig = self._rig
         rig.restore(f"mutant-{mutant.name}")
-        assert not isinstance(mutant.plant, InTree | AtBoot)
+        assert not isinstance(mutant.plant, InTree | InImage | AtBoot)
         mutant.plant(rig)
         # Of the attacks on the backend's protocol only those that must find it: each takes its time.
         named = tuple(pattern.split("/")[1] for pattern in mutant.found)
@@ -160,6 +167,11 @@ class Mutation:
         if isinstance(mutant.plant, InTree):
             with trees.unpacked(self._tools, open_image(self._built.image)) as unpacked:
                 return trees.check(self._tools, mutant.plant.planted(unpacked))
+        if isinstance(mutant.plant, InImage):
+            clean = open_image(self._built.image)
+            with tempfile.TemporaryDirectory(prefix="sallyport-mutant-", dir=clean.path.parent) as directory:
+                forged = mutant.plant.image(self._remaker, clean, Path(directory))
+                return trees.look(self._remaker, forged, files=False)
         assert isinstance(mutant.plant, AtBoot)
         with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
             image = open_image(mutant.plant.image(self._with_overlay, Path(directory)))
@@ -179,7 +191,7 @@ class Mutation:
 
 
 def run(
-    tools: Tools,
+    engine: Engine,
     device: Profile,
     folder: Path,
     console: Console,
@@ -192,7 +204,7 @@ def run(
     """Run mutants and clean rounds with progress on the console; keeps the outcomes in ``folder``/mutants.json.
 
     Args:
-        tools: has QEMU.
+        engine: has the tools, and QEMU.
         device: whose test image is probed.
         folder: where captures and outcomes go.
         console: where progress and each outcome are told.
@@ -216,7 +228,7 @@ def run(
             )
 
         outcomes: list[Outcome] = []
-        with Mutation(tools, device, folder, console, effort=effort, say=bar.say) as mutation:
+        with Mutation(engine, device, folder, console, effort=effort, say=bar.say) as mutation:
             for mutant in mutants:
                 outcomes.append(mutation.outcome(mutant))
                 tell(outcomes[-1])

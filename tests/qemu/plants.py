@@ -14,10 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rootfs.imagefile import ImageFile
+from rootfs.run import run
 from rootfs.tools import Tools
 from rootfs.version import PROJECT
 from tests.probes.controls import wait_until_up
+from tests.qemu.forge import Forge
 from tests.qemu.machine import MachineError
+from tests.qemu.remake import Remaker
 from tests.qemu.rig import UP_TIMEOUT, Rig
 from tests.qemu.trees import Trees
 
@@ -103,6 +107,24 @@ class InTree:
 
 
 @dataclass(frozen=True)
+class InImage:
+    """A change in a copy of the flash image; nothing is booted."""
+
+    change: Callable[[Forge], None]
+
+    def image(self, remaker: Remaker, image: ImageFile, folder: Path) -> ImageFile:
+        """The planted image in ``folder``; its manifest is the real one's."""
+        copy = folder / image.path.name
+        # Holes stay holes, and where the file system can, nothing is copied at all.
+        run(["cp", "--reflink=auto", "--sparse=always", image.path, copy])
+        shutil.copyfile(image.path.with_suffix(".manifest.json"), copy.with_suffix(".manifest.json"))
+        copy.chmod(0o600)
+        forged = replace(image, path=copy)
+        self.change(Forge(remaker, forged))
+        return forged
+
+
+@dataclass(frozen=True)
 class AtBoot:
     """Another image, and a boot of its own: for what is there only while nobody can reach the shells.
 
@@ -138,7 +160,7 @@ class AtBoot:
         return copy
 
 
-Plant = OnHost | InVm | Code | InTree | AtBoot
+Plant = OnHost | InVm | Code | InTree | InImage | AtBoot
 
 
 def _compiled(module: str, edits: Sequence[Edit], tools: Tools) -> bytes:

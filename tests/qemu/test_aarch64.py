@@ -29,7 +29,7 @@ def test_the_port_is_sealed(build_image: Callable[[Recipe], Built], tmp_path: Pa
     engine = Engine(Cache(images.CACHE, CONSOLE), arch=arch.AARCH64)
     image = open_image(build_image(Recipe(profile.load("qemu-aarch64"), test_access=True)).image)
     with verify.Bar(CONSOLE) as bar:
-        files = trees.prove(engine.tools, image, say=bar.say)
+        files = trees.prove(engine, image, say=bar.say)
         found, _ = verify.outside(engine.emulator, image, tmp_path, QUICK, say=bar.say)
         with Rig(engine.emulator, image, verify.target(image), tmp_path, say=lambda text: bar.say(text, 0, 0)) as rig:
             _, processes = rig.run_host("ps -o args")

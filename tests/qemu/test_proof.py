@@ -12,7 +12,6 @@ from rootfs import profile
 from rootfs.debian.engine import Engine
 from rootfs.image import Built
 from rootfs.imagefile import open_image
-from rootfs.tools import Tools
 from tests.probes.report import write_report
 from tests.probes.result import EXIT_SEALED, Verdict, exit_code
 from tests.qemu import verify
@@ -37,7 +36,7 @@ def test_clean_image_is_sealed(engine: Engine, release: Built, testing: Built) -
 
 
 @pytest.fixture(scope="module")
-def mutation(tools: Tools, made_by: str) -> Iterator[Mutation]:
+def mutation(engine: Engine, made_by: str) -> Iterator[Mutation]:
     if made_by != "debian":
         pytest.skip("holes are planted into images of engine debian: it is the proof that is tested")
     folder = images.OUT / "verify" / "mutants"
@@ -45,7 +44,7 @@ def mutation(tools: Tools, made_by: str) -> Iterator[Mutation]:
     device = profile.load("qemu")
     with (
         verify.Bar(CONSOLE) as bar,
-        Mutation(tools, device, folder, CONSOLE, effort=QUICK, say=bar.say) as planted,
+        Mutation(engine, device, folder, CONSOLE, effort=QUICK, say=bar.say) as planted,
     ):
         yield planted
 

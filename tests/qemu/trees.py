@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rootfs import unpack as unpacking
+from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
 from rootfs.tools import BUILD, Confined, Tools
 from tests.probes.outside import Progress
-from tests.probes.result import Result
+from tests.probes.result import Result, Verdict
 from tests.probes.tree import run_tree
+from tests.qemu import flash
 from tests.qemu.machine import MachineError
+from tests.qemu.remake import Remaker
+
+_PREFIX = "sallyport-tree-"
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,10 @@ class Trees:
     folder: Path
     host: Path
     vm: Path
+    kernel: Path
     test_access: bool
-    files: Mapping[str, str] | None = None
-    kernel: Path | None = None
-    root_hash: str = ""
+    files: Mapping[str, str] | None
+    root_hash: str
 
 
 def check(tools: Tools, trees: Trees) -> list[Result]:
@@ -66,9 +72,9 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
         folder,
         found.host,
         found.vm,
+        found.kernel,
         image.test_access,
         files=image.manifest.files,
-        kernel=found.kernel,
         root_hash=image.manifest.root_hash,
     )
 
@@ -76,16 +82,34 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
 @contextmanager
 def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
     """`unpack` into a directory beside the image, for the time of the context."""
-    with tempfile.TemporaryDirectory(prefix="sallyport-tree-", dir=image.path.parent) as directory:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent) as directory:
         yield unpack(tools, image, Path(directory))
 
 
-def prove(tools: Tools, image: ImageFile, *, say: Progress) -> list[Result]:
-    """The checks of the image's own files.
-
-    Raises:
-        MachineError: they cannot be unpacked.
-    """
+def prove(engine: Engine, image: ImageFile, *, say: Progress) -> list[Result]:
+    """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
     say("the files of the image", 0, 0)
-    with unpacked(tools, image) as trees:
-        return check(tools, trees)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent) as folder,
+        Remaker(engine, Path(folder)) as remaker,
+    ):
+        return look(remaker, image)
+
+
+def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Result]:
+    """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
+    tools = remaker.engine.tools
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent)))
+
+        @cache
+        def trees() -> Trees:
+            return stack.enter_context(unpacked(tools, image))
+
+        results = [flash.partitions(image), *flash.Flash(remaker, image, folder, lambda: trees().host).results()]
+        try:
+            results += check(tools, trees()) if files else []
+        except MachineError as error:
+            tried = "the files of the image"
+            results.append(Result("tree", "unpack", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))
+        return results

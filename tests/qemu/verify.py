@@ -6,12 +6,13 @@ is the test image (the same host, plus root shells), which a snapshot takes back
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import random
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from rootfs.tools import Tools
 from rootfs.version import version
 from tests.probes.controls import wait_until_up
 from tests.probes.early import firing
+from tests.probes.flash import GROUP
 from tests.probes.judge import PortJudge
 from tests.probes.ledger import Ledger
 from tests.probes.outside import Progress as Say
@@ -133,6 +135,31 @@ def inside(
         }
 
 
+def digests(image: ImageFile) -> dict[str, str]:
+    """SHA-256 of an image and of the manifest beside it, by name; empty for one that cannot be read."""
+    found = {}
+    for path in (image.path, image.path.with_suffix(".manifest.json")):
+        try:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            found[path.name] = ""
+    return found
+
+
+def unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> Result:
+    """Whether what was hashed before the first probe is what is there after the last one.
+
+    A statement about a hash is one about the bytes that were probed, or about nothing.
+    """
+    other = [name for name in before if not before[name] or before[name] != after.get(name)]
+    verdict = Verdict.NOT_TESTED if other or not before else Verdict.SEALED
+    said = f"changed during the run: {', '.join(other)}: nothing is known of either state" if other else "the same"
+    control = "; ".join(f"{name}: {before[name][:16]}… and {after.get(name, '')[:16]}…" for name in before)
+    tried = "the image and its manifest, hashed before the first probe and after the last one"
+    return Result(GROUP, "unchanged", tried, verdict, said, control, 0.0)
+
+
 def verify(
     engine: Engine, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, effort: Effort
 ) -> Report:
@@ -153,6 +180,8 @@ def verify(
     started, began = datetime.now(UTC), time.monotonic()
     facts = {"engine of this run": "QEMU, TCG with nested KVM", "effort": "quick" if effort.quick else "full"}
     results: list[Result] = []
+    before = digests(image)
+    facts["as declared by"] = "; ".join(f"{name}, sha256 {digest}" for name, digest in [*before.items()][1:])
 
     def part(name: str, tried: str, work: Callable[[], list[Result]]) -> None:
         try:
@@ -176,13 +205,14 @@ def verify(
             facts.update(more)
             return found
 
-        part("tree", "the files of the image", lambda: trees.prove(engine.tools, image, say=bar.say))
+        part("tree", "the files of the image", lambda: trees.prove(engine, image, say=bar.say))
         part("outside", "the management port of the running image", at_port)
         part("inside", "the link from a root shell in the VM", from_inside)
+    results.append(unchanged(before, digests(image)))
     return Report(
         results=results,
         image=image.path.name,
-        sha256=image.sha256(),
+        sha256=before[image.path.name],
         seed=effort.seed,
         started=started.isoformat(timespec="seconds"),
         duration=time.monotonic() - began,

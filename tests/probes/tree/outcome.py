@@ -81,7 +81,7 @@ def run_check(prefix: str, check: Check, tree: Tree, scratch: Path) -> Result:
     return result(f"{prefix}{check.name}", check.tried, outcome, evidence, began)
 
 
-def result(name: str, tried: str, outcome: Outcome, evidence: str, began: float) -> Result:
+def result(name: str, tried: str, outcome: Outcome, evidence: str, began: float, group: str = GROUP) -> Result:
     if outcome.offences:
         verdict, said = Verdict.HOLE, "; ".join(outcome.offences[:6])
     elif outcome.trouble or len(outcome.seen) != outcome.planted or not outcome.planted:
@@ -90,4 +90,4 @@ def result(name: str, tried: str, outcome: Outcome, evidence: str, began: float)
         verdict, said = Verdict.SEALED, "no objection"
     control = f"{len(outcome.seen)} of {outcome.planted} planted ones found: {', '.join(outcome.seen)}"
     frames = tuple(outcome.offences[:20])
-    return Result(GROUP, name, tried, verdict, evidence + said, control, time.monotonic() - began, frames)
+    return Result(group, name, tried, verdict, evidence + said, control, time.monotonic() - began, frames)

@@ -11,11 +11,12 @@ import difflib
 from rootfs.errors import SallyportError
 from tests.qemu.mutants.files import FILES
 from tests.qemu.mutants.host import HOST
+from tests.qemu.mutants.image import IMAGE
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutants.port import PORT
 from tests.qemu.mutants.vm import VM
 
-MUTANTS: tuple[Mutant, ...] = (*PORT, *HOST, *VM, *FILES)
+MUTANTS: tuple[Mutant, ...] = (*PORT, *HOST, *VM, *FILES, *IMAGE)
 
 
 def chosen(names: str) -> tuple[Mutant, ...]:

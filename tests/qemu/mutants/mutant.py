@@ -25,7 +25,7 @@ class Mutant:
 
     Args:
         name: for the command line and the report.
-        layer: port, link, host, VM, backend, tree or boot.
+        layer: port, link, host, VM, backend, tree, image or boot.
         hole: what is wrong, as a sentence.
         plant: how.
         stage: the stage of the proof that looks for it.

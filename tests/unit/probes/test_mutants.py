@@ -18,7 +18,7 @@ from tests.qemu.machine import MachineError
 from tests.qemu.mutants import MUTANTS, chosen
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutation import Mutation, Outcome, exit_code, judge, judge_clean
-from tests.qemu.plants import AtBoot, Code, InTree, OnHost, background
+from tests.qemu.plants import AtBoot, Code, InImage, InTree, OnHost, background
 from tests.qemu.shell import HostShell
 from tests.qemu.stages import STAGES
 
@@ -36,12 +36,12 @@ def test_there_are_enough_of_them_in_all_layers() -> None:
     assert len(MUTANTS) >= 25
     assert len({m.name for m in MUTANTS}) == len(MUTANTS)
     layers = Counter(m.layer for m in MUTANTS)
-    assert min(layers[layer] for layer in ("port", "link", "host", "VM", "backend", "tree", "boot")) >= 2
+    assert min(layers[layer] for layer in ("port", "link", "host", "VM", "backend", "tree", "image", "boot")) >= 2
 
 
 def test_each_is_looked_for_by_a_stage_of_the_proof() -> None:
     for m in MUTANTS:
-        assert m.stage in STAGES or (m.stage == "tree" and isinstance(m.plant, InTree)), m.name
+        assert m.stage in STAGES or (m.stage == "tree" and isinstance(m.plant, InTree | InImage)), m.name
         assert m.found, m.name
         if m.stage == "instructions":
             assert all(pattern.split("/")[1] in ATTACKS for pattern in m.found), m.name

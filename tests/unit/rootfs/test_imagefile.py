@@ -22,6 +22,7 @@ GOOD: dict[str, Any] = {
     "test_access": False,
     "engine": "debian",
     "root_hash": "ab" * 32,
+    "boot": {"kernel": "ef" * 32, "stub": "01" * 32},
     "files": {"etc/passwd": "cd" * 32},
     "sizes": {"image_bytes": 1},
 }
@@ -103,6 +104,7 @@ def test_a_name_is_one_plain_word(image: Path, name: object) -> None:
         ("engine", "mine"),
         ("root_hash", "AB" * 32),
         ("root_hash", "ab"),
+        ("boot", {"kernel": "ef" * 32}),
         ("files", {"etc/passwd": 1}),
         ("files", ["etc/passwd"]),
         ("profile", "qemu"),

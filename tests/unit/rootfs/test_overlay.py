@@ -129,7 +129,7 @@ def device_with(way: str, name: str = "qemu") -> profile.Profile:
 
 def values(file: Path, device: profile.Profile, *, test_access: bool = False) -> dict[str, object]:
     if file.relative_to(PROJECT / "overlays").parts[0].startswith("host"):
-        return image._values(image.Recipe(device, test_access=test_access), "debian")
+        return image.values(image.Recipe(device, test_access=test_access), "debian")
     return frontend.values(device)
 
 
