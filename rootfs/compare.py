@@ -13,16 +13,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rootfs import gpt
 from rootfs.errors import CommandError
-from rootfs.imagefile import ImageFile, partitions
+from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
 from rootfs.unpack import ROOT, VM, Unpacked, unpack
 
 REPORT = "report.html"
 _SECTIONS = ("linux", "initrd", "cmdline", "osrel")
 """Of the unified kernel image (UAPI Group, UKI specification)."""
-_TABLE_BYTES, _BACKUP_BYTES = 34 * 512, 33 * 512
-"""Of the disk before its first partition, and after the last (UEFI specification 2.10, sections 5.2 and 5.3)."""
 _NO_FILE = "something that is in no file: order, padding, times, owners"
 _SHOWN = 40
 """Lines that are printed; the report has all of them."""
@@ -92,14 +91,15 @@ def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
     tools.run(["llvm-objcopy-19", *dump, *rest, found.kernel.name, "uki.stub"], build=found.folder)
     found.kernel.unlink()
     (found.host / VM / ROOT).unlink()
-    starts = partitions(image.path)
+    table = gpt.read(image.path)
+    data = next(part for part in table.partitions if part.name == "data")
     with image.path.open("rb") as disk:
-        (found.folder / "partition-table").write_bytes(disk.read(_TABLE_BYTES))
-        left = image.path.stat().st_size - starts["data"] - _BACKUP_BYTES
-        disk.seek(starts["data"])
-        with (found.folder / "data.ext4").open("wb") as data:
+        (found.folder / "partition-table").write_bytes(disk.read(min(part.start for part in table.partitions)))
+        disk.seek(data.start)
+        with (found.folder / "data.ext4").open("wb") as file:
+            left = data.size
             while left and (block := disk.read(min(left, 1 << 20))):
-                data.write(block)
+                file.write(block)
                 left -= len(block)
     (found.folder / "image").unlink()
 

@@ -161,6 +161,7 @@ class FakeBackend:
             memory_available=1_402_208_960,
             data_total=1_073_741_824,
             data_available=961_741_824,
+            storage=self.storage,
             machine=Machine(
                 state="running",
                 accelerator="kvm",
