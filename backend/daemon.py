@@ -129,13 +129,12 @@ class Daemon:
                 ]
             )
 
-
     async def _refuse_second_disk(self, audit: Audit, actions: Actions) -> None:
         """Restart as soon as there is a second disk of an appliance's: the first program of the host refuses both.
 
         Which of them the firmware started is not known any more, and the settings are those of the faster one.
         """
-        while not storage.second_slot(self._settings.block_devices):
+        while not storage.second_slot(self._settings.block_devices):  # noqa: ASYNC110 - the kernel's, no event of ours
             await asyncio.sleep(self._settings.disks_s)
         text = storage.TEXTS["second-disk"]
         log.error(text)

@@ -26,18 +26,18 @@ _LIMIT = 4096
 
 TEXTS: dict[StorageState, str] = {
     "ok": "",
-    "repaired": "The data partition was damaged and has been repaired at the last start. Files may be lost: check the "
+    "repaired": "The data partition was damaged, and was repaired at the last start. Files may be lost: check the "
     "settings.",
-    "full": "The data partition is full: changes may not be kept. Erase it by flashing the image again if this lasts.",
-    "read-only": "The data partition became read-only after an error, so nothing can be changed. Reboot: the next start "
+    "full": "The data partition is full: changes may not be kept. If this lasts, flash the image again.",
+    "read-only": "The data partition became read-only after an error: nothing can be changed. Reboot, the next start "
     "repairs it. If this comes back, replace the disk.",
-    "copy": "The data partition cannot be written. A copy in memory takes its place: settings are in force, changes are "
-    "lost at the next start. Replace the disk.",
-    "temporary": "There is no usable data partition. A temporary one in memory takes its place: settings are as new, and "
-    "lost at the next start. Flash the image again, or replace the disk.",
-    "second-disk": "Two disks have a partition slot-a. The appliance restarts and does not come up until the disk that "
-    "does not belong here is unplugged.",
-    "unknown": "What the start found on the data partition is not known.",
+    "copy": "The data partition cannot be written. A copy in memory takes its place: settings are in force, changes "
+    "are lost at the next start. Replace the disk.",
+    "temporary": "There is no usable data partition. A temporary one in memory takes its place: settings are as new, "
+    "and lost at the next start. Flash the image again, or replace the disk.",
+    "second-disk": "Two disks have a partition slot-a. The appliance restarts, and does not come up until the disk "
+    "that does not belong here is unplugged.",
+    "unknown": "What the start found on the data partition is not known. Reboot.",
 }
 """What each state means, and what to do; the worst that holds is told."""
 

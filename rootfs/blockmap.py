@@ -9,6 +9,7 @@ nothing of a former owner's is left below it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,13 +24,13 @@ def write(image: Path, table: Table) -> Path:
     edges = sorted({0, table.size, *(edge for p in table.partitions for edge in (p.start, p.start + p.size))})
     ranges = "".join(
         f'        <Range chksum="{_sha256(image, start, end)}"> {start // BLOCK}-{end // BLOCK - 1} </Range>\n'
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in itertools.pairwise(edges)
     )
     blocks = table.size // BLOCK
     target = image.with_name(f"{image.name}.bmap")
     empty = "0" * 64
     text = f"""<?xml version="1.0" ?>
-<!-- Which blocks of the image bmaptool has to write: all of them, so that nothing of what was on the medium is left. -->
+<!-- Which blocks bmaptool has to write: all of them, so that nothing of what was on the medium is left. -->
 <bmap version="2.0">
     <ImageSize> {table.size} </ImageSize>
     <BlockSize> {BLOCK} </BlockSize>

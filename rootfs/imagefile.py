@@ -12,7 +12,6 @@ from rootfs.errors import SallyportError
 from rootfs.profile import Profile
 
 
-
 @dataclass(frozen=True)
 class ImageFile:
     """An image with what its manifest says."""

@@ -15,8 +15,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +138,7 @@ class Machine:
         saved: what `save` made of another machine of the same image; `run` then goes on from there. Each time in a new
             process: the processor's time stamp counter never goes back within one (system/cpu-timers.c of QEMU), and
             an appliance whose clock jumps ahead by minutes takes everything in it for dead.
+        extra: further options of QEMU.
     """
 
     def __init__(
@@ -152,8 +153,10 @@ class Machine:
         console: bool = False,
         log: Path | None = None,
         saved: Saved | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
         self.image = image
+        self._extra = extra
         self._tools = tools
         self._hardware = HARDWARE[image.profile.arch]
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
@@ -209,6 +212,11 @@ class Machine:
         rules = self._forward.rules(str(interface.ip)) if self._forward else ""
         return ["-netdev", user % "port" + rules, *nic]
 
+    def _sectors(self) -> str:
+        """What the disk's sectors are, if they are not QEMU's own."""
+        size = self.image.profile.disk.sector_bytes
+        return f",logical_block_size={size},physical_block_size={size}" if size != 512 else ""
+
     def _command(self) -> list[str]:
         directory = self._directory
         disk = self._saved.disk if self._saved else self._persist or self.image.path
@@ -234,7 +242,7 @@ class Machine:
             *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
             *("-drive", f"if=pflash,format=raw,file={directory}/vars.fd"),
             *("-drive", f"id=disk,if=none,format=raw,file={disk},snapshot={snapshot}"),
-            *("-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"),
+            *("-device", f"virtio-blk-pci,drive=disk,bootindex=0{self._sectors()}", "-device", "virtio-rng-pci"),
             *("-chardev", serial, "-serial", "chardev:serial"),
             *("-chardev", f"socket,id=shell,path={self.shell_socket},server=on,wait=off", "-serial", "chardev:shell"),
             *(
@@ -245,6 +253,7 @@ class Machine:
             ),
             *self._network(),
             *(("-incoming", "defer") if self._saved else ()),
+            *self._extra,
         ]
 
     def _start(self) -> None:
@@ -394,6 +403,34 @@ class Machine:
         """Pull the plug and put it back: no shutdown, what was not on the disk is lost."""
         self.powered_on_at = time.monotonic()
         self.qmp("system_reset")
+
+    @contextmanager
+    def without_power(self) -> Iterator[Path]:
+        """Pull the plug as `power_cycle` does, but put it back at the end of the context; in it the disk is a file.
+
+        Raises:
+            MachineError: the machine discards what it writes.
+        """
+        if self._persist is None:
+            raise MachineError("a machine that discards what it writes has no disk", "give it a disk to persist")
+        self.qmp("stop")
+        yield self._persist
+        self.qmp("set-action", reboot="reset", shutdown="poweroff")
+        self.power_cycle()
+        self._await("query-status", frozenset({"prelaunch"}), "a reset")
+        self.qmp("cont")
+
+    def hold_reboot(self) -> None:
+        """Let a restart of the appliance's own end with the machine off; it goes on with `without_power`."""
+        self.qmp("set-action", reboot="shutdown", shutdown="pause")
+
+    def await_off(self, timeout: float = 60.0) -> None:
+        """Wait until the appliance has shut down.
+
+        Raises:
+            MachineError: it has not in time.
+        """
+        self._await("query-status", frozenset({"shutdown"}), "the appliance's restart", timeout)
 
     def save(self, folder: Path) -> Saved:
         """Keep the whole machine in ``folder`` and leave it paused: whoever wants it makes another one of it.

@@ -32,6 +32,7 @@ from frontend_vm.instructions import (
     SessionOpen,
     Status,
     StatusGet,
+    Storage,
     SystemReboot,
     decode_request,
     encode,
@@ -51,6 +52,7 @@ class FakeBackend:
         self.password = PASSWORD
         self.hostname = "sallyport"
         self.last_exit = ""
+        self.storage = Storage("ok", "")
         self.port_changes: dict[str, Any] = {}
         """Fields of `Port` that are to be otherwise."""
         self.limited = 0.0

@@ -31,7 +31,9 @@ def test_what_is_written_is_read(tmp_path: Path, sector: int) -> None:
     assert gpt.read(tmp_path / "disk") == table
     content = (tmp_path / "disk").read_bytes()
     # UEFI 5.2.3, 5.3.2: the protective MBR; header and copy name each other; the entries are the same.
-    assert content[446:462] == bytes.fromhex("00000200eeffffff01000000") + (table.size // sector - 1).to_bytes(4, "little")
+    assert content[446:462] == bytes.fromhex("00000200eeffffff01000000") + (table.size // sector - 1).to_bytes(
+        4, "little"
+    )
     assert content[510:512] == b"\x55\xaa"
     assert content[-sector:][:8] == content[sector:][:8] == b"EFI PART"
     assert content[2 * sector :][: 128 * 128] == content[-sector - 128 * 128 : -sector]
@@ -50,7 +52,7 @@ def test_partitions_lie_on_whole_mebibytes_and_touch(name: str) -> None:
 
 
 def test_identifiers_belong_to_the_content_not_to_the_day() -> None:
-    disk = Disk(**SIZES)
+    disk = Disk(**SIZES)  # type: ignore[arg-type]
     one, again, other = layout.table(disk, "x"), layout.table(disk, "x"), layout.table(disk, "y")
     assert one == again
     names = {table.disk for table in (one, other)} | {p.identifier for t in (one, other) for p in t.partitions}
@@ -59,7 +61,7 @@ def test_identifiers_belong_to_the_content_not_to_the_day() -> None:
 
 @pytest.mark.parametrize("data_mib", [16, 64, 128, 65536])
 def test_even_the_smallest_data_partition_has_a_second_superblock(data_mib: int) -> None:
-    disk = Disk(**SIZES | {"data_mib": data_mib})
+    disk = Disk(**SIZES | {"data_mib": data_mib})  # type: ignore[arg-type]
     group = layout.group_blocks(disk)
     assert 256 <= group <= 8 * layout.BLOCK
     assert group % 8 == 0  # mke2fs(8)
