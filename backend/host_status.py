@@ -96,7 +96,12 @@ class HostStatus:
             memory_available=available,
             data_total=data.f_blocks * data.f_frsize,
             data_available=data.f_bavail * data.f_frsize,
-            storage=storage.state(self.storage, data, second=storage.second_slot(self._settings.block_devices)),
+            storage=storage.state(
+                self.storage,
+                data,
+                failed=storage.failed(self._settings.ext4),
+                second=storage.second_slot(self._settings.block_devices),
+            ),
             machine=machine_state.machine(self._machine_state()),
         )
 

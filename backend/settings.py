@@ -35,6 +35,7 @@ class Settings:
     port_status: Path = Path("/run/sallyport/port/status.sock")
     storage: Path = Path("/run/sallyport/storage.json")
     block_devices: Path = Path("/sys/class/block")
+    ext4: Path = Path("/sys/fs/ext4")
     image: Path = Path("/etc/sallyport/image.json")
     cmdline: Path = Path("/proc/cmdline")
 
@@ -85,6 +86,7 @@ class Settings:
             "port_status": root / "status.sock",
             "storage": root / "storage.json",
             "block_devices": root / "block",
+            "ext4": root / "ext4",
             "image": root / "image.json",
             "cmdline": root / "cmdline",
         }

@@ -5,6 +5,7 @@ That program writes a file once, before anything else runs (``overlays/host_init
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -69,19 +70,32 @@ def second_slot(devices: Path) -> bool:
     return count > 1
 
 
-def state(found: StorageState, data: os.statvfs_result, *, second: bool) -> Storage:
+def failed(file_systems: Path) -> bool:
+    """Whether a file system below /sys/fs/ext4 met an error since it was last checked (kernel: sysfs-fs-ext4).
+
+    It is then read-only, although it does not say so: since Linux 6.12 it refuses what would change it with EIO.
+    """
+    counts = []
+    for path in file_systems.glob("*/errors_count"):
+        with contextlib.suppress(OSError, ValueError):  # just unmounted
+            counts.append(int(store.read(path, _LIMIT)))
+    return any(counts)
+
+
+def state(found: StorageState, data: os.statvfs_result, *, failed: bool, second: bool) -> Storage:
     """The worst that holds: of what was found at the start and what is now.
 
     Args:
         found: by `at_start`.
         data: of the mounted data partition.
+        failed: by the function of that name.
         second: by `second_slot`.
     """
     said: StorageState = found
     if second:
         said = "second-disk"
     elif found not in ("temporary", "copy"):
-        if data.f_flag & os.ST_RDONLY:
+        if failed or data.f_flag & os.ST_RDONLY:
             said = "read-only"
         elif data.f_bavail * data.f_frsize < FULL:
             said = "full"

@@ -104,7 +104,7 @@ def appliance(tools: Tools, testing: Built) -> Iterator[Appliance]:
     """The test image, flashed onto a used disk, booted and managed; one for each module of tests."""
     forward = Forward(free_port(), free_port(), free_port())
     image, flashed, log = open_image(testing.image), images.OUT / "test-flashed.disk", images.OUT / "test-serial.log"
-    medium.fill(flashed, medium.pattern(testing.image.stat().st_size + 2**20))
+    medium.fill(flashed, medium.pattern(testing.image.stat().st_size))
     medium.flash(tools, testing.image, flashed)
     try:
         with Machine(tools, image, forward=forward, persist=flashed, log=log) as machine:

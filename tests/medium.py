@@ -14,9 +14,9 @@ _COPY = """
 import sys
 from bmaptool.BmapCopy import BmapCopy
 with open("image", "rb") as image, open("image.bmap") as bmap, open("medium", "r+b") as medium:
-    BmapCopy(image, medium, bmap).copy(verify=True)
+    BmapCopy(image, medium, bmap).copy(sync=False, verify=True)
 """
-"""What `bmaptool copy` does with a disk. A regular file it would empty first, and that is not what is asked here."""
+"""What `bmaptool copy` does with a disk. A regular file its command would empty first."""
 
 
 def pattern(size: int) -> Iterator[bytes]:

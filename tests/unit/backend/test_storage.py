@@ -35,7 +35,7 @@ def slots(folder: Path, *devices: str) -> None:
 def test_what_was_found_at_the_start_is_told(tmp_path: Path, found: ins.StorageState) -> None:
     (tmp_path / "storage.json").write_text(f'{{"state": "{found}"}}\n')
     assert storage.at_start(tmp_path / "storage.json") == found
-    assert storage.state(found, disk(), second=False).state == found
+    assert storage.state(found, disk(), failed=False, second=False).state == found
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def test_a_missing_or_foreign_file_is_not_taken_for_good_news(tmp_path: Path, co
 
 def test_the_worst_that_holds_is_told() -> None:
     readonly, full = os.ST_RDONLY, storage.FULL - 1
+    assert storage.state("ok", disk(), failed=True, second=False).state == "read-only"
     for found, now, second, said in (
         ("ok", disk(), False, "ok"),
         ("ok", disk(storage.FULL), False, "ok"),
@@ -59,7 +60,7 @@ def test_the_worst_that_holds_is_told() -> None:
         ("copy", disk(), False, "copy"),
         ("temporary", disk(), True, "second-disk"),
     ):
-        assert storage.state(found, now, second=second).state == said  # type: ignore[arg-type]
+        assert storage.state(found, now, failed=False, second=second).state == said  # type: ignore[arg-type]
 
 
 def test_every_state_but_the_good_one_says_what_it_means() -> None:
@@ -79,6 +80,11 @@ def test_status_has_it(settings: Settings) -> None:
     slots(settings.block_devices, "vda2")
     host = host_status.HostStatus(settings)
     assert host.get().storage == ins.Storage("repaired", storage.TEXTS["repaired"])
+    (settings.ext4 / "vda4").mkdir(parents=True)
+    (settings.ext4 / "vda4/errors_count").write_text("0\n")
+    assert host.get().storage.state == "repaired"
+    (settings.ext4 / "vda4/errors_count").write_text("1\n")
+    assert host.get().storage.state == "read-only"
     slots(settings.block_devices, "vdb2")
     assert host.get().storage.state == "second-disk"
 
