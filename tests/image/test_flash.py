@@ -49,10 +49,9 @@ def appliance(tools: Tools, release: Built, target: Path) -> None:
     fresh = (place / "data").read_bytes()
     tools.run(["debugfs", "-w", "-R", "write credential.json credential.json", "data"], build=place)
     # What the file changed in the file system, as a journal that was not played yet (debugfs(8): jo, jw).
-    used = (place / "data").read_bytes()
-    size = layout.BLOCK
-    changed = [n for n in range(1, len(used) // size) if used[n * size :][:size] != fresh[n * size :][:size]]
-    (place / "blocks").write_bytes(b"".join(used[n * size :][:size] for n in changed))
+    before, after = blocks(fresh), blocks((place / "data").read_bytes())
+    changed = [n for n in range(1, len(after)) if after[n] != before[n]]
+    (place / "blocks").write_bytes(b"".join(after[n] for n in changed))
     (place / "commands").write_text(f"jo\njw -b {','.join(map(str, changed))} blocks\njc\n")
     (place / "data").write_bytes(fresh)
     tools.run(["debugfs", "-w", "-f", "commands", "data"], build=place)
@@ -69,6 +68,10 @@ def appliance(tools: Tools, release: Built, target: Path) -> None:
         file.seek(parts["data"].start)
         file.write((place / "data").read_bytes())
     shutil.rmtree(place)
+
+
+def blocks(content: bytes) -> list[bytes]:
+    return [content[at : at + layout.BLOCK] for at in range(0, len(content), layout.BLOCK)]
 
 
 def extract(image: Path, part: gpt.Partition, target: Path) -> None:
@@ -137,7 +140,6 @@ def whole(tools: Tools, folder: Path, image: Path, verity: Verity) -> gpt.Table:
     shown = tools.run(
         [
             "partx",
-            "--show",
             "--raw",
             "--noheadings",
             "--sector-size",
