@@ -136,6 +136,7 @@ def _values(recipe: Recipe, engine: str) -> dict[str, object]:
         "profile": recipe.profile,
         "version": version(),
         "link": backend.instructions,
+        "layout": layout,
         "test_access": recipe.test_access,
     }
 
@@ -187,7 +188,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
             kernel=linux,
             modules=recipe.profile.modules.initrd,
             init=_INIT,
-            values=values | {"block": layout.BLOCK, "backup_superblock": layout.group_blocks(recipe.profile.disk)},
+            values=values,
             tools=engine.tools,
             where=f"profile {recipe.profile.name!r}: modules.initrd",
             compress=True,

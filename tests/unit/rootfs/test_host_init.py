@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import overlay, profile
+from rootfs import layout, overlay, profile
 from rootfs.version import PROJECT
 
 HASH, SALT = "ab" * 32, "cd" * 32
@@ -18,7 +18,7 @@ STOP = 'fail() { echo "$1"; exit 1; }\n'
 
 def part(first: str, last: str) -> str:
     """From the line ``first`` to one that begins with ``last``."""
-    values = {"profile": profile.load("qemu"), "block": 4096, "backup_superblock": 4096}
+    values = {"profile": profile.load("qemu"), "layout": layout}
     text = overlay.render(PROJECT / "overlays/host_initramfs/init.j2", values)
     found = re.search(rf"^{re.escape(first)}.*?^{re.escape(last)}", text, re.MULTILINE | re.DOTALL)
     assert found is not None, first
