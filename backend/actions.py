@@ -156,7 +156,7 @@ class Actions:
                 await self._passwords.change(do.old, do.new)
                 self._sessions.close_others(session)
             case ins.SystemReboot():
-                self._schedule_reboot()
+                self.schedule_reboot()
         return ins.Done()
 
     async def _list_ports(self) -> ins.Ports:
@@ -178,7 +178,8 @@ class Actions:
             except TimeoutError:
                 raise Refused("failed", "the name is stored but not in force yet; a reboot will do it") from None
 
-    def _schedule_reboot(self) -> None:
+    def schedule_reboot(self) -> None:
+        """Ask for the reboot of the host, in time for the reply to get out."""
         if self._reboot is None:
             self._reboot = asyncio.get_running_loop().call_later(self._settings.reboot_delay_s, self._request_reboot)
 

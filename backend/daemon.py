@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from backend import storage
 from backend.actions import Actions
 from backend.audit import Audit, LogFile
 from backend.credential import Passwords
@@ -113,8 +114,11 @@ class Daemon:
         gate = Gate(settings.request_rate, settings.request_burst)
         server = LinkServer(settings, keys, listener, gate, actions, audit)
         await audit.record("backend.start", outcome="failed" if passwords.problem else "ok", detail=passwords.problem)
+        if text := storage.TEXTS[host.storage]:
+            await audit.record("storage", outcome=host.storage, detail=text)
         self.serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_end, self.serving)
+        stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, actions)))
         if first_password is not None:
             self._console(first_password_lines(first_password))
         if passwords.problem:
@@ -124,6 +128,19 @@ class Daemon:
                     "Restore that file, or erase the data partition to begin anew, then reboot.",
                 ]
             )
+
+    async def _refuse_second_disk(self, audit: Audit, actions: Actions) -> None:
+        """Restart as soon as there is a second disk of an appliance's: the first program of the host refuses both.
+
+        Which of them the firmware started is not known any more, and the settings are those of the faster one.
+        """
+        while not storage.second_slot(self._settings.block_devices):  # noqa: ASYNC110 - the kernel's, no event of ours
+            await asyncio.sleep(self._settings.disks_s)
+        text = storage.TEXTS["second-disk"]
+        log.error(text)
+        self._console([f"sallyport: {text}"])
+        actions.schedule_reboot()
+        await audit.record("storage", outcome="second-disk", detail=text)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

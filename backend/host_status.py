@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from backend import machine_state, store
+from backend import machine_state, storage, store
 from backend.instructions import Status
 from backend.settings import Settings
 
@@ -68,6 +68,7 @@ class HostStatus:
         self._hostname = hostname
         self.boot_id = boot_id()
         self._image = _identity(settings.image)
+        self.storage = storage.at_start(settings.storage)
         try:
             self._root_hash = root_hash(store.read(settings.cmdline, LIMIT).decode("ascii", "replace"))
         except OSError:
@@ -95,6 +96,12 @@ class HostStatus:
             memory_available=available,
             data_total=data.f_blocks * data.f_frsize,
             data_available=data.f_bavail * data.f_frsize,
+            storage=storage.state(
+                self.storage,
+                data,
+                failed=storage.failed(self._settings.ext4),
+                second=storage.second_slot(self._settings.block_devices),
+            ),
             machine=machine_state.machine(self._machine_state()),
         )
 

@@ -151,6 +151,18 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True):
     """Why it was restarted last, empty if it never was."""
 
 
+StorageState = Literal["ok", "repaired", "full", "read-only", "copy", "temporary", "second-disk", "unknown"]
+"""How the data partition is; `backend.storage` says what each means."""
+
+
+class Storage(Struct, frozen=True, forbid_unknown_fields=True):
+    """The data partition."""
+
+    state: StorageState
+    text: str
+    """What that means and what to do; empty if all is well."""
+
+
 class Status(Result, frozen=True, tag="status"):
     """State of the appliance."""
 
@@ -170,6 +182,7 @@ class Status(Result, frozen=True, tag="status"):
     data_total: Count
     data_available: Count
     """Bytes of the data partition."""
+    storage: Storage
     machine: Machine
 
 

@@ -33,6 +33,9 @@ class Settings:
     machine_state: Path = Path("/run/sallyport/vm/state.json")
     heartbeat: Path = Path("/run/sallyport/vm/heartbeat.sock")
     port_status: Path = Path("/run/sallyport/port/status.sock")
+    storage: Path = Path("/run/sallyport/storage.json")
+    block_devices: Path = Path("/sys/class/block")
+    ext4: Path = Path("/sys/fs/ext4")
     image: Path = Path("/etc/sallyport/image.json")
     cmdline: Path = Path("/proc/cmdline")
 
@@ -60,6 +63,8 @@ class Settings:
     session_life_s: float = 12 * 3600.0
     sessions: int = 16
 
+    disks_s: float = 5.0
+    """How often to look for a second disk."""
     hostname_s: float = 5.0
     """How long the root unit may take to put a host name in force."""
     reboot_delay_s: float = 0.5
@@ -79,6 +84,9 @@ class Settings:
             "machine_state": root / "state.json",
             "heartbeat": root / "heartbeat.sock",
             "port_status": root / "status.sock",
+            "storage": root / "storage.json",
+            "block_devices": root / "block",
+            "ext4": root / "ext4",
             "image": root / "image.json",
             "cmdline": root / "cmdline",
         }

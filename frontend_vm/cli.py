@@ -161,6 +161,10 @@ class CommandLine:
             ("Load", f"{status.load_1m:.2f}"),
             ("Memory", f"{size(status.memory_available)} of {size(status.memory_total)} available"),
             ("Data", f"{size(status.data_available)} of {size(status.data_total)} available"),
+            (
+                "Storage",
+                f"{status.storage.state}: {status.storage.text}" if status.storage.text else status.storage.state,
+            ),
             ("Front-end VM", f"{machine.state}, up {duration(machine.uptime_s)}, started {machine.starts} x"),
             ("Accelerator", f"{machine.accelerator} ({machine.accelerator_reason})"),
             ("Last exit", machine.last_exit or "none"),

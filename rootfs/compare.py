@@ -14,16 +14,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rootfs import gpt
 from rootfs.errors import CommandError
-from rootfs.imagefile import ImageFile, partitions
+from rootfs.imagefile import ImageFile
 from rootfs.tools import Confined, Tools, left
 from rootfs.unpack import ROOT, VM, Unpacked, unpack
 
 REPORT = "report.html"
 _SECTIONS = ("linux", "initrd", "cmdline", "osrel")
 """Of the unified kernel image (UAPI Group, UKI specification)."""
-_TABLE_BYTES, _BACKUP_BYTES = 34 * 512, 33 * 512
-"""Of the disk before its first partition, and after the last (UEFI specification 2.10, sections 5.2 and 5.3)."""
 _NO_FILE = "something that is in no file: order, padding, times, owners"
 _MAX_REPORT = 256 << 20
 _SHOWN = 40
@@ -107,16 +106,17 @@ def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
     # Not from here: a directory of the image may be a link to one of this machine's.
     gone = [found.kernel.name, f"{found.host.name}/{VM}/{ROOT}"]
     tools.run(["rm", "--", *gone], build=found.folder, confined=Confined(owners=True))
-    starts = partitions(image.path)
+    table = gpt.read(image.path)
+    data = next(part for part in table.partitions if part.name == "data")
     with image.path.open("rb") as disk:
-        with (found.folder / "partition-table").open("xb") as table:
-            table.write(disk.read(_TABLE_BYTES))
-        left = image.path.stat().st_size - starts["data"] - _BACKUP_BYTES
-        disk.seek(starts["data"])
-        with (found.folder / "data.ext4").open("xb") as data:
-            while left and (block := disk.read(min(left, 1 << 20))):
-                data.write(block)
-                left -= len(block)
+        with (found.folder / "partition-table").open("xb") as begin:
+            begin.write(disk.read(min(part.start for part in table.partitions)))
+        disk.seek(data.start)
+        with (found.folder / "data.ext4").open("xb") as file:
+            missing = data.size
+            while missing and (block := disk.read(min(missing, 1 << 20))):
+                file.write(block)
+                missing -= len(block)
     (found.folder / "image").unlink()
 
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs import overlay
+from rootfs import blockmap, gpt, layout
 from rootfs.arch import Arch
 from rootfs.errors import SallyportError
-from rootfs.profile import Profile
+from rootfs.profile import Disk, Profile
 from rootfs.tools import Confined, Tools, disown
 
 STUB_PACKAGE = "systemd-boot-efi"
 """The package that has the stub."""
-_TEMPLATE = Path(__file__).parent / "genimage.cfg.j2"
-_BLOCK = 4096
-_NAMESPACE = uuid.UUID("5a11e907-0000-4000-8000-000000000001")
-"""Names the project's identifiers (RFC 9562, version 5): the same inputs give the same ones."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ def seal(tools: Tools, build: Path, root: Path) -> Verity:
     sealed = build / "root.verity"
     shutil.copyfile(root, sealed)
     size = sealed.stat().st_size
-    padded = -(-size // _BLOCK) * _BLOCK
+    padded = -(-size // layout.BLOCK) * layout.BLOCK
     with sealed.open("r+b") as file:
         file.truncate(padded)
     # The salt need not be secret, only differ from image to image; derived, so that a rebuild gives the same bytes.
@@ -55,14 +50,14 @@ def seal(tools: Tools, build: Path, root: Path) -> Verity:
     printed = tools.run(
         [
             *("veritysetup", "format", sealed.name, sealed.name, "--no-superblock", "--hash", "sha256"),
-            *("--hash-offset", str(padded), "--data-blocks", str(padded // _BLOCK), "--salt", salt),
+            *("--hash-offset", str(padded), "--data-blocks", str(padded // layout.BLOCK), "--salt", salt),
         ],
         build=build,
     )
     match = re.search(r"^Root hash:\s+([0-9a-f]{64})$", printed, re.MULTILINE)
     if match is None:
         raise SallyportError("veritysetup printed no root hash", f"it said: {printed}")
-    return Verity(padded // _BLOCK, match.group(1), salt)
+    return Verity(padded // layout.BLOCK, match.group(1), salt)
 
 
 def assemble(
@@ -77,7 +72,7 @@ def assemble(
     verity: Verity,
     release: str,
 ) -> Path:
-    """Make ``build/disk.img`` from ``build/root.verity``, the kernel and the initrd.
+    """Make ``build/disk.img`` and its block map from ``build/root.verity``, the kernel and the initrd.
 
     ``boot`` is a tree that has the EFI stub.
 
@@ -108,28 +103,59 @@ def assemble(
     )
     disown(build)
     identity = f"{profile.name} {verity.root_hash}"
-    (build / "genimage.cfg").write_text(
-        overlay.render(
-            _TEMPLATE,
-            {
-                "disk": profile.disk,
-                "uki": arch.uki,
-                "uuid": lambda part: uuid.uuid5(_NAMESPACE, f"{identity} {part}"),
-            },
-        )
-    )
-    (build / "empty/data").mkdir(parents=True)
+    _system_partition(tools, build, profile.disk, arch)
+    _data_partition(tools, build, profile.disk, identity)
+    table = layout.table(profile.disk, identity)
+    image = build / "disk.img"
+    content = {"esp": "esp.vfat", "slot-a": "root.verity", "data": "data.ext4"}
+    with image.open("wb") as file:
+        file.truncate(table.size)
+        gpt.write(file, table)
+        for part in table.partitions:
+            if part.name in content:
+                file.seek(part.start)
+                with (build / content[part.name]).open("rb") as source:
+                    shutil.copyfileobj(source, file, 2**20)
+    # To save room here. The block map does not depend on it: it names every block.
+    tools.run(["fallocate", "--dig-holes", image.name], build=build)
+    blockmap.write(image, table)
+    return image
+
+
+def _system_partition(tools: Tools, build: Path, disk: Disk, arch: Arch) -> None:
+    """``esp.vfat``, which holds nothing but the kernel image, where the firmware looks for it on any disk.
+
+    Large sectors are clusters, too: with mkfs.fat's own choice 64 MiB are 4,092 clusters, and up to 4,084 the entries
+    of a FAT have 12 bits, not 16: too near for firmware to get it right (Microsoft, FAT specification 1.03).
+    """
+    name, size = "esp.vfat", disk.esp_mib * 2**20
+    with (build / name).open("wb") as file:
+        file.truncate(size)
     tools.run(
         [
-            *("genimage", "--config", "genimage.cfg", "--inputpath", ".", "--outputpath", ".", "--tmppath", "gen.tmp"),
-            *("--rootpath", "empty"),
+            *("mkfs.fat", "--invariant", "-i", f"{layout.VOLUME:08x}", "-n", "SALLYPORT"),
+            *("-S", str(disk.sector_bytes), *(("-s", "1") if disk.sector_bytes > 512 else ()), name),
         ],
         build=build,
     )
-    image = build / "disk.img"
-    # Holes by content, not by how each tool happened to write: the block map then is the same everywhere, too.
-    tools.run(["fallocate", "--dig-holes", image.name], build=build)
-    return image
+    place = Path(arch.uki)
+    folders = [f"::/{parent}" for parent in reversed(place.parents) if parent != Path(".")]
+    tools.run(["mmd", "-i", name, *folders], build=build)
+    tools.run(["mcopy", "-i", name, "uki.efi", f"::/{place}"], build=build)
+
+
+def _data_partition(tools: Tools, build: Path, disk: Disk, identity: str) -> None:
+    """``data.ext4``, empty. It becomes read-only on an error, until the next start repairs it."""
+    own = {name: layout.identifier(identity, name) for name in ("file-system", "hash")}
+    extended = f"hash_seed={own['hash']},root_owner=0:0,nodiscard,lazy_itable_init=0,lazy_journal_init=0"
+    tools.run(
+        [
+            *("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(layout.BLOCK), "-g", str(layout.group_blocks(disk))),
+            *("-L", "data", "-U", str(own["file-system"]), "-m", "0", "-e", "remount-ro"),
+            *("-O", "^metadata_csum_seed", "-E", extended, "data.ext4", f"{disk.data_mib}M"),
+        ],
+        build=build,
+    )
 
 
 def command_line(profile: Profile, verity: Verity) -> str:
@@ -157,9 +183,3 @@ def command_line(profile: Profile, verity: Verity) -> str:
         "rd.systemd.gpt_auto=no",
     ]
     return " ".join(words)
-
-
-def block_map(tools: Tools, build: Path, image: str) -> Path:
-    """The .bmap of an image: flashing with bmaptool(1) writes only the blocks in use."""
-    tools.run(["bmaptool", "create", "-o", f"{image}.bmap", image], build=build)
-    return build / f"{image}.bmap"

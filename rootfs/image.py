@@ -16,7 +16,21 @@ from rich.console import Console
 
 import backend.instructions
 from frontend_vm import build as frontend
-from rootfs import arch, defconfig, disk, extension, initramfs, kernel, overlay, sbom, squashfs, test_access
+from rootfs import (
+    arch,
+    blockmap,
+    defconfig,
+    disk,
+    extension,
+    gpt,
+    initramfs,
+    kernel,
+    layout,
+    overlay,
+    sbom,
+    squashfs,
+    test_access,
+)
 from rootfs.debian import licenses, packages
 from rootfs.debian.engine import Engine, compile_python
 from rootfs.debian.licenses import Licenses
@@ -33,7 +47,10 @@ OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
 _SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
-_APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "sed", "reboot", "cat", "mkdir")
+_APPLETS = (
+    *("sh", "mount", "umount", "insmod", "switch_root", "sleep", "echo", "grep", "reboot", "cat", "mkdir", "cp"),
+    *("chroot", "timeout"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,7 @@ def values(recipe: Recipe, engine: str) -> dict[str, object]:
         "profile": recipe.profile,
         "version": version(),
         "link": backend.instructions,
+        "layout": layout,
         "test_access": recipe.test_access,
     }
 
@@ -164,7 +182,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
     inputs |= {"extension": compiled.name, "profile": recipe.profile.model_dump_json(), "hostname": wish.hostname}
     inputs |= {"backend": digest_path(PROJECT / "backend"), "overlays/host_initramfs": digest_path(_INIT.parent)}
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
-    inputs |= digest_code(disk, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
+    inputs |= digest_code(disk, initramfs, kernel, layout, overlay, squashfs, sys.modules[__name__])
 
     known = values(recipe, engines.name)
 
@@ -205,9 +223,7 @@ def _disk(engines: Engines, recipe: Recipe, root: Path) -> Path:
         "disk": recipe.profile.disk.model_dump_json(),
         "name": recipe.name,
     }
-    inputs |= digest_code(disk, licenses, sbom, sys.modules[__name__]) | {
-        "genimage.cfg.j2": digest_path(Path(disk.__file__).parent / "genimage.cfg.j2")
-    }
+    inputs |= digest_code(blockmap, disk, gpt, layout, licenses, sbom, sys.modules[__name__])
 
     def build(output: Path) -> None:
         verity = Verity(**json.loads((root / "verity.json").read_text()))
@@ -223,8 +239,8 @@ def _disk(engines: Engines, recipe: Recipe, root: Path) -> Path:
             verity=verity,
             release=version(),
         )
-        named = image.rename(output / f"{recipe.name}.img")
-        disk.block_map(tools, output, named.name)
+        for made in (image, image.with_name(f"{image.name}.bmap")):
+            made.rename(output / made.name.replace(image.stem, recipe.name))
         parts = _parts(engines, recipe, root)
         _manifest(output / f"{recipe.name}.manifest.json", recipe, engines, root, parts, verity)
         bill = sbom.document(recipe.name, version(), verity.root_hash, parts)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rootfs import given
+from rootfs import given, gpt, layout
 from rootfs.errors import SallyportError
 from rootfs.profile import Profile
-
-_SECTOR = 512
-_PARTITIONS = ("esp", "slot-a", "slot-b", "data")
-
 
 MAX_MANIFEST = 16 << 20
 """Bytes of a manifest; the largest that the project makes has less than 1 MiB."""
@@ -93,7 +87,7 @@ def open_image(path: Path) -> ImageFile:
         raise SallyportError(f"no image {path}", "build one: `invoke image`")
     path = path.resolve()  # QEMU runs in a directory of its own
     found = partitions(path)
-    if tuple(found) != _PARTITIONS:
+    if tuple(found) != tuple(layout.TYPES):
         raise SallyportError(
             f"{path} is a disk image, but not one of Sallyport's: its partitions are {', '.join(found) or 'none'}",
             "name an image that `invoke image` made",
@@ -113,42 +107,14 @@ def open_image(path: Path) -> ImageFile:
 def partitions(path: Path) -> dict[str, int]:
     """Where each partition of the image begins, in bytes, by name and in the table's order.
 
-    UEFI specification 2.10, section 5.3: GUID partition table.
-
     Raises:
-        SallyportError: there is no whole table, it names a partition twice, or the file is not as long as it says.
+        SallyportError: as `gpt.read`, or two partitions have one name.
     """
-    size = path.stat().st_size
-    with given.open_file(path) as file:
-        file.seek(_SECTOR)
-        header = file.read(92)
-        if len(header) < 92 or header[:8] != b"EFI PART":
-            raise SallyportError(
-                f"{path} is not a disk image: it has no GUID partition table", "`invoke image` makes one"
-            )
-        (length, crc) = struct.unpack_from("<II", header, 12)
-        (last,) = struct.unpack_from("<Q", header, 32)
-        start, count, entry, table_crc = struct.unpack_from("<QIII", header, 72)
-        if length != 92 or zlib.crc32(header[:16] + bytes(4) + header[20:]) != crc:
-            raise SallyportError(f"{path}: the partition table's header is damaged", "build or copy the image again")
-        if size != (last + 1) * _SECTOR:
-            raise SallyportError(
-                f"{path} has {size} bytes, its partition table says {(last + 1) * _SECTOR}: it is truncated or padded",
-                "build or copy the image again",
-            )
-        if not (entry == 128 and count <= 128):
-            raise SallyportError(f"{path}: its partition table is of an unknown form", "build the image again")
-        file.seek(start * _SECTOR)
-        table = file.read(entry * count)
-    if zlib.crc32(table) != table_crc:
-        raise SallyportError(f"{path}: the partition table is damaged", "build or copy the image again")
-    entries = [table[i : i + entry] for i in range(0, len(table), entry)]
-    used = [entry for entry in entries if any(entry[:16])]
-    first = [struct.unpack_from("<Q", entry, 32)[0] * _SECTOR for entry in used]
-    names = [entry[56:].decode("utf-16-le", "replace").rstrip("\0") for entry in used]
-    if len(set(names)) != len(names):
-        # Whoever looks for one by its name would see another than the firmware boots.
+    parts = gpt.read(path).partitions
+    names = [part.name for part in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SallyportError(
-            f"{path}: two of its partitions have the same name: {', '.join(names)}", "build or copy the image again"
+            f"{path}: more than one partition is named {', '.join(map(ascii, twice))}",
+            "name an image that `invoke image` made",
         )
-    return dict(zip(names, first, strict=True))
+    return {part.name: part.start for part in parts}

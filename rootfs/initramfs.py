@@ -60,7 +60,7 @@ def build(
     """
     tree = output / "initrd-tree"
     tree.mkdir()
-    for name in ("dev", "proc", "sys", "run", "sysroot"):
+    for name in ("dev", "mnt", "proc", "run", "sys", "sysroot"):
         (tree / name).mkdir()
     for name, target in MERGED.items():
         (tree / target).mkdir(parents=True, exist_ok=True)

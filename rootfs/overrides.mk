@@ -12,6 +12,8 @@ UNPATCHED = $(BR2_EXTERNAL_SALLYPORT_PATH)/patches
 
 override AUTOCONF_ARCHIVE_VERSION = 20241016
 override AUTOCONF_ARCHIVE_SOURCE = autoconf-archive_20241016.orig.tar.xz
+override E2FSPROGS_VERSION = 1.47.2
+override E2FSPROGS_SOURCE = e2fsprogs_1.47.2.orig.tar.gz
 override EXPAT_VERSION = 2.8.3
 override EXPAT_PKGDIR = $(UNPATCHED)/expat/
 override HOST_EXPAT_PKGDIR = $(UNPATCHED)/expat/

@@ -24,11 +24,14 @@ class _Part(BaseModel):
 
 
 class Disk(_Part):
-    """Partition sizes of the flash image, MiB."""
+    """The flash image: its partitions' sizes in MiB, and what disk it is for."""
 
     esp_mib: int = Field(ge=48, le=1024)
     slot_mib: int = Field(ge=64, le=4096)
     data_mib: int = Field(ge=16, le=65536)
+    sector_bytes: Literal[512, 4096] = 512
+    """Logical sectors of the disk. An image is for one of the two: firmware looks for the partition table in the second
+    sector, and reads the FAT by sectors. On Linux: `blockdev --getss /dev/sdX`."""
 
 
 class ManagementPort(_Part):

@@ -17,6 +17,7 @@ from rootfs.imagefile import open_image
 from rootfs.scratch import place
 from rootfs.steps import Cache
 from rootfs.tools import Tools
+from tests import medium
 from tests.qemu.appliance import Api, first_password, wait_managed
 from tests.qemu.machine import Forward, Machine, MachineError, free_port
 from tests.qemu.shell import HostShell, wait_host_shell
@@ -115,11 +116,17 @@ class Appliance:
 
 @pytest.fixture(scope="module")
 def appliance(tools: Tools, testing: Built) -> Iterator[Appliance]:
-    """The test image, booted and managed; one for each module of tests."""
+    """The test image, flashed onto a used disk, booted and managed; one for each module of tests."""
     forward = Forward(free_port(), free_port(), free_port())
-    with Machine(tools, open_image(testing.image), forward=forward, log=images.OUT / "test-serial.log") as machine:
-        machine.run()
-        seconds = wait_managed(machine, Api(forward.https))
-        host = wait_host_shell(machine.shell_socket)
-        yield Appliance(machine, forward, host, first_password(machine), seconds)
-        host.close()
+    image, flashed, log = open_image(testing.image), images.OUT / "test-flashed.disk", images.OUT / "test-serial.log"
+    medium.fill(flashed, medium.pattern(testing.image.stat().st_size))
+    medium.flash(tools, testing.image, flashed)
+    try:
+        with Machine(tools, image, forward=forward, persist=flashed, log=log) as machine:
+            machine.run()
+            seconds = wait_managed(machine, Api(forward.https))
+            host = wait_host_shell(machine.shell_socket)
+            yield Appliance(machine, forward, host, first_password(machine), seconds)
+            host.close()
+    finally:
+        flashed.unlink()

@@ -216,6 +216,8 @@ function renderStatus(status) {
   setText("load", status.load_1m.toFixed(2));
   renderUse("memory", status.memory_total, status.memory_available);
   renderUse("data", status.data_total, status.data_available);
+  $("storage").hidden = status.storage.text === "";
+  setText("storage", status.storage.text);
   setText("version", status.version);
   setText("profile", status.profile);
   setText("engine", status.engine);

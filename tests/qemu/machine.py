@@ -18,8 +18,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +73,7 @@ _PLACE = "/machine"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny"
 """QEMU's own filter of system calls (qemu(1), -sandbox)."""
 _SETS = {"disk": 1, "state": 2}
+_FIRST_SHOWN = 10
 """Numbers of descriptors' sets (qemu(1), -add-fd)."""
 _SAVED = frozenset({"completed", "failed", "cancelled"})
 """Where a migration stays (MigrationStatus, QEMU qapi/migration.json). Before them come ``active`` and ``device``."""
@@ -148,6 +149,8 @@ class Machine:
         saved: what `save` made of another machine of the same image; `run` then goes on from there. Each time in a new
             process: the processor's time stamp counter never goes back within one (system/cpu-timers.c of QEMU), and
             an appliance whose clock jumps ahead by minutes takes everything in it for dead.
+        shown: further files that it may read, see `path_of`.
+        extra: further options of QEMU.
     """
 
     def __init__(
@@ -162,8 +165,11 @@ class Machine:
         console: bool = False,
         log: Path | None = None,
         saved: Saved | None = None,
+        shown: Sequence[Path] = (),
+        extra: Sequence[str] = (),
     ) -> None:
         self.image = image
+        self._extra, self._shown = extra, {path: _FIRST_SHOWN + number for number, path in enumerate(shown)}
         self._tools = tools
         self._hardware = HARDWARE[image.profile.arch]
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
@@ -182,6 +188,10 @@ class Machine:
     def shell_socket(self) -> Path:
         """The second serial port: the root shell of a test image."""
         return self._directory / "shell.sock"
+
+    def path_of(self, shown: Path) -> str:
+        """Where QEMU sees a file that it was shown."""
+        return f"/dev/fdset/{self._shown[shown]}"
 
     def __enter__(self) -> Self:
         try:
@@ -220,6 +230,11 @@ class Machine:
         rules = self._forward.rules(str(interface.ip)) if self._forward else ""
         return ["-netdev", user % "port" + rules, *nic]
 
+    def _sectors(self) -> str:
+        """What the disk's sectors are, if they are not QEMU's own."""
+        size = self.image.profile.disk.sector_bytes
+        return f",logical_block_size={size},physical_block_size={size}" if size != 512 else ""
+
     def _command(self) -> list[str]:
         snapshot = "off" if self._persist else "on"
         serial = (
@@ -227,7 +242,8 @@ class Machine:
             if self._console
             else f"socket,id=serial,path={_PLACE}/serial.sock,server=on,wait=off"
         )
-        files = [name for name in ("disk", "state") if name in self._descriptors]
+        sets = _SETS | {str(path): number for path, number in self._shown.items()}
+        files = [name for name in sets if name in self._descriptors]
         return [
             *(
                 self._hardware.program,
@@ -245,9 +261,9 @@ class Machine:
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
             *("-drive", f"if=pflash,format=raw,file={_PLACE}/vars.fd"),
-            *(word for name in files for word in ("-add-fd", f"fd={self._descriptors[name]},set={_SETS[name]}")),
+            *(word for name in files for word in ("-add-fd", f"fd={self._descriptors[name]},set={sets[name]}")),
             *("-drive", f"id=disk,if=none,format=raw,file=/dev/fdset/{_SETS['disk']},snapshot={snapshot}"),
-            *("-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"),
+            *("-device", f"virtio-blk-pci,drive=disk,bootindex=0{self._sectors()}", "-device", "virtio-rng-pci"),
             *("-chardev", serial, "-serial", "chardev:serial"),
             *(
                 "-chardev",
@@ -263,12 +279,14 @@ class Machine:
             ),
             *self._network(),
             *(("-incoming", "defer") if self._saved else ()),
+            *self._extra,
         ]
 
     def _open(self) -> dict[str, int]:
         """Descriptors of what QEMU works on and could not open itself."""
         disk = self._saved.disk if self._saved else self._persist or self.image.path
         opened = {"disk": os.open(disk, os.O_RDWR if self._persist else os.O_RDONLY)}
+        opened |= {str(path): os.open(path, os.O_RDONLY) for path in self._shown}
         if self._saved is not None:
             opened["state"] = os.open(self._saved.state, os.O_RDONLY)
         if self._wire is not None:
@@ -433,6 +451,34 @@ class Machine:
         """Pull the plug and put it back: no shutdown, what was not on the disk is lost."""
         self.powered_on_at = time.monotonic()
         self.qmp("system_reset")
+
+    @contextmanager
+    def without_power(self) -> Iterator[Path]:
+        """Pull the plug as `power_cycle` does, but put it back at the end of the context; in it the disk is a file.
+
+        Raises:
+            MachineError: the machine discards what it writes.
+        """
+        if self._persist is None:
+            raise MachineError("a machine that discards what it writes has no disk", "give it a disk to persist")
+        self.qmp("stop")
+        yield self._persist
+        self.qmp("set-action", reboot="reset", shutdown="poweroff")
+        self.power_cycle()
+        self._await("query-status", frozenset({"prelaunch"}), "a reset")
+        self.qmp("cont")
+
+    def hold_reboot(self) -> None:
+        """Let a restart of the appliance's own end with the machine off; it goes on with `without_power`."""
+        self.qmp("set-action", reboot="shutdown", shutdown="pause")
+
+    def await_off(self, timeout: float = 60.0) -> None:
+        """Wait until the appliance has shut down.
+
+        Raises:
+            MachineError: it has not in time.
+        """
+        self._await("query-status", frozenset({"shutdown"}), "the appliance's restart", timeout)
 
     def save(self, folder: Path) -> Saved:
         """Keep the whole machine in ``folder`` and leave it paused: whoever wants it makes another one of it.

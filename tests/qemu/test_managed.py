@@ -6,14 +6,16 @@ import json
 import re
 import time
 import warnings
+from pathlib import Path
 
 import paramiko
 import pytest
 import testinfra
 
-from rootfs import test_access
+from rootfs import gpt, test_access
+from tests import medium
 from tests.conftest import Appliance
-from tests.qemu.appliance import Api, wait_managed
+from tests.qemu.appliance import Api, first_password, wait_managed
 from tests.qemu.machine import MachineError
 
 pytestmark = pytest.mark.qemu
@@ -191,20 +193,54 @@ def test_hung_vm_is_back(appliance: Appliance) -> None:
     assert "no heartbeat" in appliance.api().get("/status")["machine"]["last_exit"]
 
 
-def test_host_name_survives_power_loss(appliance: Appliance) -> None:
-    """The last of this module: pulls the plug right after the answer."""
+def overwrite(image: Path, disk: Path, size: int | None = None) -> None:
+    """Spoil the data partition, or the first bytes of it."""
+    (data,) = (part for part in gpt.read(image).partitions if part.name == "data")
+    with disk.open("r+b") as file:
+        file.seek(data.start)
+        file.writelines(medium.pattern(size or data.size))
+
+
+def test_host_name_survives_power_loss_and_a_lost_superblock(appliance: Appliance) -> None:
+    """The last but one of this module: pulls the plug right after the answer."""
     status, _ = appliance.api().request("PUT", "/hostname", {"hostname": "edge-7"})
     assert status in (200, 204)
+    assert appliance.api().get("/status")["storage"] == {"state": "ok", "text": ""}
+    # An error in the file system makes it read-only (kernel: ABI/testing/sysfs-fs-ext4): nobody is locked out by that.
+    appliance.host.check("echo test >/sys/fs/ext4/$(cd /sys/fs/ext4 && echo vd*)/trigger_fs_error")
+    api = appliance.api()
+    assert api.get("/status")["storage"]["state"] == "read-only"
+    assert api.request("PUT", "/hostname", {"hostname": "edge-6"})[0] >= 500
     mark = len(appliance.machine.serial)
-    appliance.machine.power_cycle()
-    time.sleep(2)
+    with appliance.machine.without_power() as disk:
+        overwrite(appliance.machine.image.path, disk, 4096)
     wait_managed(appliance.machine, Api(appliance.forward.https))
+    said = appliance.machine.serial[mark:]
+    assert "is damaged; repairing it" in said
+    assert "has been repaired" in said
+    storage = appliance.api().get("/status")["storage"]
+    assert storage["state"] == "repaired"
+    assert "check the settings" in storage["text"]
     assert appliance.api().get("/status")["hostname"] == "edge-7"
     # Somebody has logged in: the password stays, and the console shows none.
-    assert "first password" not in appliance.machine.serial[mark:]
+    assert "first password" not in said
     assert appliance.api().request("PUT", "/hostname", {"hostname": "Not a name"})[0] == 400
-    # An orderly reboot, too.
+
+
+def test_a_lost_data_partition_is_replaced_for_a_time(appliance: Appliance) -> None:
+    """The last of this module: an orderly restart, and all that was kept is gone."""
+    appliance.machine.hold_reboot()
     assert appliance.api().request("POST", "/reboot", {})[0] in (200, 202, 204)
-    appliance.machine.wait_serial(r"reboot: Restarting system|BdsDxe", 60, start=len(appliance.machine.serial))
+    appliance.machine.await_off()
+    mark = len(appliance.machine.serial)
+    with appliance.machine.without_power() as disk:
+        overwrite(appliance.machine.image.path, disk)
     wait_managed(appliance.machine, Api(appliance.forward.https))
-    assert appliance.api().get("/status")["hostname"] == "edge-7"
+    assert "there is no usable data partition" in appliance.machine.serial[mark:]
+    # As new: the console has a first password, and with it the operator is in.
+    appliance.password = first_password(appliance.machine, start=mark)
+    status = appliance.api().get("/status")
+    assert (status["storage"]["state"], status["hostname"]) == ("temporary", "sallyport")
+    assert "flash the image again" in status["storage"]["text"].lower()
+    assert "temporary: There is no usable data partition" in ssh(appliance, "status")[1]
+    assert appliance.api().request("PUT", "/hostname", {"hostname": "edge-8"})[0] in (200, 204)

@@ -15,7 +15,7 @@ HOST_PROGRAMS = words(
     "usr/lib/sallyport/link-keys usr/lib/sallyport/load-modules usr/lib/sallyport/port-setup usr/lib/systemd/systemd "
     "usr/lib/systemd/systemd-executor usr/lib/systemd/systemd-journald usr/lib/systemd/systemd-shutdown "
     "usr/lib/systemd/systemd-sysctl usr/lib/*/ld-linux-*.so.? usr/lib/*/libc.so.6 usr/sbin/dmsetup "
-    "usr/sbin/nft"
+    "usr/sbin/e2fsck usr/sbin/nft"
 )
 """Every executable file of the host."""
 HOST_APPLETS = words(

@@ -32,6 +32,7 @@ from frontend_vm.instructions import (
     SessionOpen,
     Status,
     StatusGet,
+    Storage,
     SystemReboot,
     decode_request,
     encode,
@@ -51,6 +52,7 @@ class FakeBackend:
         self.password = PASSWORD
         self.hostname = "sallyport"
         self.last_exit = ""
+        self.storage = Storage("ok", "")
         self.port_changes: dict[str, Any] = {}
         """Fields of `Port` that are to be otherwise."""
         self.limited = 0.0
@@ -161,6 +163,7 @@ class FakeBackend:
             memory_available=1_402_208_960,
             data_total=1_073_741_824,
             data_available=961_741_824,
+            storage=self.storage,
             machine=Machine(
                 state="running",
                 accelerator="kvm",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 
-from frontend_vm.instructions import Counter, Fault
+from frontend_vm.instructions import Counter, Fault, Storage
 from frontend_vm.words import WORDS
 from tests.unit.frontend_vm.fake_backend import BRIDGE_ONLY, PASSWORD
 from tests.unit.frontend_vm.rig import DEADLINE, Rig, running
@@ -88,6 +88,18 @@ def test_the_card_tells_the_path_and_every_verdict(configuration: Path) -> None:
             assert spoofed["colour"] != runt["colour"]
             dropped = rows["Dropped"]["cells"]
             assert dropped == [str(int(shown["destination"]["cells"][0]) + 3), "2"]
+            assert complaints == []
+
+    asyncio.run(scenario())
+
+
+def test_a_data_partition_in_trouble_is_told(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, page_at(rig) as (page, complaints):
+            assert await page.is_hidden("#storage")
+            rig.backend.storage = Storage("temporary", "All is <b>lost</b> at the next start.")
+            await page.wait_for_selector("#storage:not([hidden])")
+            assert await page.inner_text("#storage") == "All is <b>lost</b> at the next start."
             assert complaints == []
 
     asyncio.run(scenario())

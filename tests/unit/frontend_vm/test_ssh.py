@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from frontend_vm import cli, ssh
-from frontend_vm.instructions import Fault, Ports
+from frontend_vm.instructions import Fault, Ports, Storage
 from tests.unit.frontend_vm.rig import DEADLINE, Rig, running, until
 
 
@@ -23,6 +23,10 @@ def test_one_command_each(configuration: Path) -> None:
             assert result.exit_status == 0
             assert json.loads(str(result.stdout))["hostname"] == "sallyport"
             assert "Accelerator   kvm (" in str((await connection.run("status")).stdout)
+            assert "Storage       ok\n" in str((await connection.run("status")).stdout)
+            rig.backend.storage = Storage("temporary", "All is lost at the next start.")
+            told = str((await connection.run("status")).stdout)
+            assert "Storage       temporary: All is lost at the next start.\n" in told
             assert "Data path     mgmt0 -- ring -- vhost-user -- VM (up)" in str((await connection.run("ports")).stdout)
             assert (await connection.run("hostname edge-9")).exit_status == 0
             assert rig.backend.hostname == "edge-9"

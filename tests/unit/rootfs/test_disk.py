@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from rootfs import disk, profile
+from rootfs import disk, gpt, layout, profile
 from rootfs.arch import X86_64
 from rootfs.disk import Verity
 from rootfs.errors import SallyportError
+from rootfs.profile import Disk, Profile
 from tests.unit.rootfs.conftest import FakeTools
 
 HASH, SALT = "ab" * 32, "cd" * 32
@@ -56,10 +59,18 @@ def test_the_command_line_ties_the_kernel_to_this_root_and_shuts_ipv6_off(name: 
     assert {"ipv6.disable=1", "panic=10", "systemd.gpt_auto=no"} <= set(words)
 
 
-def assemble(tmp_path: Path, size: int) -> tuple[Path, FakeTools]:
+def device(sector_bytes: int = 512) -> Profile:
+    """A small one: its image is hashed."""
+    disk = Disk(esp_mib=48, slot_mib=64, data_mib=16, sector_bytes=sector_bytes)  # type: ignore[arg-type]
+    return profile.load("qemu").model_copy(update={"disk": disk})
+
+
+def assemble(tmp_path: Path, size: int, sector_bytes: int = 512) -> tuple[Path, FakeTools]:
     def work(command: list[str], build: Path) -> str:
-        if command[0] == "genimage":
-            (build / "disk.img").write_bytes(b"image")
+        if command[0] == "ukify":
+            (build / "uki.efi").write_bytes(b"kernel")
+        if command[0] == "mke2fs":
+            (build / "data.ext4").write_bytes(b"data")
         return ""
 
     tools = FakeTools(work)
@@ -69,11 +80,12 @@ def assemble(tmp_path: Path, size: int) -> tuple[Path, FakeTools]:
     for name in ("kernel.file", "initrd.file"):
         (tmp_path / name).write_text(name)
     with (tmp_path / "root.verity").open("wb") as file:
+        file.write(b"root")
         file.truncate(size)
     made = disk.assemble(
         tools,
         tmp_path,
-        profile=profile.load("qemu"),
+        profile=device(sector_bytes),
         arch=X86_64,
         boot=tmp_path / "boot",
         kernel=tmp_path / "kernel.file",
@@ -85,7 +97,7 @@ def assemble(tmp_path: Path, size: int) -> tuple[Path, FakeTools]:
 
 
 def test_a_root_too_large_for_its_slot_names_profile_and_field(tmp_path: Path) -> None:
-    room = profile.load("qemu").disk.slot_mib
+    room = device().disk.slot_mib
     with pytest.raises(SallyportError) as caught:
         assemble(tmp_path, room * 2**20 + 1)
     assert "profile 'qemu': disk.slot_mib: " in str(caught.value)
@@ -97,20 +109,42 @@ def test_a_root_too_large_for_its_slot_names_profile_and_field(tmp_path: Path) -
 def test_the_image_is_put_together_from_this_kernel_command_line_and_layout(tmp_path: Path) -> None:
     made, tools = assemble(tmp_path, 4096)
     assert made == tmp_path / "disk.img"
-    assert [command[0] for command in tools.commands] == ["ukify", "genimage", "fallocate"]
-    device = profile.load("qemu")
-    assert (tmp_path / "cmdline").read_text() == disk.command_line(device, VERITY)
+    names = [command[0] for command in tools.commands]
+    assert names == ["ukify", "mkfs.fat", "mmd", "mcopy", "mke2fs", "fallocate"]
+    assert (tmp_path / "cmdline").read_text() == disk.command_line(device(), VERITY)
     assert "VERSION_ID=1.2.3\n" in (tmp_path / "os-release").read_text()
-    layout = (tmp_path / "genimage.cfg").read_text()
-    assert layout.count(f"size = {device.disk.slot_mib}M") == 2 + (device.disk.slot_mib == device.disk.data_mib)
-    identifiers = re.findall(r'-uuid = "([0-9a-f-]{36})"', layout)
-    assert len(identifiers) == len(set(identifiers)) + 1 == 9  # slot-a and slot-b share their type
+    table = gpt.read(made)
+    assert table == layout.table(device().disk, f"qemu {HASH}")
+    content = made.read_bytes()
+    starts = {part.name: part.start for part in table.partitions}
+    assert content[starts["slot-a"] :].startswith(b"root")
+    assert content[starts["data"] :].startswith(b"data")
 
 
-def test_identifiers_belong_to_the_content_not_to_the_day(tmp_path: Path) -> None:
-    layouts = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        assemble(tmp_path / name, 4096)
-        layouts.append((tmp_path / name / "genimage.cfg").read_text())
-    assert layouts[0] == layouts[1]
+def test_large_sectors_reach_the_table_and_the_fat(tmp_path: Path) -> None:
+    made, tools = assemble(tmp_path, 4096, sector_bytes=4096)
+    assert gpt.read(made).sector == 4096
+    (fat,) = [command for command in tools.commands if command[0] == "mkfs.fat"]
+    assert " -S 4096 " in " ".join(fat)
+
+
+def test_the_block_map_names_every_block_whatever_the_holes_are(tmp_path: Path) -> None:
+    """Format: bmap-tools, version 2.0."""
+    made, _ = assemble(tmp_path, 4096)
+    text = made.with_name("disk.img.bmap").read_text()
+    root = ElementTree.fromstring(text)
+    blocks = made.stat().st_size // 4096
+    assert [int(root.findtext(name, "")) for name in ("BlocksCount", "MappedBlocksCount", "BlockSize")] == [
+        blocks,
+        blocks,
+        4096,
+    ]
+    content, at = made.read_bytes(), 0
+    for found in root.iter("Range"):
+        first, last = (int(word) for word in (found.text or "").split("-"))
+        assert first == at
+        at = last + 1
+        assert found.get("chksum") == hashlib.sha256(content[first * 4096 : at * 4096]).hexdigest()
+    assert at == blocks
+    said = re.findall(r"[0-9a-f]{64}", text)[0]
+    assert said == hashlib.sha256(text.replace(said, "0" * 64).encode()).hexdigest()
