@@ -134,6 +134,13 @@ class Saved:
     variables: Path
 
 
+def _private(path: str, flags: int) -> int:
+    """Open for the owner alone: the console shows the first password."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 class Machine:
     """A booted image; a context manager that leaves nothing behind.
 
@@ -363,7 +370,7 @@ class Machine:
     def _read_serial(self, serial: socket.socket) -> None:
         pending = ""
         with serial:
-            log = self._log.open("w") if self._log else None
+            log = open(self._log, "w", opener=_private) if self._log else None  # noqa: SIM115 - closed below
             try:
                 while chunk := serial.recv(4096):
                     text = _ESCAPE.sub("", chunk.decode(errors="replace")).replace("\r", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import tempfile
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def test_a_machine_in_an_odd_place(tools: Tools, name: str, tmp_path: Path, monk
             file.truncate(SIZE)
     with (
         listening(odd / "wire.pcapng", None) as (wire, path),
-        Machine(Tools(odd / "tools"), image, wire=path, forward=Forward(), persist=disk) as machine,
+        Machine(
+            Tools(odd / "tools"), image, wire=path, forward=Forward(), persist=disk, log=odd / "console"
+        ) as machine,
     ):
         wire.wait_connected(10)
         HostShell(machine.shell_socket).close()
@@ -42,6 +45,7 @@ def test_a_machine_in_an_odd_place(tools: Tools, name: str, tmp_path: Path, monk
         machine.run()
         saved = machine.save(odd / "kept")
     assert list((odd / "tmp").iterdir()) == []
+    assert stat.S_IMODE((odd / "console").stat().st_mode) == 0o600, "it may have a password"
     with Machine(Tools(odd / "tools"), image, saved=saved) as again:
         again.run()
         assert again.alive()
