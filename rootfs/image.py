@@ -32,7 +32,7 @@ from rootfs.version import PROJECT, version
 OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
-_SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
+SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "sed", "reboot", "cat", "mkdir")
 
 
@@ -176,7 +176,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
         for directory in overlays:
             overlay.apply(directory, tree, known)
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
-        installed = frontend.install_package(PROJECT / "backend", tree, _SOURCES_ONLY)
+        installed = frontend.install_package(PROJECT / "backend", tree, SOURCES_ONLY)
         for name in extension.OUTPUTS:
             shutil.copyfile(compiled / name, installed / "forwarder" / name)
             (installed / "forwarder" / name).chmod(0o644)

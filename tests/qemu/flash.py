@@ -10,13 +10,14 @@ from pathlib import Path
 
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
+from rootfs.unpack import VM
 from tests.probes.flash import initrd, regions, table, uki
 from tests.probes.flash.look import examine, unknown
 from tests.probes.flash.regions import Files, Verity
 from tests.probes.flash.table import Disk
 from tests.probes.flash.view import Region, View
 from tests.probes.result import Result
-from tests.probes.tree.entries import TreeError
+from tests.probes.tree.entries import Tree, TreeError
 from tests.qemu.remake import Remade, Remaker, declared
 
 _MIB = 1 << 20
@@ -197,6 +198,17 @@ class Flash:
             for first, last in view.data(start, end):
                 os.pwrite(file.fileno(), view.read(first, last - first), first - start)
         return copy
+
+
+def vm_initramfs(remaker: Remaker, image: ImageFile, host: Path, vm: Path) -> Result:
+    """The VM's initial RAM file system, which the host's root file system has."""
+    look = initrd.VM_LOOK
+    try:
+        packed = Tree(host).read(f"{VM}/initrd", initrd.MAX_ARCHIVE)
+        made = remaker.vm_initramfs(image, vm, packed)
+    except TreeError as error:
+        return unknown(look.name, look.tried, str(error))
+    return examine(look, initrd.Initrd(packed, packed, made, made))
 
 
 def _folder_of(line: str, boots: str) -> bool:

@@ -201,3 +201,10 @@ LOOK: Look[Initrd] = Look(
         ),
     },
 )
+VM_LOOK: Look[Initrd] = replace(
+    LOOK,
+    name="vm-initramfs",
+    tried="the VM's initial RAM file system, file by file, against one made of the VM's own files and this checkout's "
+    "/init; its modules are those that it brings",
+)
+"""The VM has modules nowhere else: which ones, the manifest declares."""

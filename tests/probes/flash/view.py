@@ -80,7 +80,7 @@ class View:
         found: list[tuple[int, int]] = []
         at = start
         while at < end:
-            at = max(at, min(self._next(at), other._next(at) if other else end))
+            at = max(at, min(self._next(at), other._next(at) if other else end) // _BLOCK * _BLOCK)
             length = min(_CHUNK, end - at)
             if length <= 0:
                 break

@@ -27,7 +27,7 @@ from tests.probes.flash.view import Region, View
 from tests.probes.result import Verdict
 from tests.probes.tree.entries import Tree, TreeError
 from tests.qemu import verify
-from tests.qemu.remake import _only_plain, declared
+from tests.qemu.remake import Carried, _only_plain, declared
 
 KINDS = {"esp": table.ESP, "slot-a": table.ROOT, "slot-b": table.ROOT, "data": table.DATA}
 SIZE = 1 << 18
@@ -118,6 +118,8 @@ def test_differences_are_seen_over_holes_and_behind_the_shorter_one(tmp_path: Pa
         assert a.flip(1 << 20).differences(b, 0, 6 << 20) == [(1 << 20, (1 << 20) + 512)]
         assert a.differences(None, 0, 6 << 20) == [(3 << 20, (3 << 20) + 512)]
         assert a.plant(3 << 20, bytes(4)).differences(None, 0, 6 << 20) == []
+        assert list(a.data(6 << 20, 7 << 20)) == []
+        assert list(a.data(0, 7 << 20)) == [(3 << 20, 4 << 20)]
         assert a.plant(5 << 20, b"x").read((5 << 20) - 1, 9) == b"\0x"
 
 
@@ -215,6 +217,22 @@ def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: b
     ):
         result = examine(initrd.LOOK, Initrd(b"", archive + more, b"", archive + more))
         assert result.verdict is Verdict.HOLE, result
+
+
+def test_modules_that_an_archive_brings_are_those_that_it_lists() -> None:
+    def brought(listed: str, *there: str) -> list[str]:
+        parts = [initrd.member("modules", 0o100644, listed.encode())]
+        parts += [initrd.member(f"modules.d/{name}", 0o100644, name.encode()) for name in there]
+        return Carried(b"".join([*parts, initrd.member("TRAILER!!!", 0)])).closure(("b",), "here")
+
+    assert brought("/modules.d/b.ko\n/modules.d/a.ko\n", "a.ko", "b.ko") == ["modules.d/b.ko", "modules.d/a.ko"]
+    for listed, there in (
+        ("/modules.d/a.ko", ("a.ko", "b.ko")),
+        ("/modules.d/a.ko /modules.d/a.ko", ("a.ko",)),
+        ("/x", ()),
+    ):
+        with pytest.raises(TreeError, match="here: the list of modules"):
+            brought(listed, *there)
 
 
 def test_partitions_beside_those_made_anew(tmp_path: Path) -> None:
