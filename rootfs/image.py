@@ -257,6 +257,7 @@ def _manifest(
         "boot": {
             "kernel": _sha256(target.parent / "vmlinuz"),
             "stub": _sha256(target.parent / "stub"),
+            "tools": toolset(engines.host),
         },
         "sizes": {
             "image_bytes": (target.parent / f"{recipe.name}.img").stat().st_size,
@@ -268,6 +269,12 @@ def _manifest(
         "files": {path.relative_to(tree).as_posix(): _sha256(path) for path in files},
     }
     target.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def toolset(engine: Engine) -> str:
+    """SHA-256 of the tools tree's packages: other ones may make other bytes of the same inputs."""
+    lines = sorted(f"{p.name} {p.version} {p.sha256}\n" for p in packages.load(engine.tools.tree.parent))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _parts(engines: Engines, recipe: Recipe, root: Path) -> list[sbom.Part]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rootfs.errors import SallyportError
+from rootfs.image import toolset
 from rootfs.imagefile import ImageFile
 from rootfs.unpack import VM
 from tests.probes.flash import initrd, regions, table, uki
@@ -76,7 +77,11 @@ class Flash:
     def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[Remade, str]:
         known = declared(self._image.path.with_suffix(".manifest.json"))
         if not known:
-            raise TreeError("the manifest does not tell kernel and stub: build the image again")
+            raise TreeError("the manifest does not tell kernel, stub and tools: build the image again")
+        if known["tools"] != toolset(self._remaker.engine):
+            raise TreeError(
+                "the image was made by other tools than this checkout's packages have: take the checkout's own"
+            )
         if known["stub"] != hashlib.sha256(self._remaker.stub).hexdigest():
             raise TreeError("the manifest tells of another stub than this checkout's packages have")
         said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")

@@ -254,9 +254,9 @@ def _only_plain(tree: Tree) -> None:
 
 
 def declared(manifest: Path) -> dict[str, str]:
-    """What a manifest says of kernel and stub: SHA-256 by name; nothing where it is none."""
+    """What a manifest says of kernel, stub and tools: SHA-256 by name; nothing where it is none."""
     try:
         said = json.loads(manifest.read_text())["boot"]
-        return {name: str(said[name]) for name in ("kernel", "stub")}
+        return {name: str(said[name]) for name in ("kernel", "stub", "tools")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
