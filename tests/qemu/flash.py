@@ -79,9 +79,7 @@ class Flash:
         if not known:
             raise TreeError("the manifest does not tell kernel, stub and tools: build the image again")
         if known["tools"] != toolset(self._remaker.engine):
-            raise TreeError(
-                "the image was made by other tools than this checkout has: take the one that made it"
-            )
+            raise TreeError("the image was made by other tools than this checkout has: take the one that made it")
         if known["stub"] != hashlib.sha256(self._remaker.stub).hexdigest():
             raise TreeError("the manifest tells of another stub than this checkout's packages have")
         said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")

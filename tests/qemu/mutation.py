@@ -123,7 +123,8 @@ class Mutation:
     @cached_property
     def _remaker(self) -> Remaker:
         """Kept for all of them: few change what the image is made anew of."""
-        return self._machine.enter_context(Remaker(self._engine, self._built.image.parent / ".remade"))
+        beside = tempfile.TemporaryDirectory(prefix="sallyport-remade-", dir=self._built.image.parent)
+        return self._machine.enter_context(Remaker(self._engine, Path(self._machine.enter_context(beside))))
 
     @cached_property
     def _ours(self) -> tuple[Mapping[str, Own], Mapping[str, Own]]:

@@ -122,8 +122,7 @@ class Remaker:
         self._made: dict[str, Remade] = {}
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
