@@ -95,11 +95,11 @@ class Flash:
         copy = self._copy(view, start, end)
         target = self._folder / "uki.efi"
         try:
-            self._ask("mcopy", "-n", "-i", copy.name, f"::/{self._remaker.engine.arch.uki}", target.name)
+            # A file of it may be as long as it says, in clusters that go in a circle.
+            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.engine.arch.uki}"
+            self._ask("prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
         except SallyportError as error:
             raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
-        if target.stat().st_size > uki.MAX_UKI:
-            raise TreeError(f"the unified kernel image has more than {uki.MAX_UKI} bytes")
         return target.read_bytes()
 
     def _compared(
@@ -112,7 +112,7 @@ class Flash:
         boots = self._remaker.engine.arch.uki
         start, _ = parts["slot-a"]
         # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
-        (system,) = struct.unpack("<Q", view.read(start + 40, 8))
+        (system,) = struct.unpack("<Q", view.read(start + 40, 8).ljust(8, b"\0"))
         slot_a = Verity(region("slot-a"), _blocks(said), made.tree, system, said, made.argument)
         esp = Files(region("esp"), self._esp(view, *parts["esp"]), frozenset({f"::/{boots}"}))
         data = Files(region("data"), self._data(view, *parts["data"]), frozenset({"lost+found"}))

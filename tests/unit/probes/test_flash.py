@@ -94,6 +94,25 @@ def test_no_byte_outside_of_partitions_can_change(disk: Disk) -> None:
             assert objections(replace(disk, view=disk.view.flip(at))), hex(at)
 
 
+def test_a_forged_table_of_any_content_is_objected_to(disk: Disk) -> None:
+    """With right sums: what a forger would write. Sectors of 64 bits lead nowhere and take no time."""
+    rng = random.Random(2)
+    for _ in range(60):
+        number, at, length = rng.randrange(5), rng.randrange(128), rng.randrange(1, 40)
+
+        def change(entries: list[bytes], number: int = number, at: int = at, length: int = length) -> list[bytes]:
+            entries = [*entries, bytes(128)]
+            entry = entries[number]
+            entries[number] = (entry[:at] + rng.choice([rng.randbytes(length), b"\xff" * length]) + entry[at:])[:128]
+            return entries
+
+        forged = disk.with_table(change)
+        assert examine(table.LOOK, forged).verdict is not Verdict.SEALED
+        for _, first, end in forged.partitions():
+            list(forged.view.data(first, end))
+            list(regions.SLOT_B.find(Region("x", forged.view, None, first, end)))
+
+
 def test_a_second_partition_of_the_same_name_is_refused_before_anything_looks_for_it(tmp_path: Path) -> None:
     assert [*partitions(disk_image(tmp_path / "x.img"))] == [*KINDS]
     with pytest.raises(SallyportError, match="same name: esp, slot-a, slot-b, data, esp"):
