@@ -177,6 +177,9 @@ def _mode(data: bytes, member: Member) -> bytes:
 
 
 def _content(data: bytes, member: Member) -> bytes:
+    """Another content of the same length; of an empty file, another owner."""
+    if not member.content:
+        return data[: member.at + 22] + b"%08X" % 900 + data[member.at + 30 :]
     return data.replace(member.content, member.content[:-1] + b"#")
 
 

@@ -225,6 +225,14 @@ def test_the_initial_ram_file_system(archive: bytes) -> None:
     assert "more than" in said(initrd.member("x", 0o100644) * 10_002)
 
 
+def test_an_archive_without_modules_is_looked_at_as_well(archive: bytes) -> None:
+    listed = initrd.member("modules", 0o100644)
+    parts = [initrd.member(m.name, m.mode, m.content) for m in initrd.everything(archive)[0] if m.name != "modules"]
+    bare = b"".join([*parts, listed, initrd.member("TRAILER!!!", 0)])
+    assert examine(initrd.LOOK, Initrd(b"", bare, b"", bare)).verdict is Verdict.NOT_TESTED, "packed as nothing"
+    assert examine(initrd.LOOK, Initrd(b"x", bare, b"x", bare)).verdict is Verdict.SEALED
+
+
 def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: bytes) -> None:
     """An archive that is the same as the one made anew is still looked through."""
     for more in (
