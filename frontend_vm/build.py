@@ -8,11 +8,14 @@ from pathlib import Path
 
 import backend.instructions
 from rootfs import defconfig, initramfs, kernel, overlay, squashfs
+from rootfs.arch import Arch
 from rootfs.debian import licenses
 from rootfs.debian.engine import Engine, compile_python
+from rootfs.initramfs import Modules
 from rootfs.kernel import Kernel
 from rootfs.profile import Profile
 from rootfs.steps import digest_code, digest_path
+from rootfs.tools import Tools
 from rootfs.version import PROJECT, version
 
 SOURCE = Path(__file__).parent
@@ -21,7 +24,7 @@ KERNEL = "cloud"
 MODULES = ("virtio_mmio", "virtio_blk", "squashfs", "qemu_fw_cfg", "virtio_net", "virtio_rng")
 INIT = PROJECT / "overlays/frontend_vm_initramfs/init.j2"
 _APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "mkdir")
-_BUILD_ONLY = {"build.py", "*.config"}
+BUILD_ONLY = {"build.py", "*.config"}
 
 
 def values(profile: Profile) -> dict[str, object]:
@@ -57,22 +60,9 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         for directory in overlays:
             overlay.apply(directory, tree, values(profile))
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
-        install_package(SOURCE, tree, _BUILD_ONLY)
+        install_package(SOURCE, tree, BUILD_ONLY)
         compile_python(engine.tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
-        initramfs.build(
-            output,
-            base=base / "tree",
-            programs=(),
-            applets=_APPLETS,
-            kernel=linux,
-            modules=MODULES,
-            init=INIT,
-            values=values(profile),
-            tools=engine.tools,
-            where=str(Path(__file__)),
-            compress=False,
-            arch=engine.arch,
-        )
+        initrd(output, base / "tree", linux, profile, arch=engine.arch, tools=engine.tools)
         shutil.copyfile(linux.image, output / "vmlinuz")
         # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
         # the VM, whose processor may be an emulated one, never unpacks anything.
@@ -81,6 +71,33 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
             shutil.copyfile(base / name, output / name)
 
     return engine.cache.step(f"frontend{engine.arch.suffix}", "Front-end VM image", inputs, make)
+
+
+def initrd(output: Path, base: Path, modules: Modules, profile: Profile, *, arch: Arch, tools: Tools) -> Path:
+    """Make the VM's initial RAM file system, ``output/initrd``, as the build does, and the proof to compare.
+
+    Args:
+        output: also gets ``initrd-tree``, its files.
+        base: a tree that has the programs.
+        modules: has the kernel's modules.
+        profile: whose VM it is.
+        arch: of the base.
+        tools: the tools tree.
+    """
+    return initramfs.build(
+        output,
+        base=base,
+        programs=(),
+        applets=_APPLETS,
+        kernel=modules,
+        modules=MODULES,
+        init=INIT,
+        values=values(profile),
+        tools=tools,
+        where=str(Path(__file__)),
+        compress=False,
+        arch=arch,
+    )
 
 
 def install_package(source: Path, tree: Path, without: set[str]) -> Path:

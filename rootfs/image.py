@@ -46,7 +46,7 @@ from rootfs.version import PROJECT, version
 OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
-_SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
+SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
 _APPLETS = (
     *("sh", "mount", "umount", "insmod", "switch_root", "sleep", "echo", "grep", "reboot", "cat", "mkdir", "cp"),
     *("chroot", "timeout"),
@@ -193,7 +193,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
         for directory in overlays:
             overlay.apply(directory, tree, known)
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
-        installed = frontend.install_package(PROJECT / "backend", tree, _SOURCES_ONLY)
+        installed = frontend.install_package(PROJECT / "backend", tree, SOURCES_ONLY)
         for name in extension.OUTPUTS:
             shutil.copyfile(compiled / name, installed / "forwarder" / name)
             (installed / "forwarder" / name).chmod(0o644)
@@ -272,6 +272,7 @@ def _manifest(
         "boot": {
             "kernel": _sha256(target.parent / "vmlinuz"),
             "stub": _sha256(target.parent / "stub"),
+            "tools": toolset(engines.host),
         },
         "sizes": {
             "image_bytes": (target.parent / f"{recipe.name}.img").stat().st_size,
@@ -283,6 +284,12 @@ def _manifest(
         "files": {path.relative_to(tree).as_posix(): _sha256(path) for path in files},
     }
     target.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def toolset(engine: Engine) -> str:
+    """SHA-256 of the tools tree's packages: other ones may make other bytes of the same inputs."""
+    lines = sorted(f"{p.name} {p.version} {p.sha256}\n" for p in packages.load(engine.tools.tree.parent))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _parts(engines: Engines, recipe: Recipe, root: Path) -> list[sbom.Part]:

@@ -26,6 +26,8 @@ class Boot(BaseModel):
 
     kernel: _Digest
     stub: _Digest
+    tools: _Digest
+    """What compressed and put together the rest."""
 
 
 class Manifest(BaseModel):

@@ -16,7 +16,7 @@ def image_file(path: Path, *, test_access: bool = False) -> ImageFile:
         test_access=test_access,
         engine="debian",
         root_hash="0" * 64,
-        boot=Boot(kernel="0" * 64, stub="0" * 64),
+        boot=Boot(kernel="0" * 64, stub="0" * 64, tools="0" * 64),
         files={},
     )
     return ImageFile(path, manifest)

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rootfs.errors import SallyportError
+from rootfs.image import toolset
 from rootfs.imagefile import ImageFile
 from rootfs.tools import Confined, left, own
+from rootfs.unpack import VM
 from tests.probes.flash import initrd, regions, table, uki
 from tests.probes.flash.look import examine, unknown
 from tests.probes.flash.regions import Files, Verity
 from tests.probes.flash.table import Disk
 from tests.probes.flash.view import Region, View
 from tests.probes.result import Result
-from tests.probes.tree.entries import TreeError
+from tests.probes.tree.entries import Tree, TreeError
 from tests.qemu.remake import Remade, Remaker
 
 _MIB = 1 << 20
@@ -74,6 +76,8 @@ class Flash:
                 return [slot_b, unknown("whole", regions.WHOLE.tried, str(error))]
 
     def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[Remade, str]:
+        if self._image.manifest.boot.tools != toolset(self._remaker.engine):
+            raise TreeError("the image was made by other tools than this checkout has: take the one that made it")
         if self._image.manifest.boot.stub != hashlib.sha256(self._remaker.stub).hexdigest():
             raise TreeError("the manifest tells of another stub than this checkout's packages have")
         said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
@@ -89,7 +93,9 @@ class Flash:
         copy = self._copy(view, start, end)
         target = self._folder / "uki.efi"
         try:
-            self._ask("mcopy", "-n", "-i", copy.name, f"::/{self._remaker.engine.arch.uki}", target.name)
+            # A file of it may be as long as it says, in clusters that go in a circle.
+            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.engine.arch.uki}"
+            self._ask("prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
         except SallyportError as error:
             raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
         return left(target, uki.MAX_UKI)
@@ -104,7 +110,7 @@ class Flash:
         boots = self._remaker.engine.arch.uki
         start, _ = parts["slot-a"]
         # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
-        (system,) = struct.unpack("<Q", view.read(start + 40, 8))
+        (system,) = struct.unpack("<Q", view.read(start + 40, 8).ljust(8, b"\0"))
         slot_a = Verity(region("slot-a"), _blocks(said), made.tree, system, said, made.argument)
         esp = Files(region("esp"), self._esp(view, *parts["esp"]), frozenset({f"::/{boots}"}))
         data = Files(region("data"), self._data(view, *parts["data"]), frozenset({"lost+found"}))
@@ -194,6 +200,17 @@ class Flash:
                 os.pwrite(file.fileno(), view.read(first, last - first), first - start)
         own(copy)
         return copy
+
+
+def vm_initramfs(remaker: Remaker, image: ImageFile, host: Path, vm: Path) -> Result:
+    """The VM's initial RAM file system, which the host's root file system has."""
+    look = initrd.VM_LOOK
+    try:
+        packed = Tree(host).read(f"{VM}/initrd", initrd.MAX_ARCHIVE)
+        made = remaker.vm_initramfs(image, vm, packed)
+    except TreeError as error:
+        return unknown(look.name, look.tried, str(error))
+    return examine(look, initrd.Initrd(packed, packed, made, made))
 
 
 def _folder_of(line: str, boots: str) -> bool:

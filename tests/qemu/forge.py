@@ -10,6 +10,7 @@ from tests.probes.flash import initrd, table, uki
 from tests.probes.flash.table import Disk
 from tests.probes.flash.view import View
 from tests.qemu import flash
+from tests.qemu.machine import MachineError
 from tests.qemu.remake import Remaker
 
 
@@ -37,6 +38,27 @@ class Forge:
         with self._image.path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)
             os.pwrite(file.fileno(), data, end if at < 0 else at)
+
+    def read(self, at: int, length: int) -> bytes:
+        """Bytes at an offset."""
+        with self._image.path.open("rb") as file:
+            return os.pread(file.fileno(), length, at)
+
+    def find(self, data: bytes) -> int:
+        """The first offset in the system partition where these bytes stand.
+
+        Raises:
+            MachineError: they stand nowhere.
+        """
+        start = self.begins("esp")
+        at = self.read(start, self.begins("slot-a") - start).find(data)
+        if at < 0:
+            raise MachineError(f"{self._image.path.name} has no {data!r}", "mend the mutant")
+        return start + at
+
+    def cut(self, size: int) -> None:
+        """Make the image shorter."""
+        os.truncate(self._image.path, size)
 
     def plant(self, change: Callable[[Disk], Disk]) -> None:
         """Write what a change of the disk's table plants."""

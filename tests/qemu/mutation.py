@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -30,10 +30,12 @@ from rootfs.profile import Profile
 from tests.probes.outside import Progress
 from tests.probes.report import replace_text
 from tests.probes.result import Result, Verdict
+from tests.probes.tree.objections import Own
 from tests.probes.wire import WireError
-from tests.qemu import trees, verify
+from tests.qemu import flash, trees, verify
 from tests.qemu.machine import MachineError
 from tests.qemu.mutants.mutant import Mutant
+from tests.qemu.ours import ours
 from tests.qemu.plants import AtBoot, InImage, InTree
 from tests.qemu.remake import Remaker
 from tests.qemu.rig import Rig
@@ -121,7 +123,14 @@ class Mutation:
     @cached_property
     def _remaker(self) -> Remaker:
         """Kept for all of them: few change what the image is made anew of."""
-        return self._machine.enter_context(Remaker(self._engine, self._built.image.parent / ".remade"))
+        beside = tempfile.TemporaryDirectory(prefix="sallyport-remade-", dir=self._built.image.parent)
+        return self._machine.enter_context(Remaker(self._engine, Path(self._machine.enter_context(beside))))
+
+    @cached_property
+    def _ours(self) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
+        """What this checkout puts into the image. As the manifest, it would find nearly every one in a tree."""
+        with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as folder:
+            return ours(self._engine, open_image(self._built.image), Path(folder))
 
     def outcome(self, mutant: Mutant) -> Outcome:
         """Plant one and look for it."""
@@ -165,8 +174,13 @@ class Mutation:
     def _apart(self, mutant: Mutant) -> list[Result]:
         """A mutant that needs no machine, or one of its own."""
         if isinstance(mutant.plant, InTree):
-            with trees.unpacked(self._tools, open_image(self._built.image)) as unpacked:
-                return trees.check(self._tools, mutant.plant.planted(unpacked))
+            image = open_image(self._built.image)
+            with trees.unpacked(self._tools, image) as unpacked:
+                planted = mutant.plant.planted(unpacked)
+                if any("own-files" in pattern for pattern in mutant.found):
+                    planted = replace(planted, ours=self._ours)
+                booted = flash.vm_initramfs(self._remaker, image, planted.host, planted.vm)
+                return [*trees.check(self._tools, planted), booted]
         if isinstance(mutant.plant, InImage):
             clean = open_image(self._built.image)
             with tempfile.TemporaryDirectory(prefix="sallyport-mutant-", dir=clean.path.parent) as directory:

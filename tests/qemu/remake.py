@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from frontend_vm import build as frontend
 from rootfs import disk
 from rootfs import image as images
 from rootfs.debian.engine import Engine
@@ -22,6 +23,7 @@ from rootfs.disk import Verity
 from rootfs.image import Recipe
 from rootfs.imagefile import ImageFile
 from rootfs.version import version
+from tests.probes.flash import initrd
 from tests.probes.flash.view import View
 from tests.probes.tree.entries import MAX_FILE, Tree, TreeError
 
@@ -40,6 +42,28 @@ class Remade:
     tree: int
     """Bytes of the root file system with its hash tree."""
     argument: str
+
+
+class Carried:
+    """The kernel's modules as an initial RAM file system brings them, in its own order (`rootfs.initramfs.Modules`)."""
+
+    def __init__(self, archive: bytes) -> None:
+        members, _ = initrd.everything(archive)
+        self._files = {member.name: member.content for member in members}
+
+    def closure(self, names: Iterable[str], where: str) -> list[str]:
+        """All there are, each once; those that are named must be among them, or built in."""
+        listed = self._files.get("modules", b"").decode(errors="replace").split()
+        paths = [path.removeprefix("/") for path in listed]
+        if len({*paths}) != len(paths) or {*paths} != {n for n in self._files if n.startswith("modules.d/")}:
+            raise TreeError(f"{where}: the list of modules is not that of the modules that are there")
+        return paths
+
+    def copy(self, path: str, target: Path) -> None:
+        """As `rootfs.kernel.Kernel.copy`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self._files[path])
+        target.chmod(0o644)
 
 
 class _Installed:
@@ -97,8 +121,7 @@ class Remaker:
         self._made: dict[str, Remade] = {}
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
@@ -152,6 +175,24 @@ class Remaker:
             raise TreeError(f"the image cannot be made anew: {type(error).__name__}: {error}") from error
         return self._made[whole]
 
+    def vm_initramfs(self, image: ImageFile, vm: Path, archive: bytes) -> bytes:
+        """The VM's initial RAM file system, made of the VM's own files, and of the modules in ``archive``.
+
+        Raises:
+            TreeError: it cannot be made of these.
+        """
+        folder = self._empty("vm")
+        try:
+            _only_plain(Tree(vm))
+            carried = Carried(archive)
+            engine = self.engine
+            made = frontend.initrd(folder, vm, carried, image.profile, arch=engine.arch, tools=engine.tools)
+            return made.read_bytes()
+        except TreeError:
+            raise
+        except Exception as error:  # as above
+            raise TreeError(f"it cannot be made anew: {type(error).__name__}: {error}") from error
+
     def _empty(self, name: str) -> Path:
         """A new folder; what came to nothing may have left one."""
         folder = self._folder / name
@@ -185,9 +226,9 @@ class Remaker:
         ).rename(folder / "disk.img")
         uki = (build / "uki.efi").read_bytes()
         shutil.rmtree(build)
-        initrd, archive = ((root.folder / name).read_bytes() for name in ("initrd", "archive"))
+        packed, archive = ((root.folder / name).read_bytes() for name in ("initrd", "archive"))
         tree = (root.folder / "root.verity").stat().st_size
-        return Remade(made, uki, initrd, archive, tree, root.verity.argument)
+        return Remade(made, uki, packed, archive, tree, root.verity.argument)
 
 
 def _only_plain(tree: Tree) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from rootfs.tools import BUILD, Confined, Tools
 from tests.probes.outside import Progress
 from tests.probes.result import Result, Verdict
 from tests.probes.tree import run_tree
+from tests.probes.tree.objections import Own
 from tests.qemu import flash
 from tests.qemu.machine import MachineError
+from tests.qemu.ours import ours
 from tests.qemu.remake import Remaker
 
 _PREFIX = "sallyport-tree-"
@@ -38,6 +40,8 @@ class Trees:
     test_access: bool
     files: Mapping[str, str] | None
     root_hash: str
+    ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None
+    """What this checkout puts into both; ``None`` where it is not to be compared."""
 
 
 def check(tools: Tools, trees: Trees) -> list[Result]:
@@ -54,6 +58,7 @@ def check(tools: Tools, trees: Trees) -> list[Result]:
         files=trees.files,
         kernel=trees.kernel,
         root_hash=trees.root_hash,
+        ours=trees.ours,
         test_access=trees.test_access,
     )
 
@@ -108,7 +113,10 @@ def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Resu
 
         results = [flash.partitions(image), *flash.Flash(remaker, image, folder, lambda: trees().host).results()]
         try:
-            results += check(tools, trees()) if files else []
+            if files:
+                made = ours(remaker.engine, image, folder / "ours")
+                results += check(tools, replace(trees(), ours=made))
+                results.append(flash.vm_initramfs(remaker, image, trees().host, trees().vm))
         except MachineError as error:
             tried = "the files of the image"
             results.append(Result("tree", "unpack", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))

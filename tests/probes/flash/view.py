@@ -63,11 +63,12 @@ class View:
 
     def data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Stretches of at most `_CHUNK` bytes that may hold something else than zeroes: (first, behind the last)."""
-        at = self._next(start)
-        while at < end:
+        end = min(end, self.size)
+        at = start
+        while at < end and (at := self._next(at)) < end:
             last = min(at + _CHUNK, end)
             yield at, last
-            at = self._next(last)
+            at = last
 
     def differences(self, other: View | None, start: int, end: int) -> list[tuple[int, int]]:
         """Where the two differ from ``start`` to ``end``: (first, behind the last), at most `MAX_RANGES`.
@@ -78,9 +79,10 @@ class View:
             end: behind the last byte. A file that is shorter differs there only where the other one is not zero.
         """
         found: list[tuple[int, int]] = []
+        end = min(end, max(self.size, other.size if other else 0))
         at = start
         while at < end:
-            at = max(at, min(self._next(at), other._next(at) if other else end))
+            at = max(at, min(self._next(at), other._next(at) if other else end) // _BLOCK * _BLOCK)
             length = min(_CHUNK, end - at)
             if length <= 0:
                 break

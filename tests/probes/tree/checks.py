@@ -7,12 +7,14 @@ from functools import partial
 
 from tests.probes.tree.check import Check
 from tests.probes.tree.objections import (
+    Own,
     accounts,
     capabilities,
     configured,
     inittab,
     manifest,
     names,
+    own,
     owners,
     packages,
     programs,
@@ -310,4 +312,20 @@ def manifest_check(listed: Mapping[str, str]) -> Check:
             "other": edit("etc/passwd", "root", "toor"),
         },
         ("etc/*",),
+    )
+
+
+def own_check(made: Mapping[str, Own]) -> Check:
+    code = next((path for path in made if path.endswith("/__init__.pyc")), "usr/lib/python3/dist-packages/x.pyc")
+    return Check(
+        "own-files",
+        f"{len(made)} files that this project brings, against those that this checkout makes; others among its code",
+        partial(own, made=made),
+        {
+            "another setting": edit("etc/hosts", "localhost", "localhosts"),
+            "another program": put(code, b"\0"),
+            "more code": put(f"{code.rpartition('/')[0]}/x.pyc"),
+            "less": lambda root: (root / "etc/hosts").unlink(),
+        },
+        tuple(path for path in made if path.startswith("etc/") or path == code),
     )

@@ -8,6 +8,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from tests.probes.tree.entries import MAX_FILE, Tree, matches, way
 from tests.probes.tree.paths import (
@@ -283,3 +284,36 @@ def manifest(tree: Tree, *, listed: Mapping[str, str]) -> Iterator[str]:
     for path in sorted(there & listed.keys()):
         if hashlib.sha256(tree.read(path, MAX_FILE)).hexdigest() != listed[path]:
             yield f"not the manifest's: {path!r}"
+
+
+@dataclass(frozen=True)
+class Own:
+    """A file that this checkout makes itself: ``target`` of a link, else SHA-256, and whether it is executable."""
+
+    target: str
+    sha256: str
+    executable: bool
+
+
+def own(tree: Tree, *, made: Mapping[str, Own]) -> Iterator[str]:
+    """Files of ours that are not as this checkout makes them, and others among our code."""
+    for path, wanted in sorted(made.items()):
+        entry = tree.by_path.get(path)
+        if entry is None:
+            yield f"missing: {path!r}"
+        elif entry.target != wanted.target:
+            yield f"{path!r} -> {entry.target!r}, not {wanted.target!r}"
+        elif not wanted.target:
+            if hashlib.sha256(tree.read(path, MAX_FILE)).hexdigest() != wanted.sha256:
+                yield f"not what this checkout makes: {path!r}"
+            if bool(entry.mode & 0o111) != wanted.executable:
+                yield f"{'not ' if wanted.executable else ''}executable: {path!r}"
+    places = {path.rpartition("/")[0] for path in made if path.startswith("usr/lib/")}
+    for entry in tree.entries:
+        folder = entry.path.rpartition("/")[0]
+        if folder in places - SHARED and entry.path not in made and not stat.S_ISDIR(entry.mode):
+            yield f"not this checkout's: {entry}"
+
+
+SHARED = frozenset({"usr/lib"})
+"""Below /usr/lib: where others' files lie, too."""

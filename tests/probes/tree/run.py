@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.probes.result import Result
-from tests.probes.tree.checks import HOST_CHECKS, VM_CHECKS, manifest_check
+from tests.probes.tree.checks import HOST_CHECKS, VM_CHECKS, manifest_check, own_check
 from tests.probes.tree.entries import Tree, TreeError
 from tests.probes.tree.exposure import Analyze, exposure
 from tests.probes.tree.kernel import command_line, command_line_of
+from tests.probes.tree.objections import Own
 from tests.probes.tree.outcome import Outcome, result, run_check
 
 
@@ -23,6 +24,7 @@ def run_tree(
     files: Mapping[str, str] | None = None,
     kernel: Path | None = None,
     root_hash: str = "",
+    ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None,
     test_access: bool = False,
 ) -> list[Result]:
     """Check the unpacked root file systems of an image; never raises for what is in them.
@@ -35,15 +37,20 @@ def run_tree(
         files: the manifest's path to SHA-256; without it there is no result ``manifest``.
         kernel: the unified kernel image; without it there is no result ``command-line``.
         root_hash: the manifest's.
+        ours: what this checkout puts into both trees; without it there are no results ``own-files``.
         test_access: the trees are a test image's: what it has besides is let pass, and only that.
     """
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=host_tree.parent, ignore_cleanup_errors=True) as directory:
         scratch = Path(directory)
         host, vm = Tree(host_tree, test_access=test_access), Tree(vm_tree, test_access=test_access)
-        checks = (*HOST_CHECKS, *([manifest_check(files)] if files is not None else ()))
+        checks, vm_checks = [*HOST_CHECKS], [*VM_CHECKS]
+        checks += [manifest_check(files)] if files is not None else []
+        if ours is not None:
+            checks.append(own_check(ours[0]))
+            vm_checks.append(own_check(ours[1]))
         results += [run_check("", check, host, scratch) for check in checks]
-        results += [run_check("vm-", check, vm, scratch) for check in VM_CHECKS]
+        results += [run_check("vm-", check, vm, scratch) for check in vm_checks]
         if analyze is not None:
             results.append(exposure(host, analyze, scratch))
     if kernel is not None:

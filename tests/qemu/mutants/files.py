@@ -8,6 +8,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from rootfs.unpack import VM
+from tests.qemu.forge import replaced
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.plants import InTree
 
@@ -45,6 +47,26 @@ def _key(path: str) -> Callable[[Path, Path], None]:
     """A private key that anybody could read; made anew each time, for none belongs into the project."""
     key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return _write(path, key.decode())
+
+
+def _more(path: str) -> Callable[[Path, Path], None]:
+    """A file with something behind its end."""
+
+    def change(host: Path, vm: Path) -> None:
+        file = (vm / path[3:]) if path.startswith("vm/") else (host / path)
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content + b" ")
+        file.chmod(0o644)
+
+    return change
+
+
+def _vm_init(host: Path, vm: Path) -> None:
+    file = host / VM / "initrd"
+    content = replaced("init", b"#!/bin/sh\nexec sh\n")(file.read_bytes())
+    file.unlink()
+    file.write_bytes(content)
 
 
 FILES: tuple[Mutant, ...] = (
@@ -109,5 +131,29 @@ FILES: tuple[Mutant, ...] = (
         InTree(_edit(f"{_UNITS}/sallyport-backend.service", "ProtectSystem=strict", "ProtectSystem=no")),
         "tree",
         ("tree/*",),
+    ),
+    Mutant(
+        "other-backend",
+        "tree",
+        "The backend on the host is another one.",
+        InTree(_more("usr/lib/python3/dist-packages/backend/gate.pyc")),
+        "tree",
+        ("tree/own-files",),
+    ),
+    Mutant(
+        "other-vm-settings",
+        "tree",
+        "The VM is started in another way than its settings should have it.",
+        InTree(_more("etc/sallyport/vm.json")),
+        "tree",
+        ("tree/own-files",),
+    ),
+    Mutant(
+        "other-vm-init",
+        "tree",
+        "The VM's initramfs begins with another program.",
+        InTree(_vm_init),
+        "tree",
+        ("flash/vm-initramfs",),
     ),
 )

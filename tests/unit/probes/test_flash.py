@@ -26,7 +26,7 @@ from tests.probes.flash.view import Region, View
 from tests.probes.result import Verdict
 from tests.probes.tree.entries import Tree, TreeError
 from tests.qemu import verify
-from tests.qemu.remake import _only_plain
+from tests.qemu.remake import Carried, _only_plain
 
 KINDS = {"esp": table.ESP, "slot-a": table.ROOT, "slot-b": table.ROOT, "data": table.DATA}
 SIZE = 1 << 18
@@ -93,9 +93,28 @@ def test_no_byte_outside_of_partitions_can_change(disk: Disk) -> None:
             assert objections(replace(disk, view=disk.view.flip(at))), hex(at)
 
 
+def test_a_forged_table_of_any_content_is_objected_to(disk: Disk) -> None:
+    """With right sums: what a forger would write. Sectors of 64 bits lead nowhere and take no time."""
+    rng = random.Random(2)
+    for _ in range(60):
+        number, at, length = rng.randrange(5), rng.randrange(128), rng.randrange(1, 40)
+
+        def change(entries: list[bytes], number: int = number, at: int = at, length: int = length) -> list[bytes]:
+            entries = [*entries, bytes(128)]
+            entry = entries[number]
+            entries[number] = (entry[:at] + rng.choice([rng.randbytes(length), b"\xff" * length]) + entry[at:])[:128]
+            return entries
+
+        forged = disk.with_table(change)
+        assert examine(table.LOOK, forged).verdict is not Verdict.SEALED
+        for _, first, end in forged.partitions():
+            list(forged.view.data(first, end))
+            list(regions.SLOT_B.find(Region("x", forged.view, None, first, end)))
+
+
 def test_a_second_partition_of_the_same_name_is_refused_before_anything_looks_for_it(tmp_path: Path) -> None:
     assert [*partitions(disk_image(tmp_path / "x.img"))] == [*KINDS]
-    with pytest.raises(SallyportError, match="same name: esp, slot-a, slot-b, data, esp"):
+    with pytest.raises(SallyportError, match="more than one partition is named 'esp'"):
         partitions(disk_image(tmp_path / "y.img", names=("esp", "slot-a", "slot-b", "data", "esp")))
 
 
@@ -117,6 +136,8 @@ def test_differences_are_seen_over_holes_and_behind_the_shorter_one(tmp_path: Pa
         assert a.flip(1 << 20).differences(b, 0, 6 << 20) == [(1 << 20, (1 << 20) + 512)]
         assert a.differences(None, 0, 6 << 20) == [(3 << 20, (3 << 20) + 512)]
         assert a.plant(3 << 20, bytes(4)).differences(None, 0, 6 << 20) == []
+        assert list(a.data(6 << 20, 7 << 20)) == []
+        assert list(a.data(0, 7 << 20)) == [(3 << 20, 4 << 20)]
         assert a.plant(5 << 20, b"x").read((5 << 20) - 1, 9) == b"\0x"
 
 
@@ -203,6 +224,14 @@ def test_the_initial_ram_file_system(archive: bytes) -> None:
     assert "more than" in said(initrd.member("x", 0o100644) * 10_002)
 
 
+def test_an_archive_without_modules_is_looked_at_as_well(archive: bytes) -> None:
+    listed = initrd.member("modules", 0o100644)
+    parts = [initrd.member(m.name, m.mode, m.content) for m in initrd.everything(archive)[0] if m.name != "modules"]
+    bare = b"".join([*parts, listed, initrd.member("TRAILER!!!", 0)])
+    assert examine(initrd.LOOK, Initrd(b"", bare, b"", bare)).verdict is Verdict.NOT_TESTED, "packed as nothing"
+    assert examine(initrd.LOOK, Initrd(b"x", bare, b"x", bare)).verdict is Verdict.SEALED
+
+
 def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: bytes) -> None:
     """An archive that is the same as the one made anew is still looked through."""
     for more in (
@@ -214,6 +243,22 @@ def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: b
     ):
         result = examine(initrd.LOOK, Initrd(b"", archive + more, b"", archive + more))
         assert result.verdict is Verdict.HOLE, result
+
+
+def test_modules_that_an_archive_brings_are_those_that_it_lists() -> None:
+    def brought(listed: str, *there: str) -> list[str]:
+        parts = [initrd.member("modules", 0o100644, listed.encode())]
+        parts += [initrd.member(f"modules.d/{name}", 0o100644, name.encode()) for name in there]
+        return Carried(b"".join([*parts, initrd.member("TRAILER!!!", 0)])).closure(("b",), "here")
+
+    assert brought("/modules.d/b.ko\n/modules.d/a.ko\n", "a.ko", "b.ko") == ["modules.d/b.ko", "modules.d/a.ko"]
+    for listed, there in (
+        ("/modules.d/a.ko", ("a.ko", "b.ko")),
+        ("/modules.d/a.ko /modules.d/a.ko", ("a.ko",)),
+        ("/x", ()),
+    ):
+        with pytest.raises(TreeError, match="here: the list of modules"):
+            brought(listed, *there)
 
 
 def test_partitions_beside_those_made_anew(tmp_path: Path) -> None:

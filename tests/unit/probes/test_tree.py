@@ -19,6 +19,7 @@ from tests.probes.tree import entries, objections, paths, run, run_tree
 from tests.probes.tree.check import Check
 from tests.probes.tree.checks import HOST_CHECKS, VM_CHECKS
 from tests.probes.tree.entries import Tree, TreeError
+from tests.probes.tree.objections import Own
 from tests.probes.tree.outcome import run_check
 from tests.probes.tree.plants import HASH, PEM, PKCS8, capable, edit, ln, put
 from tests.probes.tree.services import VENDOR_LINES
@@ -231,6 +232,35 @@ def test_the_manifest(pair: tuple[Path, Path]) -> None:
     assert by_name(run_tree(*pair, files=files))["manifest"].verdict is Verdict.SEALED
     (pair[0] / "etc/hosts").write_text("10.0.0.1 update\n")
     assert by_name(run_tree(*pair, files=files))["manifest"].verdict is Verdict.HOLE
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_this_checkout_makes(pair: tuple[Path, Path]) -> None:
+    code = "usr/lib/python3/dist-packages/backend"
+    for tree in pair:
+        put(f"{code}/__init__.pyc", b"code")(tree)
+    made = {e.path: Own(e.target, "", False) for e in Tree(pair[0]).entries if e.target}
+    for e in Tree(pair[0]).files():
+        made[e.path] = Own("", hashlib.sha256((pair[0] / e.path).read_bytes()).hexdigest(), bool(e.mode & 0o100))
+
+    def verdict() -> Verdict:
+        return by_name(run_tree(*pair, ours=(made, {})))["own-files"].verdict
+
+    assert verdict() is Verdict.SEALED
+    for plant in (
+        put(f"{code}/__init__.pyc", b"other"),
+        put(f"{code}/more.pyc", b"code"),
+        ln(f"{code}/more.pyc", "/data/x"),
+        ln("etc/hosts", "/data/hosts"),
+        lambda root: (root / "etc/hosts").chmod(0o755),
+    ):
+        before = {path: (pair[0] / path).read_bytes() for path in ("etc/hosts", f"{code}/__init__.pyc")}
+        plant(pair[0])
+        assert verdict() is Verdict.HOLE
+        (pair[0] / code / "more.pyc").unlink(missing_ok=True)
+        for path, content in before.items():
+            put(path, content)(pair[0])
+    assert verdict() is Verdict.SEALED
 
 
 def kernel_image(line: str) -> bytes:

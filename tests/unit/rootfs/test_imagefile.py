@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
     "test_access": False,
     "engine": "debian",
     "root_hash": "ab" * 32,
-    "boot": {"kernel": "ef" * 32, "stub": "01" * 32},
+    "boot": {"kernel": "ef" * 32, "stub": "01" * 32, "tools": "23" * 32},
     "files": {"etc/passwd": "cd" * 32},
     "sizes": {"image_bytes": 1},
 }
