@@ -108,14 +108,22 @@ def storage(data: str = "vda4", **answers: bool) -> tuple[str, str]:
     done=
     note() { done="$done $1"; return $2; }
     say() { :; }
-    check() { case "$*" in "-f -p") note p $p ;; "-f -y") note y $y ;; "-f -y -b "*) note b $b ;; "-f -n") note n $n ;; *) exit 9 ;; esac; }
+    check() {
+        case "$*" in
+        "-f -p") note p $p ;;
+        "-f -y") note y $y ;;
+        "-f -y -b "*) note b $b ;;
+        "-f -n") note n $n ;;
+        *) exit 9 ;;
+        esac
+    }
     memory() { note memory 0; }
     mount() { case "$*" in *bind*) ;; *" -o ro,"*) note ro $ro ;; *errors=remount-ro*) note rw 0 ;; *) exit 9 ;; esac; }
     umount() { case $1 in /sysroot/data) note umount 0 ;; esac; }
     cp() { note cp $cp; }
     cat() { echo $write; }
     grep() { return $((1 - rw)); }
-    """  # noqa: E501
+    """
     script = part("mount -o bind /dev /sysroot/dev", "umount /sysroot/dev")
     status, said = shell(f'{answer}{stubs}data={data}\nslot=vda2\n{script}\necho "$state:$done"')
     assert status == 0, said
