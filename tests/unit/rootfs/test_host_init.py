@@ -99,7 +99,7 @@ def storage(data: str = "vda4", **answers: bool) -> tuple[str, str]:
 
     Args:
         data: the data partition, if there is one.
-        answers: what goes well: ``write`` (the disk is not protected), ``p``, ``y``, ``b`` and ``n`` (of e2fsck), ``rw``
+        answers: what goes well: ``write`` (the disk is not protected), ``p``, ``y``, ``b``, ``n`` (e2fsck), ``rw``
             (it is mounted so, not read-only), ``ro``, ``cp``.
     """
     good = {"write": True, "p": True, "y": True, "b": True, "n": True, "rw": True, "ro": True, "cp": True} | answers
