@@ -175,7 +175,7 @@ class Tools:
             own(build)
         argv = self.argv(command, binds=[(build, BUILD)], shown=shown, confined=confined, cwd=BUILD)
         # A fixed time and place: what tools write into their outputs must not tell when and where they ran.
-        # e2fsck, which genimage runs, has a variable of its own (e2fsck(8)), and so has libext2fs.
+        # e2fsck has a variable of its own (e2fsck(8)), and so has libext2fs.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}
         fixed |= {"E2FSCK_TIME": str(EPOCH), "E2FSPROGS_FAKE_TIME": str(EPOCH)}
         return run(argv, env=INSIDE | fixed | (env or {}), on_line=on_line)

@@ -25,6 +25,7 @@ def settings(tmp_path: Path, link_keys: Path) -> Settings:
     (tmp_path / "request").mkdir()
     identity = {"product": "Sallyport", "version": "0.1.0", "profile": "qemu-x86_64", "engine": "debian"}
     (tmp_path / "image.json").write_text(json.dumps(identity | {"commit": "not ours"}))
+    (tmp_path / "storage.json").write_text('{"state": "ok"}\n')
     (tmp_path / "cmdline").write_text(f"root=/dev/dm-0 sallyport.roothash={'5a' * 32} quiet\n")
     return Settings.under(tmp_path, link=link_keys, pause_s=0.0, connect_burst=500.0, request_burst=1000.0)
 

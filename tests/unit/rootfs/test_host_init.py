@@ -92,3 +92,63 @@ def test_a_second_slot_is_refused_with_the_names_of_both(tmp_path: Path) -> None
     devices(tmp_path, sda2="slot-a", sda4="data", sdb2="slot-a")
     status, said = slot(tmp_path)
     assert (status, "sda2 and sdb2" in said) == (1, True)
+
+
+def storage(data: str = "vda4", **answers: bool) -> tuple[str, str]:
+    """What the appliance comes up with, and what it did, one letter each.
+
+    Args:
+        data: the data partition, if there is one.
+        answers: what goes well: ``write`` (the disk is not protected), ``p``, ``y``, ``b``, ``n`` (e2fsck), ``rw``
+            (it is mounted so, not read-only), ``ro``, ``cp``.
+    """
+    good = {"write": True, "p": True, "y": True, "b": True, "n": True, "rw": True, "ro": True, "cp": True} | answers
+    answer = "".join(f"{name}={0 if value else 1}\n" for name, value in good.items())
+    stubs = """
+    done=
+    note() { done="$done $1"; return $2; }
+    say() { :; }
+    check() {
+        case "$*" in
+        "-f -p") note p $p ;;
+        "-f -y") note y $y ;;
+        "-f -y -b "*) note b $b ;;
+        "-f -n") note n $n ;;
+        *) exit 9 ;;
+        esac
+    }
+    memory() { note memory 0; }
+    mount() { case "$*" in *bind*) ;; *" -o ro,"*) note ro $ro ;; *errors=remount-ro*) note rw 0 ;; *) exit 9 ;; esac; }
+    umount() { case $1 in /sysroot/data) note umount 0 ;; esac; }
+    cp() { note cp $cp; }
+    cat() { echo $write; }
+    grep() { return $((1 - rw)); }
+    """
+    script = part("mount -o bind /dev /sysroot/dev", "umount /sysroot/dev")
+    status, said = shell(f'{answer}{stubs}data={data}\nslot=vda2\n{script}\necho "$state:$done"')
+    assert status == 0, said
+    state, _, did = said.partition(": ")
+    return state, did
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "did"),
+    [
+        ({}, "ok", "p rw"),
+        ({"p": False}, "repaired", "p y rw"),
+        ({"p": False, "y": False}, "repaired", "p y b rw"),
+        # Beyond repair: the kernel never sees it.
+        ({"p": False, "y": False, "b": False, "n": False}, "temporary", "p y b memory n"),
+        ({"data": ""}, "temporary", "memory"),
+        # It can be read but not written.
+        ({"write": False}, "copy", "memory n ro cp"),
+        ({"rw": False}, "copy", "p rw umount memory n ro cp"),
+        ({"p": False, "rw": False}, "copy", "p y rw umount memory n ro cp"),
+        ({"write": False, "n": False}, "temporary", "memory n"),
+        ({"write": False, "ro": False}, "temporary", "memory n ro"),
+        # Half a copy is none.
+        ({"write": False, "cp": False}, "temporary", "memory n ro cp umount memory"),
+    ],
+)
+def test_whatever_the_data_partition_is_the_appliance_comes_up(answers: dict[str, bool], state: str, did: str) -> None:
+    assert storage(**answers) == (state, did)  # type: ignore[arg-type]
