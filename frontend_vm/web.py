@@ -42,8 +42,8 @@ FILES = {path: ((STATIC / name).read_bytes(), kind) for path, (name, kind) in PA
 ETAGS = {path: f'"{hashlib.sha256(body).hexdigest()[:32]}"' for path, (body, _) in FILES.items()}
 
 
-def server_context(directory: Path) -> ssl.SSLContext:
-    """TLS 1.2 or 1.3 for browsers, with ``web.key`` and ``web.crt``.
+def server_context(directory: Path, certificate: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.2 or 1.3 for browsers, with ``web.key`` and ``web.crt``, or another certificate for that key.
 
     Raises:
         OSError: a file is missing or broken.
@@ -53,7 +53,7 @@ def server_context(directory: Path) -> ssl.SSLContext:
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; all of TLS 1.3 are sound
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    load_identity(context, directory, "web")
+    load_identity(context, directory, "web", certificate)
     return context
 
 
@@ -89,6 +89,10 @@ class BoundedServer(HTTPServer):
         """Tornado calls this before it reads a request."""
         wire = cast(Wire, cast(HTTP1Connection, request_conn).stream)
         return Guard(super().start_request(server_conn, request_conn), wire)
+
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Greet those who connect from now on with another certificate."""
+        self.ssl_options = tls
 
     def stop(self) -> None:
         """Stop listening and end all connections."""

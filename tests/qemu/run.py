@@ -14,7 +14,7 @@ from rootfs.errors import SallyportError
 from rootfs.image import OUT
 from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
-from tests.qemu.appliance import PASSWORD, Api, wait_managed
+from tests.qemu.appliance import FINGERPRINTS, PASSWORD, Api, wait_managed
 from tests.qemu.machine import Forward, Machine, MachineError, check_port
 
 
@@ -101,6 +101,7 @@ def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path 
         "ssh": f"[bold]ssh -p {ssh} admin@localhost[/]",
         "user": "[bold]admin[/]",
         "password": secret,
+        **_fingerprints(machine.serial),
         "changes": f"kept in {_short(kept)}" if kept else "discarded at the end (--persist keeps them)",
         "console": _short(log) if log else "this terminal",
         "up": f"{seconds:.0f} s after power-on; Ctrl-C ends it",
@@ -109,6 +110,16 @@ def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path 
     for name, text in rows.items():
         table.add_row(f"[dim]{name}[/]", text)
     return table
+
+
+def _fingerprints(serial: str) -> dict[str, str]:
+    """What browser and SSH client should show, if the console has told it."""
+    match = None
+    for match in re.finditer(FINGERPRINTS, serial):
+        pass  # the newest counts
+    if match is None:
+        return {}
+    return {"certificate": f"SHA-256 {match[1]}\n        {match[2]}", "ssh key": match[3]}
 
 
 def _short(path: Path) -> str:
