@@ -114,12 +114,9 @@ def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path 
 
 def _fingerprints(serial: str) -> dict[str, str]:
     """What browser and SSH client should show, if the console has told it."""
-    match = None
-    for match in re.finditer(FINGERPRINTS, serial):
-        pass  # the newest counts
-    if match is None:
-        return {}
-    return {"certificate": f"SHA-256 {match[1]}\n        {match[2]}", "ssh key": match[3]}
+    for begin, end, ssh in reversed(re.findall(FINGERPRINTS, serial)):  # the newest counts
+        return {"certificate": f"SHA-256 {begin}\n        {end}", "ssh key": ssh}
+    return {}
 
 
 def _short(path: Path) -> str:
