@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("app")
 
-CERTIFICATE_INTERVAL = 60.0
+CERTIFICATE_INTERVAL = 10.0
 """Seconds between two looks for a new certificate: the host makes one when the present one has aged, or the host was
 given another name."""
 

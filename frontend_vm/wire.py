@@ -56,6 +56,7 @@ class Wire:
         self._reading: asyncio.Future[bytes] | None = None
         self._written: asyncio.Future[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._is_head = False
         self._in_body = False
         self._trailers = False
 
@@ -88,10 +89,10 @@ class Wire:
         if not self.closed():
             self._ending = asyncio.get_running_loop().create_task(self._end())
 
-    def refuse(self, problem: Problem, *, head: bool = False) -> StreamClosedError:
+    def refuse(self, problem: Problem) -> StreamClosedError:
         """Answer what is wrong, once, and end the connection. Returns what to raise to have Tornado let go of it."""
         if not self.closed():
-            self._written = self._stream.write(problem.last_answer(head=head))
+            self._written = self._stream.write(problem.last_answer(head=self._is_head))
             self.close()
         return StreamClosedError()
 
@@ -103,6 +104,7 @@ class Wire:
         while True:
             if not searched:  # RFC 9112 section 2.2: an empty line before a request is nothing
                 del self._buffer[: len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))]
+            self._is_head = self._buffer.startswith(b"HEAD ")
             match = re.compile(regex).search(self._buffer, searched)
             if match is None and len(self._buffer) <= MAX_HEADER:
                 searched = max(0, len(self._buffer) - 3)
@@ -209,11 +211,10 @@ class Guard(HTTPMessageDelegate):
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         """Check; nothing is passed on yet."""
-        asked = cast(RequestStartLine, start_line)
         try:
-            self._start = check(asked, headers)
+            self._start = check(cast(RequestStartLine, start_line), headers)
         except Problem as problem:
-            self._wire.refuse(problem, head=asked.method == "HEAD")
+            self._wire.refuse(problem)
         self._headers = headers
 
     def data_received(self, chunk: bytes) -> None:

@@ -117,7 +117,7 @@ EXPOSURE: Mapping[str, tuple[float, str]] = {
     "sallyport-vm.service": (3.5, "QEMU needs devices, memory that it may run, and a network for its tap"),
     "sallyport-port.service": (3.8, "opens the port with two capabilities, which it gives up before the first frame"),
     "sallyport-hostname.service": (3.7, "root, for sethostname(2); without network"),
-    "sallyport-identity.service": (3.7, "root, for the owners of keys; without network"),
+    "sallyport-identity.service": (2.5, "root, for the owners of keys; without network"),
     "sallyport-keys.service": (5.7, "root, for the owners of keys; without network; reads nothing from outside"),
     "systemd-journald.service": (5.2, "systemd's own"),
     "sallyport-modules.service": (7.2, "loads modules once; reads nothing from outside"),
