@@ -27,7 +27,6 @@ A disk that cannot be written to costs what was made anew at the next boot, not 
 from __future__ import annotations
 
 import base64
-import grp
 import hashlib
 import ipaddress
 import logging
@@ -96,8 +95,6 @@ class Places:
     public: Path = Path("/run/sallyport/link/identity.json")
     """`Public`, for the backend."""
     image: Path = Path("/etc/sallyport/image.json")
-    guest_group: str = "sallyport-vm"
-    public_group: str = "sallyport"
 
 
 class Image(Struct, frozen=True):
@@ -231,9 +228,9 @@ class Identity:
         web = self._key("web.key", _P256, "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
         ssh = self._key("ssh.key", _ED25519, "-algorithm", "ed25519")
         issued = self._certificate(hashlib.sha256(web).hexdigest())
-        self._hand(self._places.guest / "web.crt", issued.certificate.encode(), self._places.guest_group)
+        self._hand(self._places.guest / "web.crt", issued.certificate.encode())
         public = Public(certificate=issued.certificate, ssh=ssh_fingerprint(ssh.removeprefix(_ED25519)))
-        self._hand(self._places.public, msgspec.json.encode(public) + b"\n", self._places.public_group)
+        self._hand(self._places.public, msgspec.json.encode(public) + b"\n")
         return public
 
     def _key(self, name: str, kind: bytes, *how: str) -> bytes:
@@ -250,7 +247,7 @@ class Identity:
             private = self._openssl("genpkey", *how)
             public = self._public(private)
             self._keep(kept, private)
-        self._hand(handed, private, self._places.guest_group)
+        self._hand(handed, private)
         return public
 
     def _public(self, private: bytes) -> bytes:
@@ -301,8 +298,9 @@ class Identity:
             log.error("cannot store %s, the next boot will have another: %s", path, error.strerror)
 
     @staticmethod
-    def _hand(path: Path, content: bytes, group: str) -> None:
-        store.replace(path, content, mode=0o440, durable=False, group=grp.getgrnam(group).gr_gid)
+    def _hand(path: Path, content: bytes) -> None:
+        """For those to read whose folder it is."""
+        store.replace(path, content, mode=0o440, durable=False, group=path.parent.stat().st_gid)
 
 
 def _asn1(when: int) -> str:
@@ -319,7 +317,7 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         log.error("%s: %s", error, ascii(error.stderr.decode("utf-8", "replace")[-500:]))
         return 1
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         log.error("no identity for the front-end: %s", error)
         return 1
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import grp
 import ipaddress
 import json
 import os
@@ -31,14 +30,11 @@ def places(tmp_path: Path) -> Places:
     """A host in a folder, as tmpfiles.d leaves it at first boot."""
     for name in ("kept", "guest"):
         (tmp_path / name).mkdir(mode=0o700)
-    group = grp.getgrgid(os.getgid()).gr_name
     places = Places(
         kept=tmp_path / "kept",
         guest=tmp_path / "guest",
         public=tmp_path / "identity.json",
         image=tmp_path / "image.json",
-        guest_group=group,
-        public_group=group,
     )
     use_image(places)
     return places
