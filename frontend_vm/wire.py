@@ -180,8 +180,9 @@ class Wire:
                     await self._written
                 if self._stream.socket is None:
                     return
-                # Of TCP only: every answer has a length, so its end needs no alert of TLS to be believed. And past
-                # SSLSocket.shutdown(), which forgets the TLS session, and with it how to read.
+                # Of TCP only: every answer has a length, so its end needs no alert of TLS to be believed, and OpenSSL
+                # does not always read on after SSL_shutdown(3). Past SSLSocket.shutdown(), which forgets the TLS
+                # session, and with it how to read.
                 socket.socket.shutdown(self._stream.socket, socket.SHUT_WR)
                 dropped = 0
                 while dropped < MAX_LINGER:
