@@ -14,6 +14,7 @@ that it reads from and writes to, so `Wire` stands in for that stream, and `Guar
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 from typing import cast
@@ -31,6 +32,8 @@ MAX_CHUNK_LINE = 256
 LINGER = 10.0
 MAX_LINGER = 16 << 20
 """Seconds and bytes for which a client that was refused is still listened to."""
+MAX_DRAINING = 32
+"""Such clients at a time; the oldest makes room."""
 _BARE = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 """What Tornado writes to a message that it cannot parse, past every delegate (`HTTP1Connection._read_message`)."""
 
@@ -174,25 +177,45 @@ class Wire:
             raise StreamClosedError
 
     async def _end(self) -> None:
+        connection: socket.socket | None = None
         try:
             async with asyncio.timeout(LINGER):
                 if self._written is not None:
                     await self._written
-                if self._stream.socket is None:
-                    return
-                # Of TCP only: every answer has a length, so its end needs no alert of TLS to be believed, and OpenSSL
-                # does not always read on after SSL_shutdown(3). Past SSLSocket.shutdown(), which forgets the TLS
-                # session, and with it how to read.
-                socket.socket.shutdown(self._stream.socket, socket.SHUT_WR)
-                dropped = 0
-                while dropped < MAX_LINGER:
-                    reading = self._reading or self._stream.read_bytes(RECORD, partial=True)
-                    self._reading = None
-                    dropped += len(await reading)
-        except OSError:  # TimeoutError is one; StreamClosedError too: the client has closed its half
+            if self._stream.socket is not None:
+                connection = socket.socket(fileno=os.dup(self._stream.socket.fileno()))
+        except OSError:  # TimeoutError is one, StreamClosedError too: nobody reads the answer
             pass
         finally:
+            # TLS ends here. What a peer that was cut off sends makes OpenSSL leave errors in the thread's queue: the
+            # next to look there is the link to the backend, which breaks (seen with Python 3.13 and OpenSSL 3.5).
             self._stream.close()
+        if connection is not None:
+            with connection:
+                await _drain(connection)
+
+
+_draining: dict[asyncio.Task[None], None] = {}
+"""In order of arrival."""
+
+
+async def _drain(connection: socket.socket) -> None:
+    """Say that nothing follows, and drop what still comes, until the client is done or has had time enough."""
+    task = cast(asyncio.Task[None], asyncio.current_task())
+    if len(_draining) >= MAX_DRAINING:
+        next(iter(_draining)).cancel()
+    _draining[task] = None
+    try:
+        connection.setblocking(False)
+        connection.shutdown(socket.SHUT_WR)
+        dropped = 0
+        async with asyncio.timeout(LINGER):
+            while dropped < MAX_LINGER and (chunk := await asyncio.get_running_loop().sock_recv(connection, RECORD)):
+                dropped += len(chunk)
+    except OSError:  # TimeoutError is one: the client has closed, or has not
+        pass
+    finally:
+        _draining.pop(task, None)
 
 
 class Guard(HTTPMessageDelegate):
