@@ -16,6 +16,7 @@ from backend.audit import Audit
 from backend.credential import Passwords
 from backend.heartbeat import Heartbeats
 from backend.host_status import HostStatus
+from backend.identity import Presented
 from backend.limits import Bucket, Clock
 from backend.port_status import PortStatus
 from backend.refusal import Refused
@@ -25,7 +26,7 @@ from backend.worker import Worker
 
 log = logging.getLogger("actions")
 
-AnyResult = ins.Done | ins.Session | ins.Status | ins.Ports | ins.Error
+AnyResult = ins.Done | ins.Session | ins.Status | ins.Ports | ins.Certificate | ins.Error
 
 POLL_S = 0.05
 """How often to look whether a host name is in force."""
@@ -43,6 +44,7 @@ class Actions:
         passwords: Passwords,
         host: HostStatus,
         disk: Worker,
+        presented: Presented,
         *,
         hostname: Callable[[], str] = socket.gethostname,
         clock: Clock = time.monotonic,
@@ -52,6 +54,7 @@ class Actions:
         self._passwords = passwords
         self._host = host
         self._disk = disk
+        self._presented = presented
         self._hostname = hostname
         self._clock = clock
         self._sessions = self._no_sessions()
@@ -73,7 +76,7 @@ class Actions:
         do = request.do
         name = str(do.__struct_config__.tag)
         peer = do.peer if isinstance(do, ins.SessionOpen) else ""
-        recorded = not isinstance(do, ins.Heartbeat | ins.StatusGet | ins.PortsList)
+        recorded = not isinstance(do, ins.Heartbeat | ins.StatusGet | ins.PortsList | ins.CertificateGet)
         admitted = False
         try:
             session = self._admit(request)
@@ -124,7 +127,7 @@ class Actions:
         session = None
         if not isinstance(request.do, ins.Heartbeat):
             self._forget_old_vm()
-        if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat):
+        if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat | ins.CertificateGet):
             session = self._sessions.find(request.token)
             if session is None:
                 raise Refused("denied", "no such session; log in")
@@ -137,6 +140,8 @@ class Actions:
             case ins.Heartbeat():
                 self._heartbeats.beat(connected_at)
                 return ins.Done()
+            case ins.CertificateGet():
+                return self._certificate()
             case ins.SessionOpen():
                 await self._passwords.check(do.user, do.password)
                 return ins.Session(token=self._sessions.open(do.peer), idle_s=int(self._settings.session_idle_s))
@@ -158,6 +163,13 @@ class Actions:
             case ins.SystemReboot():
                 self.schedule_reboot()
         return ins.Done()
+
+    def _certificate(self) -> ins.Certificate:
+        public = self._presented.get()
+        if public is None:
+            raise Refused("failed", "there is no certificate that can be read")
+        self._presented.announce([])  # to be compared with what the VM then shows
+        return ins.Certificate(pem=public.certificate)
 
     async def _list_ports(self) -> ins.Ports:
         try:

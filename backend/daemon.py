@@ -1,7 +1,7 @@
 """The backend daemon: ``python3 -m backend.daemon``.
 
 A systemd service (Type=notify) of an unprivileged user. Its log goes to standard error. Standard output is the
-serial console and shows one thing: the first password, or why nobody can log in.
+serial console and shows the first password, or why nobody can log in, and what the front-end is known by.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from backend.audit import Audit, LogFile
 from backend.credential import Passwords
 from backend.gate import Gate
 from backend.host_status import HostStatus
+from backend.identity import Presented
 from backend.instructions import OPERATOR
 from backend.limits import Bucket
 from backend.link import listen, load_keys
@@ -101,13 +102,14 @@ class Daemon:
         disk, cpu = Worker("disk"), Worker("cpu")
         stack.callback(disk.stop)
         stack.callback(cpu.stop)
-        host = HostStatus(settings, self._hostname)
+        presented = Presented(settings.identity, self._console)
+        host = HostStatus(settings, presented, self._hostname)
         audit = Audit(LogFile(settings.data / "audit.jsonl"), disk, host.boot_id)
         stack.push_async_callback(audit.close)
         attempts = Bucket(settings.change_rate, settings.change_burst)
         passwords = Passwords(settings.data / "credential.json", disk, cpu, attempts)
         first_password = await passwords.start()
-        actions = Actions(settings, audit, passwords, host, disk, hostname=self._hostname)
+        actions = Actions(settings, audit, passwords, host, disk, presented, hostname=self._hostname)
         stack.callback(actions.close)
         listener = stack.enter_context(listen(settings))
         self.port = listener.getsockname()[1]
@@ -119,8 +121,7 @@ class Daemon:
         self.serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_end, self.serving)
         stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, actions)))
-        if first_password is not None:
-            self._console(first_password_lines(first_password))
+        presented.announce([] if first_password is None else first_password_lines(first_password))
         if passwords.problem:
             self._console(
                 [

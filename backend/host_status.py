@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend import machine_state, storage, store
+from backend.identity import Presented
 from backend.instructions import Status
 from backend.settings import Settings
 
@@ -63,8 +64,11 @@ def memory(meminfo: str) -> tuple[int, int]:
 class HostStatus:
     """Answers ``status.get``. What cannot change while the host runs is read once."""
 
-    def __init__(self, settings: Settings, hostname: Callable[[], str] = socket.gethostname) -> None:
+    def __init__(
+        self, settings: Settings, presented: Presented, hostname: Callable[[], str] = socket.gethostname
+    ) -> None:
         self._settings = settings
+        self._presented = presented
         self._hostname = hostname
         self.boot_id = boot_id()
         self._image = _identity(settings.image)
@@ -80,6 +84,7 @@ class HostStatus:
         Raises:
             OSError, ValueError, KeyError: the kernel's files are not what they were.
         """
+        public = self._presented.get()
         total, available = memory(store.read(MEMINFO, LIMIT).decode("ascii"))
         data = os.statvfs(self._settings.data)
         return Status(
@@ -103,6 +108,8 @@ class HostStatus:
                 second=storage.second_slot(self._settings.block_devices),
             ),
             machine=machine_state.machine(self._machine_state()),
+            web_fingerprint=public.web if public else "",
+            ssh_fingerprint=public.ssh if public else "",
         )
 
     def _machine_state(self) -> machine_state.MachineState | None:

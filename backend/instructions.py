@@ -106,8 +106,24 @@ class Heartbeat(Instruction, frozen=True, tag="vm.heartbeat"):
 
 HEARTBEAT_INTERVAL = 1.0
 
+
+class CertificateGet(Instruction, frozen=True, tag="certificate.get"):
+    """The web page's certificate, which the host renews while the VM runs. Needs no token: everybody sees it anyway.
+
+    Answered with `Certificate`.
+    """
+
+
 AnyInstruction = (
-    SessionOpen | SessionClose | StatusGet | PortsList | HostnameSet | PasswordSet | SystemReboot | Heartbeat
+    SessionOpen
+    | SessionClose
+    | StatusGet
+    | PortsList
+    | HostnameSet
+    | PasswordSet
+    | SystemReboot
+    | Heartbeat
+    | CertificateGet
 )
 
 
@@ -184,6 +200,16 @@ class Status(Result, frozen=True, tag="status"):
     """Bytes of the data partition."""
     storage: Storage
     machine: Machine
+    web_fingerprint: str
+    """SHA-256 of the web page's certificate, as browsers write it; empty if the host cannot tell."""
+    ssh_fingerprint: str
+    """SHA-256 of the SSH host key, as OpenSSH writes it; empty if the host cannot tell."""
+
+
+class Certificate(Result, frozen=True, tag="certificate"):
+    """The web page's certificate."""
+
+    pem: Annotated[str, Meta(max_length=3072)]
 
 
 class Counter(Struct, frozen=True, forbid_unknown_fields=True):
@@ -252,7 +278,7 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True):
     """Answer to the request with the same ``seq`` (0 where none could be read)."""
 
     seq: Count
-    result: Done | Session | Status | Ports | Error
+    result: Done | Session | Status | Ports | Certificate | Error
 
 
 _encoder = msgspec.json.Encoder()

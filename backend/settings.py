@@ -26,6 +26,8 @@ class Settings:
 
     link: Path = Path("/run/sallyport/link")
     """`backend.key`, `backend.crt` and `frontend.crt`, made anew at every boot."""
+    identity: Path = Path("/run/sallyport/link/identity.json")
+    """`identity.Public`: what the front-end is known by."""
     data: Path = Path("/data/sallyport")
     """All that survives a reboot: `credential.json`, `hostname`, `audit.jsonl`."""
     request: Path = Path("/run/sallyport/request")
@@ -79,6 +81,7 @@ class Settings:
             "device": "",
             "peer": "127.0.0.1",
             "link": root / "link",
+            "identity": root / "identity.json",
             "data": root / "data",
             "request": root / "request",
             "machine_state": root / "state.json",

@@ -33,7 +33,7 @@ def read(path: Path, limit: int) -> bytes:
         os.close(fd)
 
 
-def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True, group: int | None = None) -> None:
     """Give the file at `path` a new content, at once: a reader or a power cut finds the old or the new one.
 
     The order that makes it safe (rename(2), fsync(2)): write a temporary file, fsync it, rename, fsync the folder.
@@ -43,6 +43,7 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = Tr
         content: All of it.
         mode: Permissions, not subject to the umask.
         durable: False where the folder is in memory anyway.
+        group: the file's, by number; None leaves it to the system.
 
     Raises:
         OSError: the old file is still there.
@@ -53,6 +54,8 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = Tr
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
+            if group is not None:
+                os.fchown(fd, -1, group)
             os.fchmod(fd, mode)
             rest = memoryview(content)
             while rest:

@@ -127,7 +127,7 @@ def present(chosen: Accelerator, ends: Ends) -> list[str]:
         memory_mib=resources.memory_mib,
         cpus=resources.cpus,
         access_mac=VM_MAC.read_text().strip(),
-        handed=sorted(path.name for path in GUEST.iterdir()),
+        handed=sorted(path.name for path in GUEST.iterdir() if not path.name.startswith(".")),
     )
 
 

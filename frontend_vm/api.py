@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import secrets
 import time
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
-from tornado.web import Application, HTTPError, stream_request_body
+from tornado.web import Application
 
 from frontend_vm.instructions import (
     AnyInstruction,
@@ -35,13 +34,13 @@ from frontend_vm.instructions import (
     SystemReboot,
 )
 from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.problem import Problem
 from frontend_vm.settings import peer_address
-from frontend_vm.web import PAGES, Handler, NotFound, Page
+from frontend_vm.web import PAGES, Handler, NotFound, Page, Server
 
 log = logging.getLogger("api")
 
 COOKIE = "__Host-session"  # the prefix makes browsers insist on Secure, Path=/ and no Domain
-MAX_BODY = 4096
 MAX_SESSIONS = 32
 """Web sessions at a time; the one unused for longest makes room."""
 
@@ -55,15 +54,6 @@ HTTP_STATUS = {
 
 T = TypeVar("T", bound=Struct)
 R = TypeVar("R", bound=Result)
-
-
-class Problem(HTTPError):
-    """An error answer: HTTP status, code and a sentence for the operator."""
-
-    def __init__(self, status: int, code: str, message: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(status)
-        self.body = {"error": {"code": code, "message": message}}
-        self.retry_after_s = retry_after_s
 
 
 class Sessions:
@@ -109,7 +99,6 @@ class Sessions:
         return hashlib.sha256(name.encode()).digest()
 
 
-@stream_request_body  # bodies are bounded while they arrive, and never meet Tornado's form parsers
 class Api(Handler):
     """Base of the API's handlers."""
 
@@ -137,6 +126,7 @@ class Api(Handler):
         Source: Fetch Metadata Request Headers (W3C), section 2.4; RFC 6454 section 7. Tools that are not
         browsers send neither header, and have no cookie that somebody else could make them use.
         """
+        super().prepare()
         headers = self.request.headers
         site = headers.get("Sec-Fetch-Site")
         origin = headers.get("Origin")
@@ -148,15 +138,15 @@ class Api(Handler):
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if has_body and kind != "application/json":
             raise Problem(415, "media_type", "The body must be application/json.")
+        if has_body and headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Problem(415, "media_type", "The body must not be compressed.")
 
     def data_received(self, chunk: bytes) -> None:
-        """Collect the body, up to one byte past its bound."""
-        self._body += chunk[: MAX_BODY + 1 - len(self._body)]
+        """Collect the body; `frontend_vm.wire` bounds it."""
+        self._body += chunk
 
     def body(self, kind: type[T], hint: str) -> T:
         """The request's body as a typed object; the hint is the sentence for the operator if it is not one."""
-        if len(self._body) > MAX_BODY:
-            raise Problem(413, "oversized", f"The body may have {MAX_BODY} bytes.")
         try:
             return msgspec.json.decode(self._body, type=kind)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
@@ -194,22 +184,6 @@ class Api(Handler):
     def end_cookie(self) -> None:
         """Have the browser forget its session."""
         self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
-
-    def send(self, value: object) -> None:
-        """Answer JSON."""
-        self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode(value))
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer an error as JSON."""
-        error = kwargs.get("exc_info", (None, None))[1]
-        if isinstance(error, Problem):
-            if error.retry_after_s > 0:
-                self.set_header("Retry-After", str(math.ceil(error.retry_after_s)))
-            self.send(error.body)
-        else:
-            code = {404: "not_found", 405: "method"}.get(status_code, "failed")
-            self.send({"error": {"code": code, "message": self._reason}})
 
 
 def problem_of(refusal: Refused) -> Problem:
@@ -352,5 +326,6 @@ def make_application(link: Link) -> Application:
         ("/api(?:/.*)?", NoSuchApi),
     ]
     rules: list[Any] = [(path, Page) for path in PAGES]
+    rules.append((r"\*", Server))
     rules += [(path, handler, shared) for path, handler in handlers]
     return Application(rules, default_handler_class=NotFound, log_function=lambda handler: None)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("app")
 
+CERTIFICATE_INTERVAL = 10.0
+"""Seconds between two looks for a new certificate: the host makes one when the present one has aged, or the host was
+given another name."""
+
 
 class Frontend:
     """All of the front-end.
@@ -61,12 +65,36 @@ class Frontend:
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(self.link.run())
                 parts.create_task(self._serve_ssh())
+                parts.create_task(self._follow_certificate())
         finally:
             self._server.stop()
             if self._shell is not None:
                 self._shell.close()
             for listener in self._ssh:
                 listener.close()
+
+    async def _follow_certificate(self) -> None:
+        from frontend_vm.instructions import Certificate, CertificateGet
+        from frontend_vm.link import Refused, Unreachable
+        from frontend_vm.web import server_context
+
+        used = self._directory / "web.crt"
+        while True:
+            await asyncio.sleep(CERTIFICATE_INTERVAL)
+            try:
+                pem = (await self.link.ask(CertificateGet(), Certificate)).pem
+                if pem == used.read_text("ascii"):
+                    continue
+                new = used.with_name("renewed.crt")
+                new.write_text(pem, "ascii")
+                self._server.renew(server_context(self._directory, new))
+                new.replace(used)  # for this process's next start
+            except (Refused, Unreachable) as error:
+                log.warning("no look at the certificate: %s", error)
+            except (OSError, ValueError) as error:
+                log.error("the new certificate cannot be used: %s", error)
+            else:
+                log.info("a new certificate")
 
     def _alive(self) -> bool:
         return all(is_listening(listener) for listener in self._web)

@@ -168,6 +168,8 @@ class CommandLine:
             ("Front-end VM", f"{machine.state}, up {duration(machine.uptime_s)}, started {machine.starts} x"),
             ("Accelerator", f"{machine.accelerator} ({machine.accelerator_reason})"),
             ("Last exit", machine.last_exit or "none"),
+            ("Certificate", f"SHA-256 {status.web_fingerprint or 'not known'}"),
+            ("SSH host key", status.ssh_fingerprint or "not known"),
         ]
         self._terminal.write("".join(f"{name:<14}{printable(value, TEXT)}\n" for name, value in rows))
 

@@ -86,13 +86,13 @@ def is_listening(listener: socket.socket) -> bool:
         return False
 
 
-def load_identity(context: ssl.SSLContext, directory: Path, stem: str) -> None:
-    """Give a TLS context the certificate ``stem.crt`` and its key ``stem.key``.
+def load_identity(context: ssl.SSLContext, directory: Path, stem: str, certificate: Path | None = None) -> None:
+    """Give a TLS context a certificate, by default ``stem.crt``, and its key ``stem.key``.
 
     Raises:
         OSError: one is missing or not what it should be, or they do not belong together; the message names them.
     """
-    certificate, key = directory / f"{stem}.crt", directory / f"{stem}.key"
+    certificate, key = certificate or directory / f"{stem}.crt", directory / f"{stem}.key"
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:  # ssl.SSLError is one, and names no file

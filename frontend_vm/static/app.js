@@ -224,6 +224,8 @@ function renderStatus(status) {
   setText("image", status.image.length > 24 ? `${status.image.slice(0, 12)}…${status.image.slice(-8)}` : status.image);
   $("image").title = status.image;
   setText("boot", status.boot_id);
+  setText("web-fingerprint", status.web_fingerprint || "not known");
+  setText("ssh-fingerprint", status.ssh_fingerprint || "not known");
   setPill("machine-state", machine.state === "running" ? "good" : "warn", machine.state);
   setText("accelerator", machine.accelerator);
   setText("accelerator-reason", machine.accelerator_reason);

@@ -11,6 +11,9 @@ from typing import Any
 from tests.qemu.machine import Machine, MachineError
 
 PASSWORD = r"sallyport: first password for admin: (\S+)"
+FINGERPRINTS = (
+    r"web certificate, SHA-256:\s+((?:[0-9A-F]{2}:){16})\s+([0-9A-F:]{47})\s+sallyport: SSH host key: (SHA256:\S{43})"
+)
 BOOT_TIMEOUT = 240.0
 """Seconds; generous, because the machine may share its processors with a build."""
 

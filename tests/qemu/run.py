@@ -15,7 +15,7 @@ from rootfs.image import OUT
 from rootfs.imagefile import ImageFile
 from rootfs.tools import Tools
 from rootfs.version import shown
-from tests.qemu.appliance import PASSWORD, Api, wait_managed
+from tests.qemu.appliance import FINGERPRINTS, PASSWORD, Api, wait_managed
 from tests.qemu.machine import Forward, Machine, MachineError, check_port
 
 
@@ -102,6 +102,7 @@ def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path 
         "ssh": f"[bold]ssh -p {ssh} admin@localhost[/]",
         "user": "[bold]admin[/]",
         "password": secret,
+        **_fingerprints(machine.serial),
         "changes": f"kept in {shown(kept)}" if kept else "discarded at the end (--persist keeps them)",
         "console": shown(log) if log else "this terminal",
         "up": f"{seconds:.0f} s after power-on; Ctrl-C ends it",
@@ -110,3 +111,10 @@ def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path 
     for name, text in rows.items():
         table.add_row(f"[dim]{name}[/]", text)
     return table
+
+
+def _fingerprints(serial: str) -> dict[str, str]:
+    """What browser and SSH client should show, if the console has told it."""
+    for begin, end, ssh in reversed(re.findall(FINGERPRINTS, serial)):  # the newest counts
+        return {"certificate": f"SHA-256 {begin}\n        {end}", "ssh key": ssh}
+    return {}

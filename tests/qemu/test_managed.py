@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import datetime
+import hashlib
+import http.client
 import json
 import re
+import ssl
 import time
 import warnings
 from pathlib import Path
@@ -11,11 +17,13 @@ from pathlib import Path
 import paramiko
 import pytest
 import testinfra
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from rootfs import gpt, test_access
 from tests import medium
 from tests.conftest import Appliance
-from tests.qemu.appliance import Api, first_password, wait_managed
+from tests.qemu.appliance import FINGERPRINTS, Api, first_password, wait_managed
 from tests.qemu.machine import MachineError
 
 pytestmark = pytest.mark.qemu
@@ -41,6 +49,79 @@ def test_status_over_the_api(appliance: Appliance) -> None:
     # The emulated processor has SVM: a trial guest runs there, so the VM must be under KVM.
     assert status["machine"]["accelerator"] == "kvm", status["machine"]["accelerator_reason"]
     assert status["image"] in appliance.host.check("cat /proc/cmdline")
+
+
+def test_console_browser_and_ssh_client_show_the_same_fingerprints(appliance: Appliance) -> None:
+    """Also after the certificate was made anew, for another name and for another time."""
+
+    def served() -> x509.Certificate:
+        return x509.load_pem_x509_certificate(
+            ssl.get_server_certificate(("127.0.0.1", appliance.forward.https)).encode()
+        )
+
+    def agree() -> x509.Certificate:
+        """Wait until the newest that the console has shown is what the page has; the SSH key is always the same."""
+        deadline = time.monotonic() + 60
+        while True:
+            begin, end, key = re.findall(FINGERPRINTS, appliance.machine.serial)[-1]
+            assert key == ssh_key
+            certificate = served()
+            if certificate.fingerprint(hashes.SHA256()).hex(":").upper() == begin + end and certificate not in seen:
+                seen.append(certificate)
+                return certificate
+            assert time.monotonic() < deadline, "console and page do not agree"
+            time.sleep(0.5)
+
+    with paramiko.Transport(("127.0.0.1", appliance.forward.ssh)) as transport:
+        transport.start_client(timeout=60)
+        digest = hashlib.sha256(transport.get_remote_server_key().asbytes()).digest()
+    ssh_key = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+    seen: list[x509.Certificate] = []
+    first = agree()
+    assert first.not_valid_after_utc - first.not_valid_before_utc == datetime.timedelta(days=397)
+    api = appliance.api()
+    status = api.get("/status")
+    assert status["web_fingerprint"] == first.fingerprint(hashes.SHA256()).hex(":").upper()
+    assert status["ssh_fingerprint"] == ssh_key
+    assert api.request("PUT", "/hostname", {"hostname": "edge-5"})[0] == 200
+    named = agree().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert named.get_values_for_type(x509.DNSName)[0] == "edge-5"
+    assert api.request("PUT", "/hostname", {"hostname": status["hostname"]})[0] == 200
+    agree()
+    for move in ("+ 94608000", "- 94608000"):  # three years
+        appliance.host.check(f"date -s @$(($(date +%s) {move}))")
+        certificate = agree()
+        now = int(appliance.host.check("date +%s"))
+        assert certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp()
+    assert {one.public_key() for one in seen} == {first.public_key()}
+    api.get("/status")  # the session has outlived it all
+
+
+def test_http_is_http_on_the_appliance_too(appliance: Appliance) -> None:
+    """The whole table is in tests/unit/frontend_vm/test_http.py; this is another Tornado, Python and OpenSSL.
+
+    There what a client does to its connection must not become an error of the link's.
+    """
+    broken = "journalctl -b --no-pager | grep -c 'no link to the backend' || true"
+    before = int(appliance.host.check(broken))
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    for method, target, body, status in (
+        ("HEAD", "/api/v1/health", b"", 200),
+        ("GET", "https://sallyport/api/v1/health", b"", 200),
+        ("BREW", "/", b"", 501),
+        ("POST", "/api/v1/session", b" " * 3_000_000, 413),
+    ):
+        connection = http.client.HTTPSConnection("127.0.0.1", appliance.forward.https, context=tls, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, target, body)
+            answer = connection.getresponse()
+            assert answer.status == status, (method, target)
+            text = answer.read()
+            if status >= 400:
+                assert json.loads(text)["error"]["code"]
+    time.sleep(3)  # two heartbeats
+    assert int(appliance.host.check(broken)) == before
 
 
 def test_no_session_no_answer(appliance: Appliance) -> None:

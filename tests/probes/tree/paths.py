@@ -47,7 +47,8 @@ _WANTS = {
 }
 TMP = f"{UNITS}tmp.mount.d/sallyport.conf"
 _OURS = words(
-    "sallyport-backend.service sallyport-hostname.path sallyport-hostname.service sallyport-keys.service "
+    "sallyport-backend.service sallyport-hostname.path sallyport-hostname.service sallyport-identity.service "
+    "sallyport-identity.timer sallyport-keys.service "
     "sallyport-modules-lock.service sallyport-modules.service sallyport-network.service sallyport-port.service "
     "sallyport-reboot.path sallyport-reboot.service sallyport-vm.service sallyport.target"
 )

@@ -55,3 +55,8 @@ def make_link_keys(folder: Path) -> None:
     _write(folder, "twin", frontend, _certificate(FRONTEND_NAME, frontend))
     # Issued by the pinned certificate, which a chain check alone would accept.
     _write(folder, "child", child, _certificate("child", child, FRONTEND_NAME, frontend), pinned)
+
+
+def web_certificate(name: str) -> str:
+    """A certificate in PEM, of nobody."""
+    return _certificate(name, Ed25519PrivateKey.generate()).public_bytes(serialization.Encoding.PEM).decode()

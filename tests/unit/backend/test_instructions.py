@@ -19,8 +19,10 @@ import pytest
 from backend import heartbeat, host_status, machine_state, store
 from backend import instructions as ins
 from backend.forwarder import counters
+from backend.identity import Presented, Public
 from backend.settings import Settings
 from rootfs.version import PROJECT
+from tests.unit.backend.certificates import web_certificate
 from tests.unit.backend.rig import NEW_PASSWORD, Rig, run, running, until
 
 pytestmark = pytest.mark.usefixtures("cheap_hash")
@@ -109,6 +111,28 @@ def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     run(test())
 
 
+def test_the_certificate_is_everybodys_and_a_new_one_is_shown(settings: Settings) -> None:
+    """The VM asks while nobody is logged in. What the console shows is the host's file, not what the VM would like."""
+    first, second = (web_certificate(name) for name in ("first", "second"))
+
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            assert_error(await client.ask(ins.CertificateGet()), "failed")
+            rig.console.clear()
+            for pem in (first, second):
+                settings.identity.write_bytes(msgspec.json.encode(Public(certificate=pem, ssh="SHA256:abc")))
+                for _ in range(2):
+                    assert await client.ask(ins.CertificateGet()) == ins.Certificate(pem)
+                status = await client.ask(ins.StatusGet(), token)
+                assert (status.web_fingerprint[:48], status.ssh_fingerprint) == (rig.console[2].strip(), "SHA256:abc")
+                assert len(rig.console) == 5
+                rig.console.clear()
+            assert not rig.audit(instruction="certificate.get", outcome="ok")
+
+    run(test())
+
+
 def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
     """Tokens that somebody harvested in a VM that was taken over end with that VM."""
 
@@ -135,14 +159,14 @@ def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
 def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
     if content is not None:
         settings.machine_state.write_bytes(content)
-    found = host_status.HostStatus(settings).get().machine
+    found = host_status.HostStatus(settings, Presented(settings.identity, print)).get().machine
     assert (found.state, found.accelerator, found.accelerator_reason) == ("starting", "tcg", "not known yet")
 
 
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
     state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, 0.0, "\x01" * 5000)
     machine_state.write(settings.machine_state, state)
-    status = host_status.HostStatus(settings).get()
+    status = host_status.HostStatus(settings, Presented(settings.identity, print)).get()
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
     assert ins.encode(ins.Reply(1, status))
 

@@ -15,6 +15,7 @@ import pytest
 from backend import host_status, storage
 from backend import instructions as ins
 from backend.daemon import Daemon
+from backend.identity import Presented
 from backend.settings import Settings
 from tests.unit.backend.rig import run, until
 
@@ -78,7 +79,7 @@ def test_the_first_program_says_nothing_that_the_backend_does_not_know() -> None
 def test_status_has_it(settings: Settings) -> None:
     settings.storage.write_text('{"state": "repaired"}')
     slots(settings.block_devices, "vda2")
-    host = host_status.HostStatus(settings)
+    host = host_status.HostStatus(settings, Presented(settings.identity, print))
     assert host.get().storage == ins.Storage("repaired", storage.TEXTS["repaired"])
     (settings.ext4 / "vda4").mkdir(parents=True)
     (settings.ext4 / "vda4/errors_count").write_text("0\n")

@@ -15,6 +15,8 @@ from msgspec import structs
 from frontend_vm.instructions import (
     MAX_LINE,
     AnyInstruction,
+    Certificate,
+    CertificateGet,
     Counter,
     Done,
     Error,
@@ -39,7 +41,7 @@ from frontend_vm.instructions import (
 )
 from frontend_vm.words import WORDS
 
-AnyResult = Done | Session | Status | Ports | Error
+AnyResult = Done | Session | Status | Ports | Certificate | Error
 PASSWORD = "correct horse battery"
 BRIDGE_ONLY = ("to_host", "from_host", "other")
 """Verdicts of way ``bridge``, which have no direction."""
@@ -53,6 +55,9 @@ class FakeBackend:
         self.hostname = "sallyport"
         self.last_exit = ""
         self.storage = Storage("ok", "")
+        self.looks = 0
+        """How often the certificate was asked for."""
+        self.certificate = (directory / "web.crt").read_text()
         self.port_changes: dict[str, Any] = {}
         """Fields of `Port` that are to be otherwise."""
         self.limited = 0.0
@@ -115,6 +120,9 @@ class FakeBackend:
         if isinstance(request.do, Heartbeat):
             self.heartbeats += 1
             return Done()
+        if isinstance(request.do, CertificateGet):
+            self.looks += 1
+            return Certificate(pem=self.certificate)
         self.requests.append(request.do)
         if isinstance(request.do, SessionOpen):
             if self.limited:
@@ -172,6 +180,8 @@ class FakeBackend:
                 uptime_s=uptime - 9,
                 last_exit=self.last_exit,
             ),
+            web_fingerprint=":".join(["5A"] * 32),
+            ssh_fingerprint="SHA256:" + "s" * 43,
         )
 
     def _ports(self) -> Ports:

@@ -24,6 +24,19 @@ def write_key(path: Path, key: Key) -> None:
 def make_identity(directory: Path, stem: str, name: str) -> None:
     """Write ``stem.key`` and the self-signed ``stem.crt``, P-256."""
     key = ec.generate_private_key(ec.SECP256R1())
+    write_key(directory / f"{stem}.key", key)
+    (directory / f"{stem}.crt").write_text(sign(key, name))
+
+
+def sign_again(directory: Path, stem: str, name: str) -> str:
+    """Another certificate for the same key, PEM."""
+    key = serialization.load_pem_private_key((directory / f"{stem}.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return sign(key, name)
+
+
+def sign(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """A self-signed certificate, PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
@@ -37,8 +50,7 @@ def make_identity(directory: Path, stem: str, name: str) -> None:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    write_key(directory / f"{stem}.key", key)
-    (directory / f"{stem}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def make_configuration(directory: Path) -> None:

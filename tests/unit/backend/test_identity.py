@@ -1,0 +1,209 @@
+"""Keys and certificate that the front-end is known by: what they say, how long they are kept, what damage does."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import re
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncssh
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from backend.identity import BACKDATE, DAY, LIFE, Identity, Places, Presented, Public, read_public
+from tests.qemu.appliance import FINGERPRINTS
+
+IMAGE = 1_767_225_600
+"""2026-01-01."""
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """A host in a folder, as tmpfiles.d leaves it at first boot."""
+    for name in ("kept", "guest"):
+        (tmp_path / name).mkdir(mode=0o700)
+    places = Places(
+        kept=tmp_path / "kept",
+        guest=tmp_path / "guest",
+        public=tmp_path / "identity.json",
+        image=tmp_path / "image.json",
+    )
+    use_image(places)
+    return places
+
+
+def use_image(places: Places, address: str = "192.168.42.1/24") -> None:
+    places.image.write_text(json.dumps({"product": "Sallyport", "address": address}))
+    os.utime(places.image, (IMAGE, IMAGE))
+
+
+def provide(places: Places, now: float = IMAGE + 200 * DAY, hostname: str = "edge-7") -> Public:
+    public = Identity(places, hostname, now).provide()
+    assert read_public(places.public) == public
+    assert (places.guest / "web.crt").read_text() == public.certificate
+    # What OpenSSL refuses to load together does not belong together.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(places.guest / "web.crt", places.guest / "web.key")
+    return public
+
+
+def parsed(public: Public) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(public.certificate.encode())
+
+
+def seconds(when: datetime.datetime) -> float:
+    return when.timestamp()
+
+
+def test_the_certificate_is_one_that_every_browser_accepts(places: Places, tmp_path: Path) -> None:
+    """Limits: support.apple.com/103769 (extendedKeyUsage, SAN, SHA-2, 825 days), CA/Browser Forum BR 6.3.2 (398)."""
+    public = provide(places)
+    certificate = parsed(public)
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert named.get_values_for_type(x509.DNSName) == ["edge-7", "edge-7.local", "sallyport", "sallyport.local"]
+    assert named.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("192.168.42.1")]
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (basic.critical, basic.value.ca) == (True, False)
+    key_usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert key_usage.digital_signature
+    assert not key_usage.key_cert_sign
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == datetime.timedelta(days=397)
+    file = tmp_path / "web.pem"
+    file.write_text(public.certificate)
+    for name in ("edge-7.local", "sallyport"):
+        verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-attime", str(IMAGE + 200 * DAY)]
+        subprocess.run([*verify, "-verify_hostname", name, "-CAfile", file, file], check=True, capture_output=True)
+    refused = subprocess.run(
+        [*verify, "-verify_hostname", "x", "-CAfile", file, file], check=False, capture_output=True
+    )
+    assert refused.returncode == 2, "the control"
+
+
+def test_fingerprints_are_those_that_browsers_and_ssh_show(places: Places) -> None:
+    public = provide(places)
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", places.guest / "web.crt", "-noout", "-fingerprint", "-sha256"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.stdout.strip().endswith(f"={public.web}")
+    # The VM's SSH library, which writes them as OpenSSH does.
+    assert asyncssh.read_private_key(places.guest / "ssh.key").get_fingerprint() == public.ssh
+
+
+def test_what_is_handed_over_is_for_one_group_to_read(places: Places) -> None:
+    provide(places)
+    assert sorted(path.name for path in places.guest.iterdir()) == ["ssh.key", "web.crt", "web.key"]
+    assert {path.stat().st_mode & 0o777 for path in (*places.guest.iterdir(), places.public)} == {0o440}
+    assert {path.stat().st_mode & 0o777 for path in places.kept.iterdir()} == {0o600}
+
+
+NOW = IMAGE + 200 * DAY
+
+
+@pytest.mark.parametrize(
+    ("later", "is_new"),
+    [
+        (NOW, False),
+        (NOW + 200 * DAY, False),
+        (NOW - BACKDATE + LIFE * 2 // 3 - DAY, False),
+        (NOW - BACKDATE + LIFE * 2 // 3 + DAY, True),
+        (NOW + 10 * 365 * DAY, True),  # the clock was years behind
+        (NOW - 100 * DAY, True),  # the clock was ahead
+        (0, True),  # the clock has stopped: the image's date is taken, and that is before it began
+    ],
+)
+def test_it_is_kept_until_a_third_of_its_life_is_left_and_then_made_anew(
+    places: Places, later: float, is_new: bool
+) -> None:
+    first = provide(places, NOW)
+    second = provide(places, later)
+    assert (second.certificate != first.certificate) is is_new
+    assert second.ssh == first.ssh
+    assert parsed(second).public_key() == parsed(first).public_key(), "who pins the key needs no new one"
+    now = max(later, IMAGE)
+    assert seconds(parsed(second).not_valid_before_utc) <= now
+    assert seconds(parsed(second).not_valid_after_utc) - now >= LIFE / 3 - 2 * DAY
+
+
+@pytest.mark.parametrize("clock", [0, 1, IMAGE - 1, IMAGE, IMAGE + BACKDATE])
+def test_one_made_by_a_clock_that_is_behind_is_valid_from_the_image_on(places: Places, clock: float) -> None:
+    first = provide(places, clock)
+    assert seconds(parsed(first).not_valid_before_utc) == IMAGE
+    assert provide(places, clock) == first, "a clock that stays behind is no reason for a new one at every boot"
+
+
+def test_other_names_and_addresses_need_another_certificate(places: Places) -> None:
+    seen = [provide(places).certificate, provide(places, hostname="edge-8").certificate]
+    use_image(places, "10.0.0.1/8")
+    seen.append(provide(places, hostname="edge-8").certificate)
+    assert len(set(seen)) == 3
+    assert provide(places, hostname="edge-8").certificate == seen[-1], "the control"
+    nameless = parsed(provide(places, hostname="Not a name, IP:6.6.6.6"))
+    named = nameless.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert named.get_values_for_type(x509.DNSName) == ["sallyport", "sallyport.local"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def swap(path: Path) -> None:
+    """A key of the wrong kind, whole."""
+    other = {"web.key": "ssh.key", "ssh.key": "web.key"}[path.name]
+    path.write_bytes((path.parent / other).read_bytes())
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [cut, swap, fifo, Path.unlink, lambda path: path.write_bytes(b"x" * 99999)])
+@pytest.mark.parametrize("name", ["web.key", "ssh.key"])
+def test_a_damaged_key_is_replaced_and_the_other_kept(
+    places: Places, name: str, damage: Callable[[Path], None]
+) -> None:
+    first = provide(places)
+    damage(places.kept / name)
+    second = provide(places)
+    assert (first.web != second.web, first.ssh != second.ssh) == (name == "web.key", name == "ssh.key")
+    assert provide(places) == second
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 9000, b'{"names": [], "later": 1}', b"\xff", b"x" * 99999])
+def test_a_damaged_certificate_is_made_anew(places: Places, content: bytes) -> None:
+    first = provide(places)
+    (places.kept / "web.json").write_bytes(content)
+    second = provide(places)
+    assert second.web != first.web
+    assert provide(places) == second
+
+
+def test_a_disk_that_cannot_be_written_to_costs_no_front_end(places: Places) -> None:
+    places.kept.rmdir()
+    assert provide(places).web
+
+
+def test_the_console_shows_an_identity_once_and_a_new_one_again(places: Places) -> None:
+    console: list[str] = []
+    presented = Presented(places.public, console.extend)
+    presented.announce(["first"])
+    assert console == ["first"], "there is none yet"
+    for hostname in ("edge-7", "edge-8"):
+        public = provide(places, hostname=hostname)
+        console.clear()
+        presented.announce([])
+        presented.announce([])
+        ((begin, end, key),) = re.findall(FINGERPRINTS, "\r\n".join(console))  # as `invoke run` does
+        assert begin + end == parsed(public).fingerprint(hashes.SHA256()).hex(":").upper()
+        assert key == public.ssh
+        assert max(map(len, console)) < 80
