@@ -14,8 +14,8 @@ RestrictRealtime=yes RestrictSUIDSGID=yes LockPersonality=yes SystemCallArchitec
 """
 )
 FREE_KEYS = words(
-    "Type NotifyAccess Restart RestartSec RestartSteps RestartMaxDelaySec WatchdogSec TimeoutStartSec TimeoutStopSec "
-    "KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError"
+    "Type NotifyAccess Restart RestartSec RestartSteps RestartMaxDelaySec RestartMode WatchdogSec TimeoutStartSec "
+    "TimeoutStopSec KillMode LogRateLimitIntervalSec LogRateLimitBurst MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError"
 )
 """Of a service's section what may be anything: nothing of it gives a right. All other lines are declared."""
 
