@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend import machine_state, store
-from backend.instructions import Status
+from backend.instructions import AuditLog, Status
 from backend.settings import Settings
 
 log = logging.getLogger("status")
@@ -73,8 +73,8 @@ class HostStatus:
         except OSError:
             self._root_hash = ""
 
-    def get(self) -> Status:
-        """The present state.
+    def get(self, audit: AuditLog) -> Status:
+        """The present state; `audit` is that of the audit log.
 
         Raises:
             OSError, ValueError, KeyError: the kernel's files are not what they were.
@@ -96,6 +96,7 @@ class HostStatus:
             data_total=data.f_blocks * data.f_frsize,
             data_available=data.f_bavail * data.f_frsize,
             machine=machine_state.machine(self._machine_state()),
+            audit=audit,
         )
 
     def _machine_state(self) -> machine_state.MachineState | None:

@@ -151,6 +151,17 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True):
     """Why it was restarted last, empty if it never was."""
 
 
+class AuditLog(Struct, frozen=True, forbid_unknown_fields=True):
+    """The chain of the audit log, as the backend found it when it started, and where it ends now."""
+
+    state: Literal["checking", "whole", "broken"]
+    fault: str
+    """The first place where it does not hold."""
+    entries: Count
+    head: str
+    """Number and SHA-256 of the newest entry of what operators did: noted elsewhere, they show whether it is cut off."""
+
+
 class Status(Result, frozen=True, tag="status"):
     """State of the appliance."""
 
@@ -171,6 +182,7 @@ class Status(Result, frozen=True, tag="status"):
     data_available: Count
     """Bytes of the data partition."""
     machine: Machine
+    audit: AuditLog
 
 
 class Counter(Struct, frozen=True, forbid_unknown_fields=True):

@@ -164,6 +164,8 @@ class CommandLine:
             ("Front-end VM", f"{machine.state}, up {duration(machine.uptime_s)}, started {machine.starts} x"),
             ("Accelerator", f"{machine.accelerator} ({machine.accelerator_reason})"),
             ("Last exit", machine.last_exit or "none"),
+            ("Audit log", f"{status.audit.state}{f' ({status.audit.fault})' if status.audit.fault else ''}"),
+            ("Audit head", f"changes:{status.audit.entries}:{status.audit.head}"),
         ]
         self._terminal.write("".join(f"{name:<14}{printable(value, TEXT)}\n" for name, value in rows))
 

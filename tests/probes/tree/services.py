@@ -15,7 +15,8 @@ RestrictRealtime=yes RestrictSUIDSGID=yes LockPersonality=yes SystemCallArchitec
 )
 FREE_KEYS = words(
     "Type NotifyAccess Restart RestartSec RestartSteps RestartMaxDelaySec RestartMode WatchdogSec TimeoutStartSec "
-    "TimeoutStopSec KillMode LogRateLimitIntervalSec LogRateLimitBurst MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError"
+    "TimeoutStopSec KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError "
+    "LogRateLimitIntervalSec LogRateLimitBurst"
 )
 """Of a service's section what may be anything: nothing of it gives a right. All other lines are declared."""
 

@@ -200,7 +200,7 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
     os.set_inheritable(other, True)
 
     async def start() -> int:
-        return await (await vm.start(TCG, vm.Ends(access if with_tap else None, link))).wait()
+        return await (await vm.start(TCG, vm.Ends(access if with_tap else None, link), 1, 2)).wait()
 
     try:
         assert asyncio.run(start()) == 0

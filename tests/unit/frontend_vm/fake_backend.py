@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from frontend_vm.instructions import (
+    AuditLog,
     MAX_LINE,
     AnyInstruction,
     Counter,
@@ -169,6 +170,7 @@ class FakeBackend:
                 uptime_s=uptime - 9,
                 last_exit=self.last_exit,
             ),
+            audit=AuditLog(state="whole", fault="", entries=41, head="7c" * 32),
         )
 
     def _ports(self) -> Ports:
