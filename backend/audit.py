@@ -2,10 +2,10 @@
 
 Four logs, each with files of its own, so that nobody can push out an entry of more weight than what he can cause:
 
-* ``changes``: what operators change, from before it begins. Whoever has the password may make them, so their number is bounded by
-  refusing them (`Settings.change_rate`), never by leaving an entry out.
-* ``sessions``: logins and how sessions ended. ``system``: starts and stops of backend and VM. ``rejected``: what anybody
-  can provoke. Of these three a token bucket lets so many through; what it holds back is counted in the next entry.
+* ``changes``: what operators change, from before it begins. Whoever has the password may change things, so the number
+  of these entries is bounded by refusing changes (`Settings.change_rate`), never by leaving an entry out.
+* ``sessions``: logins and how sessions ended. ``system``: starts and stops of backend and VM. ``rejected``: what
+  anybody can provoke. Of these three a token bucket lets so many through; the others are counted in the next entry.
 
 Each log is a chain (`backend.chain`). ``python3 -I -m backend.audit check`` says whether it is whole.
 """
@@ -183,7 +183,7 @@ def main(words: list[str]) -> int:
     try:
         chains = check(folder, known)
     except OSError as error:
-        print(f"the audit log cannot be read: {ascii(str(error))}", file=sys.stderr)
+        print(f"the audit log cannot be read: {str(error)!a}", file=sys.stderr)
         return 1
     for found in chains:
         which = f"entries {found.first} to {found.last}, head {found.head}" if found.first else "no entry"

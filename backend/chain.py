@@ -1,9 +1,9 @@
 """The chain of an audit log: each entry names its predecessor's hash, so none can be changed, left out or put between.
 
 A log of one kind is a row of files, ``<kind>-<number of its first entry>.jsonl``, one JSON object a line. An entry's
-``prev`` is the SHA-256 of the line before it, without its newline; the first entry of a file goes on from the last one of
-the file before. The oldest files are dropped in time, so a log may begin at any number; what it ends with (`Chain.head`)
-is worth noting elsewhere, as nothing inside a log can tell that its end was cut off.
+``prev`` is the SHA-256 of the line before it, without its newline; the first entry of a file goes on from the last one
+of the file before. The oldest files are dropped in time, so a log may begin at any number; what it ends with
+(`Chain.head`) is worth noting elsewhere, as nothing inside a log can tell that its end was cut off.
 """
 
 from __future__ import annotations

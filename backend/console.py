@@ -1,9 +1,9 @@
 """What QEMU prints, to the host's journal: the VM's serial console and QEMU's own messages.
 
-Both come from whoever holds the VM. Each line enters the journal as an entry of its own by the journal's native protocol
-(https://systemd.io/JOURNAL_NATIVE_PROTOCOL/) and under its own identifier, so no content can look like another program's
-entry, another priority or a second entry; what is no printable ASCII is escaped, long lines are cut, and a token bucket
-bounds how many there are. The host says under its own name how many were left out.
+Both come from whoever holds the VM. Each line enters the journal as an entry of its own, by the journal's native
+protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/) and under its own identifier, so no content can look like another
+program's entry, another priority or a second entry; what is no printable ASCII is escaped, long lines are cut, and a
+token bucket bounds how many there are. The supervisor says under its own name how many were left out.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ VM_CONSOLE, QEMU = "vm-console", "vm-qemu"
 WIDTH = 200
 """Characters of a line at most, after escaping."""
 BURST, RATE = 400.0, 1 / 15
-"""Lines at once, and per second. An entry takes some 600 bytes of the journal's 16 MiB, so at its worst the console alone
-would need days to push out what others said."""
+"""Lines at once, and per second. An entry takes some 600 bytes of the journal's 16 MiB, so at its worst the console
+alone would need days to push out what others said."""
 _CHUNK = 65536
 _CUT = " ..."
 
 
 def harmless(line: bytes) -> str:
-    """A line in printable ASCII, at most `WIDTH` characters: no control character, no escape sequence, no line break."""
+    """A line in printable ASCII, at most `WIDTH` characters: no control character, escape sequence or line break."""
     # More of it is never shown, however little it is escaped.
     text = line[: WIDTH + 1].decode("latin-1").replace("\\", "\\\\")
     text = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in text)

@@ -159,7 +159,7 @@ class AuditLog(Struct, frozen=True, forbid_unknown_fields=True):
     """The first place where it does not hold."""
     entries: Count
     head: str
-    """Number and SHA-256 of the newest entry of what operators did: noted elsewhere, they show whether it is cut off."""
+    """Number and SHA-256 of the newest entry of what operators changed; who notes them can tell if it was cut off."""
 
 
 class Status(Result, frozen=True, tag="status"):

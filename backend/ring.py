@@ -1,8 +1,8 @@
 """One log of the audit on disk: a ring of files that are only ever appended to, each entry durable when it is written.
 
 What each fault leads to: a last line that a power cut left unfinished is cut off, and an entry says so; a damaged line
-elsewhere stays as it is, the chain goes on from its bytes, and a check tells its place; a file that is missing shows as a
-gap in the numbers. All calls block.
+elsewhere stays as it is, the chain goes on from its bytes, and a check tells its place; a file that is missing shows as
+a gap in the numbers; a folder that is missing is an empty log, and numbers begin at 1. All calls block.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ class Ring:
             raise
 
     def recent(self) -> list[Entry]:
-        """The newest entries, oldest first: those at the end of the newest file that has any."""
+        """The newest entries, oldest first: those at the end of the newest file that has any. Then `end` holds."""
+        if chain.files(self._folder, self.kind.name):
+            with contextlib.suppress(OSError):
+                self._open()
         for path in reversed(chain.files(self._folder, self.kind.name)):
             with contextlib.suppress(OSError):
                 lines = _tail(path)[0].split(b"\n")

@@ -11,7 +11,6 @@ from typing import Literal
 
 from backend.limits import Clock
 
-
 Reason = Literal["logout", "idle", "age", "evicted", "password", "vm", "stop"]
 """Why a session ended: logged out; unused for too long; open for too long; the table was full; the password was changed
 by another one; the VM was started anew; the backend was stopped."""

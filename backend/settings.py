@@ -57,9 +57,9 @@ class Settings:
     """Per second: passwords that are looked at."""
     change_rate: float = 1 / 300
     change_burst: float = 60.0
-    """Changes per second. Each is two entries of the audit log that are never left out, so this is what keeps whoever has
-    the password, or a VM that has seen it, from pushing out what was written before: the log's 14 MiB last for two months
-    at the very least. What is left of the burst survives a restart."""
+    """Changes per second. Each is two entries of the audit log that are never left out, so this is what keeps whoever
+    has the password, or a VM that has seen it, from pushing out what was written before: the log's 14 MiB last for some
+    two months at the very least. What is left of the burst survives a restart."""
 
     session_idle_s: float = 15 * 60.0
     session_life_s: float = 12 * 3600.0

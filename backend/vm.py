@@ -132,7 +132,7 @@ def present(chosen: Accelerator, ends: Ends) -> list[str]:
 
 
 async def start(chosen: Accelerator, ends: Ends, console: int, messages: int) -> asyncio.subprocess.Process:
-    """Start the VM. Its serial console and QEMU's own messages go to two descriptors, of which neither is our own log."""
+    """Start the VM. Its serial console and QEMU's own messages go to two descriptors, neither of which is our log."""
     words = present(chosen, ends)
     return await asyncio.create_subprocess_exec(
         *words, stdin=asyncio.subprocess.DEVNULL, stdout=console, stderr=messages, pass_fds=ends.descriptors

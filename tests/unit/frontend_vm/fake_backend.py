@@ -13,9 +13,9 @@ from typing import Any
 from msgspec import structs
 
 from frontend_vm.instructions import (
-    AuditLog,
     MAX_LINE,
     AnyInstruction,
+    AuditLog,
     Counter,
     Done,
     Error,
