@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from backend import audit as log_of
-from backend import chain, machine_state, store
+from backend import chain, daemon, machine_state, store
 from backend import instructions as ins
 from backend.audit import CHANGES, KINDS, REJECTED, SESSIONS, SYSTEM, Audit
 from backend.ring import Kind, Ring, Rings
@@ -303,6 +303,39 @@ def test_what_is_too_much_of_a_kind_is_counted_in_the_next_entry_or_in_one_of_it
         disk.stop()
 
     asyncio.run(test())
+
+
+def test_the_running_backend_says_what_it_only_counted_and_what_it_dropped(
+    settings: Settings, cheap_hash: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = replace(REJECTED, rate=1.0, burst=2.0)
+    kinds = (*KINDS[:-1], quick)
+    for module in log_of, daemon:
+        monkeypatch.setattr(module, "KINDS", kinds)
+    monkeypatch.setattr(log_of, "REJECTED", quick)
+    full = [True]
+    real = store.replace
+
+    def full_once(path: Path, content: bytes, **more: Any) -> None:
+        if path.name == "hostname" and full and full.pop():
+            raise OSError(errno.ENOSPC, "full")
+        real(path, content, **more)
+
+    monkeypatch.setattr(store, "replace", full_once)
+
+    async def test() -> None:
+        async with running(replace(settings, hostname_s=0.0)) as rig:
+            client, token = await rig.operator()
+            for _ in range(6):
+                await client.raw(b"nonsense\n")
+            await until(lambda: bool(rig.audit(event="audit.summary", suppressed=4)))
+            # The disk is full once: the oldest log of least weight makes room, and the name is stored.
+            await client.ask(ins.HostnameSet("stored"), token)
+            assert (settings.data / "hostname").read_bytes() == b"stored\n"
+            await until(lambda: bool(rig.audit(event="audit.dropped")))
+            assert "rejected-0000000001" in rig.audit(event="audit.dropped")[0]["detail"]
+
+    run(test())
 
 
 def test_months_of_changes_stay_whatever_who_has_the_password_does() -> None:
