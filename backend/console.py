@@ -25,9 +25,10 @@ VM_CONSOLE, QEMU = "vm-console", "vm-qemu"
 """Identifiers: ``journalctl -t vm-console``."""
 WIDTH = 200
 """Characters of a line at most, after escaping."""
-BURST, RATE = 400.0, 1 / 15
+BURST, RATE = 300.0, 1 / 20
 """Lines at once, and per second. An entry takes some 600 bytes of the journal's 16 MiB, so at its worst the console
-alone would need days to push out what others said."""
+alone would need days to push out what others said; and in no hour does it use up what its unit may say
+(LogRateLimitBurst=), so that the supervisor is always heard beside it."""
 _CHUNK = 65536
 _CUT = " ..."
 
