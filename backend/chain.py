@@ -144,31 +144,39 @@ def verify(folder: Path, kind: str, known: dict[int, str] | None = None) -> Chai
         known: hashes of entries that were noted before, by number. Each must be there, unless it was dropped in time.
 
     Raises:
-        OSError: a file cannot be read. One that the writer drops meanwhile is left out.
+        OSError: the folder cannot be read. A file that the writer drops meanwhile is left out.
     """
     found = Chain(kind, known=dict(known or {}))
     paths = files(folder, kind)
     expected = genesis(kind)
     for path in paths:
         try:
-            lines = _open(path)
+            expected = _walk(found, path, expected, newest=path == paths[-1])
         except FileNotFoundError:
             continue
-        with lines:
-            first = first_of(path)
-            if not found.last:
-                found.last, expected = first - 1, genesis(kind) if first == 1 else ""
-            elif first != found.last + 1:
-                found.fault(path.name, f"begins at entry {first}, and the file before ends at entry {found.last}")
-            for line, ended in _lines(lines):
-                if line is not None and not ended and path == paths[-1]:
-                    found.unfinished = len(line)
-                    break
-                expected = _step(found, path.name, line, expected)
+        except OSError as error:
+            found.fault(path.name, f"cannot be read ({error.strerror or error})")
+            expected = ""
     for number, known_hash in sorted(found.known.items()):
         if not found.first or number >= found.first:
             found.fault(f"entry {number}", f"is not there with the hash {known_hash[:16]}..., which was noted before")
     return found
+
+
+def _walk(found: Chain, path: Path, expected: str, *, newest: bool) -> str:
+    """Check one file; takes and returns what the next entry has to name."""
+    with _open(path) as file:
+        first = first_of(path)
+        if not found.last:
+            found.last, expected = first - 1, genesis(found.kind) if first == 1 else ""
+        elif first != found.last + 1:
+            found.fault(path.name, f"begins at entry {first}, and the file before ends at entry {found.last}")
+        for line, ended in _lines(file):
+            if line is not None and not ended and newest:
+                found.unfinished = len(line)
+                break
+            expected = _step(found, path.name, line, expected)
+    return expected
 
 
 def _step(found: Chain, name: str, line: bytes | None, expected: str) -> str:

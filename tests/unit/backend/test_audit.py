@@ -133,6 +133,19 @@ def test_a_file_that_is_missing_in_the_middle_is_told(tmp_path: Path) -> None:
     assert first.exists()
 
 
+def test_what_cannot_be_read_is_told_and_the_rest_is_checked(tmp_path: Path) -> None:
+    """No link is followed, no pipe waited for, whoever made them."""
+    filled(tmp_path, 12)
+    first, second, third = chain.files(tmp_path, "changes")
+    for strange in (partial(second.symlink_to, "/dev/zero"), partial(os.mkfifo, second), second.mkdir):
+        second.unlink(missing_ok=True)
+        strange()
+        found = chain.verify(tmp_path, "changes")
+        assert found.breaks[0].startswith(f"{second.name}: cannot be read")
+        assert (found.first, found.last) == (chain.first_of(first), 12)
+    assert third.exists()
+
+
 def test_a_log_is_no_other_log(tmp_path: Path) -> None:
     filled(tmp_path, 2, CHANGES)
     only(tmp_path).rename(tmp_path / "rejected-0000000001.jsonl")
