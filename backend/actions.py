@@ -12,7 +12,7 @@ import msgspec
 
 from backend import instructions as ins
 from backend import machine_state, store
-from backend.audit import Audit
+from backend.audit import CHANGES, SESSIONS, Audit
 from backend.credential import Passwords
 from backend.heartbeat import Heartbeats
 from backend.host_status import HostStatus
@@ -20,7 +20,7 @@ from backend.identity import Presented
 from backend.limits import Bucket, Clock
 from backend.port_status import PortStatus
 from backend.refusal import Refused
-from backend.sessions import OpenSession, Sessions
+from backend.sessions import OpenSession, Sessions, session_name
 from backend.settings import Settings
 from backend.worker import Worker
 
@@ -48,7 +48,20 @@ class Actions:
         *,
         hostname: Callable[[], str] = socket.gethostname,
         clock: Clock = time.monotonic,
+        changes: int | None = None,
     ) -> None:
+        """Take over what there is.
+
+        Args:
+            settings: places and limits.
+            audit: the log.
+            passwords: who may log in.
+            host: facts about the host.
+            disk: for what touches flash.
+            hostname: the name that is in force.
+            clock: of sessions and limits.
+            changes: that may be made at once now; None: as many as ever.
+        """
         self._settings = settings
         self._audit = audit
         self._passwords = passwords
@@ -57,9 +70,9 @@ class Actions:
         self._presented = presented
         self._hostname = hostname
         self._clock = clock
-        self._sessions = self._no_sessions()
+        self._sessions = Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s, clock)
         self._vm_starts: int | None = None
-        self._changes = Bucket(settings.change_rate, settings.change_burst, clock)
+        self._changes = Bucket(settings.change_rate, settings.change_burst, clock, tokens=changes)
         self._ports = PortStatus(settings.port_status, clock)
         self._heartbeats = Heartbeats(settings.heartbeat)
         # One change at a time: two host names at once would each wait for their own.
@@ -76,14 +89,14 @@ class Actions:
         do = request.do
         name = str(do.__struct_config__.tag)
         peer = do.peer if isinstance(do, ins.SessionOpen) else ""
-        recorded = not isinstance(do, ins.Heartbeat | ins.StatusGet | ins.PortsList | ins.CertificateGet)
         admitted = False
+        session = None
         try:
             session = self._admit(request)
             admitted = True
             peer = session.peer if session else peer
             if isinstance(do, BEGUN):
-                await self._audit.record("instruction", instruction=name, peer=peer, outcome="begun")
+                await self._tell(do, session, peer, "begun")
             result = await self._carry_out(do, session, connected_at)
         except Refused as refused:
             result = refused.error
@@ -92,25 +105,58 @@ class Actions:
             log.exception("%s", name)
             result = ins.Error("failed", "internal error; the appliance's log has the details")
         if isinstance(result, ins.Error):
-            # What needs neither password nor token can be had in any number.
-            free = not admitted or result.code == "limited" or not recorded
-            write = self._audit.reject if free else self._audit.record
-            await write("instruction", instruction=name, peer=peer, outcome=result.code, detail=result.message)
-        elif recorded:
-            detail = do.hostname if isinstance(do, ins.HostnameSet) else ""
-            await self._audit.record("instruction", instruction=name, peer=peer, outcome="ok", detail=detail)
+            if admitted and isinstance(do, BEGUN):
+                await self._tell(do, session, peer, result.code, result.message)
+            else:
+                # What needs no password, or changes nothing, can be had in any number.
+                await self._audit.reject(
+                    "instruction", instruction=name, peer=peer, outcome=result.code, detail=result.message
+                )
+        elif isinstance(do, BEGUN):
+            await self._tell(do, session, peer, "ok", do.hostname if isinstance(do, ins.HostnameSet) else "")
+        elif isinstance(result, ins.Session):
+            opened = session_name(result.token)
+            await self._audit.record(
+                "instruction", kind=SESSIONS, instruction=name, peer=peer, session=opened, outcome="ok"
+            )
+        await self._tell_ends()
         return result
 
-    def close(self) -> None:
-        """Let go of the sockets; a reboot that was promised is asked for now."""
+    async def look(self) -> None:
+        """Audit what ended by itself; to be called now and then."""
+        self._forget_old_vm()
+        self._sessions.expire()
+        await self._tell_ends()
+
+    async def _tell(
+        self, do: ins.AnyInstruction, session: OpenSession | None, peer: str, outcome: str, detail: str = ""
+    ) -> None:
+        await self._audit.record(
+            "instruction",
+            kind=CHANGES,
+            instruction=str(do.__struct_config__.tag),
+            peer=peer,
+            session=session.name if session else "",
+            outcome=outcome,
+            detail=detail,
+            budget=int(self._changes.level()),
+        )
+
+    async def _tell_ends(self) -> None:
+        while self._sessions.ended:
+            session, reason = self._sessions.ended.popleft()
+            await self._audit.record(
+                "session.end", kind=SESSIONS, peer=session.peer, session=session.name, outcome=reason
+            )
+
+    async def close(self) -> None:
+        """End all sessions and let go of the sockets; a reboot that was promised is asked for now."""
+        self._sessions.close_all("stop")
+        await self._tell_ends()
         self._heartbeats.close()
         if self._reboot is not None:
             self._reboot.cancel()
             self._request_reboot()
-
-    def _no_sessions(self) -> Sessions:
-        settings = self._settings
-        return Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s, self._clock)
 
     def _forget_old_vm(self) -> None:
         """End all sessions when the VM was started anew: what the old one knew, taken over or not, is void."""
@@ -120,7 +166,7 @@ class Actions:
             return
         starts = state.starts if state else None
         if starts != self._vm_starts and self._vm_starts is not None:
-            self._sessions = self._no_sessions()
+            self._sessions.close_all("vm")
         self._vm_starts = starts
 
     def _admit(self, request: ins.Request) -> OpenSession | None:
@@ -152,7 +198,7 @@ class Actions:
             case ins.SessionClose():
                 self._sessions.close(session)
             case ins.StatusGet():
-                return self._host.get()
+                return self._host.get(self._audit.state())
             case ins.PortsList():
                 return await self._list_ports()
             case ins.HostnameSet():

@@ -1,163 +1,203 @@
-"""The audit log: who did what and what was turned away, one JSON object per line, only ever appended to.
+"""The audit log: who did what, what the VM did, and what was turned away.
 
-Two ways in, because the writer's other end may be hostile. `Audit.record` is for what an operator did: always
-written and fsynced. `Audit.reject` is for what anybody can provoke: it passes a token bucket, and what the
-bucket holds back is counted in the next entry, so that a hostile front-end fills no disk and wears no flash.
+Four logs, each with files of its own, so that nobody can push out an entry of more weight than what he can cause:
+
+* ``changes``: what operators change, from before it begins. Whoever has the password may change things, so the number
+  of these entries is bounded by refusing changes (`Settings.change_rate`), never by leaving an entry out.
+* ``sessions``: logins and how sessions ended. ``system``: starts and stops of backend and VM. ``rejected``: what
+  anybody can provoke. Of these three a token bucket lets so many through; the others are counted in the next entry.
+
+Each log is a chain (`backend.chain`). ``python3 -I -m backend.audit check`` says whether it is whole.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import asyncio
 import logging
-import os
+import re
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
-from backend import store
+from backend import chain
+from backend.chain import Chain, Entry
+from backend.instructions import AuditLog
 from backend.limits import Bucket, Clock
 from backend.refusal import printable
+from backend.ring import Kind, Rings
 from backend.worker import Worker
 
 log = logging.getLogger("audit")
 
-FILE_LIMIT = 8 * 2**20
-"""Bytes of one file."""
-OLD_FILES = 4
-REJECT_BURST = 50.0
-REJECT_RATE = 0.1
-"""Entries for rejected messages: at once, and per second after that."""
-
-
-class Entry(Struct, frozen=True):
-    """One line of the log."""
-
-    time: str
-    """UTC, ISO 8601, as the host's clock had it."""
-    boot_id: str
-    event: str
-    instruction: str
-    peer: str
-    outcome: str
-    detail: str
-    suppressed: int
-    """Rejections before this entry that were only counted."""
-    lost: int
-    """Entries before this one that could not be written (disk full)."""
-
-
-class LogFile:
-    """A file that grows to `limit` bytes, then becomes ``.1`` and so on up to `keep`. All calls block."""
-
-    def __init__(self, path: Path, limit: int = FILE_LIMIT, keep: int = OLD_FILES) -> None:
-        self._path = path
-        self._limit = limit
-        self._keep = keep
-        self._fd: int | None = None
-        self._size = 0
-        self._torn = False
-
-    def append(self, line: bytes) -> None:
-        """Append one line (with its newline) durably.
-
-        Raises:
-            OSError: it is not in the log, or not surely. The next call opens the file afresh.
-        """
-        try:
-            fd = self._open()
-            if self._size and self._size + len(line) > self._limit:
-                fd = self._rotate()
-            # A line that a power cut or a full disk tore must not swallow this one.
-            data = b"\n" + line if self._torn else line
-            written = os.write(fd, data)
-            self._size += written
-            if written != len(data):
-                raise OSError(errno.ENOSPC, "written in part only", str(self._path))
-            self._torn = False
-            os.fsync(fd)
-        except OSError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file; `append` opens it again."""
-        if self._fd is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-            self._fd = None
-
-    def _open(self) -> int:
-        if self._fd is None:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-            self._size = os.fstat(self._fd).st_size
-            self._torn = self._size > 0 and os.pread(self._fd, 1, self._size - 1) != b"\n"
-            store.sync_folder(self._path.parent)
-        return self._fd
-
-    def _rotate(self) -> int:
-        self.close()
-        for number in range(self._keep, 0, -1):
-            older = self._path.with_name(f"{self._path.name}.{number}")
-            newer = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
-            with contextlib.suppress(FileNotFoundError):
-                newer.replace(older)
-        return self._open()
+CHANGES = Kind("changes", files=8, file_bytes=2 * 2**20)
+SESSIONS = Kind("sessions", files=4, file_bytes=2 * 2**20, rate=1 / 30, burst=500.0)
+SYSTEM = Kind("system", files=4, file_bytes=2**20, rate=1 / 60, burst=100.0)
+REJECTED = Kind("rejected", files=4, file_bytes=2**20, rate=1 / 30, burst=50.0)
+KINDS = (CHANGES, SESSIONS, SYSTEM, REJECTED)
+"""By weight: when the disk is full, the last one gives up its oldest file first."""
+BYTES = sum(kind.files * kind.file_bytes for kind in KINDS)
+"""Of all files at most. The data partition has room for them (rootfs/profile.py)."""
+FOLDER = Path("/data/sallyport/audit")
 
 
 class Audit:
     """The log. Never raises for a full or failing disk: management must go on; the loss is counted and logged."""
 
-    def __init__(self, file: LogFile, disk: Worker, boot_id: str, clock: Clock = time.monotonic) -> None:
-        self._file = file
+    def __init__(self, rings: Rings, disk: Worker, boot_id: str, clock: Clock = time.monotonic) -> None:
+        self._rings = rings
         self._disk = disk
         self._boot_id = boot_id
-        self._bucket = Bucket(REJECT_RATE, REJECT_BURST, clock)
-        self._suppressed = 0
-        self._lost = 0
+        self._buckets = {kind: Bucket(kind.rate, kind.burst, clock) for kind in KINDS if kind.rate}
+        self._suppressed: Counter[Kind] = Counter()
+        self._lost: Counter[Kind] = Counter()
+        self._checked: list[Chain] | None = None
+
+    async def recent(self, kind: Kind) -> list[Entry]:
+        """The newest entries of a log, oldest first; not all of them."""
+        return await self._disk.run(self._rings.by_kind[kind.name].recent)
 
     async def record(
-        self, event: str, *, outcome: str, instruction: str = "", peer: str = "", detail: str = ""
+        self,
+        event: str,
+        *,
+        outcome: str,
+        kind: Kind = CHANGES,
+        instruction: str = "",
+        peer: str = "",
+        session: str = "",
+        vm: str = "",
+        detail: str = "",
+        budget: int | None = None,
     ) -> None:
-        """Write one entry; returns when it is on the disk (or known to be lost). Never pass a secret."""
+        """Write one entry, or only count it if there are too many of its kind. Never pass a secret.
+
+        Returns when it is on the disk, or known to be lost.
+        """
+        if (bucket := self._buckets.get(kind)) and bucket.take() > 0.0:
+            self._suppressed[kind] += 1
+            return
         entry = Entry(
+            seq=1,
+            prev="",
             time=_utc_now(),
             boot_id=self._boot_id,
             event=event,
+            outcome=outcome,
             instruction=instruction,
             peer=printable(peer),
-            outcome=outcome,
+            session=session,
+            vm=vm,
             detail=printable(detail),
-            suppressed=self._suppressed,
-            lost=self._lost,
+            budget=budget,
         )
-        self._suppressed = self._lost = 0
-        line = msgspec.json.encode(entry) + b"\n"
-        try:
-            await self._disk.run(lambda: self._file.append(line))
-        except OSError as error:
-            self._suppressed += entry.suppressed
-            self._lost += entry.lost + 1
-            log.error("entry lost (%s): %s", error.strerror, line.decode().rstrip())
+        await self._write(kind, entry)
 
     async def reject(
         self, event: str, *, outcome: str, instruction: str = "", peer: str = "", detail: str = ""
     ) -> None:
         """Write or only count one rejection."""
-        if self._bucket.take() > 0.0:
-            self._suppressed += 1
+        await self.record(
+            event, kind=REJECTED, outcome=outcome, instruction=instruction, peer=peer, detail=detail
+        )  # fmt: skip
+
+    async def flush(self, *, all_of_them: bool = False) -> None:
+        """Say what was only counted, where no entry came that would have; to be called now and then."""
+        if self._rings.dropped:
+            names = [self._rings.dropped.pop(0) for _ in list(self._rings.dropped)]
+            await self.record(
+                "audit.dropped", kind=SYSTEM, outcome="ok", detail=f"the disk was full: {', '.join(names)}"
+            )
+        for kind, bucket in self._buckets.items():
+            if (count := self._suppressed[kind]) and (all_of_them or bucket.take() == 0.0):
+                detail = f"{count} further entries of this kind were only counted"
+                entry = Entry(1, "", _utc_now(), self._boot_id, "audit.summary", "suppressed", detail=detail)
+                await self._write(kind, entry)
+
+    async def check(self) -> None:
+        """Look whether the chains of all logs are whole; `state` tells. Takes a thread of its own for seconds."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._checked = await loop.run_in_executor(None, check, self._rings.folder)
+        except OSError as error:
+            log.error("cannot check the audit log: %s", error)
             return
-        await self.record(event, outcome=outcome, instruction=instruction, peer=peer, detail=detail)
+        for found in self._checked:
+            for text in found.breaks:
+                log.error("the audit log is not whole: %s", text)
+
+    def state(self) -> AuditLog:
+        """For ``status.get``."""
+        entries, head = self._rings.by_kind[CHANGES.name].end
+        if self._checked is None:
+            return AuditLog("checking", "", entries, head)
+        broken = sum(found.broken for found in self._checked)
+        faults = [text for found in self._checked for text in found.breaks]
+        return AuditLog("broken" if broken else "whole", faults[0][:120] if faults else "", entries, head)
 
     async def close(self) -> None:
-        """Write the last entry, with what was counted and not yet said, and close the file."""
-        await self.record("backend.stop", outcome="ok")
-        await self._disk.run(self._file.close)
+        """Write the last entries, with what was counted and not yet said, and close the files."""
+        await self.flush(all_of_them=True)
+        entry = Entry(1, "", _utc_now(), self._boot_id, "backend.stop", "ok")
+        await self._write(SYSTEM, entry)
+        await self._disk.run(self._rings.close)
+
+    async def _write(self, kind: Kind, entry: Entry) -> None:
+        entry = msgspec.structs.replace(entry, suppressed=self._suppressed[kind], lost=self._lost[kind])
+        self._suppressed[kind] = self._lost[kind] = 0
+        try:
+            await self._disk.run(lambda: self._rings.by_kind[kind.name].append(entry))
+        except OSError as error:
+            self._suppressed[kind] += entry.suppressed
+            self._lost[kind] += entry.lost + 1
+            log.error("entry lost (%s): %s", error.strerror, msgspec.json.encode(entry).decode())
+
+
+def check(folder: Path, known: dict[str, dict[int, str]] | None = None) -> list[Chain]:
+    """Walk along all logs in a folder, or in a copy of it. Blocks.
+
+    Args:
+        folder: where the files are.
+        known: hashes that were noted before, by kind and number.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return [chain.verify(folder, kind.name, (known or {}).get(kind.name)) for kind in KINDS]
+
+
+def main(words: list[str]) -> int:
+    """``check [FOLDER] [KIND:NUMBER:HASH]...``: 0: whole, 1: broken, 2: wrong use. HASH was noted before."""
+    known: dict[str, dict[int, str]] = {}
+    folder = FOLDER
+    for word in words[1:]:
+        if match := re.fullmatch(rf"({'|'.join(kind.name for kind in KINDS)}):([0-9]{{1,18}}):([0-9a-f]{{64}})", word):
+            known.setdefault(match[1], {})[int(match[2])] = match[3]
+        else:
+            folder = Path(word)
+    if words[:1] != ["check"] or not folder.is_dir():
+        print(f"{main.__doc__}\nThere has to be a folder of audit logs; by default it is {FOLDER}.", file=sys.stderr)
+        return 2
+    try:
+        chains = check(folder, known)
+    except OSError as error:
+        print(f"the audit log cannot be read: {str(error)!a}", file=sys.stderr)
+        return 1
+    for found in chains:
+        which = f"entries {found.first} to {found.last}, head {found.head}" if found.first else "no entry"
+        torn = f", then {found.unfinished} bytes of an unfinished entry" if found.unfinished else ""
+        print(f"{found.kind}: {which}{torn}: {f'broken in {found.broken} places' if found.broken else 'whole'}")
+        for text in found.breaks:
+            print(f"  {ascii(text)[1:-1]}")
+    return 1 if any(found.broken for found in chains) else 0
 
 
 def _utc_now() -> str:
     now = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from backend import storage
 from backend.actions import Actions
-from backend.audit import Audit, LogFile
+from backend.audit import CHANGES, KINDS, SYSTEM, Audit
 from backend.credential import Passwords
 from backend.gate import Gate
 from backend.host_status import HostStatus
@@ -27,12 +27,16 @@ from backend.instructions import OPERATOR
 from backend.limits import Bucket
 from backend.link import listen, load_keys
 from backend.notify import notify, watchdog_interval
+from backend.ring import Rings
 from backend.server import LinkServer
 from backend.settings import Settings
+from backend.vm_watch import VmWatch
 from backend.worker import Worker
 
 log = logging.getLogger("daemon")
 
+LOOK_S = 1.0
+"""How often to look for what happens without a request."""
 STDOUT = 1
 """Its file descriptor: what is shown must neither be buffered nor recoded."""
 
@@ -99,28 +103,45 @@ class Daemon:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self._settings
         keys = load_keys(settings.link)
-        disk, cpu = Worker("disk"), Worker("cpu")
+        rings = Rings(settings.data / "audit", KINDS)
+        # Whatever is written there, a full disk costs the oldest log and not what an operator wants to store.
+        disk, cpu = Worker("disk", rings.make_room), Worker("cpu")
         stack.callback(disk.stop)
         stack.callback(cpu.stop)
         presented = Presented(settings.identity, self._console)
         host = HostStatus(settings, presented, self._hostname)
-        audit = Audit(LogFile(settings.data / "audit.jsonl"), disk, host.boot_id)
+        audit = Audit(rings, disk, host.boot_id)
         stack.push_async_callback(audit.close)
-        attempts = Bucket(settings.change_rate, settings.change_burst)
+        attempts = Bucket(settings.login_rate, settings.login_burst)
         passwords = Passwords(settings.data / "credential.json", disk, cpu, attempts)
         first_password = await passwords.start()
-        actions = Actions(settings, audit, passwords, host, disk, presented, hostname=self._hostname)
-        stack.callback(actions.close)
+        left = [entry.budget for entry in await audit.recent(CHANGES) if entry.budget is not None]
+        actions = Actions(
+            settings,
+            audit,
+            passwords,
+            host,
+            disk,
+            presented,
+            hostname=self._hostname,
+            changes=left[-1] if left else None,
+        )
+        stack.push_async_callback(actions.close)
+        watch = VmWatch(settings.machine_state, audit)
+        await watch.start()
         listener = stack.enter_context(listen(settings))
         self.port = listener.getsockname()[1]
         gate = Gate(settings.request_rate, settings.request_burst)
         server = LinkServer(settings, keys, listener, gate, actions, audit)
-        await audit.record("backend.start", outcome="failed" if passwords.problem else "ok", detail=passwords.problem)
+        await audit.record(
+            "backend.start", kind=SYSTEM, outcome="failed" if passwords.problem else "ok", detail=passwords.problem
+        )
         if text := storage.TEXTS[host.storage]:
-            await audit.record("storage", outcome=host.storage, detail=text)
+            await audit.record("storage", kind=SYSTEM, outcome=host.storage, detail=text)
         self.serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_end, self.serving)
         stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, actions)))
+        stack.push_async_callback(_end, asyncio.create_task(_look(watch, actions, audit)))
         presented.announce([] if first_password is None else first_password_lines(first_password))
         if passwords.problem:
             self._console(
@@ -141,7 +162,23 @@ class Daemon:
         log.error(text)
         self._console([f"sallyport: {text}"])
         actions.schedule_reboot()
-        await audit.record("storage", outcome="second-disk", detail=text)
+        await audit.record("storage", kind=SYSTEM, outcome="second-disk", detail=text)
+
+
+async def _look(watch: VmWatch, actions: Actions, audit: Audit) -> None:
+    """Audit, once a second, what happens without a request."""
+    checking = asyncio.create_task(audit.check())
+    try:
+        while True:
+            try:
+                await watch.look()
+                await actions.look()
+                await audit.flush()
+            except Exception:
+                log.exception("audit")
+            await asyncio.sleep(LOOK_S)
+    finally:
+        await _end(checking)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from backend import machine_state, storage, store
 from backend.identity import Presented
-from backend.instructions import Status
+from backend.instructions import AuditLog, Status
 from backend.settings import Settings
 
 log = logging.getLogger("status")
@@ -78,8 +78,8 @@ class HostStatus:
         except OSError:
             self._root_hash = ""
 
-    def get(self) -> Status:
-        """The present state.
+    def get(self, audit: AuditLog) -> Status:
+        """The present state; `audit` is that of the audit log.
 
         Raises:
             OSError, ValueError, KeyError: the kernel's files are not what they were.
@@ -110,6 +110,7 @@ class HostStatus:
             machine=machine_state.machine(self._machine_state()),
             web_fingerprint=public.web if public else "",
             ssh_fingerprint=public.ssh if public else "",
+            audit=audit,
         )
 
     def _machine_state(self) -> machine_state.MachineState | None:

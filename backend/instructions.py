@@ -179,6 +179,17 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     """What that means and what to do; empty if all is well."""
 
 
+class AuditLog(Struct, frozen=True, forbid_unknown_fields=True):
+    """The chain of the audit log, as the backend found it when it started, and where it ends now."""
+
+    state: Literal["checking", "whole", "broken"]
+    fault: str
+    """The first place where it does not hold."""
+    entries: Count
+    head: str
+    """Number and SHA-256 of the newest entry of what operators changed; who notes them can tell if it was cut off."""
+
+
 class Status(Result, frozen=True, tag="status"):
     """State of the appliance."""
 
@@ -204,6 +215,7 @@ class Status(Result, frozen=True, tag="status"):
     """SHA-256 of the web page's certificate, as browsers write it; empty if the host cannot tell."""
     ssh_fingerprint: str
     """SHA-256 of the SSH host key, as OpenSSH writes it; empty if the host cannot tell."""
+    audit: AuditLog
 
 
 class Certificate(Result, frozen=True, tag="certificate"):

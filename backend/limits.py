@@ -11,22 +11,28 @@ Clock = Callable[[], float]
 class Bucket:
     """A token bucket: `burst` events at once, `rate` per second in the long run."""
 
-    def __init__(self, rate: float, burst: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, rate: float, burst: float, clock: Clock = time.monotonic, *, tokens: float | None = None
+    ) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
-        self._tokens = burst
+        self._tokens = burst if tokens is None else max(0.0, min(burst, tokens))
         self._filled_at = clock()
 
     def take(self) -> float:
         """Take a token. Returns 0.0 if there was one, else the seconds until the next (none is taken)."""
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
-        self._filled_at = now
-        if self._tokens >= 1.0:
+        if self.level() >= 1.0:
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self._rate
+
+    def level(self) -> float:
+        """Tokens that are there now."""
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        return self._tokens
 
 
 class SlowDown:

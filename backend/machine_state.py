@@ -15,10 +15,24 @@ from msgspec import Meta, Struct
 from backend import store
 from backend.instructions import Count, Machine
 
-LIMIT = 4096
+LIMIT = 16384
 """Bytes of the file at most."""
+EVENTS = 16
+"""Events in it at most. The daemon looks once a second, and a VM that dies at once is started again more slowly."""
 TEXT = 200
 """Characters of a text in it at most: `Machine` has to fit in one message together with the rest of `Status`."""
+
+
+Text = Annotated[str, Meta(max_length=TEXT)]
+
+
+class VmEvent(Struct, frozen=True, forbid_unknown_fields=True):
+    """What happened to the VM, for the audit log. Numbers begin at 1 when the host boots."""
+
+    number: Annotated[int, Meta(ge=1, le=2**53)]
+    what: Literal["start", "up", "exit"]
+    """It was started; its first heartbeat came; it ended, and ``detail`` says why."""
+    detail: Text
 
 
 class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,10 +40,14 @@ class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
 
     state: Literal["starting", "running", "restarting"]
     accelerator: Literal["kvm", "tcg"]
-    accelerator_reason: Annotated[str, Meta(max_length=TEXT)]
+    accelerator_reason: Text
     starts: Count
     started_at: float
-    last_exit: Annotated[str, Meta(max_length=TEXT)]
+    last_exit: Text
+    history: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,16}\Z")] = ""
+    """What the numbers of the events belong to: random, the same until the host is booted again."""
+    events: Annotated[tuple[VmEvent, ...], Meta(max_length=EVENTS)] = ()
+    """The newest ones, oldest first."""
 
 
 def write(path: Path, state: MachineState) -> None:

@@ -29,7 +29,7 @@ class Settings:
     identity: Path = Path("/run/sallyport/link/identity.json")
     """`identity.Public`: what the front-end is known by."""
     data: Path = Path("/data/sallyport")
-    """All that survives a reboot: `credential.json`, `hostname`, `audit.jsonl`."""
+    """All that survives a reboot: `credential.json`, `hostname`, and the folder `audit`."""
     request: Path = Path("/run/sallyport/request")
     """A file that appears here starts a small root unit: `hostname`, `reboot`."""
     machine_state: Path = Path("/run/sallyport/vm/state.json")
@@ -57,9 +57,14 @@ class Settings:
     request_rate: float = 50.0
     request_burst: float = 100.0
     """Requests per second over all connections."""
-    change_rate: float = 0.5
+    login_rate: float = 0.5
+    login_burst: float = 60.0
+    """Per second: passwords that are looked at."""
+    change_rate: float = 1 / 300
     change_burst: float = 60.0
-    """Per second: passwords that are looked at, and, counted apart, changes. Each costs fsyncs, and so flash."""
+    """Changes per second. Each is two entries of the audit log that are never left out, so this is what keeps whoever
+    has the password, or a VM that has seen it, from pushing out what was written before: the log's 14 MiB last for some
+    two months at the very least. What is left of the burst survives a restart."""
 
     session_idle_s: float = 15 * 60.0
     session_life_s: float = 12 * 3600.0

@@ -11,17 +11,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from backend import accelerator, heartbeat, machine, machine_state, tap, vm
 from backend.accelerator import Accelerator
-from backend.machine_state import MachineState
+from backend.console import QEMU, VM_CONSOLE, Console
+from backend.limits import Bucket
+from backend.machine_state import EVENTS, MachineState, VmEvent
 from backend.notify import notify, watchdog_interval
 
 RUN = Path("/run/sallyport/vm")
@@ -90,11 +97,31 @@ class Heart:
                 return
 
 
+def _append(events: deque[VmEvent], what: Literal["start", "up", "exit"], detail: str) -> None:
+    events.append(VmEvent(events[-1].number + 1 if events else 1, what, detail))
+
+
+def _earlier_events() -> tuple[str, deque[VmEvent]]:
+    """The events of the supervisor before this one, if there was one: the backend may not have read them yet."""
+    events: deque[VmEvent] = deque(maxlen=EVENTS)
+    with contextlib.suppress(OSError, ValueError, RecursionError, msgspec.DecodeError):
+        if (state := machine_state.read(RUN / "state.json")) and state.history:
+            events.extend(state.events)
+            if events and events[-1].what != "exit":
+                _append(events, "exit", "the supervisor ended without a word, and the VM with it")
+            return state.history, events
+    return secrets.token_hex(8), events
+
+
 class Supervisor:
     """Keeps one VM alive."""
 
-    def __init__(self, ends: vm.Ends, chosen: Accelerator, heart: Heart, patience: Patience) -> None:
+    def __init__(
+        self, ends: vm.Ends, chosen: Accelerator, heart: Heart, patience: Patience, console: Console, qemu: Console
+    ) -> None:
         self._ends = ends
+        self._console = console
+        self._qemu = qemu
         self._accelerator = chosen
         self._heart = heart
         self._patience = patience
@@ -104,6 +131,12 @@ class Supervisor:
         self._proven = False
         """Whether the accelerator has carried a VM to its first heartbeat."""
         self._last_exit = ""
+        self._history, self._events = _earlier_events()
+        # A VM that dies as often as it can must not fill the journal; the audit log counts them all.
+        self._mentions = Bucket(1 / 60, 20.0)
+
+    def _note(self, what: Literal["start", "up", "exit"], detail: str) -> None:
+        _append(self._events, what, detail)
 
     def _tell(self, state: str) -> None:
         machine_state.write(
@@ -115,28 +148,40 @@ class Supervisor:
                 starts=self._starts,
                 started_at=self._started_at,
                 last_exit=self._last_exit,
+                history=self._history,
+                events=tuple(self._events),
             ),
         )
 
     async def keep(self) -> None:
         """Run VMs, one after the other, for ever."""
         pause = 0.0
+        self._tell("starting")
         while True:
-            self._tell("restarting" if self._starts else "starting")
             await asyncio.sleep(pause)
             self._starts += 1
             self._started_at = time.monotonic()
-            child = await vm.start(self._accelerator, self._ends)
+            child = await vm.start(self._accelerator, self._ends, self._console.write_end, self._qemu.write_end)
+            self._note("start", f"under {self._accelerator.name}")
             self._tell("restarting" if self._starts > 1 else "starting")
             try:
                 self._last_exit = await self._watch(child)
+            except asyncio.CancelledError:
+                self._last_exit = "the supervisor was stopped"
+                raise
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
-            lived = time.monotonic() - self._started_at
+                lived = time.monotonic() - self._started_at
+                self._note("exit", f"{self._last_exit}, after {lived:.1f} s")
+                self._tell("restarting")
+                for console in self._console, self._qemu:
+                    console.end_line()
+                    console.tell_dropped()
             pause = 0.0 if lived > 10 else min(self._patience.backoff, max(0.2, pause * 2))
-            log.warning("the VM is started again after %.1f s: %s", lived, self._last_exit)
+            if self._mentions.take() == 0.0:
+                log.warning("the VM is started again after %.1f s: %s", lived, self._last_exit)
 
     async def _watch(self, child: asyncio.subprocess.Process) -> str:
         """Wait until the VM has ended or is silent; says which."""
@@ -158,6 +203,7 @@ class Supervisor:
                     return f"no heartbeat for {wait:.0f} s"
                 if beats == 0:
                     self._proven = True
+                    self._note("up", f"first heartbeat after {time.monotonic() - self._started_at:.1f} s")
                     log.info("first heartbeat after %.1f s", time.monotonic() - self._started_at)
                     self._tell("running")
                 beats += 1
@@ -193,12 +239,17 @@ async def main() -> None:
     access = await receive_tap() if vm.read_resources().access == "tap" else None
     ends = vm.Ends(access, tap.open_tap("link0"))
     heart = Heart(RUN / "heartbeat.sock")
+    consoles = Console(VM_CONSOLE), Console(QEMU)
+    for console in consoles:
+        console.start()
     notify("READY=1")
     watchdog = asyncio.create_task(_watchdog())
     try:
-        await Supervisor(ends, chosen, heart, Patience()).keep()
+        await Supervisor(ends, chosen, heart, Patience(), *consoles).keep()
     finally:
         watchdog.cancel()
+        for console in consoles:
+            console.close()
         for descriptor in ends.descriptors:
             os.close(descriptor)
 

@@ -131,9 +131,9 @@ def present(chosen: Accelerator, ends: Ends) -> list[str]:
     )
 
 
-async def start(chosen: Accelerator, ends: Ends) -> asyncio.subprocess.Process:
-    """Start the VM. Its serial console goes to our standard error, and so to the journal, which bounds it."""
+async def start(chosen: Accelerator, ends: Ends, console: int, messages: int) -> asyncio.subprocess.Process:
+    """Start the VM. Its serial console and QEMU's own messages go to two descriptors, neither of which is our log."""
     words = present(chosen, ends)
     return await asyncio.create_subprocess_exec(
-        *words, stdin=asyncio.subprocess.DEVNULL, stdout=2, stderr=2, pass_fds=ends.descriptors
+        *words, stdin=asyncio.subprocess.DEVNULL, stdout=console, stderr=messages, pass_fds=ends.descriptors
     )

@@ -170,6 +170,8 @@ class CommandLine:
             ("Last exit", machine.last_exit or "none"),
             ("Certificate", f"SHA-256 {status.web_fingerprint or 'not known'}"),
             ("SSH host key", status.ssh_fingerprint or "not known"),
+            ("Audit log", f"{status.audit.state}{f' ({status.audit.fault})' if status.audit.fault else ''}"),
+            ("Audit head", f"changes:{status.audit.entries}:{status.audit.head}"),
         ]
         self._terminal.write("".join(f"{name:<14}{printable(value, TEXT)}\n" for name, value in rows))
 

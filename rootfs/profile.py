@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from backend import audit
 from rootfs import given
 from rootfs.errors import SallyportError
 
 DIRECTORY = Path(__file__).parent / "profiles"
 
 _MAX_FILE = 1 << 20
+STATE_MIB = 4
+"""For all files of the data partition but the audit logs, each there twice while it is replaced. The host's journal and
+the captures of frames are in memory."""
+LEAST_DATA_MIB = math.ceil((audit.BYTES / 2**20 + STATE_MIB + 7) * 16 / 15)
+"""With what ext4 needs for itself in a partition of about that size: 7 MiB and a sixteenth (mke2fs(8), its inodes)."""
+
 _Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
@@ -28,10 +36,20 @@ class Disk(_Part):
 
     esp_mib: int = Field(ge=48, le=1024)
     slot_mib: int = Field(ge=64, le=4096)
-    data_mib: int = Field(ge=16, le=65536)
+    data_mib: int = Field(le=65536)
     sector_bytes: Literal[512, 4096] = 512
     """Logical sectors of the disk. An image is for one of the two: firmware looks for the partition table in the second
     sector, and reads the FAT by sectors. On Linux: `blockdev --getss /dev/sdX`."""
+
+    @field_validator("data_mib")
+    @classmethod
+    def _has_room(cls, value: int) -> int:
+        if value < LEAST_DATA_MIB:
+            raise ValueError(
+                f"{value} MiB have no room for the audit logs ({audit.BYTES // 2**20} MiB), {STATE_MIB} MiB of other "
+                f"files and the file system's own: at least {LEAST_DATA_MIB}"
+            )
+        return value
 
 
 class ManagementPort(_Part):

@@ -232,6 +232,9 @@ function renderStatus(status) {
   setText("machine-uptime", duration(machine.uptime_s));
   setText("machine-starts", grouped(machine.starts));
   setText("machine-exit", machine.last_exit || "none");
+  setText("audit-state", status.audit.fault ? `${status.audit.state}: ${status.audit.fault}` : status.audit.state);
+  setText("audit-head", `${grouped(status.audit.entries)} changes, ${status.audit.head.slice(0, 16)}…`);
+  $("audit-head").title = `changes:${status.audit.entries}:${status.audit.head}`;
   $("hostname-input").placeholder = status.hostname;
 }
 

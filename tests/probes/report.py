@@ -60,6 +60,7 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "host": ("The host behind the port", "No frame makes the host answer: no address, MAC, protocol or tag."),
     "drops": ("What is dropped, by the counters", "A frame that must be dropped arrived, and its drop was counted."),
     "passive": ("Every frame since power-on", "Whatever left the port was sent by the VM, for itself."),
+    "audit": ("The traces", "What strangers provoke pushes out no operator's entry, and every log is a whole chain."),
     "devices": ("What the VM can see", "Its devices, firmware and processor are those that were declared."),
     "forwarding": ("Between the VM's two NICs", "Nothing passes: a packet for somebody else ends in the VM."),
     "link-controls": ("Positive controls on the link", "The backend can be reached from inside the VM."),

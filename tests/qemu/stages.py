@@ -22,6 +22,7 @@ from tests.probes.spoof import run_spoof
 from tests.probes.sshwire import SshWire
 from tests.probes.system import run_system
 from tests.probes.target import LinkTarget
+from tests.probes.traces import run_traces
 from tests.probes.wire import WireError
 from tests.qemu.machine import PORT_MAC, MachineError
 from tests.qemu.rig import Rig
@@ -68,6 +69,10 @@ def _devices(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
     return run_devices(rig.run_vm, rig.image.profile.arch)
 
 
+def _audit(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
+    return run_traces(rig.run_vm, rig.run_host)
+
+
 def _link(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
     with SshWire.open(rig.vm(), "link", pcap=rig.folder / "link.pcapng") as wire:
         # Half of a quick run's ports are asked about outside; here the host's rules are the same for each of them.
@@ -111,6 +116,7 @@ STAGES: Mapping[str, Stage] = {
     "listeners": _listeners,
     "system": _system,
     "devices": _devices,
+    "audit": _audit,
     "drops": _drops,
     "forwarding": _forwarding,
     "link": _link,

@@ -13,6 +13,7 @@ import ssl
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
@@ -40,6 +41,13 @@ def ssh(appliance: Appliance, command: str, password: str | None = None) -> tupl
         _, out, _ = client.exec_command(command, timeout=60)
         text = out.read().decode()
         return out.channel.recv_exit_status(), text
+
+
+def audit(appliance: Appliance, kind: str) -> list[dict[str, Any]]:
+    """Entries of one log of the audit."""
+    lines = appliance.host.check(f"cat /data/sallyport/audit/{kind}-*.jsonl").splitlines()
+    # The shell's line may have the firmware's words on it, after a power cut.
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def test_status_over_the_api(appliance: Appliance) -> None:
@@ -165,13 +173,42 @@ def test_ssh_command_line(appliance: Appliance) -> None:
     assert ssh(appliance, "no-such-command")[0] == 2
 
 
-def test_testinfra_in_the_vm(appliance: Appliance, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    config = tmp_path / "ssh_config"
+def vm_shell(appliance: Appliance, folder: Path) -> Any:
+    """testinfra's host for the VM, as root."""
+    config = folder / "ssh_config"
     config.write_text(
         f"Host vm\n HostName 127.0.0.1\n Port {appliance.forward.test_shell}\n User root\n"
         f" IdentityFile {test_access.KEY}\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n"
     )
-    vm = testinfra.get_host("paramiko://vm", ssh_config=str(config))
+    return testinfra.get_host("paramiko://vm", ssh_config=str(config))
+
+
+def test_the_vms_console_is_marked_in_the_journal_and_bounded(appliance: Appliance, tmp_path: Path) -> None:
+    """Root in the VM prints what would look like the supervisor's, then more than anybody reads."""
+    vm = vm_shell(appliance, tmp_path)
+    said = vm.run(r"printf '\r\n<0>supervisor: kvm: all is well\033[2J\r\nMESSAGE=x\r\n' >/dev/ttyS0")
+    assert said.rc == 0, said.stderr
+    assert vm.run("i=0; while [ $i -lt 1500 ]; do echo $i; i=$((i+1)); done >/dev/ttyS0").rc == 0
+    deadline = time.monotonic() + 30
+    while True:
+        text = appliance.host.check("journalctl -b --no-pager -o json -u sallyport-vm", 60)
+        entries = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        printed = [entry for entry in entries if entry.get("SYSLOG_IDENTIFIER") == "vm-console"]
+        if any(entry["MESSAGE"].isdecimal() for entry in printed) or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    posing = [entry for entry in entries if "all is well" in str(entry["MESSAGE"])]
+    assert [(e["SYSLOG_IDENTIFIER"], e["PRIORITY"]) for e in posing] == [("vm-console", "6")]
+    assert posing[0]["MESSAGE"] == r"<0>supervisor: kvm: all is well\x1b[2J"
+    assert 50 < len(printed) <= 310, len(printed)
+    # The supervisor's own entries are there beside them, and nobody else's are by that name.
+    own = [entry for entry in entries if str(entry["MESSAGE"]).startswith("supervisor: first heartbeat")]
+    assert own
+    assert all(entry["SYSLOG_IDENTIFIER"] != "vm-console" for entry in own)
+
+
+def test_testinfra_in_the_vm(appliance: Appliance, tmp_path: Path) -> None:
+    vm = vm_shell(appliance, tmp_path)
     assert vm.run("id -u").stdout.strip() == "0"
     assert vm.file("/usr/lib/python3/dist-packages/frontend_vm/app.pyc").exists
     assert not vm.file("/usr/lib/python3/dist-packages/backend").exists
@@ -266,6 +303,44 @@ def test_killed_vm_is_back(appliance: Appliance) -> None:
         assert machine["starts"] == before + 1
 
 
+def test_a_stop_holds_and_a_start_works_even_if_what_it_requires_fails_at_first(appliance: Appliance) -> None:
+    host, keys = appliance.host, "/usr/lib/sallyport/link-keys"
+    try:
+        host.check("systemctl stop sallyport-vm", 30)
+        # Twice the longest pause before a service is started again.
+        time.sleep(10)
+        assert host.run("systemctl is-active sallyport-vm")[1].strip() == "inactive"
+        assert host.run("pidof qemu-system-x86_64-microvm")[0] != 0
+        assert "the supervisor was stopped" in audit(appliance, "system")[-1]["detail"]
+        # The backend needs them, too, and is stopped with them. /run takes no program: what lies there cannot be run.
+        host.check("systemctl stop sallyport-keys", 30)
+        host.check(f": >/run/broken && chmod 0755 /run/broken && mount --bind /run/broken {keys}")
+    finally:
+        host.check("systemctl start --no-block sallyport-backend sallyport-vm", 60)
+    time.sleep(5)
+    assert host.run("systemctl is-active sallyport-keys sallyport-vm")[1].split() == ["activating", "inactive"]
+    host.check(f"umount {keys}")
+    wait_managed(appliance.machine, Api(appliance.forward.https), 120)
+    assert appliance.api().get("/status")["machine"]["state"] == "running"
+
+
+def test_what_happened_is_in_the_audit_log_and_the_log_is_whole(appliance: Appliance) -> None:
+    """After all that the tests before did to the VM."""
+    events = [(entry["event"], entry.get("detail", "")) for entry in audit(appliance, "system")]
+    kinds = [event for event, _ in events]
+    assert kinds[0] == "backend.start"
+    assert {"vm.start", "vm.up", "vm.exit"} <= set(kinds)
+    assert any("QEMU ended with status -9" in detail for event, detail in events if event == "vm.exit")
+    assert {"denied", "limited"} <= {entry["outcome"] for entry in audit(appliance, "rejected")}
+    sessions = audit(appliance, "sessions")
+    assert {"vm"} <= {entry["outcome"] for entry in sessions if entry["event"] == "session.end"}
+    opened = {entry["session"] for entry in sessions if entry["event"] == "instruction"}
+    assert {entry["session"] for entry in sessions if entry["event"] == "session.end"} <= opened
+    said = appliance.host.check("python3 -I -m backend.audit check", 60)
+    assert said.count(": whole") == 4, said
+    assert appliance.api().get("/status")["audit"]["state"] == "whole"
+
+
 def test_hung_vm_is_back(appliance: Appliance) -> None:
     appliance.host.check("kill -STOP $(pidof qemu-system-x86_64-microvm)")
     time.sleep(3)
@@ -303,6 +378,9 @@ def test_host_name_survives_power_loss_and_a_lost_superblock(appliance: Applianc
     assert storage["state"] == "repaired"
     assert "check the settings" in storage["text"]
     assert appliance.api().get("/status")["hostname"] == "edge-7"
+    changes = [entry for entry in audit(appliance, "changes") if entry.get("detail") == "edge-7"]
+    assert [entry["outcome"] for entry in changes] == ["ok"]
+    assert appliance.host.check("python3 -I -m backend.audit check", 60).count(": whole") == 4
     # Somebody has logged in: the password stays, and the console shows none.
     assert "first password" not in said
     assert appliance.api().request("PUT", "/hostname", {"hostname": "Not a name"})[0] == 400

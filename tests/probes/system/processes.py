@@ -129,7 +129,14 @@ def judge_terminals(told: Processes) -> Finding:
 
 def judge_vm(told: Processes, forwarder: Forwarder, arch: str) -> Finding:
     """QEMU's command line, word by word, and its open files."""
-    finding = Finding(("the VM's QEMU", "its disk", "its two NICs", "its sandbox"))
+    finding = Finding(("the VM's QEMU", "its disk", "its two NICs", "its sandbox", "its console's pipe"))
+    # Whoever starts it has a stream of its own to the journal; what is said there is its own word.
+    own = {
+        target
+        for process in told.processes
+        if process.words[1:] == ["-I", "-m", "backend.supervisor"]
+        for target, _ in process.files
+    }
     for process in told.processes:
         if not re.fullmatch(QEMU, process.exe):
             continue
@@ -155,4 +162,8 @@ def judge_vm(told: Processes, forwarder: Forwarder, arch: str) -> Finding:
         for target, _ in process.files:
             if not QEMU_FILES.fullmatch(target):
                 finding.holes.append(f"has open: {target[:160]}")
+            if target in own and target.startswith("socket:"):
+                finding.holes.append(f"shares {target} with the supervisor, as which it could then speak")
+            if target in own and target.startswith("pipe:"):
+                finding.seen.add("its console's pipe")
     return finding

@@ -14,8 +14,9 @@ RestrictRealtime=yes RestrictSUIDSGID=yes LockPersonality=yes SystemCallArchitec
 """
 )
 FREE_KEYS = words(
-    "Type NotifyAccess Restart RestartSec RestartSteps RestartMaxDelaySec WatchdogSec TimeoutStartSec TimeoutStopSec "
-    "KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError"
+    "Type NotifyAccess Restart RestartSec RestartSteps RestartMaxDelaySec RestartMode WatchdogSec TimeoutStartSec "
+    "TimeoutStopSec KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError "
+    "LogRateLimitIntervalSec LogRateLimitBurst"
 )
 """Of a service's section what may be anything: nothing of it gives a right. All other lines are declared."""
 

@@ -126,6 +126,31 @@ HOST: tuple[Mutant, ...] = (
         "system",
         ("system/*",),
     ),
+    # Traces.
+    Mutant(
+        "vm-speaks-as-the-supervisor",
+        "host",
+        "The VM's console goes to the supervisor's own stream of the journal.",
+        Code("sallyport-vm", (Edit("backend/vm.py", "stdout=console, stderr=messages", "stdout=2, stderr=2"),)),
+        "system",
+        ("system/vm",),
+    ),
+    Mutant(
+        "audit-not-chained",
+        "backend",
+        "An entry of the audit log does not name the one before it.",
+        Code("sallyport-backend", (Edit("backend/ring.py", "prev=self._prev)", 'prev="0" * 64)'),)),
+        "audit",
+        ("audit/chain",),
+    ),
+    Mutant(
+        "rejections-push-out-changes",
+        "backend",
+        "What a stranger provokes is written among the operators' changes.",
+        Code("sallyport-backend", (Edit("backend/audit.py", "kind=REJECTED,", "kind=CHANGES,"),)),
+        "audit",
+        ("audit/rejections",),
+    ),
     # The backend's own checks.
     Mutant(
         "no-client-certificate",

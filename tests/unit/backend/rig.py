@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from backend import chain
 from backend import instructions as ins
+from backend.audit import KINDS
 from backend.daemon import Daemon
 from backend.settings import Settings
 
@@ -126,8 +128,15 @@ class Rig:
             writer.transport.abort()
 
 
+def read_log(data: Path, kind: str) -> list[dict[str, Any]]:
+    """All entries of one log that are still there, oldest first."""
+    paths = chain.files(data / "audit", kind)
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
 def read_audit(data: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (data / "audit.jsonl").read_text().splitlines()]
+    """The entries of all logs by their time."""
+    return sorted((entry for kind in KINDS for entry in read_log(data, kind.name)), key=lambda entry: entry["time"])
 
 
 @contextlib.asynccontextmanager

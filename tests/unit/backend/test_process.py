@@ -88,7 +88,8 @@ def test_ready_watchdog_console_and_a_clean_stop(settings: Settings) -> None:
         assert password.encode() not in log
         assert b"Traceback" not in log
         assert b"\n" not in console.replace(b"\r\n", b"")
-    assert [entry["event"] for entry in read_audit(settings.data)] == ["backend.start", "instruction", "backend.stop"]
+    events = [entry["event"] for entry in read_audit(settings.data)]
+    assert events == ["backend.start", "instruction", "session.end", "backend.stop"]
 
 
 async def _login(process: Process, password: str) -> None:
@@ -117,7 +118,7 @@ def test_kill_9_before_and_after_the_first_login(settings: Settings) -> None:
         assert MARKER not in console
     events = [(entry["event"], entry["outcome"]) for entry in read_audit(settings.data)]
     assert events.count(("instruction", "ok")) == 2
-    assert first not in "".join(path.read_text() for path in settings.data.iterdir())
+    assert first not in "".join(path.read_text() for path in settings.data.rglob("*.json*"))
 
 
 def test_a_damaged_credential_is_told_on_the_console_and_the_daemon_stays(settings: Settings) -> None:
@@ -195,7 +196,7 @@ def test_leaving_the_daemon_leaves_no_task(settings: Settings) -> None:
         async with rig.daemon:
             client, _ = await rig.operator()
             silent = await rig.plain()
-            await until(lambda: len(asyncio.all_tasks()) == len(before) + 3)
+            await until(lambda: len(asyncio.all_tasks()) == len(before) + 4)
         assert asyncio.all_tasks() == before
         for one in client, silent:
             one.writer.transport.abort()

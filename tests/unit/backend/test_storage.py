@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ from backend import instructions as ins
 from backend.daemon import Daemon
 from backend.identity import Presented
 from backend.settings import Settings
-from tests.unit.backend.rig import run, until
+from tests.unit.backend.rig import read_audit, run, until
 
 ROOM = 10**6
 
@@ -80,14 +79,16 @@ def test_status_has_it(settings: Settings) -> None:
     settings.storage.write_text('{"state": "repaired"}')
     slots(settings.block_devices, "vda2")
     host = host_status.HostStatus(settings, Presented(settings.identity, print))
-    assert host.get().storage == ins.Storage("repaired", storage.TEXTS["repaired"])
+    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage == ins.Storage(
+        "repaired", storage.TEXTS["repaired"]
+    )
     (settings.ext4 / "vda4").mkdir(parents=True)
     (settings.ext4 / "vda4/errors_count").write_text("0\n")
-    assert host.get().storage.state == "repaired"
+    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage.state == "repaired"
     (settings.ext4 / "vda4/errors_count").write_text("1\n")
-    assert host.get().storage.state == "read-only"
+    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage.state == "read-only"
     slots(settings.block_devices, "vdb2")
-    assert host.get().storage.state == "second-disk"
+    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage.state == "second-disk"
 
 
 def test_a_second_disk_ends_in_a_restart_with_a_word_on_the_console(settings: Settings, tmp_path: Path) -> None:
@@ -105,5 +106,5 @@ def test_a_second_disk_ends_in_a_restart_with_a_word_on_the_console(settings: Se
 
     run(test())
     assert any("Two disks" in line for lines in shown for line in lines)
-    entries = [json.loads(line) for line in (quick.data / "audit.jsonl").read_text().splitlines()]
+    entries = read_audit(quick.data)
     assert [entry["outcome"] for entry in entries if entry["event"] == "storage"] == ["temporary", "second-disk"]

@@ -18,6 +18,7 @@ import pytest
 from backend import heartbeat, machine_state, supervisor, vm
 from backend import tap as taps_of_the_kernel
 from backend.accelerator import Accelerator
+from backend.console import Console
 from backend.forwarder import process
 from backend.heartbeat import Heartbeats
 from backend.machine_state import MachineState
@@ -45,11 +46,15 @@ class Bench:
         self.started: list[Process] = []
         self.accelerators: list[str] = []
         self.told: list[MachineState] = []
+        self.at_last: list[MachineState] = []
+        """What was told when the supervisor was stopped."""
         self.heart = Heart(folder / "heartbeat.sock")
         self.sender = Heartbeats(folder / "heartbeat.sock")
+        self.consoles = tuple(Console(name, folder / "journal") for name in ("vm-console", "vm-qemu"))
 
-    async def _start(self, chosen: Accelerator, ends: vm.Ends) -> Process:
+    async def _start(self, chosen: Accelerator, ends: vm.Ends, console: int, messages: int) -> Process:
         assert ends == ENDS
+        assert (console, messages) == tuple(one.write_end for one in self.consoles)
         assert all(child.returncode is not None for child in self.started), "two VMs at once"
         self.accelerators.append(chosen.name)
         self.started.append(await asyncio.create_subprocess_exec(*self.argv))
@@ -73,21 +78,25 @@ class Bench:
 
         async def play() -> None:
             chosen = Accelerator("kvm" if kind == "kvm" else "tcg", "a test says so")
-            task = asyncio.create_task(Supervisor(ENDS, chosen, self.heart, patience).keep())
+            task = asyncio.create_task(Supervisor(ENDS, chosen, self.heart, patience, *self.consoles).keep())
             async with asyncio.timeout(DEADLINE_S):
                 while not until():
                     assert not task.done(), task.exception()
                     if prod is not None:
                         prod()
                     await asyncio.sleep(0.005)
+            count = len(self.told)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self.told, self.at_last = self.told[:count], self.told[count:]
 
         asyncio.run(play())
 
     def close(self) -> None:
         self.sender.close()
         self.heart._socket.close()
+        for console in self.consoles:
+            console.close()
 
 
 _WRITE = machine_state.write
@@ -180,7 +189,33 @@ def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> Non
     assert {(s.accelerator, s.accelerator_reason) for s in bench.told} == {("kvm", "a test says so")}
     assert bench.told[0].last_exit == ""
     assert bench.told[4].started_at > bench.told[2].started_at
-    assert machine_state.read(bench.folder / "state.json") == bench.told[-1]
+    (at_last,) = bench.at_last
+    assert machine_state.read(bench.folder / "state.json") == at_last
+    assert at_last.last_exit == "the supervisor was stopped"
+
+
+def test_what_happened_to_the_vm_is_numbered_on_over_a_restart_of_the_supervisor(bench: Bench) -> None:
+    bench.beats_from = {1}
+    bench.run("kvm", PATIENT, lambda: bench.told[-1:] != [] and bench.told[-1].state == "running")
+    bench.argv = ["sh", "-c", "exit 7"]
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= 3)
+    state = (bench.told + bench.at_last)[-1]
+    assert [event.number for event in state.events] == list(range(1, len(state.events) + 1))
+    told = [(event.what, event.detail) for event in state.events]
+    assert [what for what, _ in told[:5]] == ["start", "up", "exit", "start", "exit"]
+    assert told[0][1] == "under kvm"
+    assert told[2][1].startswith("the supervisor was stopped, after ")
+    assert told[4][1].startswith("QEMU ended with status 7, after ")
+    # Killed: it could say nothing.
+    really = machine_state.MachineState("running", "kvm", "", 1, 0.0, "", state.history, state.events[:4])
+    machine_state.write(bench.folder / "state.json", really)
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= 5)
+    last = (bench.told + bench.at_last)[-1]
+    events = last.events
+    assert last.history == state.history
+    assert events[4].what == "exit"
+    assert "without a word" in events[4].detail
+    assert len(events) <= machine_state.EVENTS
 
 
 def test_two_boots_in_silence_under_kvm_make_it_tcg(bench: Bench) -> None:

@@ -196,18 +196,22 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
     qemu.write_text("#!/bin/sh\nls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /fd \\1 /p'\n")
     qemu.chmod(0o755)
     monkeypatch.setattr(machine, "own", lambda: in_place("tcg", qemu))
-    access, link, other = (os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other"))
+    access, link, other, printed = (
+        os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other", "printed")
+    )
     os.set_inheritable(other, True)
 
     async def start() -> int:
-        return await (await vm.start(TCG, vm.Ends(access if with_tap else None, link))).wait()
+        return await (await vm.start(TCG, vm.Ends(access if with_tap else None, link), printed, 2)).wait()
 
     try:
         assert asyncio.run(start()) == 0
     finally:
-        for descriptor in (access, link, other):
+        for descriptor in (access, link, other, printed):
             os.close(descriptor)
-    held = dict(line.split()[1:3] for line in capfd.readouterr().err.splitlines() if line.startswith("fd "))
+    # What it prints goes where the console goes, and nowhere else.
+    assert capfd.readouterr() == ("", "")
+    held = dict(line.split()[1:3] for line in (boot / "printed").read_text().splitlines() if line.startswith("fd "))
     assert held.pop("0") == "/dev/null"
     assert held[str(link)] == str(boot / "link")
     assert held.get(str(access)) == (str(boot / "access") if with_tap else None)

@@ -15,6 +15,7 @@ from msgspec import structs
 from frontend_vm.instructions import (
     MAX_LINE,
     AnyInstruction,
+    AuditLog,
     Certificate,
     CertificateGet,
     Counter,
@@ -182,6 +183,7 @@ class FakeBackend:
             ),
             web_fingerprint=":".join(["5A"] * 32),
             ssh_fingerprint="SHA256:" + "s" * 43,
+            audit=AuditLog(state="whole", fault="", entries=41, head="7c" * 32),
         )
 
     def _ports(self) -> Ports:

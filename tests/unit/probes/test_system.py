@@ -84,7 +84,13 @@ def processes(way: Forwarder) -> dict[str, Any]:
     backend["files"].append(["/dev/console", 1])
     terminal = {"terminal": 0x441, "files": [["/dev/ttyS1", 2]]}
     vm = process(302, "/usr/bin/qemu-system-x86_64-microvm", "", status(901, "104 901 903"))
-    vm |= {"words": qemu(way), "parent": 301, "files": [["/dev/kvm", 2], ["anon_inode:kvm-vm", 2], ["socket:[99]", 2]]}
+    vm |= {
+        "words": qemu(way),
+        "parent": 301,
+        "files": [["/dev/kvm", 2], ["anon_inode:kvm-vm", 2], ["socket:[99]", 2], ["pipe:[7]", 1]],
+    }
+    supervisor = process(301, python, "/usr/bin/python3 -I -m backend.supervisor", status(901, "104 901 903"))
+    supervisor["files"] += [["socket:[98]", 2], ["pipe:[7]", 0], ["pipe:[7]", 1]]
     forwarder = process(303, python, "/usr/bin/python3 -I -m backend.forwarder", port, net=PORT_NET)
     return {
         "self": 403,
@@ -93,7 +99,7 @@ def processes(way: Forwarder) -> dict[str, Any]:
             process(2, "", "", root, flags=0x208040, parent=0),
             process(200, logs, logs, status(0, "", journal, journal)),
             backend,
-            process(301, python, "/usr/bin/python3 -I -m backend.supervisor", status(901, "104 901 903")),
+            supervisor,
             vm,
             forwarder,
             process(400, box, "/bin/sh /usr/lib/sallyport/test-shell", root, **terminal),
@@ -344,6 +350,7 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("vm", _words("-S")),
     ("vm", lambda parts: _of(parts, 302)["words"].remove("-nodefaults")),
     ("vm", lambda parts: _of(parts, 302)["files"].append(["/data/identity/web.key", 0])),
+    ("vm", lambda parts: _of(parts, 302)["files"].append(["socket:[98]", 2])),
     ("mounts", _text("kernel", "mounts", "/run rw,nosuid,nodev,noexec", "/run rw,nosuid,nodev")),
     ("mounts", _text("kernel", "mounts", "- squashfs", "- ext4")),
     ("mounts", _text("kernel", "mounts", "- tmpfs tmpfs rw", "- 9p share rw")),

@@ -315,3 +315,37 @@ def test_a_forwarder_that_ends_does_not_take_the_vm_along(way: str) -> None:
     unit = rendered("sallyport-vm.service.j2", way)
     assert not re.search(r"^(Requires|BindsTo|PartOf|Requisite)=.*sallyport-port", unit, re.MULTILINE)
     assert re.search(r"^Restart=always$", rendered("sallyport-port.service.j2", way), re.MULTILINE)
+
+
+_UNITS = PROJECT / "overlays" / "host/etc/systemd/system"
+_KEPT = ("sallyport-port.service.j2", "sallyport-backend.service", "sallyport-vm.service.j2")
+
+
+def test_each_service_is_kept_alive_by_itself_so_that_a_stop_is_a_stop() -> None:
+    """`Upholds=` would undo a stop at once; without it, what a service requires must not fail it on a first try."""
+    for file in _UNITS.glob("sallyport*"):
+        assert not re.search(r"^Upholds=", file.read_text(), re.MULTILINE), file.name
+    required: set[str] = set()
+    for name in _KEPT:
+        unit = (_UNITS / name).read_text()
+        assert re.search(r"^Restart=always$", unit, re.MULTILINE), name
+        assert re.search(r"^StartLimitIntervalSec=0$", unit, re.MULTILINE), name
+        required |= {word for line in re.findall(r"^Requires=(.*)$", unit, re.MULTILINE) for word in line.split()}
+    assert required == {"sallyport-keys.service", "sallyport-network.service"}
+    for name in required:
+        unit = (_UNITS / name).read_text()
+        for line in ("Restart=on-failure", "RestartMode=direct", "StartLimitIntervalSec=0"):
+            assert re.search(rf"^{line}$", unit, re.MULTILINE), (name, line)
+
+
+def test_no_service_can_fill_the_journal() -> None:
+    """Whatever the VM makes a service say: entries of some 600 bytes, up to twice the declared number of them."""
+    journal = (PROJECT / "overlays" / "host/etc/systemd/journald.conf.d/sallyport.conf").read_text()
+    assert {"Storage=volatile", "RuntimeMaxUse=16M", "LineMax=2K", "ReadKMsg=no"} <= set(journal.splitlines())
+    an_hour = 0
+    for name in _KEPT:
+        unit = (_UNITS / name).read_text()
+        assert re.search(r"^LogRateLimitIntervalSec=1h$", unit, re.MULTILINE), name
+        (burst,) = re.findall(r"^LogRateLimitBurst=(\d+)$", unit, re.MULTILINE)
+        an_hour += 2 * int(burst)
+    assert 16 * 2**20 / (an_hour * 600) > 12  # hours, with all three at their worst

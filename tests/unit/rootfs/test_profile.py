@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from backend import audit
 from rootfs import profile
 from rootfs.errors import SallyportError
 
@@ -81,6 +83,8 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("slot_mib = 128", "slot_mib = true", "disk.slot_mib"),
         ("esp_mib = 64", "esp_mib = 47", "disk.esp_mib"),
         ("data_mib = 64", "data_mib = 65537", "disk.data_mib"),
+        ("data_mib = 64", f"data_mib = {profile.LEAST_DATA_MIB - 1}", "disk.data_mib"),
+        ("data_mib = 64", "data_mib = -64", "disk.data_mib"),
         ('arch = "x86_64"', 'arch = "m68k"', "arch"),
         ('kernel = "cloud"', 'kernel = "fog"', "kernel"),
         ('console = "ttyS0,115200"', 'console = "ttyS0 init=/bin/sh"', "console"),
@@ -155,3 +159,20 @@ def test_a_profile_is_not_changed_after_it_was_checked() -> None:
     loaded = profile.load("qemu")
     with pytest.raises(ValueError, match="frozen"):
         loaded.vm.__setattr__("cpus", 99)
+
+
+def test_the_smallest_data_partition_holds_all_audit_logs_full_and_the_state_besides(tmp_path: Path) -> None:
+    """By mke2fs(8) itself, with the options of the image's own."""
+    accepted = profile.load(str(write(tmp_path, "data_mib = 64", f"data_mib = {profile.LEAST_DATA_MIB}")))
+    disk = tmp_path / "data.ext4"
+    with disk.open("wb") as file:
+        file.truncate(accepted.disk.data_mib * 2**20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^metadata_csum_seed", disk], check=True)
+    said = subprocess.run(["dumpe2fs", "-h", disk], check=True, capture_output=True, text=True).stdout
+    facts = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+    free = int(facts["Free blocks"]) * int(facts["Block size"])
+    kinds = sum(kind.files * kind.file_bytes for kind in audit.KINDS)
+    assert free >= kinds + profile.STATE_MIB * 2**20
+    assert f"at least {accepted.disk.data_mib}" in refused(
+        write(tmp_path, "data_mib = 64", f"data_mib = {accepted.disk.data_mib - 1}")
+    )
