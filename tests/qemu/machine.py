@@ -41,6 +41,8 @@ class Hardware:
     type: str
     """What ``-M`` takes."""
     cpu: str
+    processors: str
+    """What ``-smp`` takes."""
     firmware: str
     """UEFI, in QEMU's tree."""
     variables: str
@@ -52,6 +54,8 @@ HARDWARE = {
         "qemu-system-x86_64",
         "q35,smm=off",
         "qemu64,+svm,+npt",
+        # Two threads a core, as many a box has: the second ones are to stay off.
+        "4,sockets=1,cores=2,threads=2",
         "usr/share/OVMF/OVMF_CODE_4M.fd",
         "usr/share/OVMF/OVMF_VARS_4M.fd",
     ),
@@ -59,6 +63,7 @@ HARDWARE = {
         "qemu-system-aarch64",
         "virt,virtualization=on,gic-version=3",
         "cortex-a72",
+        "2",
         "usr/share/AAVMF/AAVMF_CODE.no-secboot.fd",
         "usr/share/AAVMF/AAVMF_VARS.fd",
     ),
@@ -138,6 +143,7 @@ class Machine:
         saved: what `save` made of another machine of the same image; `run` then goes on from there. Each time in a new
             process: the processor's time stamp counter never goes back within one (system/cpu-timers.c of QEMU), and
             an appliance whose clock jumps ahead by minutes takes everything in it for dead.
+        cpu: another processor, as ``-cpu`` takes it: one without virtualization, say.
     """
 
     def __init__(
@@ -152,12 +158,14 @@ class Machine:
         console: bool = False,
         log: Path | None = None,
         saved: Saved | None = None,
+        cpu: str = "",
     ) -> None:
         self.image = image
         self._tools = tools
         self._hardware = HARDWARE[image.profile.arch]
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
         self._log, self._saved, self._tap = log, saved, tap
+        self._cpu = cpu or self._hardware.cpu
         self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QEMUMonitorProtocol | None = None
@@ -229,7 +237,7 @@ class Machine:
                 "none",
                 "-S",
             ),
-            *("-M", self._hardware.type, "-cpu", self._hardware.cpu, "-smp", "2", "-m", "1024"),
+            *("-M", self._hardware.type, "-cpu", self._cpu, "-smp", self._hardware.processors, "-m", "1024"),
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
             *("-drive", f"if=pflash,format=raw,file={directory}/vars.fd"),

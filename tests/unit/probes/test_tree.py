@@ -29,7 +29,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and setuid bits n
 Plant = Callable[[Path], None]
 LINE = (
     f"console=ttyS0,115200 sallyport.roothash={'ab' * 32} sallyport.verity=14783,{'cd' * 32} ipv6.disable=1 panic=10 "
-    "quiet loglevel=3 rcupdate.rcu_expedited=1 audit=0 mitigations=auto,nosmt systemd.import_credentials=no "
+    "quiet loglevel=3 rcupdate.rcu_expedited=1 audit=0 mitigations=auto nosmt=force systemd.import_credentials=no "
     "systemd.show_status=yes systemd.gpt_auto=no systemd.firstboot=no rd.systemd.gpt_auto=no"
 )
 
