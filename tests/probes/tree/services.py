@@ -110,7 +110,7 @@ VENDOR_LINES: Mapping[str, frozenset[str]] = {
 """Lines that a unit of systemd's own must have, whatever else its version brings."""
 EXPOSURE: Mapping[str, tuple[float, str]] = {
     "sallyport-backend.service": (2.0, "parses what the VM sends"),
-    "sallyport-vm.service": (3.5, "QEMU needs devices and memory that it may run"),
+    "sallyport-vm.service": (1.2, "QEMU needs two devices, and memory that it may write and run"),
     "sallyport-port.service": (3.8, "opens the port with two capabilities, which it gives up before the first frame"),
     "sallyport-hostname.service": (3.7, "root, for sethostname(2); without network"),
     "sallyport-keys.service": (5.7, "root, for the owners of keys; without network; reads nothing from outside"),
