@@ -36,8 +36,9 @@ class Patience:
     """Seconds to wait for signs of life."""
 
     first_kvm: float = 120.0
-    first_tcg: float = 240.0
-    """From QEMU's start to the first heartbeat."""
+    first_tcg: float = 900.0
+    """From QEMU's start to the first heartbeat. An emulated VM that is on its way is not to be killed, however slow the
+    device: half a minute on a small box's processor, some minutes where that one is emulated, too."""
     next: float = 20.0
     """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five, and a flood
     at the port may leave the VM's one processor little time for it; starting the VM anew would end no flood."""
