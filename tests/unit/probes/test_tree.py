@@ -270,7 +270,7 @@ def test_what_is_no_kernel_image_is_not_sealed(pair: tuple[Path, Path], tmp_path
 @pytest.mark.parametrize(
     ("bare", "figure", "verdict"),
     [
-        (9.6, 1.7, Verdict.SEALED),
+        (9.6, 1.1, Verdict.SEALED),
         (9.6, 9.0, Verdict.HOLE),
         (1.0, 1.0, Verdict.NOT_TESTED),
         (9.6, None, Verdict.NOT_TESTED),
