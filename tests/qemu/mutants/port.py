@@ -175,7 +175,7 @@ PORT: tuple[Mutant, ...] = (
         "threads-left-on",
         "boot",
         "Two threads of the host's processor share a core, one of them the VM's.",
-        AtBoot(patch=(b"nosmt=force", b"nosmt=never")),
+        AtBoot(patch=(b"nosmt=force", b"no_smt=none")),
         "system",
         ("system/settings",),
     ),
