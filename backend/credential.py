@@ -12,6 +12,7 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,15 +34,23 @@ GROUPS, GROUP = 4, 5
 FILE_LIMIT = 4096
 
 
+COSTS = (2**14, 2**15, 2**16, 2**17)
+"""scrypt's n, with r = 8 and p = 1: 16 to 128 MiB, and as much time (RFC 7914 section 2). The last one is OWASP's
+recommendation of 2025; what a device is given is the largest that it computes in `BUDGET_S`."""
+BUDGET_S = 1.0
+"""Processor time of one attempt. They are looked at one by one, and replies come in order: the VM lets four wait, with
+its heartbeat and every other answer behind them, and gives up after ten seconds."""
+
+
 class Credential(Struct, frozen=True, forbid_unknown_fields=True):
-    """The stored form. scrypt with n = 2**14, r = 8 takes 16 MiB and some 50 ms (RFC 7914 section 2).
+    """The stored form.
 
     The parameters are literal: a file that asks for others, however large, is corrupt.
     """
 
     salt: Annotated[bytes, Meta(min_length=16, max_length=16)]
     hash: Annotated[bytes, Meta(min_length=32, max_length=32)]
-    n: Literal[16384]
+    n: Literal[16384, 32768, 65536, 131072]
     r: Literal[8]
     p: Literal[1]
     used: bool
@@ -53,15 +62,26 @@ def first_password() -> str:
     return "-".join("".join(secrets.choice(ALPHABET) for _ in range(GROUP)) for _ in range(GROUPS))
 
 
-def derive(password: str, salt: bytes) -> bytes:
-    """The scrypt hash of a password, 32 bytes. Blocks for its whole cost."""
-    return hashlib.scrypt(password.encode(), salt=salt, n=16384, r=8, p=1, dklen=32)
+def derive(password: str, salt: bytes, n: int) -> bytes:
+    """The scrypt hash of a password, 32 bytes; ``n`` is one of `COSTS`. Blocks for its whole cost."""
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=8, p=1, maxmem=2 * 128 * 8 * n, dklen=32)
 
 
-def make(password: str, *, used: bool) -> Credential:
+def make(password: str, n: int = COSTS[0], *, used: bool) -> Credential:
     """A credential with a fresh salt. Blocks for the cost of the hash."""
     salt = secrets.token_bytes(16)
-    return Credential(salt=salt, hash=derive(password, salt), n=16384, r=8, p=1, used=used)
+    return Credential(salt=salt, hash=derive(password, salt, n), n=n, r=8, p=1, used=used)  # type: ignore[arg-type]
+
+
+def affordable(n: int, seconds: float) -> int:
+    """The largest of `COSTS` that takes `BUDGET_S` at most where ``n`` took ``seconds``; ``n`` if none is larger."""
+    return max([n, *(cost for cost in COSTS if seconds * cost / n <= BUDGET_S)])
+
+
+def _timed(work: Callable[[], bytes]) -> tuple[bytes, float]:
+    """What the work gives, and its processor time in seconds: who keeps the processor busy does not lower a cost."""
+    began = time.thread_time()
+    return work(), time.thread_time() - began
 
 
 class Passwords:
@@ -109,8 +129,11 @@ class Passwords:
             Refused: ``denied``, ``limited`` (too soon; the password was not looked at) or ``failed`` (no usable file).
         """
         async with self._lock:
-            credential = await self._verify(user, password)
-            if not credential.used:
+            credential, n = await self._verify(user, password)
+            if n > credential.n:
+                # A first password, 99 random bits, is made at the least cost; and a device may have become faster.
+                await self._keep(await self._cpu.run(lambda: make(password, n, used=True)), must=False)
+            elif not credential.used:
                 await self._keep(msgspec.structs.replace(credential, used=True), must=False)
 
     async def change(self, old: str, new: str) -> None:
@@ -121,10 +144,11 @@ class Passwords:
             OSError: the new one could not be stored; the old one is still valid.
         """
         async with self._lock:
-            await self._verify(OPERATOR, old)
-            await self._keep(await self._cpu.run(lambda: make(new, used=True)), must=True)
+            _, n = await self._verify(OPERATOR, old)
+            await self._keep(await self._cpu.run(lambda: make(new, n, used=True)), must=True)
 
-    async def _verify(self, user: str, password: str) -> Credential:
+    async def _verify(self, user: str, password: str) -> tuple[Credential, int]:
+        """Check an attempt; returns the credential, and the cost that a new one should have."""
         credential = self._credential
         if credential is None:
             raise Refused("failed", "logins are refused: the stored password is damaged; see the serial console")
@@ -136,12 +160,12 @@ class Passwords:
         # Only now: attempts that are not looked at must not use up what right ones need.
         if (wait := self._attempts.take()) > 0.0:
             raise Refused("limited", "too many logins", retry_after_s=wait)
-        found = await self._cpu.run(lambda: derive(password, credential.salt))
+        found, seconds = await self._cpu.run(lambda: _timed(lambda: derive(password, credential.salt, credential.n)))
         if not (hmac.compare_digest(found, credential.hash) and user == OPERATOR):
             slow_down.failed()
             raise Refused("denied", "wrong user or password", retry_after_s=slow_down.wait())
         slow_down.succeeded()
-        return credential
+        return credential, affordable(credential.n, seconds)
 
     async def _renew(self) -> str:
         password = first_password()

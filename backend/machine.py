@@ -34,6 +34,8 @@ class Machine:
     tcg: Way
     command_line: str
     """The kernel's: where its console is, and what makes it start quickly."""
+    hands_tsc_through: bool
+    """Under TCG its guest reads this processor's time stamp counter and must be told how fast that runs (`tsc`)."""
     trial_rom: bytes
     """A firmware of 64 KiB that computes, leaves the guest a thousand times, and says K on the serial port."""
 
@@ -103,6 +105,7 @@ MICROVM = Machine(
     tcg=Way("/usr/bin/qemu-system-x86_64", _MICROVM, "max,svm=off"),
     # Nothing to calibrate, one serial port.
     command_line=f"console=ttyS0 reboot=t tsc=reliable no_timer_check 8250.nr_uarts=1 {_QUIET}",
+    hands_tsc_through=True,
     trial_rom=_microvm_trial(),
 )
 # No ACPI: the device tree alone says what there is.
@@ -111,6 +114,8 @@ VIRT = Machine(
     kvm=Way("/usr/bin/qemu-system-aarch64", _VIRT % "host", "host,pmu=off"),
     tcg=Way("/usr/bin/qemu-system-aarch64", _VIRT % "3", "cortex-a72"),
     command_line=f"console=ttyAMA0 {_QUIET}",
+    # Its timer has a register that tells its frequency (CNTFRQ_EL0).
+    hands_tsc_through=False,
     trial_rom=_virt_trial(),
 )
 ALL = {"x86_64": MICROVM, "aarch64": VIRT}

@@ -1,8 +1,9 @@
 """Supervises the front-end VM: starts QEMU, listens for its heartbeat, starts it anew when it ends or falls silent.
 
-Runs, like QEMU itself, as a user without privileges: the access NIC's end is the forwarder's vhost-user socket or a tap
-that comes from the forwarder as an open file descriptor; the link's tap belongs to this user. Taps stay open here while
-QEMU comes and goes, so the host's side of the network never changes under a restart.
+Runs, like QEMU itself, as a user without privileges, in a network namespace that has nothing in it. The access NIC's
+end is the forwarder's vhost-user socket or a tap that comes from the forwarder as an open file descriptor; the link's
+tap is the host's, belongs to this user, and is reached by a descriptor that systemd opens there. Taps stay open here
+while QEMU comes and goes, so the host's side of the network never changes under a restart.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from backend.accelerator import Accelerator
 from backend.console import QEMU, VM_CONSOLE, Console
 from backend.limits import Bucket
 from backend.machine_state import EVENTS, MachineState, VmEvent
-from backend.notify import notify, watchdog_interval
+from backend.notify import given, notify, watchdog_interval
 
 RUN = Path("/run/sallyport/vm")
 TAPS = Path("/run/sallyport/port/taps.sock")
@@ -42,8 +43,9 @@ class Patience:
     """Seconds to wait for signs of life."""
 
     first_kvm: float = 120.0
-    first_tcg: float = 240.0
-    """From QEMU's start to the first heartbeat."""
+    first_tcg: float = 900.0
+    """From QEMU's start to the first heartbeat. An emulated VM that is on its way is not to be killed, however slow the
+    device: half a minute on a small box's processor, some minutes where that one is emulated, too."""
     next: float = 20.0
     """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five, and a flood
     at the port may leave the VM's one processor little time for it; starting the VM anew would end no flood."""
@@ -73,6 +75,12 @@ async def receive_tap() -> int:
     if len(descriptors) != 1:
         raise OSError(f"{TAPS}: no file descriptor came")
     return descriptors[0]
+
+
+def _end(status: int) -> str:
+    """How QEMU ended, as a sentence; ``status`` as `asyncio.subprocess.Process.returncode`."""
+    forbidden = ", SIGSYS: it wanted a system call that its filter forbids" if status == -signal.SIGSYS else ""
+    return f"QEMU ended with status {status}{forbidden}"
 
 
 class Heart:
@@ -196,7 +204,7 @@ class Supervisor:
                 if ended in done:
                     if beats == 0:
                         self._doubt()
-                    return f"QEMU ended with status {ended.result()}"
+                    return _end(ended.result())
                 if beat not in done:
                     if beats == 0:
                         self._doubt()
@@ -237,7 +245,7 @@ async def main() -> None:
     chosen = await accelerator.choose(machine.own(), RUN)
     log.info("%s: %s", chosen.name, chosen.reason)
     access = await receive_tap() if vm.read_resources().access == "tap" else None
-    ends = vm.Ends(access, tap.open_tap("link0"))
+    ends = vm.Ends(access, tap.attach(given("tun"), "link0"))
     heart = Heart(RUN / "heartbeat.sock")
     consoles = Console(VM_CONSOLE), Console(QEMU)
     for console in consoles:

@@ -22,8 +22,19 @@ def open_tap(name: str, *, header: bool = False) -> int:
     Raises:
         OSError: no /dev/net/tun, no permission, or somebody else has it open.
     """
+    return attach(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK), name, header=header)
+
+
+def attach(descriptor: int, name: str, *, header: bool = False) -> int:
+    """Make of an open ``/dev/net/tun`` the tap ``name``, as `open_tap`, and return it; closed if that fails.
+
+    The tap is one of the network namespace in which the device was opened (tun_chr_open() of Linux), wherever this
+    process is, and stays so.
+
+    Raises:
+        OSError: no such tap, no permission, or somebody else has it open.
+    """
     flags = _IFF_TAP | _IFF_NO_PI | (_IFF_VNET_HDR if header else 0)
-    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from backend import machine
+from backend import machine, tsc
 from backend.accelerator import Accelerator
 from backend.instructions import FRONTEND_MAC
 from backend.machine import Machine
@@ -76,6 +76,7 @@ def command(
     cpus: int,
     access_mac: str,
     handed: list[str],
+    tsc_khz: int = 0,
 ) -> list[str]:
     """QEMU's command line.
 
@@ -87,6 +88,7 @@ def command(
         cpus: its virtual CPUs.
         access_mac: its address on the management port.
         handed: names of the files in `GUEST`.
+        tsc_khz: frequency of the time stamp counter, for a guest that cannot find it out; 0 for one that can.
     """
     way, accelerator = (kind.kvm, "kvm") if chosen.name == "kvm" else (kind.tcg, "tcg,thread=multi,tb-size=64")
     words = [
@@ -97,7 +99,7 @@ def command(
         *("-accel", accelerator, "-cpu", way.cpu),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),
-        *("-append", kind.command_line),
+        *("-append", kind.command_line + (f" tsc_early_khz={tsc_khz}" if tsc_khz else "")),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),
         *("-device", "virtio-blk-device,drive=root"),
@@ -113,21 +115,23 @@ def command(
 
 
 def present(chosen: Accelerator, ends: Ends) -> list[str]:
-    """`command` with what this host's image and this boot say.
+    """`command` with what this host's image, its processor and this boot say.
 
     Raises:
-        OSError: a file is missing.
+        OSError: a file is missing, or the processor's counter cannot be measured.
         msgspec.DecodeError: the resources are not what they should be.
     """
     resources = read_resources()
+    kind = machine.own()
     return command(
-        machine.own(),
+        kind,
         chosen,
         ends,
         memory_mib=resources.memory_mib,
         cpus=resources.cpus,
         access_mac=VM_MAC.read_text().strip(),
         handed=sorted(path.name for path in GUEST.iterdir() if not path.name.startswith(".")),
+        tsc_khz=tsc.measure() if kind.hands_tsc_through and chosen.name == "tcg" else 0,
     )
 
 

@@ -162,7 +162,10 @@ def command_line(profile: Profile, verity: Verity) -> str:
     """The host kernel's command line; part of the unified kernel image. (Without Secure Boot who holds the device can
     still add to it in the firmware: that is physical access.)
 
-    ``nosmt``: a guest must not read the host across hyper-threads. ``import_credentials``: none from outside the image.
+    ``nosmt``: a guest must not read the host across hyper-threads, and nobody switches the second threads on again. Not
+    by ``mitigations=auto,nosmt``, which leaves them on where the kernel knows of no fault yet; nor by core scheduling,
+    which keeps programs apart, but not the kernel, which a sibling's interrupt runs beside the guest (kernel:
+    admin-guide/hw-vuln/core-scheduling.rst). ``import_credentials``: none from outside the image.
 
     ``ipv6.disable=1``: the host has no IPv6 stack at all. ``panic``: a host that cannot go on starts again.
     """
@@ -175,7 +178,8 @@ def command_line(profile: Profile, verity: Verity) -> str:
         "loglevel=3",
         "rcupdate.rcu_expedited=1",
         "audit=0",
-        "mitigations=auto,nosmt",
+        "mitigations=auto",
+        "nosmt=force",
         "systemd.import_credentials=no",
         "systemd.show_status=yes",
         "systemd.gpt_auto=no",

@@ -51,10 +51,10 @@ class Api:
         finally:
             connection.close()
 
-    def healthy(self) -> bool:
-        """Whether the front-end answers and has its backend."""
+    def healthy(self, timeout: float = 5.0) -> bool:
+        """Whether the front-end answers within so many seconds, and has its backend."""
         try:
-            status, body = self.request("GET", "/health", timeout=5)
+            status, body = self.request("GET", "/health", timeout=timeout)
         except (OSError, ValueError):
             return False
         return status == 200 and bool(body.get("backend"))
@@ -81,14 +81,14 @@ class Api:
         return body
 
 
-def wait_managed(machine: Machine, api: Api, timeout: float = BOOT_TIMEOUT) -> float:
-    """Wait until the UI answers and has its backend; returns seconds since power-on.
+def wait_managed(machine: Machine, api: Api, timeout: float = BOOT_TIMEOUT, answer: float = 5.0) -> float:
+    """Wait until the UI answers, within ``answer`` seconds, and has its backend; returns seconds since power-on.
 
     Raises:
         MachineError: it does not in time, or QEMU ended.
     """
     deadline = time.monotonic() + timeout
-    while not api.healthy():
+    while not api.healthy(answer):
         if not machine.alive():
             raise MachineError("QEMU ended while the appliance booted", "boot it with `invoke run --serial`")
         if time.monotonic() > deadline:

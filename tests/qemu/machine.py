@@ -45,6 +45,8 @@ class Hardware:
     type: str
     """What ``-M`` takes."""
     cpu: str
+    processors: str
+    """What ``-smp`` takes."""
     firmware: str
     """UEFI, in QEMU's tree."""
     variables: str
@@ -56,6 +58,8 @@ HARDWARE = {
         "qemu-system-x86_64",
         "q35,smm=off",
         "qemu64,+svm,+npt",
+        # Two threads a core, as many a box has: the second ones are to stay off.
+        "4,sockets=1,cores=2,threads=2",
         "usr/share/OVMF/OVMF_CODE_4M.fd",
         "usr/share/OVMF/OVMF_VARS_4M.fd",
     ),
@@ -63,6 +67,7 @@ HARDWARE = {
         "qemu-system-aarch64",
         "virt,virtualization=on,gic-version=3",
         "cortex-a72",
+        "2",
         "usr/share/AAVMF/AAVMF_CODE.no-secboot.fd",
         "usr/share/AAVMF/AAVMF_VARS.fd",
     ),
@@ -158,6 +163,7 @@ class Machine:
             an appliance whose clock jumps ahead by minutes takes everything in it for dead.
         shown: further files that it may read, see `path_of`.
         extra: further options of QEMU.
+        cpu: another processor, as ``-cpu`` takes it: one without virtualization, say.
     """
 
     def __init__(
@@ -174,6 +180,7 @@ class Machine:
         saved: Saved | None = None,
         shown: Sequence[Path] = (),
         extra: Sequence[str] = (),
+        cpu: str = "",
     ) -> None:
         self.image = image
         self._extra, self._shown = extra, {path: _FIRST_SHOWN + number for number, path in enumerate(shown)}
@@ -181,6 +188,7 @@ class Machine:
         self._hardware = HARDWARE[image.profile.arch]
         self._forward, self._wire, self._persist, self._console = forward, wire, persist, console
         self._log, self._saved, self._tap = log, saved, tap
+        self._cpu = cpu or self._hardware.cpu
         self._directory = Path(tempfile.mkdtemp(prefix="sallyport-qemu-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._descriptors: dict[str, int] = {}
@@ -264,7 +272,7 @@ class Machine:
                 "-sandbox",
                 _SANDBOX,
             ),
-            *("-M", self._hardware.type, "-cpu", self._hardware.cpu, "-smp", "2", "-m", "1024"),
+            *("-M", self._hardware.type, "-cpu", self._cpu, "-smp", self._hardware.processors, "-m", "1024"),
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-drive", f"if=pflash,format=raw,readonly=on,file=/{self._hardware.firmware}"),
             *("-drive", f"if=pflash,format=raw,file={_PLACE}/vars.fd"),

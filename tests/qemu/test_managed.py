@@ -237,6 +237,12 @@ def test_host_from_inside(appliance: Appliance) -> None:
     assert "inet6" not in host.check("ip address")
 
 
+def test_no_two_programs_share_a_core_of_the_host(appliance: Appliance) -> None:
+    """The emulated processor has two threads a core, and no fault that the kernel knows of."""
+    assert appliance.host.check("cat /sys/devices/system/cpu/smt/control") == "forceoff"
+    assert appliance.host.check("cat /sys/devices/system/cpu/online") == "0,2"
+
+
 def test_wrong_passwords_are_slowed(appliance: Appliance) -> None:
     api = Api(appliance.forward.https)
     codes = [api.request("POST", "/session", {"user": "admin", "password": f"wrong {n}"})[0] for n in range(6)]

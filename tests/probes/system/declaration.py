@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from backend import instructions as link
 from rootfs.profile import Forwarder
@@ -38,7 +39,7 @@ class Program:
         caps: the most in its effective, permitted, inheritable and ambient sets.
         bound: the most in its bounding set.
         confined: it has NoNewPrivs and a system-call filter (proc_pid_status(5)).
-        port: it lives in the port's network namespace, not in the host's.
+        lives: in which network namespace: ``host``, ``port`` (the port's), or ``own``, where there is nothing but lo.
         wanted: it must be seen.
     """
 
@@ -50,7 +51,7 @@ class Program:
     caps: str = ""
     bound: str = ""
     confined: bool = True
-    port: bool = False
+    lives: Literal["host", "port", "own"] = "host"
     wanted: bool = True
 
 
@@ -64,7 +65,7 @@ def programs(forwarder: Forwarder) -> tuple[Program, ...]:
     opens = _OPENS.get(forwarder.port, "NET_ADMIN")
     # On way `bridge` the process reads the counters of the kernel's rules for as long as it lives.
     keeps = "NET_ADMIN" if forwarder.port == "bridge" else ""
-    system = "/usr/lib/systemd/systemd"
+    system, vm = "/usr/lib/systemd/systemd", frozenset({104, 903})
     forward = Program(
         "forwarder",
         _PYTHON,
@@ -73,7 +74,7 @@ def programs(forwarder: Forwarder) -> tuple[Program, ...]:
         groups=frozenset({900, 901}),
         caps=keeps,
         bound=opens,
-        port=True,
+        lives="port",
     )
     found = [
         Program("systemd", system, rf"({system}|/sbin/init)( .*)?", caps=ALL, bound=ALL, confined=False),
@@ -81,14 +82,16 @@ def programs(forwarder: Forwarder) -> tuple[Program, ...]:
         Program("executor", f"{system}-executor", ".*", caps=ALL, bound=ALL, confined=False, wanted=False),
         Program("journal", f"{system}-journald", f"{system}-journald", caps=JOURNAL, bound=JOURNAL),
         Program("backend", _PYTHON, "/usr/bin/python3 -I -m backend.daemon", 900, groups=frozenset({903})),
-        Program("supervisor", _PYTHON, "/usr/bin/python3 -I -m backend.supervisor", 901, groups=frozenset({104, 903})),
-        Program("VM", QEMU, rf"{QEMU} -name frontend .*", 901, groups=frozenset({104, 903})),
+        Program("supervisor", _PYTHON, "/usr/bin/python3 -I -m backend.supervisor", 901, groups=vm, lives="own"),
+        Program("VM", QEMU, rf"{QEMU} -name frontend .*", 901, groups=vm, lives="own"),
         forward,
     ]
     if forwarder.port == "bridge":
         asks = "(ip|nft) -json .*"
         found.append(
-            Program("counters", "/usr/s?bin/(ip|nft)", asks, 902, forward.groups, keeps, opens, port=True, wanted=False)
+            Program(
+                "counters", "/usr/s?bin/(ip|nft)", asks, 902, forward.groups, keeps, opens, lives="port", wanted=False
+            )
         )
     return tuple(found)
 
@@ -102,6 +105,8 @@ LIVE: Mapping[str, frozenset[str]] = {
     # systemd's own at the start; and no core of anything that is not dumpable (core(5)).
     "kernel/core_pattern": frozenset({"|/bin/false", ""}),
     "kernel/tainted": frozenset({"0"}),
+    # /sys/devices/system/cpu/smt/active: no processor has a sibling that runs.
+    "cpu/smt": frozenset({"0"}),
 }
 """Settings of the kernel beside `tree.SYSCTL`, with what they may be."""
 UNBUILT: Mapping[str, str] = {

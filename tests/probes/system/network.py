@@ -55,7 +55,7 @@ def _port_interface(interface: Mapping[str, Any], known: frozenset[str]) -> Iter
 
 def judge_interfaces(spaces: Mapping[str, Space], forwarder: Forwarder) -> Finding:
     """Interfaces and addresses of every namespace."""
-    finding = Finding(("link0 of the host", "mgmt0 in a namespace of its own"))
+    finding = Finding(("link0 of the host", "mgmt0 in a namespace of its own", "a namespace with nothing in it"))
     known = frozenset({"lo", "mgmt0"} | ({"access0"} if forwarder.vm == "tap" else set()))
     known |= {"br0"} if forwarder.port == "bridge" else set()
     port, count = port_space(spaces), 0
@@ -75,7 +75,9 @@ def judge_interfaces(spaces: Mapping[str, Space], forwarder: Forwarder) -> Findi
             elif name == port:
                 finding.holes += [f"port: {what}" for what in _port_interface(interface, known)]
                 finding.seen |= {"mgmt0 in a namespace of its own"} if interface.get("ifname") == "mgmt0" else set()
-            elif interface.get("ifname") != "lo":
+            elif interface.get("ifname") == "lo":
+                finding.seen.add("a namespace with nothing in it")
+            else:
                 finding.holes.append(f"{name} is not declared and has {interface.get('ifname')}")
     finding.counted = f"{len(spaces)} network namespaces, {count} interfaces"
     return finding

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rootfs.profile import Forwarder
-from tests.probes.system.answers import Process, Processes
+from tests.probes.system.answers import Process, Processes, Space, port_space
 from tests.probes.system.declaration import (
     CAPABILITIES,
     QEMU,
@@ -74,12 +74,13 @@ _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD of linux/sched.h."""
 
 
-def judge_processes(told: Processes, forwarder: Forwarder) -> Finding:
-    """Each process against the declared ones."""
+def judge_processes(told: Processes, spaces: Mapping[str, Space], forwarder: Forwarder) -> Finding:
+    """Each process against the declared ones. What is in the namespaces that they live in: `judge_interfaces`."""
     declared = programs(forwarder)
     finding = Finding(tuple(program.name for program in declared if program.wanted))
     mine = shell(told)
-    host = next((process.net for process in told.processes if process.pid == 1), "")
+    places = {port_space(spaces): "port"}
+    places |= {process.net: "host" for process in told.processes if process.pid == 1}
     count = 0
     for process in told.processes:
         if process.flags & _KERNEL_THREAD or process.pid in mine:
@@ -92,8 +93,8 @@ def judge_processes(told: Processes, forwarder: Forwarder) -> Finding:
             finding.holes.append(f"not declared: {who}: {line[:160]}")
             continue
         excess = list(_too_much(process, fits[0]))
-        if (process.net == host) == fits[0].port:
-            excess.append("another network namespace than declared")
+        if (lives := places.get(process.net, "own")) != fits[0].lives:
+            excess.append(f"lives in the network namespace {lives!r}, not {fits[0].lives!r}")
         finding.holes += [f"{fits[0].name}, {who}: {what}" for what in excess]
         finding.seen.add(fits[0].name)
     names = [p.name for p in declared if p.name not in ("VM", "executor", "counters")]

@@ -64,7 +64,7 @@ def run_system(run: Run, forwarder: Forwarder | None = None, arch: str = "x86_64
         "mounts": (("kernel",), judge_mounts),
         "settings": (("kernel", "network"), judge_settings),
         "ipv6": (("kernel", "network"), judge_ipv6),
-        "processes": (("processes",), lambda p: judge_processes(p, way)),
+        "processes": (("processes", "network"), lambda p, n: judge_processes(p, n, way)),
         "terminals": (("processes",), judge_terminals),
         "vm": (("processes",), lambda p: judge_vm(p, way, arch)),
         "interfaces": (("network",), lambda n: judge_interfaces(n, way)),

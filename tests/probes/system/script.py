@@ -111,7 +111,10 @@ def part_kernel() -> Any:
         "tables": run("dmsetup", "table"),
         "states": run("dmsetup", "status"),
         "readonly": {path.split("/")[3]: text(path).strip() for path in glob.glob("/sys/block/dm-*/ro")},
-        "settings": settings("kernel", "vm", "fs", "user"),
+        "settings": {
+            **settings("kernel", "vm", "fs", "user"),
+            "cpu/smt": text("/sys/devices/system/cpu/smt/active").strip(),
+        },
         "inet6": os.path.exists("/proc/net/if_inet6"),
     }
 

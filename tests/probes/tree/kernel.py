@@ -61,7 +61,8 @@ def command_line(line: str, root_hash: str = "") -> Result:
         "IPv6": line.replace("ipv6.disable=1", "ipv6.disable=0"),
         "no verified root": re.sub(r"sallyport\.roothash=\S*", "root=/dev/vda2", line),
         "two roots": line + " sallyport.roothash=" + "0" * 64,
-        "mitigations": line.replace("mitigations=auto,nosmt", "mitigations=off"),
+        "mitigations": line.replace("mitigations=auto", "mitigations=off"),
+        "hyper-threads": line.replace("nosmt=force", ""),
     }
     offences = _words(line, root_hash)
     for name, other in planted.items():

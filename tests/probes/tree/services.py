@@ -52,9 +52,13 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
             "SupplementaryGroups=kvm sallyport-beat",
             *("CapabilityBoundingSet=", "AmbientCapabilities="),
             *("DevicePolicy=closed", "DeviceAllow=/dev/kvm rw", "DeviceAllow=/dev/net/tun rw"),
+            # A network of its own, empty; the one thing of the host's in it is the way to the link's tap.
+            *("PrivateNetwork=yes", "OpenFile=/dev/net/tun:tun"),
             "ReadWritePaths=/run/sallyport/vm",
             "InaccessiblePaths=/data /run/sallyport/link /run/sallyport/request",
-            *("RestrictAddressFamilies=AF_UNIX AF_INET", "IPAddressDeny=any", "ProtectHostname=yes"),
+            *("RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any", "ProtectHostname=yes"),
+            *("SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources @keyring @memlock"),
+            "SystemCallFilter=chown fchownat seccomp",
         ),
         "sallyport-port.service": (
             *_SEALED_OFF,
@@ -115,7 +119,7 @@ VENDOR_LINES: Mapping[str, frozenset[str]] = {
 """Lines that a unit of systemd's own must have, whatever else its version brings."""
 EXPOSURE: Mapping[str, tuple[float, str]] = {
     "sallyport-backend.service": (2.0, "parses what the VM sends"),
-    "sallyport-vm.service": (3.5, "QEMU needs devices, memory that it may run, and a network for its tap"),
+    "sallyport-vm.service": (1.2, "QEMU needs two devices, and memory that it may write and run"),
     "sallyport-port.service": (3.8, "opens the port with two capabilities, which it gives up before the first frame"),
     "sallyport-hostname.service": (3.7, "root, for sethostname(2); without network"),
     "sallyport-identity.service": (2.5, "root, for the owners of keys; without network"),

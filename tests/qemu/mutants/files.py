@@ -156,4 +156,12 @@ FILES: tuple[Mutant, ...] = (
         "tree",
         ("flash/vm-initramfs",),
     ),
+    Mutant(
+        "filter-off",
+        "tree",
+        "The VM's unit lost its filter of system calls.",
+        InTree(_edit(f"{_UNITS}/sallyport-vm.service", "SystemCallFilter=@system-service\n", "")),
+        "tree",
+        ("tree/*",),
+    ),
 )

@@ -20,6 +20,21 @@ _LAX = """            import json
             known = {k: v for k, v in json.loads(line).items() if k in ("v", "seq", "do", "token")}
             request = decode_request(json.dumps(known).encode())"""
 
+_SANDBOX = '*("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),'
+_DROP_IN = "/run/systemd/system/sallyport-vm.service.d"
+_NO_FILTER = (
+    "SystemCallFilter= SystemCallArchitectures= RestrictAddressFamilies= RestrictNamespaces=no RestrictRealtime=no "
+    "RestrictSUIDSGID=no LockPersonality=no ProtectClock=no ProtectHostname=no ProtectKernelLogs=no "
+    "ProtectKernelModules=no"
+)
+
+
+def _vm_unit(*lines: str) -> tuple[str, ...]:
+    """Command lines that add lines to the VM's unit."""
+    text = "\\n".join(("[Service]", *lines))
+    return (f"mkdir -p {_DROP_IN} && printf '{text}\\n' >{_DROP_IN}/planted.conf", "systemctl daemon-reload")
+
+
 HOST: tuple[Mutant, ...] = (
     # Listeners of the host.
     Mutant(
@@ -150,6 +165,26 @@ HOST: tuple[Mutant, ...] = (
         Code("sallyport-backend", (Edit("backend/audit.py", "kind=REJECTED,", "kind=CHANGES,"),)),
         "audit",
         ("audit/rejections",),
+    ),
+    Mutant(
+        "vm-process-on-host-network",
+        "host",
+        "QEMU and its supervisor share the host's network namespace.",
+        Code("sallyport-vm", (), _vm_unit("PrivateNetwork=no")),
+        "system",
+        ("system/processes",),
+    ),
+    Mutant(
+        "vm-process-unfiltered",
+        "host",
+        "QEMU may call whatever the kernel has.",
+        Code(
+            "sallyport-vm",
+            (Edit("backend/vm.py", _SANDBOX, '*("-sandbox", "off"),'),),
+            _vm_unit(*_NO_FILTER.split()),
+        ),
+        "system",
+        ("system/processes",),
     ),
     # The backend's own checks.
     Mutant(

@@ -172,6 +172,14 @@ PORT: tuple[Mutant, ...] = (
         ("system/*",),
     ),
     Mutant(
+        "threads-left-on",
+        "boot",
+        "Two threads of the host's processor share a core, one of them the VM's.",
+        AtBoot(patch=(b"nosmt=force", b"no_smt=none")),
+        "system",
+        ("system/settings",),
+    ),
+    Mutant(
         "open-for-two-seconds",
         "boot",
         "The host has an address on the port for two seconds while it boots.",

@@ -34,7 +34,7 @@ def settings(tmp_path: Path, link_keys: Path) -> Settings:
 def cheap_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed at no cost, for tests that log in only to do something else."""
 
-    def derive(password: str, salt: bytes) -> bytes:
+    def derive(password: str, salt: bytes, _n: int) -> bytes:
         return hashlib.scrypt(password.encode(), salt=salt, n=2, r=1, p=1, dklen=32)
 
     monkeypatch.setattr("backend.credential.derive", derive)

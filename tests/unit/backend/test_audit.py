@@ -358,7 +358,7 @@ def test_months_of_changes_stay_whatever_who_has_the_password_does() -> None:
 
 
 def test_what_is_left_of_the_burst_survives_a_restart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.credential.derive", lambda password, salt: password.encode().ljust(32)[:32])
+    monkeypatch.setattr("backend.credential.derive", lambda password, salt, _n: password.encode().ljust(32)[:32])
     few = replace(settings, change_burst=3.0, change_rate=1e-6, hostname_s=0.0)
 
     async def change(times: int) -> list[str]:

@@ -13,20 +13,97 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from backend import credential as credentials
 from backend import store
-from backend.credential import Passwords, first_password, make
+from backend.credential import COSTS, Passwords, affordable, first_password, make
 from backend.limits import Bucket
 from backend.refusal import Refused
 from backend.worker import Worker
 from tests.unit.backend.rig import Now
 
 
-def test_passwords_are_hashed_with_scrypt_at_full_cost() -> None:
+def test_passwords_are_hashed_with_scrypt() -> None:
     begin = time.process_time()
     credential = make("password", used=True)
     assert time.process_time() - begin > 0.01
     assert credential.hash == hashlib.scrypt(b"password", salt=credential.salt, n=2**14, r=8, p=1, dklen=32)
     assert credential.salt != make("password", used=True).salt
+
+
+@pytest.mark.parametrize(
+    ("n", "seconds", "expected"),
+    [
+        (2**14, 0.05, 2**17),
+        (2**14, 0.125, 2**17),
+        (2**14, 0.126, 2**16),
+        (2**14, 0.9, 2**14),
+        # Never less than what is there, however slow the device is today.
+        (2**14, 30.0, 2**14),
+        (2**16, 30.0, 2**16),
+        (2**16, 0.3, 2**17),
+        (2**17, 0.0, 2**17),
+    ],
+)
+def test_a_password_costs_what_the_device_can_do_in_a_second(n: int, seconds: float, expected: int) -> None:
+    assert affordable(n, seconds) == expected
+
+
+def test_the_dearest_hash_is_what_is_recommended_today() -> None:
+    """OWASP Password Storage Cheat Sheet, scrypt: n = 2**17, r = 8, p = 1."""
+    credential = make("password", COSTS[-1], used=True)
+    assert credential.hash == hashlib.scrypt(
+        b"password", salt=credential.salt, n=2**17, r=8, p=1, dklen=32, maxmem=2**28
+    )
+
+
+def _stored(path: Path) -> dict[str, object]:
+    return dict(json.loads(path.read_bytes()))
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["a stored one", "the first one"])
+def test_a_cheap_hash_becomes_as_dear_as_the_device_allows_when_its_password_is_next_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    monkeypatch.setattr(credentials, "COSTS", (2**14, 2**15))
+    monkeypatch.setattr(credentials, "BUDGET_S", 60.0)
+    path = tmp_path / "credential.json"
+    if used:
+        store.replace(path, msgspec.json.encode(make("password", used=True)))
+
+    async def test() -> None:
+        passwords, first = await _start(path)
+        password = first or "password"
+        assert _stored(path)["n"] == 2**14
+        with pytest.raises(Refused):
+            await passwords.check("admin", "wrong")
+        assert _stored(path)["n"] == 2**14
+        await passwords.check("admin", password)
+        assert (_stored(path)["n"], _stored(path)["used"]) == (2**15, True)
+        kept = path.read_bytes()
+        await passwords.check("admin", password)
+        assert path.read_bytes() == kept  # done once
+        again, _ = await _start(path)
+        await again.check("admin", password)
+        with pytest.raises(Refused):
+            await again.check("admin", "wrong")
+        await again.change(password, "another long one")
+        assert _stored(path)["n"] == 2**15
+
+    asyncio.run(test())
+
+
+def test_a_hash_is_never_made_cheaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "BUDGET_S", 0.0)
+    path = tmp_path / "credential.json"
+    store.replace(path, msgspec.json.encode(make("password", 2**15, used=True)))
+
+    async def test() -> None:
+        passwords, _ = await _start(path)
+        await passwords.check("admin", "password")
+        await passwords.change("password", "another long one")
+        assert _stored(path)["n"] == 2**15
+
+    asyncio.run(test())
 
 
 async def _start(path: Path) -> tuple[Passwords, str | None]:

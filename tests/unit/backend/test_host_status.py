@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from pathlib import Path
@@ -44,3 +45,25 @@ def test_the_watchdog_is_fed_at_half_its_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", "1")
     assert notify.watchdog_interval() is None
+
+
+def test_a_file_that_systemd_opened_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sd_listen_fds(3): from descriptor 3 on, in the order of their names, for this process alone."""
+    descriptors = []
+    for name in "first", "tun":
+        descriptors.append(os.open(tmp_path / name, os.O_CREAT | os.O_RDWR))
+        # In a row, as systemd leaves them.
+        descriptors.append(fcntl.fcntl(descriptors[-1], fcntl.F_DUPFD, 500))
+    monkeypatch.setattr(notify, "_FIRST", descriptors[1])
+    monkeypatch.setenv("LISTEN_FDNAMES", "first:tun")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    found = notify.given("tun")
+    assert os.fstat(found).st_ino == (tmp_path / "tun").stat().st_ino
+    assert not os.get_inheritable(found)
+    with pytest.raises(OSError, match="no file 'other'"):
+        notify.given("other")
+    monkeypatch.setenv("LISTEN_PID", "1")
+    with pytest.raises(OSError, match="no file 'tun'"):
+        notify.given("tun")
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -114,6 +115,12 @@ def test_a_vm_that_ends_is_started_again(bench: Bench) -> None:
     bench.argv = ["sh", "-c", "exit 7"]
     bench.run("kvm", PATIENT, lambda: len(bench.started) >= 3)
     assert {state.last_exit for state in bench.told[2:]} == {"QEMU ended with status 7"}
+
+
+def test_a_system_call_that_the_filter_forbids_is_told(bench: Bench) -> None:
+    bench.argv = ["sh", "-c", "kill -s SYS $$"]
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= 2)
+    assert re.fullmatch(r"QEMU ended with status -31, SIGSYS: .*filter forbids", bench.told[-1].last_exit)
 
 
 def test_a_vm_that_is_killed_while_it_runs_is_started_again(bench: Bench) -> None:

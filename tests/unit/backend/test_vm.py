@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from backend import accelerator, machine, tap, vm
+from backend import accelerator, machine, tap, tsc, vm
 from backend.accelerator import Accelerator
 from backend.instructions import FRONTEND_MAC
 from backend.machine import Machine
@@ -143,6 +143,27 @@ def test_an_arm_guest_is_refused_a_pmu_where_kvm_has_one(
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
     assert machine.own().kvm.cpu == cpu
     assert machine.VIRT.kvm.cpu == "host,pmu=off"
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "told"),
+    [
+        (machine.MICROVM, TCG, ["tsc_early_khz=2596138"]),
+        # KVM's clock tells it, and so does a register of an Arm processor.
+        (machine.MICROVM, KVM, []),
+        (machine.VIRT, TCG, []),
+        (machine.VIRT, KVM, []),
+    ],
+    ids=["x86 tcg", "x86 kvm", "arm tcg", "arm kvm"],
+)
+def test_an_emulated_x86_machine_is_told_how_fast_its_clock_runs(
+    boot: Path, monkeypatch: pytest.MonkeyPatch, kind: Machine, chosen: Accelerator, told: list[str]
+) -> None:
+    """Or its kernel waits for ever for a tick to measure the one thing by that could give it one."""
+    monkeypatch.setattr(machine, "own", lambda: kind)
+    monkeypatch.setattr(tsc, "measure", lambda: 2_596_138)
+    (append,) = values(vm.present(chosen, VHOST), "-append")
+    assert [word for word in append.split() if word.startswith("tsc_early_khz")] == told
 
 
 def write_resources(**changes: object) -> None:
@@ -404,6 +425,17 @@ def test_a_tap_is_asked_for_by_name_without_virtio_header(tmp_path: Path, monkey
     assert (request, len(argument)) == (0x400454CA, 40)
     name, flags = struct.unpack_from("16sH", argument)
     assert (name.rstrip(b"\0"), flags) == (b"access0", 0x1002)
+
+
+def test_a_device_that_was_opened_elsewhere_becomes_the_tap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is where the device was opened that counts: `os.open` here would be in the wrong network namespace."""
+    requests: list[int] = []
+    monkeypatch.setattr(fcntl, "ioctl", lambda descriptor, *_: requests.append(descriptor))
+    given = os.open(tmp_path / "tun", os.O_CREAT | os.O_RDWR)
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened here"))
+    assert tap.attach(given, "link0") == given
+    assert requests == [given]
+    os.close(given)
 
 
 def test_a_tap_that_somebody_holds_is_named_and_nothing_stays_open(

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +250,38 @@ def test_a_flood_is_bounded_and_what_passes_is_whole(namespace: str) -> None:
             seen += len(_core.memory_collect(board.ports[GUEST], 1 << 15))
         assert seen == counted["passed"] > 1000
         assert counted["passed"] + counted.get("no_buffer", 0) <= 20000
+
+
+def test_a_device_opened_on_the_host_reaches_its_tap_from_anywhere_and_one_opened_here_does_not(namespace: str) -> None:
+    """How QEMU, in an empty network namespace and without capabilities, gets the link's tap (sallyport-vm.service)."""
+    user = 65534
+    ip("-n", namespace, "tuntap", "add", TAP, "mode", "tap", "user", str(user))
+    with inside(namespace):
+        given = os.open("/dev/net/tun", os.O_RDWR)
+    ip("netns", "add", empty := f"{namespace}x")
+    try:
+        script = (
+            "import os, sys; from backend.tap import attach\n"
+            f"os.setgid({user}); os.setuid({user})\n"
+            "attach(int(sys.argv[1]), sys.argv[2]); os.write(int(sys.argv[1]), bytes(6) + bytes(54))"
+        )
+
+        def attached(descriptor: int) -> str:
+            words = ["ip", "netns", "exec", empty, sys.executable, "-c", script, str(descriptor), TAP]
+            done = subprocess.run(words, capture_output=True, text=True, pass_fds=(descriptor,), timeout=60)
+            return done.stderr if done.returncode else "attached"
+
+        ip("-n", namespace, "link", "set", TAP, "up")
+        with inside(namespace), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as watcher:
+            watcher.bind((TAP, 3))
+            watcher.settimeout(WAIT_MS / 1000)
+            assert attached(given) == "attached"
+            while watcher.recv(100) != bytes(60):
+                pass
+        with inside(empty):
+            own = os.open("/dev/net/tun", os.O_RDWR)
+        assert f"tap {TAP}: Operation not permitted" in attached(own)
+        os.close(own)
+    finally:
+        os.close(given)
+        ip("netns", "del", empty)

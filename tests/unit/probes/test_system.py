@@ -28,7 +28,7 @@ from tests.probes.system.processes import mask
 from tests.probes.system.rules import _HEAD, _normal
 from tests.probes.tree import HOST_RULES, LINK_RULES, SYSCTL, port_rules
 
-HOST_NET, PORT_NET = "net:[4026531840]", "net:[4026532301]"
+HOST_NET, PORT_NET, VM_NET = "net:[4026531840]", "net:[4026532301]", "net:[4026532402]"
 HASH = "ab" * 32
 MOUNTS = """\
 22 1 254:0 / / ro,nosuid,nodev,relatime shared:1 - squashfs /dev/mapper/root ro,errors=continue
@@ -87,9 +87,12 @@ def processes(way: Forwarder) -> dict[str, Any]:
     vm |= {
         "words": qemu(way),
         "parent": 301,
+        "net": VM_NET,
         "files": [["/dev/kvm", 2], ["anon_inode:kvm-vm", 2], ["socket:[99]", 2], ["pipe:[7]", 1]],
     }
-    supervisor = process(301, python, "/usr/bin/python3 -I -m backend.supervisor", status(901, "104 901 903"))
+    supervisor = process(
+        301, python, "/usr/bin/python3 -I -m backend.supervisor", status(901, "104 901 903"), net=VM_NET
+    )
     supervisor["files"] += [["socket:[98]", 2], ["pipe:[7]", 0], ["pipe:[7]", 1]]
     forwarder = process(303, python, "/usr/bin/python3 -I -m backend.forwarder", port, net=PORT_NET)
     return {
@@ -179,6 +182,14 @@ def network(way: Forwarder) -> dict[str, Any]:
             "routes": [0, "[]"],
             "rules": rules(port_rules(way.port, way.vm), 9),
             "settings": settings(names),
+        },
+        VM_NET: {
+            **common,
+            "path": "/proc/302/ns/net",
+            "links": [0, json.dumps([interface("lo", "LOOPBACK UP LOWER_UP", "", "127.0.0.1/8")])],
+            "routes": [0, json.dumps(routes[1:2])],
+            "rules": rules({}),
+            "settings": settings([]),
         },
     }
 
@@ -336,6 +347,10 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("processes", lambda parts: _of(parts, 303)["threads"].append("902\t902\t902\t902 0000000000003000 0 1 2")),
     ("processes", lambda parts: _of(parts, 303).update(net=HOST_NET)),
     ("processes", lambda parts: _of(parts, 300).update(net=PORT_NET)),
+    ("processes", lambda parts: _of(parts, 302).update(net=HOST_NET)),
+    ("processes", lambda parts: _of(parts, 301).update(net=PORT_NET)),
+    ("processes", lambda parts: _of(parts, 303).update(net=VM_NET)),
+    ("interfaces", lambda parts: _list(VM_NET, "links", interface("tap9", "BROADCAST UP"))(parts)),
     ("processes", lambda parts: _of(parts, 300).update(exe="/data/sallyport/x")),
     ("processes", lambda parts: _of(parts, 401).update(exe="/data/sh")),
     ("terminals", lambda parts: _of(parts, 300).update(terminal=0x440)),
