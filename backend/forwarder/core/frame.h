@@ -93,6 +93,11 @@ static inline void counter_add(struct counter *counters, enum verdict verdict, u
     __atomic_store_n(&counter->bytes, counter->bytes + bytes, __ATOMIC_RELAXED);
 }
 
+/* The tag that is out of band, as policy.h takes it. */
+static inline uint32_t frame_outer_tag(const struct frame *frame) {
+    return frame->tag_tpid == 0 ? 0 : (uint32_t)frame->tag_tpid << 16 | frame->tag_tci;
+}
+
 /* Frames on the wire that one frame becomes: 1, or the segments it is to be cut into. */
 static inline uint32_t frame_segments(const struct frame *frame) {
     uint32_t payload;
