@@ -113,8 +113,8 @@ class Forwarder(_Part):
 
     @property
     def port_mtu(self) -> int:
-        """Of the port and of the VM's tap, bytes: room for one tag more than Linux allows for in any case."""
-        return self.mtu + 4 * max(0, self.tags - 1)
+        """Of the port and of the VM's tap, bytes: with tags. Linux allows for one of 802.1Q by itself, for no other."""
+        return self.mtu + config.TAG * self.tags
 
 
 class FrontendVm(_Part):

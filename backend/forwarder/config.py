@@ -16,6 +16,8 @@ MAX_RATE = 100_000_000
 MAX_BURST = 1_000_000
 MAX_TAGS = 2
 """VLAN tags of a frame, IEEE 802.1ad."""
+TAG = 4
+"""Bytes of one."""
 MAX_ETHERTYPES = 16
 MIN_ETHERTYPE, MAX_ETHERTYPE = 0x600, 0xFFFF
 """IEEE 802.3, 3.2.6: what is below is a length."""
