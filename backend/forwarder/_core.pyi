@@ -190,7 +190,7 @@ class Lan:
         """For frames from each endpoint: (frames, bytes) of each verdict, in the order of ``counters.VERDICTS``."""
 
 def check(policy: bytes, direction: int, frame: bytes, outer_tag: int, /) -> int:
-    """For tests: the policy's verdict on one frame, rates aside; ``outer_tag`` lies beside it: TPID and TCI, 0 for none.
+    """For tests: the policy's verdict on one frame, rates aside; ``outer_tag`` lies beside it, TPID and TCI; 0: none.
 
     Raises:
         ValueError: a policy of another size, or an argument out of range.
