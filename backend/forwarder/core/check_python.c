@@ -22,6 +22,6 @@ PyObject *python_check(PyObject *Py_UNUSED(module), PyObject *args) {
     memcpy(&policy, packed.data, sizeof policy);
     have = frame.len < POLICY_HEAD ? (uint32_t)frame.len : POLICY_HEAD;
     memcpy(head, frame.data, have);
-    return PyLong_FromLong((long)policy_check(&policy, (enum direction)from, head, have, outer_tag,
-                                              (uint32_t)frame.len, &parsed));
+    return PyLong_FromLong(
+        (long)policy_check(&policy, (enum direction)from, head, have, outer_tag, (uint32_t)frame.len, &parsed));
 }

@@ -24,7 +24,7 @@
 #define FRAME_MAX 65553 /* bytes: the largest IPv4 or IPv6 super-frame (65,535) with its Ethernet header and a tag */
 #define ENDPOINT_BUSY (-1)
 #define ENDPOINT_LOST (-2)
-#define FRAME_POLLS 8   /* most file descriptors of one endpoint */
+#define FRAME_POLLS 8 /* most file descriptors of one endpoint */
 
 /* Work that was left for a network card (virtio 1.2, 5.1.6; the numbers are those of struct virtio_net_hdr). An
  * endpoint that reads it from a guest hands it on only as offload_from_guest() made it: derived from the frame's own

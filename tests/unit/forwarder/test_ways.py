@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import socket
 import subprocess
 import time
@@ -67,6 +68,7 @@ class Wire(Protocol):
 class Bed:
     """A way that runs: its two ends, what it counted."""
 
+    row: Row
     ends: tuple[Wire, Wire]
     counted: Callable[[], dict[str, int]]
 
@@ -102,7 +104,7 @@ def ring(row: Row, settings: config.Config, packed: bytes, device: profiles.Prof
     with inside(row.appliance):
         way = ways.RingWay(settings, packed, MAC, listener)
     with Running(way), row.socket("outside") as outside, contextlib.closing(Guest(str(folder / "vhost.sock"))) as guest:
-        yield Bed((outside, guest), lambda: frames(way))
+        yield Bed(row, (outside, guest), lambda: frames(way))
 
 
 @contextlib.contextmanager
@@ -110,7 +112,7 @@ def ring_tap(row: Row, settings: config.Config, packed: bytes, device: profiles.
     with inside(row.appliance):
         way = ways.RingWay(settings, packed, MAC, None)
     with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
-        yield Bed((outside, vm), lambda: frames(way))
+        yield Bed(row, (outside, vm), lambda: frames(way))
 
 
 @contextlib.contextmanager
@@ -119,7 +121,7 @@ def kernel(row: Row, settings: config.Config, packed: bytes, device: profiles.Pr
         index = socket.if_nametoindex
         way = KernelWay(index("mgmt0"), index("access0"), packed, ways.BPF_OBJECT)
     with contextlib.closing(way), row.socket("outside") as outside, row.socket("vm") as vm:
-        yield Bed((outside, vm), lambda: frames(way))
+        yield Bed(row, (outside, vm), lambda: frames(way))
 
 
 @contextlib.contextmanager
@@ -149,7 +151,7 @@ def bridge(row: Row, settings: config.Config, packed: bytes, device: profiles.Pr
         return {one["name"]: one["packets"] for one in found if one["packets"] and one["name"] != "to_host"}
 
     with row.socket("outside") as outside, row.socket("vm") as vm:
-        yield Bed((outside, vm), counted)
+        yield Bed(row, (outside, vm), counted)
 
 
 def forwards(row: Row, device: str) -> bool:
@@ -160,6 +162,13 @@ def forwards(row: Row, device: str) -> bool:
 
 def frames(way: ways.RingWay | KernelWay) -> dict[str, int]:
     return {counter.name: counter.frames for counter in named(way.counters()) if counter.frames}
+
+
+def mtus(device: profiles.Profile) -> dict[str, int]:
+    """What the image sets, by interface: of the port and the tap on the host, of ``access`` in the VM."""
+    host = rendered(device, "usr/lib/sallyport/port-setup.j2")
+    vm = rendered(device, "../frontend_vm/etc/init.d/setup.j2")
+    return {name: int(mtu) for name, mtu in re.findall(r"link set (\w+) mtu (\d+)", host + vm)}
 
 
 WAYS: dict[str, Any] = {"ring": ring, "ring-tap": ring_tap, "kernel": kernel, "bridge": bridge}
@@ -180,7 +189,9 @@ def bed(way: str, settings: dict[str, Any], folder: Path, room: int = 0) -> Iter
             link = ["-n", row.appliance, "link", "set"]
             ip(*link, old, "down")
             ip(*link, old, "name", new)
-            ip(*link, new, "mtu", str(forwarder.port_mtu + room), "up")
+            ip(*link, new, "mtu", str(mtus(device)["mgmt0"] + room), "up")
+        if not room and not forwarder.tags:  # what the VM's own MTU allows it is what it can send
+            ip("-n", row.vm, "link", "set", "b0", "mtu", str(mtus(device)["access"]))
         with WAYS[way](row, read, packed, device, folder) as made:
             yield made
 
@@ -361,6 +372,27 @@ def test_every_way_says_the_same_of_a_frame(tmp_path: Path, group: Group, way: s
             if found != (case.verdict == PASSED, dict(expected)):
                 wrong.append(f"{word}{case.name}: want {case.verdict}, found {found}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_port_tap_and_vm_have_the_mtu_of_the_longest_frame(way: str) -> None:
+    port, vm = profiles.WAYS[way]
+    forwarder = profiles.Forwarder.model_validate({"port": port, "vm": vm, "max_frame": 9014})
+    device = profiles.load("qemu").model_copy(update={"forwarder": forwarder})
+    assert mtus(device) == {"mgmt0": 9000, "access": 9000} | ({"access0": 9000} if vm == "tap" else {})
+
+
+@pytest.mark.parametrize("way", ["ring-tap", "kernel", "bridge"])
+def test_a_station_answers_behind_a_priority_tag(tmp_path: Path, way: str) -> None:
+    """The end of the row is a network stack as the VM's, without 802.1Q of its own: it takes the frame for untagged."""
+    ask = bytes.fromhex("0001080006040001" + "020000000001" + "0a090001" + "000000000000" + "0a090002")
+    with bed(way, {}, tmp_path) as ready:
+        ready.row.addresses()
+        for tags in (PRIORITY, tag(5)):
+            question = frame(destination="ff:ff:ff:ff:ff:ff", ethertype=0x0806, payload=ask, tags=tags)
+            ready.ends[FROM_PORT].send(question)
+            answers = ready.ends[FROM_PORT].receive(1, 1.0 if tags == PRIORITY else 0.3)
+            assert [data[12:22] for data in answers] == ([b"\x08\x06" + ask[:7] + b"\x02"] if tags == PRIORITY else [])
 
 
 LIMITS = {"rate": 20, "burst": 10, "group_rate": 10, "group_burst": 4}
