@@ -13,6 +13,7 @@ import json
 import re
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ from tests.unit.forwarder.rig import (
     inside,
     ip,
     needs_root,
+    no_segmentation,
+    receive_offload,
     wait_for,
 )
 from tests.unit.forwarder.vhost_frontend import Frontend
@@ -374,6 +377,10 @@ def test_every_way_says_the_same_of_a_frame(tmp_path: Path, group: Group, way: s
     assert not wrong, "\n".join(wrong)
 
 
+LIMITS = {"rate": 20, "burst": 10, "group_rate": 10, "group_burst": 4}
+FREE = {"rate": 0, "group_rate": 0}
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_port_tap_and_vm_have_the_mtu_of_the_longest_frame(way: str) -> None:
     port, vm = profiles.WAYS[way]
@@ -395,8 +402,44 @@ def test_a_station_answers_behind_a_priority_tag(tmp_path: Path, way: str) -> No
             assert [data[12:22] for data in answers] == ([b"\x08\x06" + ask[:7] + b"\x02"] if tags == PRIORITY else [])
 
 
-LIMITS = {"rate": 20, "burst": 10, "group_rate": 10, "group_burst": 4}
-FREE = {"rate": 0, "group_rate": 0}
+def test_the_bridge_judges_frames_as_they_are_on_the_wire(tmp_path: Path) -> None:
+    """What comes together is not made one (GRO): that would be longer than any frame. The control: else it would be."""
+
+    def stream(row: Row) -> bool:
+        """TCP from outside to the VM; whether all of it came in time."""
+
+        def send(to: socket.socket, data: bytes) -> None:
+            with contextlib.suppress(OSError):
+                to.sendall(data)
+
+        with inside(row.vm):
+            listener = socket.create_server(("10.9.0.2", 5001))
+        with inside(row.outside):
+            client = socket.create_connection(("10.9.0.2", 5001), timeout=1)
+        server, _ = listener.accept()
+        server.settimeout(1)
+        left = size = 2 << 20
+        with listener, client, server, contextlib.suppress(TimeoutError):
+            sender = threading.Thread(target=send, args=(client, bytes(size)))
+            sender.start()
+            while left and (got := len(server.recv(1 << 20))):
+                left -= got
+        sender.join(SECONDS)
+        return left == 0
+
+    with bed("bridge", {"from_port": FREE, "from_vm": FREE}, tmp_path) as ready:
+        ready.row.addresses()
+        for end, device in ((ready.row.outside, "a0"), (ready.row.vm, "b0")):
+            ip("-n", end, "link", "set", device, "mtu", "1500")
+        with inside(ready.row.outside):
+            no_segmentation("a0")
+        with inside(ready.row.appliance):
+            receive_offload("mgmt0")
+        assert stream(ready.row)
+        assert "rx_oversized" not in ready.counted()
+        ip("-n", ready.row.appliance, "link", "set", "mgmt0", "gro_max_size", "65536")
+        stream(ready.row)
+        assert ready.counted()["rx_oversized"] > 0
 
 
 @pytest.mark.parametrize("end", [FROM_PORT, FROM_VM], ids=["from-port", "from-vm"])
