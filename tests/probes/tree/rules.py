@@ -51,8 +51,8 @@ def port_rules(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
         head = f'type filter hook {{}} device "{device}" priority filter; policy drop;'
         judged = _judged(forwarder, device) if bridge else ("counter name to_host",)
         chains[f"netdev port in_{device}"] = (head.format("ingress"), *judged)
-        rest = f"counter name {'unmarked' if bridge else 'from_host'}"
-        chains[f"netdev port out_{device}"] = (head.format("egress"), "meta mark 0x706f7274 accept", rest)
+        mark = "meta mark 0x706f7274 accept"
+        chains[f"netdev port out_{device}"] = (head.format("egress"), mark, "counter name from_host")
     if not bridge:
         return chains
     return chains | {
@@ -63,7 +63,6 @@ def port_rules(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
             "counter name other",
         ),
         "bridge port input_port": ("type filter hook input priority filter; policy drop;", "counter name to_host"),
-        "bridge port output_port": ("type filter hook output priority filter; policy drop;", "counter name from_host"),
     }
 
 
