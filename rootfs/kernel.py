@@ -27,7 +27,7 @@ _CONSOLES = {
     "ttymxc": "SERIAL_IMX_CONSOLE",
     "hvc": "HVC_DRIVER",
 }
-"""Devices that can be the console, and what the kernel must be built with for that (drivers/tty, drivers/usb/serial)."""
+"""Devices that can be the console, and what the kernel must be built with (drivers/tty, drivers/usb/serial)."""
 
 
 @dataclass(frozen=True)
