@@ -66,8 +66,8 @@ def test_an_unknown_destination_reaches_nobody_and_is_counted(lan: tuple[Switchb
 def test_a_hostile_vm_is_stopped_alone(lan: tuple[Switchboard, list[Frontend]]) -> None:
     board, guests = lan
     bad = guests[2]
-    # A chain that leads to itself.
-    bad.tx.describe(0, 0, 64, NEXT, 0)
+    # A chain that leads out of its table.
+    bad.tx.describe(0, 0, 64, NEXT, bad.size)
     bad.tx.offer(0)
     bad.tx.publish()
     assert wait_for(lambda: _core.vhost_user_state(board.ports[2])["faults"])
