@@ -465,7 +465,7 @@ def test_more_descriptors_than_any_message_has(port: Port) -> None:
     guest.connection.send(Request.SET_OWNER, b"", (0,) * 100)
     assert guest.connection.closed()
     guest.connection.close()
-    assert len(os.listdir("/proc/self/fd")) < before
+    assert eventually(lambda: len(os.listdir("/proc/self/fd")) < before)
     refused(port, "descriptors")
 
 
