@@ -104,7 +104,8 @@ def command(
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),
         *("-device", "virtio-blk-device,drive=root"),
         *_access(ends, memory_mib),
-        *("-device", f"virtio-net-device,netdev=access,mac={access_mac}"),
+        # Which tags pass is the forwarder's to say; QEMU would drop VLAN 0, which the VM's kernel does not ask for.
+        *("-device", f"virtio-net-device,netdev=access,mac={access_mac},ctrl_vlan=off"),
         *("-netdev", f"tap,id=link,fd={ends.link}", "-device", f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}"),
         *("-device", "virtio-rng-device"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),

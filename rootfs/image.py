@@ -175,6 +175,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
     engine = engines.host
     base, wish = engine.root("host", defconfig.HOST)
     linux = _kernel(engine, recipe)
+    linux.require_console(recipe.profile.console, f"profile {recipe.profile.name!r}: console")
     compiled = extension.build(engine)
     extra = [*([PROJECT / "overlays/host_test"] if recipe.test_access else []), *recipe.extra]
     overlays = [*wish.overlays, *extra]

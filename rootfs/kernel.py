@@ -14,6 +14,21 @@ from rootfs.errors import SallyportError
 from rootfs.steps import Cache, digest_path
 from rootfs.tools import Tools
 
+_CONSOLES = {
+    "tty": "VT_CONSOLE",
+    "ttyS": "SERIAL_8250_CONSOLE",
+    "ttyAMA": "SERIAL_AMBA_PL011_CONSOLE",
+    "ttyMSM": "SERIAL_MSM_CONSOLE",
+    "ttyPS": "SERIAL_XILINX_PS_UART_CONSOLE",
+    "ttySAC": "SERIAL_SAMSUNG_CONSOLE",
+    "ttySTM": "SERIAL_STM32_CONSOLE",
+    "ttyTHS": "SERIAL_TEGRA",
+    "ttyUSB": "USB_SERIAL_CONSOLE",
+    "ttymxc": "SERIAL_IMX_CONSOLE",
+    "hvc": "HVC_DRIVER",
+}
+"""Devices that can be the console, and what the kernel must be built with (drivers/tty, drivers/usb/serial)."""
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -81,6 +96,28 @@ class Kernel:
         # Built-in ones have no file to load.
         base = self.fetched / "tree/usr/lib/modules" / self.release
         return [path for path in order if (base / path).is_file()]
+
+    def require_console(self, console: str, where: str) -> None:
+        """See to it that this kernel can have that console: else nobody would ever read the first password.
+
+        Args:
+            console: as a profile has it, such as ``ttyS0,115200n8``. A device that is not known here is believed.
+            where: who names it, for the message.
+
+        Raises:
+            SallyportError: the kernel is built without it.
+        """
+        symbol = _CONSOLES.get(console.partition(",")[0].rstrip("0123456789"))
+        config = self.fetched / "tree/boot" / f"config-{self.release}"
+        if symbol is None or not config.is_file():
+            return
+        lines = frozenset(config.read_text().splitlines())
+        if f"CONFIG_{symbol}=y" not in lines:
+            there = ", ".join(f"{device}0" for device, needs in _CONSOLES.items() if f"CONFIG_{needs}=y" in lines)
+            raise SallyportError(
+                f"{where}: Linux {self.release} has no console on {console!r}: CONFIG_{symbol} is not built in",
+                f"this kernel can have it on {there}; or choose another kernel",
+            )
 
     def copy(self, path: str, target: Path) -> None:
         """Copy one module decompressed: an image is compressed as a whole, and BusyBox loads no compressed module."""

@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from backend import audit
+from backend.forwarder import config
 from rootfs import given
 from rootfs.errors import SallyportError
+from rootfs.fields import Console, Module, Name, PortMatch, explain
 
 DIRECTORY = Path(__file__).parent / "profiles"
 
@@ -23,8 +25,6 @@ STATE_MIB = 4
 the captures of frames are in memory."""
 LEAST_DATA_MIB = math.ceil((audit.BYTES / 2**20 + STATE_MIB + 7) * 16 / 15)
 """With what ext4 needs for itself in a partition of about that size: 7 MiB and a sixteenth (mke2fs(8), its inodes)."""
-
-_Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class _Part(BaseModel):
@@ -55,21 +55,30 @@ class Disk(_Part):
 class ManagementPort(_Part):
     """Which NIC is the management port, and the front-end VM's address on it."""
 
-    match: str = Field(pattern=r"^(first|pci:[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$")
-    """``first``: the lowest PCI address among all NICs; ``pci:DDDD:BB:DD.F``: exactly that one."""
+    match: PortMatch
+    """``first``: the lowest PCI address among all NICs; ``pci:DDDD:BB:DD.F``: that one, as the kernel calls it."""
     address: str
     """IPv4 address/prefix of the VM on the management port."""
 
     @field_validator("address")
     @classmethod
     def _is_interface(cls, value: str) -> str:
-        interface = ipaddress.IPv4Interface(value)
+        wanted = "want IPv4 address/prefix, such as 192.168.42.1/24"
+        try:
+            interface = ipaddress.IPv4Interface(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; {wanted}") from error
         if interface.ip.is_link_local or str(interface) != value or interface.network.prefixlen > 30:
-            raise ValueError("want IPv4 address/prefix outside 169.254.0.0/16 with a prefix of 30 or less")
+            raise ValueError(f"{value!r}: {wanted}; outside 169.254.0.0/16, with a prefix of 30 or less")
         ends = (interface.network.network_address, interface.network.broadcast_address)
         if interface.ip in ends or interface.ip.is_loopback or interface.ip.is_multicast or int(interface.ip) < 2**24:
-            raise ValueError(f"{interface.ip} is not an address that a machine can have in {interface.network}")
+            raise ValueError(f"{interface.ip} is no machine's address in {interface.network}; {wanted}")
         return value
+
+    @property
+    def sorted_address(self) -> str:
+        """The PCI address with a domain of eight digits, so that text sorts as numbers do; nothing for ``first``."""
+        return "" if self.match == "first" else self.match.removeprefix("pci:").rjust(len("00000000:00:00.0"), "0")
 
     @property
     def interface(self) -> ipaddress.IPv4Interface:
@@ -80,11 +89,11 @@ class ManagementPort(_Part):
 class Limits(_Part):
     """Token buckets of one direction, of all frames and of groups': frames per second (0: no limit), frames at once."""
 
-    rate: int = Field(default=200_000, ge=0, le=100_000_000)
-    burst: int = Field(default=8_192, ge=1, le=1_000_000)
-    group_rate: int = Field(default=2_000, ge=0, le=100_000_000)
+    rate: int = Field(default=200_000, ge=0, le=config.MAX_RATE)
+    burst: int = Field(default=8_192, ge=1, le=config.MAX_BURST)
+    group_rate: int = Field(default=2_000, ge=0, le=config.MAX_RATE)
     """Broadcast and multicast."""
-    group_burst: int = Field(default=512, ge=1, le=1_000_000)
+    group_burst: int = Field(default=512, ge=1, le=config.MAX_BURST)
 
 
 class Forwarder(_Part):
@@ -94,14 +103,14 @@ class Forwarder(_Part):
     """A packet ring, a tc-BPF program, or the kernel's bridge with nftables."""
     vm: Literal["vhost-user", "tap"] = "vhost-user"
     """The VM's end; ``vhost-user`` wants ``port`` to be ``ring``."""
-    ethertypes: tuple[Annotated[int, Field(ge=0x600, le=0xFFFF)], ...] = Field(
-        default=(0x0800, 0x0806, 0x86DD), min_length=1, max_length=16
+    ethertypes: tuple[Annotated[int, Field(ge=config.MIN_ETHERTYPE, le=config.MAX_ETHERTYPE)], ...] = Field(
+        default=(0x0800, 0x0806, 0x86DD), min_length=1, max_length=config.MAX_ETHERTYPES
     )
-    """IPv4, ARP, IPv6; all others are dropped. Way ``bridge`` knows these three only."""
-    tags: int = Field(default=0, ge=0, le=2)
-    """Most VLAN tags of a frame that may pass."""
-    max_frame: int = Field(default=1514, ge=60, le=9018)
-    """Bytes, Ethernet header included."""
+    """IPv4, ARP, IPv6; all others are dropped."""
+    tags: int = Field(default=0, ge=0, le=config.MAX_TAGS)
+    """Most VLAN tags of a frame that may pass. A priority tag (VLAN 0) in front is none: the frame is untagged."""
+    max_frame: int = Field(default=1514, ge=config.MIN_FRAME, le=config.MAX_FRAME)
+    """Bytes, Ethernet header included, tags not. The MTU of port and VM follow from it."""
     from_port: Limits = Limits()
     from_vm: Limits = Limits()
 
@@ -114,7 +123,21 @@ class Forwarder(_Part):
     def _goes_together(self) -> Forwarder:
         if self.vm == "vhost-user" and self.port != "ring":
             raise ValueError(f'vm = "vhost-user" goes with port = "ring" only; write vm = "tap" for {self.port!r}')
+        if self.tags and self.port == "bridge":
+            raise ValueError(
+                f'tags = {self.tags} goes with port = "ring" or "kernel" only; write tags = 0 for "bridge"'
+            )
         return self
+
+    @property
+    def mtu(self) -> int:
+        """Of the VM's NIC on the port, bytes."""
+        return self.max_frame - config.HEADER
+
+    @property
+    def port_mtu(self) -> int:
+        """Of the port and of the VM's tap, bytes: with tags. Linux allows for one of 802.1Q by itself, for no other."""
+        return self.mtu + config.TAG * self.tags
 
 
 class FrontendVm(_Part):
@@ -127,8 +150,8 @@ class FrontendVm(_Part):
 class Modules(_Part):
     """Kernel modules of the host; none but these (and what they depend on) is in the image or can be loaded."""
 
-    initrd: tuple[_Module, ...]
-    host: tuple[_Module, ...]
+    initrd: tuple[Module, ...]
+    host: tuple[Module, ...]
 
     @field_validator("initrd", "host", mode="before")
     @classmethod
@@ -139,13 +162,13 @@ class Modules(_Part):
 class Profile(_Part):
     """One hardware model."""
 
-    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    name: Name
     description: str
     arch: Literal["x86_64", "aarch64"]
     kernel: Literal["cloud", "generic"]
     """Kernel flavour of engine ``debian``: ``cloud`` for virtual machines, ``generic`` for hardware."""
-    console: str = Field(pattern=r"^tty[A-Z]*[0-9]+(,[0-9]+)?$")
-    """Serial console as the kernel's ``console=`` takes it; the first password is shown there."""
+    console: Console
+    """Console as the kernel's ``console=`` takes it; it becomes /dev/console, where the first password is shown."""
     disk: Disk
     management: ManagementPort
     vm: FrontendVm
@@ -189,16 +212,22 @@ def load(name: str, way: str = "") -> Profile:
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-        raise SallyportError(f"{file}: {wrong}", "the fields are documented in rootfs/profile.py") from error
+        raise _wrong(file, error) from error
     if profile.name != file.stem:
         raise SallyportError(f"{file}: name: {profile.name!r} is not the file's name", f"write name = {file.stem!r}")
-    return _by(way, profile) if way else profile
+    return _by(way, profile, file) if way else profile
 
 
-def _by(way: str, profile: Profile) -> Profile:
+def _wrong(file: Path, error: ValidationError) -> SallyportError:
+    return SallyportError(f"{file}: {explain(error, Profile)}", "the fields are documented in rootfs/profile.py")
+
+
+def _by(way: str, profile: Profile, file: Path) -> Profile:
     if way not in WAYS:
         raise SallyportError(f"no way {way!r} of forwarding", f"there are: {', '.join(WAYS)}")
     port, vm = WAYS[way]
-    forwarder = profile.forwarder.model_copy(update={"port": port, "vm": vm})
-    return profile.model_copy(update={"name": f"{profile.name}-{way}", "forwarder": forwarder})
+    forwarder = profile.forwarder.model_dump() | {"port": port, "vm": vm}
+    try:
+        return Profile.model_validate(profile.model_dump() | {"name": f"{profile.name}-{way}", "forwarder": forwarder})
+    except ValidationError as error:
+        raise _wrong(file, error) from error

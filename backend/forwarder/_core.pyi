@@ -189,8 +189,8 @@ class Lan:
     def counters(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """For frames from each endpoint: (frames, bytes) of each verdict, in the order of ``counters.VERDICTS``."""
 
-def check(policy: bytes, direction: int, frame: bytes, outer_tags: int, /) -> int:
-    """The policy's verdict on one frame, rates aside; ``outer_tags`` (0 or 1) is a tag beside the frame. For tests.
+def check(policy: bytes, direction: int, frame: bytes, outer_tag: int, /) -> int:
+    """For tests: the policy's verdict on one frame, rates aside; ``outer_tag`` lies beside it, TPID and TCI; 0: none.
 
     Raises:
         ValueError: a policy of another size, or an argument out of range.

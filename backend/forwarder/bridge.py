@@ -1,5 +1,6 @@
 """Way ``bridge``: the kernel's bridge moves the frames between port and tap, nftables judges them; for comparison.
 
+The rules are the policy of the other ways, verdict by verdict (``port.nft``; `Forwarder` refuses what they cannot say).
 ``port-setup`` makes the bridge with all its rules; this module brings the port up and down and reads the counters with
 ip(8) and nft(8), for which the process keeps CAP_NET_ADMIN of its own network namespace. The other ways keep nothing.
 """
@@ -70,7 +71,7 @@ async def read_port() -> Port:
     """
     links, rules = await asyncio.gather(
         _command("ip", "-json", "-statistics", "link", "show", "dev", PORT),
-        _command("nft", "-json", "list", "counters", "table", "bridge", "port"),
+        _command("nft", "-json", "list", "counters"),
     )
     link = msgspec.json.decode(links, type=Annotated[list[_Link], Meta(min_length=1)])[0]
     counters = [item.counter for item in msgspec.json.decode(rules, type=_Rules).nftables if item.counter is not None]

@@ -13,14 +13,26 @@ from backend.forwarder.errors import ConfigError
 PATH = Path("/etc/sallyport/port.json")
 MAX_RATE = 100_000_000
 """Frames per second: below a few nanoseconds a frame the token bucket's clock is too coarse."""
+MAX_BURST = 1_000_000
+MAX_TAGS = 2
+"""VLAN tags of a frame, IEEE 802.1ad."""
+TAG = 4
+"""Bytes of one."""
+MAX_ETHERTYPES = 16
+MIN_ETHERTYPE, MAX_ETHERTYPE = 0x600, 0xFFFF
+"""IEEE 802.3, 3.2.6: what is below is a length."""
+HEADER = 14
+"""Bytes of an Ethernet header; ``max_frame`` has them, an MTU has not."""
+MIN_FRAME, MAX_FRAME = HEADER + 1280, HEADER + 9004
+"""Bytes: IPv6 wants an MTU of 1280 (RFC 8200, 5), or the VM has none; and what network cards call jumbo frames."""
 
 PortWay = Literal["ring", "kernel", "bridge"]
 VmWay = Literal["vhost-user", "tap"]
 Rate = Annotated[int, Meta(ge=0, le=MAX_RATE)]
 """Frames per second, 0 for no limit."""
-Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
+Burst = Annotated[int, Meta(ge=1, le=MAX_BURST)]
 """Frames that may come at once."""
-Ethertype = Annotated[int, Meta(ge=0x600, le=0xFFFF)]
+Ethertype = Annotated[int, Meta(ge=MIN_ETHERTYPE, le=MAX_ETHERTYPE)]
 
 
 class Limit(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,10 +56,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """How frames get from and to the port: by a packet ring, a tc-BPF program, or the kernel's bridge."""
     vm: VmWay
     """How they get from and to the VM; ``vhost-user`` wants ``port`` to be ``ring``."""
-    ethertypes: Annotated[list[Ethertype], Meta(min_length=1, max_length=16)]
-    tags: Annotated[int, Meta(ge=0, le=2)]
+    ethertypes: Annotated[list[Ethertype], Meta(min_length=1, max_length=MAX_ETHERTYPES)]
+    tags: Annotated[int, Meta(ge=0, le=MAX_TAGS)]
     """Most VLAN tags of a frame that may pass."""
-    max_frame: Annotated[int, Meta(ge=60, le=9018)]
+    max_frame: Annotated[int, Meta(ge=MIN_FRAME, le=MAX_FRAME)]
     """Bytes, Ethernet header included, tags and frame check sequence not."""
     vm_memory_mib: Annotated[int, Meta(ge=16, le=65536)]
     """Most memory of the VM that is mapped."""

@@ -20,7 +20,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +30,7 @@ from backend import tap
 from backend.forwarder import _core, errors
 from backend.forwarder.config import Limit
 from backend.forwarder.counters import VERDICTS
+from backend.forwarder.data_path import DataPath
 from backend.forwarder.errors import ConfigError, ForwarderError
 from backend.forwarder.policy import parse_mac
 from backend.forwarder.process import listen
@@ -250,14 +250,6 @@ async def serve(path: Path) -> None:
     """
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     lan = GuestLan(read(path))
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            lan.run()
-        except BaseException as problem:
-            problems.append(problem)
-        loop.call_soon_threadsafe(ended.set)
 
     def reload() -> None:
         try:
@@ -275,16 +267,14 @@ async def serve(path: Path) -> None:
         (signal.SIGUSR1, show),
     ):
         loop.add_signal_handler(number, action)
-    _core.drop_capabilities()
-    thread = threading.Thread(target=run, name="data path", daemon=True)
-    thread.start()
-    _core.confine()
+    thread = DataPath(lan.run, ended)
+    thread.begin()
     log.info("%d ports", len(lan.up()))
     await ended.wait()
     lan.stop()
     thread.join(2.0)
-    if problems:
-        raise problems[0]
+    if thread.problem is not None:
+        raise thread.problem
 
 
 def main(words: list[str] | None = None) -> int:

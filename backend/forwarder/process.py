@@ -4,9 +4,9 @@ Theory of operation. Four stages, in this order, because each takes away what th
 
 1. As its own user with a few capabilities (the unit names them): lock, sockets, the way's rings or programs.
 2. No capability in any set.
-3. The data path runs in a thread of its own, in C, without the GIL.
-4. A system-call filter over all threads. From here on the process can do nothing but move frames, answer on its unix
+3. A system-call filter over all threads. From here on the process can do nothing but move frames, answer on its unix
    sockets, and open the VM's tap, which belongs to its user.
+4. The data path's thread, in C, without the GIL, looks at its first frame and takes the VM's first connection.
 
 The port is up before and stays up after: closed is what rules make it (``port.nft``: all that its stack gets or says
 is dropped) and that nothing else moves frames. So a restart lets nothing through, and the VM does not notice it but for
@@ -23,7 +23,6 @@ import os
 import shutil
 import signal
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,26 +149,6 @@ async def _feed_watchdog(way: ways.Way | None) -> None:
         await asyncio.sleep(interval)
 
 
-class _Thread(threading.Thread):
-    """The data path's thread; ``problem`` is why it ended by itself."""
-
-    def __init__(self, way: ways.Way, ended: asyncio.Event) -> None:
-        super().__init__(name="data path", daemon=True)
-        self._way = way
-        self._ended = ended
-        self._loop = asyncio.get_running_loop()
-        self.problem: BaseException | None = None
-
-    def run(self) -> None:
-        """Move frames."""
-        try:
-            self._way.run()
-        except BaseException as problem:
-            self.problem = problem
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ended.set)
-
-
 async def serve(places: Places | None = None) -> None:
     """Be the forwarder until SIGTERM.
 
@@ -221,7 +200,8 @@ async def _serve_bridge(places: Places, stop: asyncio.Event) -> None:
 
 
 async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Event) -> None:
-    from backend.forwarder import _core
+    # Not above: way `bridge` does without the C part.
+    from backend.forwarder.data_path import DataPath
 
     try:
         vm_mac = (places.run / "vm-mac").read_text()
@@ -237,13 +217,10 @@ async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Even
         waits = [_feed_watchdog(way)]
         if settings.vm == "tap":
             waits.append(_hand_out(listen(places.run / "taps.sock", places.vm_group)))
-        _core.drop_capabilities()
-        thread = _Thread(way, stop)
-        thread.start()
+        thread = DataPath(way.run, stop)
+        thread.begin()
         stack.callback(thread.join, 2.0)
         stack.callback(way.stop)
-        # Before the filter: what is imported later would be opened later.
-        _core.confine()
         await _wait(stack, waits, stop)
         if thread.problem is not None:
             raise thread.problem

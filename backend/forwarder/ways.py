@@ -80,10 +80,18 @@ class RingWay:
             raise errors.from_os(error, subject) from error
         self._path = _core.Path(outer, self._vm, policy)
         self._vhost = listener is not None
+        self._names = port if self._vhost else f"{port} or {tap}"
 
     def run(self) -> None:
-        """See `Way`."""
-        self._path.run()
+        """Move frames until `stop`; blocks, without the GIL.
+
+        Raises:
+            InterfaceMissingError: an interface vanished and another one has its name: who opens that needs privileges.
+        """
+        try:
+            self._path.run()
+        except OSError as error:
+            raise errors.from_os(error, self._names) from error
 
     def stop(self) -> None:
         """See `Way`."""

@@ -52,15 +52,20 @@ static int on_link(const struct policy *policy, const uint8_t *frame, size_t at)
 }
 
 /* All that the frame could be refused for, as a set of verdicts; 0: it may pass. */
-static unsigned wrong(const struct policy *policy, int from_vm, const uint8_t *frame, size_t len, int beside,
+static unsigned wrong(const struct policy *policy, int from_vm, const uint8_t *frame, size_t len, uint32_t beside,
                       uint64_t wire_len, unsigned *first) {
-    unsigned reasons = 0, tags = (unsigned)beside;
+    unsigned reasons = 0, tags = beside != 0, free = 0;
     size_t type = 12;
 
     *first = VERDICTS;
     if (len < 14) {
         *first = VERDICT_RUNT;
         return 1U << VERDICT_RUNT;
+    }
+    if (beside != 0) {
+        free = beside >> 16 == 0x8100 && (beside & 4095) == 0;
+    } else if (len >= 18 && memcmp(frame + 12, "\x81\x00", 2) == 0) {
+        free = frame[14] % 16 == 0 && frame[15] == 0;
     }
     while (is_tag(frame + type)) {
         tags++;
@@ -77,7 +82,7 @@ static unsigned wrong(const struct policy *policy, int from_vm, const uint8_t *f
         *first = VERDICT_TAGS;
         return 1U << VERDICT_TAGS;
     }
-    if (tags > policy->tags) {
+    if (tags - free > policy->tags) {
         reasons |= 1U << VERDICT_TAGS;
     }
     if (wire_len > (uint64_t)policy->max_frame + (type - 12)) {
@@ -94,6 +99,9 @@ static unsigned wrong(const struct policy *policy, int from_vm, const uint8_t *f
         if (frame[0] % 2 == 0 && memcmp(frame, policy->vm_mac, 6) != 0) {
             reasons |= 1U << VERDICT_DESTINATION;
         }
+    }
+    if (memcmp(frame, "\x01\x80\xc2\x00\x00", 5) == 0 && frame[5] < 3) {
+        reasons |= 1U << VERDICT_DESTINATION;
     }
     if (!listed(policy, (unsigned)frame[type] * 256 + frame[type + 1])) {
         reasons |= 1U << VERDICT_ETHERTYPE;
@@ -139,7 +147,8 @@ static struct policy set_up(const uint8_t *head) {
 
 static void check_frame(const struct policy *policy, const uint8_t *head, const uint8_t *bytes, size_t size) {
     enum direction from = head[16] & 1 ? FROM_VM : FROM_PORT;
-    uint8_t beside = head[16] >> 1 & 1;
+    static const uint32_t tags[] = {0, 0x8100a005, 0x81006000, 0x88a80000};
+    uint32_t beside = tags[head[16] >> 1 & 3];
     uint32_t wire_len = (uint32_t)size + (uint32_t)(head[17] << 8 | head[18]);
     uint8_t *frame = malloc(size + (size == 0));
     unsigned reasons, first, verdict;

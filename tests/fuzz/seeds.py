@@ -303,9 +303,13 @@ def policy() -> Iterator[tuple[str, bytes]]:
             yield f"{name}-from-vm-{tags}-tags", head(2, 1) + other + vm + front + rest
             yield f"{name}-tag-beside-and-{tags}", head(2, 1, 1) + group + vm + front + rest
             yield f"{name}-cut-{tags}", head(2) + vm + other + front + rest[:8]
+            yield f"{name}-priority-and-{tags}-tags", head(0) + vm + other + b"\x81\0\xa0\0" + front + rest
+            yield f"{name}-priority-beside-and-{tags}-tags", head(1, 1, 2) + other + vm + front + rest
         yield f"{name}-spoofed", head(1, 1) + vm + other + rest
         yield f"{name}-from-group", head() + vm + group + rest
         yield f"{name}-for-another", head() + other + other + rest
+        yield f"{name}-priority-of-802.1ad", head(0) + vm + other + b"\x88\xa8\0\0" + rest
+        yield f"{name}-to-the-next-bridge", head() + b"\x01\x80\xc2\0\0\2" + other + rest
         yield f"{name}-broadcast", head() + group + other + rest
         yield f"{name}-too-long", head(wire=9000) + vm + other + rest
         yield f"{name}-not-allowed", head(at1=14) + vm + other + rest

@@ -43,6 +43,8 @@ REREADS = 3
 FLOOD_SECONDS = 2.0
 """Seconds' worth of broadcasts that are sent at once."""
 PASSED = "rx_passed"
+SLOW_GROUP = "01:80:c2:00:00:02"
+"""IEEE 802.1Q, table 8-1. Cards keep the one of pause frames (…:01) to themselves."""
 SPORT = 19011
 BODY = 46
 """Bytes behind the shortest Ethernet header; as a type it is the length of an IEEE 802.3 frame."""
@@ -81,18 +83,29 @@ def classes(target: Target, allowed: Allowed) -> Iterator[Class]:
         tried = f"UDP to the VM behind {depth} VLAN tags"
         yield Class(f"tags-{depth}", tried, "rx_tags", partial(_behind, plain, depth))
     if not allowed.tags:
-        tried = "UDP to the VM behind a tag of VLAN 0, priority 5"
-        yield Class("tags-priority", tried, "rx_tags", lambda mark: tagged(plain(mark), 0, priority=5))
+        # One priority tag is none, and passes (see `_passing`); it hides nothing that comes behind it.
+        twice = partial(_prioritised, lambda mark: tagged(plain(mark), 0))
+        yield Class("tags-priority-twice", "UDP to the VM behind two tags of VLAN 0", "rx_tags", twice)
+        hidden = partial(_prioritised, partial(_behind, plain, 1))
+        yield Class("tags-priority-vlan", "UDP to the VM behind a tag of VLAN 0 and one of 42", "rx_tags", hidden)
+        tried = "UDP to the VM behind an 802.1ad tag of VLAN 0"
+        yield Class("tags-priority-ad", tried, "rx_tags", lambda mark: tagged(plain(mark), 0, 0x88A8))
     group = f"{int(vm[:2], 16) | 1:02x}{vm[2:]}"
     for name, tried, mac in (("source-vm", "the VM's own MAC", vm), ("source-group", "a group's MAC", group)):
         yield Class(name, f"{tried} as source", "rx_spoofed", _datagrams(replace(v4, src_mac=mac)))
     # Only the port's own MAC: a card that is not promiscuous keeps others to itself.
     if port := target.host_macs.get("mgmt0"):
         yield Class("to-host", f"UDP to the port's MAC {port}", "rx_destination", _datagrams(v4.to(mac=port)))
+    tried = "UDP to the group of slow protocols, which no bridge forwards"
+    yield Class("to-next-bridge", tried, "rx_destination", _datagrams(v4.to(mac=SLOW_GROUP)))
     over = allowed.max_frame + 1
     if over <= 1518:  # a longer one does not reach every port whose MTU is 1500
         tried = f"UDP to the VM in a frame of {over} bytes"
         yield Class("oversized", tried, "rx_oversized", lambda mark: plain(mark.ljust(over - 42, b"\0")))
+
+
+def _prioritised(make: Callable[[bytes], bytes], mark: bytes) -> bytes:
+    return tagged(make(mark), 0, priority=5)
 
 
 def _unknown_types(target: Target, allowed: Allowed) -> Iterator[Class]:
@@ -180,10 +193,12 @@ class _Bench:
         """The counters that there are."""
         return frozenset(self._before)
 
-    def ping(self) -> bool:
-        """Ask the VM something that must pass; return whether it was answered."""
+    def ping(self, *, priority: bool = False) -> bool:
+        """Ask the VM something that must pass, behind a priority tag or none; return whether it was answered."""
         self._asked += 1
         question = ping_question(self._rng.choice(self._paths), self._rng)
+        if priority:
+            question = replace(question, frame=tagged(question.frame, 0, priority=5))
         seen = ask(self._wire, self._tap, question, timeout=PING_TIMEOUT)[0] is not None
         self._answered += seen
         return seen
@@ -207,10 +222,10 @@ class _Bench:
             case.rose = delta.get(case.kind.counter, 0)
         return _Seen(delta, honest, self._answered, self._asked)
 
-    def honest(self, count: int) -> _Seen:
-        """Send nothing but so many pings."""
+    def honest(self, count: int, *, priority: bool = False) -> _Seen:
+        """Send nothing but so many pings, behind priority tags or none."""
         before, self._asked, self._answered = self._wire.sent, 0, 0
-        while self._asked < count and self.ping():
+        while self._asked < count and self.ping(priority=priority):
             pass
         sent = self._wire.sent - before
         return _Seen(self._delta({PASSED: self._answered}), sent, self._answered, self._asked)
@@ -264,7 +279,7 @@ def run_counters(
         with answering(wire, target), wire.tap() as tap:
             bench = _Bench(wire, tap, read, target, rng)
             cases = [case for case in cases if case.kind.counter in bench.names]
-            results.append(_passing(bench))
+            results += [_passing(bench), _passing(bench, priority=True)]
             if results[0].verdict is not Verdict.CONTROL:
                 raise WireError("what must pass is not answered, or not counted")
             _together(bench, cases)
@@ -340,14 +355,26 @@ def _judge(case: _Case, trouble: str) -> Result:
     return Result(GROUP, case.kind.name, case.kind.tried, verdict, evidence, control, case.duration)
 
 
-def _passing(bench: _Bench) -> Result:
-    """What may pass is counted as passed, and answered: the counters are of the data path that leads to the VM."""
-    began, tried = time.monotonic(), "pings to the VM raise rx_passed and are answered"
-    seen = bench.honest(2 * PINGS)
+def _passing(bench: _Bench, *, priority: bool = False) -> Result:
+    """What may pass is counted as passed, and answered: the counters are of the data path that leads to the VM.
+
+    With a ``priority`` tag as well, which is the control of all that is tagged: VLAN 0 is none (IEEE 802.1Q, 6.9.1).
+    """
+    began, what = time.monotonic(), "pings behind a priority tag" if priority else "pings"
+    tried = f"{what} to the VM raise rx_passed and are answered"
+    seen = bench.honest(2 * PINGS, priority=priority)
     rose = seen.delta.get(PASSED, 0)
     evidence = f"{seen.answered} of {seen.asked} pings answered, {PASSED} rose by {rose}"
     verdict = Verdict.CONTROL if seen.is_good else Verdict.NOT_TESTED
-    return Result(GROUP, "passing", tried, verdict, evidence, "is itself the control", time.monotonic() - began)
+    return Result(
+        GROUP,
+        "passing-priority" if priority else "passing",
+        tried,
+        verdict,
+        evidence,
+        "is itself the control",
+        time.monotonic() - began,
+    )
 
 
 def _group_rate(bench: _Bench, rng: random.Random, target: Target, policy: Allowed) -> Result:

@@ -22,7 +22,9 @@
 #define FRAME_PARTS 24  /* a Linux guest's largest chain has 19 (MAX_SKB_FRAGS + 2) */
 #define FRAME_HEAD 160  /* bytes: tags, Ethernet, IPv6 or IPv4 with options, TCP with options */
 #define FRAME_MAX 65553 /* bytes: the largest IPv4 or IPv6 super-frame (65,535) with its Ethernet header and a tag */
-#define FRAME_POLLS 8   /* most file descriptors of one endpoint */
+#define ENDPOINT_BUSY (-1)
+#define ENDPOINT_LOST (-2)
+#define FRAME_POLLS 8 /* most file descriptors of one endpoint */
 
 /* Work that was left for a network card (virtio 1.2, 5.1.6; the numbers are those of struct virtio_net_hdr). An
  * endpoint that reads it from a guest hands it on only as offload_from_guest() made it: derived from the frame's own
@@ -66,7 +68,8 @@ struct endpoint_ops {
     /* Tell the other side of what receive(), release() and send() did, once a round (interrupts, doorbells). */
     void (*flush)(struct endpoint *);
     /* Before sleeping: ask to be woken for a frame (`want_frames`), for room to send (`want_room`). Returns how many
-     * file descriptors were written to `fds` (at most FRAME_POLLS), or -1 if there is something to do already.
+     * file descriptors were written to `fds` (at most FRAME_POLLS), ENDPOINT_BUSY if there is something to do already,
+     * or ENDPOINT_LOST if this endpoint can never go on, so that the data path ends.
      */
     int (*arm)(struct endpoint *, struct pollfd *fds, bool want_frames, bool want_room);
     /* After sleeping, with what arm() gave, `revents` filled in: control traffic, doorbells, errors. */
@@ -88,6 +91,11 @@ static inline void counter_add(struct counter *counters, enum verdict verdict, u
 
     __atomic_store_n(&counter->frames, counter->frames + frames, __ATOMIC_RELAXED);
     __atomic_store_n(&counter->bytes, counter->bytes + bytes, __ATOMIC_RELAXED);
+}
+
+/* The tag that is out of band, as policy.h takes it. */
+static inline uint32_t frame_outer_tag(const struct frame *frame) {
+    return frame->tag_tpid == 0 ? 0 : (uint32_t)frame->tag_tpid << 16 | frame->tag_tci;
 }
 
 /* Frames on the wire that one frame becomes: 1, or the segments it is to be cut into. */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -21,9 +22,6 @@ static const int CALLS[] = {
     SCMP_SYS(sendmmsg),
     SCMP_SYS(sendmsg),
     SCMP_SYS(sendto),
-    SCMP_SYS(getsockopt),
-    SCMP_SYS(setsockopt),
-    SCMP_SYS(bind),
     SCMP_SYS(readv),
     SCMP_SYS(writev),
     SCMP_SYS(accept4),
@@ -84,6 +82,17 @@ static const unsigned long IOCTLS[] = {
     FIONBIO,      FIOCLEX,      FIONREAD,      TCGETS, /* Python's sockets and files */
 };
 
+/* No option that gives a socket to somebody else's frames, a filter or a mark: those were set before. */
+static const struct {
+    int call;
+    int level;
+    int name;
+} OPTIONS[] = {
+    {SCMP_SYS(getsockopt), SOL_SOCKET, SO_ERROR},          /* ring.c: reading it clears it */
+    {SCMP_SYS(getsockopt), SOL_PACKET, PACKET_STATISTICS}, /* ring.c: frames that were lost */
+    {SCMP_SYS(setsockopt), SOL_SOCKET, SO_LINGER},         /* vhost_message.c: before closing what the VM handed over */
+};
+
 static const unsigned long PRCTLS[] = {PR_SET_TIMERSLACK, PR_SET_NAME};
 
 PyObject *python_drop_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
@@ -106,6 +115,11 @@ static int allow_all(scmp_filter_ctx filter) {
     for (size_t i = 0; result == 0 && i < sizeof IOCTLS / sizeof *IOCTLS; i++) {
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
                                   SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffU, IOCTLS[i]));
+    }
+    for (size_t i = 0; result == 0 && i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, OPTIONS[i].call, 2,
+                                  SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffU, (scmp_datum_t)OPTIONS[i].level),
+                                  SCMP_A2(SCMP_CMP_MASKED_EQ, 0xffffffffU, (scmp_datum_t)OPTIONS[i].name));
     }
     for (size_t i = 0; result == 0 && i < sizeof PRCTLS / sizeof *PRCTLS; i++) {
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PRCTLS[i], 0));

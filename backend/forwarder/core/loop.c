@@ -5,7 +5,7 @@
 int loop_wait_for(struct endpoint *const *endpoints, unsigned n, uint64_t want_frames, uint64_t want_room, int stop_fd,
                   int timeout_ms) {
     struct pollfd fds[1 + LOOP_ENDPOINTS * FRAME_POLLS];
-    int armed[LOOP_ENDPOINTS]; /* file descriptors of each, -1: had something to do */
+    int armed[LOOP_ENDPOINTS]; /* file descriptors of each, ENDPOINT_BUSY: had something to do */
     nfds_t count = 1;
     struct pollfd *mine;
     int ready;
@@ -14,6 +14,10 @@ int loop_wait_for(struct endpoint *const *endpoints, unsigned n, uint64_t want_f
     for (unsigned i = 0; i < n; i++) {
         armed[i] =
             endpoints[i]->ops->arm(endpoints[i], fds + count, (want_frames >> i & 1) != 0, (want_room >> i & 1) != 0);
+        if (armed[i] == ENDPOINT_LOST) {
+            errno = ENODEV;
+            return -1;
+        }
         if (armed[i] < 0) {
             timeout_ms = 0;
         } else {

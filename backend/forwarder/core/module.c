@@ -104,7 +104,7 @@ static PyMethodDef methods[] = {
     {"vhost_user", python_vhost_user, METH_VARARGS, NULL},
     {"vhost_user_state", python_vhost_user_state, METH_VARARGS, NULL},
     {"tap", python_tap, METH_VARARGS, NULL},
-    {"check", python_check, METH_VARARGS, "check(policy, direction, frame, outer_tags) -> verdict, rates aside."},
+    {"check", python_check, METH_VARARGS, "check(policy, direction, frame, outer_tag) -> verdict, rates aside."},
     {"memory", python_memory, METH_VARARGS, NULL},
     {"memory_inject", python_memory_inject, METH_VARARGS, NULL},
     {"memory_collect", python_memory_collect, METH_VARARGS, NULL},

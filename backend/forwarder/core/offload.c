@@ -53,7 +53,7 @@ static bool read_headers(const struct frame *frame, struct headers *headers) {
     struct parsed parsed;
     uint8_t protocol;
 
-    if (policy_parse(head, len, frame->tag_tpid != 0, &parsed) != VERDICT_PASSED) {
+    if (policy_parse(head, len, frame_outer_tag(frame), &parsed) != VERDICT_PASSED) {
         return false;
     }
     headers->layer3 = parsed.layer3;

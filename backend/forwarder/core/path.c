@@ -48,7 +48,7 @@ static enum verdict judge(struct path *path, enum direction from, const struct f
     struct parsed parsed;
     uint32_t segments = frame_segments(frame);
     enum verdict verdict = policy_check(&path->policy, from, frame->part[0].iov_base, (uint32_t)frame->part[0].iov_len,
-                                        frame->tag_tpid != 0, frame_wire_len(frame), &parsed);
+                                        frame_outer_tag(frame), frame_wire_len(frame), &parsed);
 
     if (verdict != VERDICT_PASSED) {
         return verdict;

@@ -39,9 +39,10 @@ enum verdict {
     VERDICT_PASSED,
     VERDICT_RUNT,      /* too short for its own headers */
     VERDICT_OVERSIZED, /* longer than the policy allows */
-    VERDICT_TAGS,      /* more VLAN tags than the policy allows */
+    VERDICT_TAGS,      /* more VLAN tags than the policy allows, or than POLICY_TAGS with a priority tag */
     VERDICT_SPOOFED, /* from the VM: not its address; from the port: the VM's address, or a group address, as source */
-    VERDICT_DESTINATION,  /* from the port: a single station's address that is not the VM's */
+    VERDICT_DESTINATION,  /* from the port: a single station's address that is not the VM's; or a group that no bridge
+                             forwards: see policy_stays_on_the_wire() */
     VERDICT_ETHERTYPE,    /* not on the allow-list */
     VERDICT_LINK_ADDRESS, /* ARP or IPv4 with an address of the link to the backend */
     VERDICT_RATE,         /* over the direction's rate */
@@ -83,7 +84,7 @@ struct counters {
 /* What the headers of a frame say. */
 struct parsed {
     uint16_t ethertype; /* behind all tags; a value below 0x600 is a length (IEEE 802.3) */
-    uint8_t tags;       /* VLAN tags, the one out of band included */
+    uint8_t tags;       /* VLAN tags, the one out of band included, but for a priority tag in front */
     uint8_t layer3;     /* offset of what follows the EtherType, in the bytes given */
     uint8_t group;      /* the destination is a group address */
 };
@@ -120,16 +121,33 @@ POLICY_INLINE int policy_is_tag(uint16_t ethertype) {
            ethertype == 0x9300;
 }
 
+/* The TPID and TCI of a priority tag (IEEE 802.1Q, 3.184 and 6.9.1): VLAN 0, so the frame is untagged and tells nothing
+ * but its priority. Industrial networks send them, and every end station takes them for untagged: Linux drops the tag
+ * (net/core/dev.c, __netif_receive_skb_core()). Only C-tags, and only in front: no end station is sent another.
+ */
+POLICY_INLINE uint8_t policy_is_priority(uint32_t tag) {
+    return (tag & 0xffff0fffU) == 0x81000000U;
+}
+
+/* Groups whose frames end at the next station, whatever is in them: spanning tree, pause, slow protocols. The kernel's
+ * bridge cannot be told to forward them (IEEE 802.1Q, table 8-1; net/bridge, BR_GROUPFWD_RESTRICTED), so no way does.
+ */
+POLICY_INLINE int policy_stays_on_the_wire(const uint8_t *mac) {
+    return policy_be32(mac) == 0x0180c200U && mac[4] == 0 && mac[5] <= 2;
+}
+
 POLICY_INLINE int policy_in_link(const struct policy *policy, const uint8_t *address) {
     return policy->link_mask != 0 && (policy_be32(address) & policy->link_mask) == policy->link_address;
 }
 
 /* Read the headers. `head` holds POLICY_HEAD readable bytes, of which the first `len` are the frame's.
- * `outer_tags` (0 or 1) is a tag that the kernel took out of the frame and keeps beside it.
+ * `outer_tag` is a tag that the kernel took out of the frame and keeps beside it, TPID and TCI as on the wire; 0: none.
  * Returns VERDICT_PASSED, VERDICT_RUNT or VERDICT_TAGS.
  */
-POLICY_INLINE enum verdict policy_parse(const uint8_t *head, uint32_t len, uint8_t outer_tags, struct parsed *parsed) {
-    parsed->tags = outer_tags;
+POLICY_INLINE enum verdict policy_parse(const uint8_t *head, uint32_t len, uint32_t outer_tag, struct parsed *parsed) {
+    uint8_t priority = policy_is_priority(outer_tag);
+
+    parsed->tags = outer_tag != 0;
     parsed->layer3 = POLICY_ETHER;
     parsed->ethertype = 0;
     parsed->group = 0;
@@ -141,6 +159,9 @@ POLICY_INLINE enum verdict policy_parse(const uint8_t *head, uint32_t len, uint8
     if (policy_is_tag(parsed->ethertype)) {
         if (len < POLICY_ETHER + POLICY_TAG) {
             return VERDICT_RUNT;
+        }
+        if (outer_tag == 0) {
+            priority = policy_is_priority(policy_be32(head + 12));
         }
         parsed->tags++;
         parsed->layer3 = POLICY_ETHER + POLICY_TAG;
@@ -158,6 +179,7 @@ POLICY_INLINE enum verdict policy_parse(const uint8_t *head, uint32_t len, uint8
     if (parsed->tags > POLICY_TAGS || policy_is_tag(parsed->ethertype)) {
         return VERDICT_TAGS;
     }
+    parsed->tags = (uint8_t)(parsed->tags - priority);
     return VERDICT_PASSED;
 }
 
@@ -186,8 +208,8 @@ POLICY_INLINE enum verdict policy_addresses(const struct policy *policy, uint16_
  * frame (of each of its segments, if it is to be cut) in bytes, without a tag that is out of band.
  */
 POLICY_INLINE enum verdict policy_check(const struct policy *policy, enum direction from, const uint8_t *head,
-                                        uint32_t len, uint8_t outer_tags, uint32_t wire_len, struct parsed *parsed) {
-    enum verdict verdict = policy_parse(head, len, outer_tags, parsed);
+                                        uint32_t len, uint32_t outer_tag, uint32_t wire_len, struct parsed *parsed) {
+    enum verdict verdict = policy_parse(head, len, outer_tag, parsed);
     uint32_t known = 0;
 
     if (verdict != VERDICT_PASSED) {
@@ -203,7 +225,8 @@ POLICY_INLINE enum verdict policy_check(const struct policy *policy, enum direct
     if (policy_same_mac(head + 6, policy->vm_mac) != (from == FROM_VM) || (head[6] & 1)) {
         return VERDICT_SPOOFED;
     }
-    if (from == FROM_PORT && !parsed->group && !policy_same_mac(head, policy->vm_mac)) {
+    if (policy_stays_on_the_wire(head) ||
+        (from == FROM_PORT && !parsed->group && !policy_same_mac(head, policy->vm_mac))) {
         return VERDICT_DESTINATION;
     }
     for (uint32_t i = 0; i < POLICY_ETHERTYPES; i++) {

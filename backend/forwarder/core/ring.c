@@ -117,20 +117,23 @@ static bool interface_is_up(int socket, const char *interface) {
     return ioctl(socket, SIOCGIFFLAGS, &request) == 0 && request.ifr_flags & IFF_UP;
 }
 
-/* After it went down: is it up again, or another one of that name there? The kernel tells neither. */
-static void ring_look(struct ring *ring) {
+/* After it went down: is it up again, or another one of that name there? The kernel tells neither. Returns false if it
+ * is another one: to tie sockets to that takes privileges, and a filter, that this process no longer has.
+ */
+static bool ring_look(struct ring *ring) {
     uint64_t now = clock_ns();
-    const char *step;
+    int index;
 
     if (now < ring->look_at_ns) {
-        return;
+        return true;
     }
     ring->look_at_ns = now + RETURN_NS;
-    if (interface_index(ring->sender, ring->interface) != ring->index && ring_bind(ring, &step) != 0) {
-        return;
+    index = interface_index(ring->sender, ring->interface);
+    if (index == ring->index) {
+        ring->up = interface_is_up(ring->sender, ring->interface);
+        ring->look = !ring->up;
     }
-    ring->up = interface_is_up(ring->sender, ring->interface);
-    ring->look = !ring->up;
+    return index == ring->index || index < 0;
 }
 
 static int set(int socket, int option, int value) {
@@ -407,8 +410,8 @@ static int ring_arm(struct endpoint *endpoint, struct pollfd *fds, bool want_fra
     struct ring *ring = ring_of(endpoint);
 
     (void)want_room;
-    if (ring->look) {
-        ring_look(ring);
+    if (ring->look && !ring_look(ring)) {
+        return ENDPOINT_LOST;
     }
     /* Errors are always told. */
     fds[0] = (struct pollfd){.fd = ring->receiver, .events = want_frames ? POLLIN : 0};

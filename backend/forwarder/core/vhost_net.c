@@ -250,7 +250,7 @@ static enum verdict put_frame(struct vhost_net *net, const struct frame *frame, 
             return queue->fault == FAULT_NONE ? VERDICT_NO_BUFFER : VERDICT_DOWN;
         }
         if (chain->len < HEADER) {
-            queue->fault = FAULT_CHAIN_LENGTH; /* a buffer holds at least the header (5.1.6.3.1) */
+            queue->fault = FAULT_CHAIN_LENGTH; /* each buffer holds at least the header (5.1.6.3.1) */
             return VERDICT_DOWN;
         }
         to = (struct cursor){.part = chain->part, .parts = chain->parts};

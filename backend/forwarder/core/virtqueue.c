@@ -71,10 +71,6 @@ static bool take_part(struct virtqueue *queue, const struct guest_memory *memory
     if (at == NULL) {
         return fail(queue, FAULT_CHAIN_ADDRESS);
     }
-    if (chain->parts == CHAIN_PARTS) {
-        chain->too_long = true;
-        return true;
-    }
     chain->part[chain->parts++] = (struct iovec){.iov_base = at, .iov_len = len};
     chain->len += len;
     return true;
@@ -118,6 +114,13 @@ static bool walk(struct virtqueue *queue, const struct guest_memory *memory, uin
             return false;
         }
         if (!(flags & VRING_DESC_F_NEXT)) {
+            return true;
+        }
+        if (chain->parts == CHAIN_PARTS) {
+            /* The rest is not looked at: it would cost us, and the guest nothing, to make it as long as the table. The
+             * head alone gives the whole chain back (2.7.8).
+             */
+            chain->too_long = true;
             return true;
         }
         index = le16toh(descriptor.next);

@@ -4,7 +4,8 @@
  * there: the index of the available ring, the head, each descriptor. A chain becomes a list of ranges in mapped guest
  * memory; that the guest may change the bytes in them is the caller's to bear in mind. Chains are taken with
  * virtqueue_pop(), given back with virtqueue_push(), and made visible with virtqueue_publish(), a batch at a time;
- * virtqueue_rewind() undoes what was not published. Nothing allocates; every loop is bounded by the queue's size.
+ * virtqueue_rewind() undoes what was not published. Nothing allocates. A chain costs at most CHAIN_PARTS descriptors,
+ * however long the guest made it.
  *
  * Ordering: the available index is loaded with acquire before the entries that it announces; the used index is stored
  * with release behind the entries that it announces; a full barrier stands between our store and the load that tells
@@ -27,7 +28,7 @@ struct chain {
     uint64_t len; /* bytes of all parts together */
     uint32_t parts;
     uint16_t head;
-    bool too_long; /* it has more than CHAIN_PARTS; those are not here, and `len` is not complete */
+    bool too_long; /* it has more than CHAIN_PARTS; those were not looked at, and `len` is not complete */
     struct iovec part[CHAIN_PARTS];
 };
 

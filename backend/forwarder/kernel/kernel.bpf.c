@@ -16,6 +16,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "kernel.h"
@@ -164,7 +165,7 @@ static __always_inline enum verdict judge(struct __sk_buff *skb, enum direction 
                                           uint32_t len) {
     const struct policy *policy = &set->policy;
     uint8_t head[POLICY_HEAD] __attribute__((aligned(8)));
-    uint8_t outer_tags = skb->vlan_present != 0;
+    uint32_t outer_tag = skb->vlan_present ? bpf_ntohs(skb->vlan_proto) << 16 | (skb->vlan_tci & 0xffff) : 0;
     uint32_t have = len < HEAD ? len : HEAD, frames = 1, wire_len = len, judged;
     struct parsed parsed;
     enum verdict verdict;
@@ -175,13 +176,13 @@ static __always_inline enum verdict judge(struct __sk_buff *skb, enum direction 
     if (!load_head(skb, head, have)) {
         return VERDICT_FAILED;
     }
-    if (skb->gso_size != 0 && policy_parse(head, have, outer_tags, &parsed) == VERDICT_PASSED) {
+    if (skb->gso_size != 0 && policy_parse(head, have, outer_tag, &parsed) == VERDICT_PASSED) {
         verdict = segments(skb, from, &parsed, &frames, &wire_len);
         if (verdict != VERDICT_PASSED) {
             return verdict;
         }
     }
-    verdict = policy_check(policy, from, head, have, outer_tags, wire_len, &parsed);
+    verdict = policy_check(policy, from, head, have, outer_tag, wire_len, &parsed);
     if (verdict != VERDICT_PASSED) {
         return verdict;
     }

@@ -220,7 +220,7 @@ def qemu_words(forwarder: Forwarder, arch: str) -> Mapping[str, tuple[str, ...]]
         "-drive": (f"id=root,if=none,format=raw,readonly=on,file={_FRONTEND}root.squashfs",),
         "-device": (
             "virtio-blk-device,drive=root",
-            f"virtio-net-device,netdev=access,mac={_MAC}",
+            f"virtio-net-device,netdev=access,mac={_MAC},ctrl_vlan=off",
             f"virtio-net-device,netdev=link,mac={link.FRONTEND_MAC}",
             "virtio-rng-device",
         ),

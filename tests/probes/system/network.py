@@ -39,8 +39,10 @@ def _host_interface(interface: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name} has {', '.join(addresses) or 'no address'}"
 
 
-def _port_interface(interface: Mapping[str, Any], known: frozenset[str]) -> Iterator[str]:
+def _port_interface(interface: Mapping[str, Any], known: frozenset[str], mtu: int) -> Iterator[str]:
     name = str(interface.get("ifname"))
+    if name in ("mgmt0", "access0") and interface.get("mtu") != mtu:
+        yield f"{name} has the MTU {interface.get('mtu')}, not {mtu} as the profile's max_frame wants"
     if name not in known:
         yield f"{name} is not declared"
     if addresses := _addresses(interface):
@@ -73,7 +75,7 @@ def judge_interfaces(spaces: Mapping[str, Space], forwarder: Forwarder) -> Findi
                 finding.holes += [f"host: {what}" for what in _host_interface(interface)]
                 finding.seen |= {"link0 of the host"} if interface.get("ifname") == "link0" else set()
             elif name == port:
-                finding.holes += [f"port: {what}" for what in _port_interface(interface, known)]
+                finding.holes += [f"port: {what}" for what in _port_interface(interface, known, forwarder.port_mtu)]
                 finding.seen |= {"mgmt0 in a namespace of its own"} if interface.get("ifname") == "mgmt0" else set()
             elif interface.get("ifname") == "lo":
                 finding.seen.add("a namespace with nothing in it")

@@ -87,7 +87,7 @@ def judge_rules(spaces: Mapping[str, Space], references: Mapping[str, Reference]
     finding = Finding(("rules of the host", "rules of the port", "reference of the host", "reference of the port"))
     declared = {
         "host": {**HOST_RULES, **LINK_RULES},
-        "port": port_rules(forwarder.port, forwarder.vm),
+        "port": port_rules(forwarder),
     }
     where = {"host": "host", "port": port_space(spaces)}
     digests: list[str] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from rootfs.profile import Forwarder
 from rootfs.run import FIRST_ID
 
 MAX_ENTRIES = 50_000
@@ -134,17 +135,34 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
+def forwarder(tree: Tree) -> Forwarder:
+    """What an image says of its forwarder: the way, and what may pass.
+
+    Raises:
+        TreeError: it says nothing, or what no device profile may.
+    """
+    try:
+        said = json.loads(tree.read("etc/sallyport/port.json"))
+        limits = {
+            name: {
+                "rate": said[name]["all"]["rate"],
+                "burst": said[name]["all"]["burst"],
+                "group_rate": said[name]["group"]["rate"],
+                "group_burst": said[name]["group"]["burst"],
+            }
+            for name in ("from_port", "from_vm")
+        }
+        same = {name: said[name] for name in ("port", "vm", "ethertypes", "tags", "max_frame")}
+        return Forwarder.model_validate(same | limits)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TreeError(f"etc/sallyport/port.json: {error}") from error
+
+
 def way(tree: Tree) -> tuple[str, str]:
     """The way of forwarding that an image says it has: (port, vm).
 
     Raises:
         TreeError: it says none.
     """
-    try:
-        said = json.loads(tree.read("etc/sallyport/port.json"))
-        port, vm = said["port"], said["vm"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TreeError(f"etc/sallyport/port.json: {error}") from error
-    if (port, vm) not in {("ring", "vhost-user"), ("ring", "tap"), ("kernel", "tap"), ("bridge", "tap")}:
-        raise TreeError(f"etc/sallyport/port.json names no way that there is: {port!r}, {vm!r}")
-    return port, vm
+    said = forwarder(tree)
+    return said.port, said.vm

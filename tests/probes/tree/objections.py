@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.probes.tree.entries import MAX_FILE, Tree, matches, way
+from tests.probes.tree.entries import MAX_FILE, Tree, forwarder, matches, way
 from tests.probes.tree.paths import (
     BANNED,
     MODULES,
@@ -245,7 +245,7 @@ def vm_sysctl(tree: Tree) -> Iterator[str]:
 
 def rules(tree: Tree) -> Iterator[str]:
     """Packet rules that are not as declared, line by line and in order."""
-    files = {"host": HOST_RULES, "link": LINK_RULES, "port": port_rules(*way(tree))}
+    files = {"host": HOST_RULES, "link": LINK_RULES, "port": port_rules(forwarder(tree))}
     for file, declared in files.items():
         found, outside = chains(tree.text(f"etc/sallyport/{file}.nft"))
         tables = {name.rpartition(" ")[0] for name in declared}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from backend import instructions as link
+from rootfs.profile import Forwarder
 
 _MANAGED = f"ip saddr {link.FRONTEND_ADDRESS} ip daddr {link.BACKEND_ADDRESS} tcp dport {link.BACKEND_PORT}"
 HOST_RULES: Mapping[str, tuple[str, ...]] = {
@@ -38,36 +39,64 @@ LINK_RULES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def port_rules(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
-    """Chains of the management port, in order of their rules, for a way of forwarding."""
-    if port != "bridge":
-        devices = ["mgmt0", *(["access0"] if vm == "tap" else [])]
-        chains: dict[str, tuple[str, ...]] = {}
-        for device in devices:
-            head = f'type filter hook {{}} device "{device}" priority filter; policy drop;'
-            chains[f"netdev port in_{device}"] = (head.format("ingress"), "counter name to_host")
-            mark = "meta mark 0x706f7274 accept"
-            chains[f"netdev port out_{device}"] = (head.format("egress"), mark, "counter name from_host")
+GROUP = "01:00:00:00:00:00"
+"""The bit that makes a MAC address a group's (IEEE 802, 8.2.2)."""
+
+
+def port_rules(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
+    """Chains of the management port, in order of their rules, for the forwarder's settings."""
+    bridge = forwarder.port == "bridge"
+    chains: dict[str, tuple[str, ...]] = {}
+    for device in ("mgmt0", *(("access0",) if forwarder.vm == "tap" else ())):
+        head = f'type filter hook {{}} device "{device}" priority filter; policy drop;'
+        judged = _judged(forwarder, device) if bridge else ("counter name to_host",)
+        chains[f"netdev port in_{device}"] = (head.format("ingress"), *judged)
+        mark = "meta mark 0x706f7274 accept"
+        chains[f"netdev port out_{device}"] = (head.format("egress"), mark, "counter name from_host")
+    if not bridge:
         return chains
-
-    def way(direction: str) -> tuple[str, ...]:
-        inside = link.LINK_NETWORK
-        which = ("ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip")
-        return (
-            *(f"{field} {inside} counter name {direction}_link_address drop" for field in which),
-            f"ether type {{ ip, ip6, arp }} counter name {direction}_passed accept",
-            f"counter name {direction}_ethertype drop",
-        )
-
-    return {
+    return chains | {
         "bridge port forward_port": (
             "type filter hook forward priority filter; policy drop;",
-            'iifname "mgmt0" oifname "access0" jump from_port',
-            'iifname "access0" oifname "mgmt0" jump from_vm',
-            "counter name other drop",
+            'iifname "mgmt0" oifname "access0" accept',
+            'iifname "access0" oifname "mgmt0" accept',
+            "counter name other",
         ),
-        "bridge port from_port": way("rx"),
-        "bridge port from_vm": ("ether saddr != @vm counter name tx_spoofed drop", *way("tx")),
         "bridge port input_port": ("type filter hook input priority filter; policy drop;", "counter name to_host"),
-        "bridge port output_port": ("type filter hook output priority filter; policy drop;", "counter name from_host"),
     }
+
+
+def _judged(forwarder: Forwarder, device: str) -> tuple[str, ...]:
+    """What may pass from a device, where the rules themselves are the policy (backend/forwarder/core/policy.h)."""
+    port = device == "mgmt0"
+    way, limits = ("rx", forwarder.from_port) if port else ("tx", forwarder.from_vm)
+
+    def drop(match: str, why: str) -> str:
+        return f"{match} counter name {way}_{why} drop"
+
+    spoofed = ("ether saddr @vm", f"ether saddr & {GROUP} == {GROUP}") if port else ("ether saddr != @vm",)
+    known = ", ".join(f"0x{number:04x}" for number in forwarder.ethertypes)
+    rates = []
+    if limits.group_rate:
+        limit = f"limit rate over {limits.group_rate}/second burst {limits.group_burst} packets"
+        rates.append(drop(f"ether daddr & {GROUP} == {GROUP} {limit}", "group_rate"))
+    if limits.rate:
+        rates.append(drop(f"limit rate over {limits.rate}/second burst {limits.burst} packets", "rate"))
+    return (
+        drop("vlan id != 0", "tags"),
+        drop("ether type 0x88a8", "tags"),
+        drop("meta protocol { 0x8100, 0x88a8, 0x9100, 0x9200, 0x9300 }", "tags"),
+        drop(f"meta length > {forwarder.max_frame - 14}", "oversized"),
+        *(drop(match, "spoofed") for match in spoofed),
+        drop("ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:02", "destination"),
+        *((drop(f"ether daddr & {GROUP} == 00:00:00:00:00:00 ether daddr != @vm", "destination"),) if port else ()),
+        drop(f"meta protocol != {{ {known} }}", "ethertype"),
+        drop("meta protocol ip meta length < 20", "runt"),
+        drop("meta protocol arp meta length < 28", "runt"),
+        *(
+            drop(f"{field} {link.LINK_NETWORK}", "link_address")
+            for field in ("ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip")
+        ),
+        *rates,
+        f"meta mark set 0x706f7274 counter name {way}_passed accept",
+    )

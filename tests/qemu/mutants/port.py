@@ -120,10 +120,10 @@ PORT: tuple[Mutant, ...] = (
     Mutant(
         "forwarder-passes-tags",
         "port",
-        "The forwarder's policy lets VLAN tags in.",
-        Code(_FORWARDER, (Edit(_POLICY, "        config.tags,", "        2,"),)),
+        "The forwarder's policy lets a VLAN tag in, though not two: a tag of VLAN 0 alone is none.",
+        Code(_FORWARDER, (Edit(_POLICY, "        config.tags,", "        config.tags + 1,"),)),
         "drops",
-        ("drops/tags-*",),
+        ("drops/tags-1", "drops/tags-priority-vlan"),
     ),
     Mutant(
         "forwarder-passes-ethertype",

@@ -55,7 +55,7 @@ def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(chosen: Accelerat
     assert values(words, "-netdev") == [access, "tap,id=link,fd=8"]
     assert values(words, "-device") == [
         "virtio-blk-device,drive=root",
-        f"virtio-net-device,netdev=access,mac={VM_MAC}",
+        f"virtio-net-device,netdev=access,mac={VM_MAC},ctrl_vlan=off",
         f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}",
         "virtio-rng-device",
     ]

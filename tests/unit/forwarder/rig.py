@@ -75,8 +75,18 @@ def _setns(descriptor: int) -> None:
 
 
 def no_segmentation(interface: str) -> None:
-    """Take TCP segmentation offload from a card (linux/ethtool.h: ETHTOOL_STSO, SIOCETHTOOL)."""
-    value = ctypes.create_string_buffer(struct.pack("=II", 0x1F, 0))
+    """Take TCP segmentation offload from a card (linux/ethtool.h: ETHTOOL_STSO)."""
+    _ethtool(interface, 0x1F, 0)
+
+
+def receive_offload(interface: str) -> None:
+    """Let the kernel make one frame of those that come together (linux/ethtool.h: ETHTOOL_SGRO)."""
+    _ethtool(interface, 0x2C, 1)
+
+
+def _ethtool(interface: str, command: int, argument: int) -> None:
+    """SIOCETHTOOL of this thread's network namespace."""
+    value = ctypes.create_string_buffer(struct.pack("=II", command, argument))
     request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, 0x8946, request)

@@ -77,7 +77,7 @@ class Machine:
         self._program("ip", "-json -statistics link show dev mgmt0", output, status)
 
     def nft(self, output: str, status: int = 0) -> None:
-        self._program("nft", "-json list counters table bridge port", output, status)
+        self._program("nft", "-json list counters", output, status)
 
 
 @pytest.fixture

@@ -322,7 +322,13 @@ def test_a_flood_of_broadcasts_leaves_the_rate_to_others(place: Place) -> None:
 def generated(seed: int, number: int) -> Iterator[tuple[int, bytes]]:
     """Directions and frames: good ones of every sort, and what random changes make of them."""
     chance = random.Random(seed)
-    macs = [VM_MAC, PEER_MAC, BROADCAST, bytes.fromhex("333300000001"), bytes(6)]
+    macs = [
+        VM_MAC,
+        PEER_MAC,
+        BROADCAST,
+        bytes(6),
+        *map(bytes.fromhex, ("333300000001", "0180c2000002", "0180c2000003")),
+    ]
     addresses = [VM_IP, PEER_IP, "169.254.254.1", "169.254.254.3", "169.254.255.0", "0.0.0.0"]
     bodies: list[Packet] = [
         IP(src=addresses[1], dst=addresses[0]) / TCP() / Raw(b"t" * 20),
@@ -331,7 +337,10 @@ def generated(seed: int, number: int) -> Iterator[tuple[int, bytes]]:
         IPv6() / UDP(),
         Raw(b"\x00" * 50),
     ]
-    stacks: list[Packet | None] = [None, None, None, Dot1Q(vlan=1), Dot1AD() / Dot1Q(), Dot1Q() / Dot1Q() / Dot1Q()]
+    stacks: list[Packet | None] = [
+        *(None, None, None, Dot1Q(vlan=1), Dot1AD() / Dot1Q(), Dot1Q() / Dot1Q() / Dot1Q()),
+        *(Dot1Q(vlan=0, prio=5), Dot1Q(vlan=0) / Dot1Q(vlan=7), Dot1Q(vlan=0) / Dot1Q(vlan=0), Dot1AD(vlan=0)),
+    ]
     for _ in range(number):
         direction = chance.choice([FROM_PORT, FROM_VM])
         made = bytearray(
@@ -356,7 +365,7 @@ def generated(seed: int, number: int) -> Iterator[tuple[int, bytes]]:
 
 SHORTEST_RUN = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """Bytes: BPF_PROG_TEST_RUN takes no IP frame without its IP header (net/bpf/test_run.c)."""
-POLICIES = (Policy(), Policy(tags=1, ethertypes=(0x0800,)), Policy(link="0.0.0.0/0"))
+POLICIES = (Policy(), Policy(tags=0), Policy(tags=1, ethertypes=(0x0800,)), Policy(link="0.0.0.0/0"))
 
 
 def test_bpf_and_c_decide_alike() -> None:
@@ -387,13 +396,13 @@ def test_bpf_and_c_decide_alike_on_a_wire(place: Place) -> None:
     """Through interfaces: the first 802.1Q or 802.1ad tag is beside the frame."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
-    packed = Policy().pack()
+    packed = Policy(tags=1).pack()
     beside = 0
-    with place.way() as way:
+    with place.way(Policy(tags=1)) as way:
         for direction, sent in generated(seed, 200):
             tagged = sent[12:14] in (b"\x81\x00", b"\x88\xa8")
             rest = sent[:12] + sent[16:] if tagged else sent
-            expected = _core.check(packed, direction, rest, int(tagged))
+            expected = _core.check(packed, direction, rest, int.from_bytes(sent[12:16], "big") if tagged else 0)
             before = counted(way, direction)
             place.wires[direction].send(sent)
             assert verdict_after(way, direction, before) == VERDICTS[expected], (direction, sent.hex())

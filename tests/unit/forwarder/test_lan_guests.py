@@ -57,7 +57,7 @@ def test_two_vms_talk_and_the_third_hears_nothing(lan: tuple[Switchboard, list[F
 def test_an_unknown_destination_reaches_nobody_and_is_counted(lan: tuple[Switchboard, list[Frontend]]) -> None:
     board, guests = lan
     guests[0].transmit(datagram(0, 1, b"lost", to="10.0.0.200"))
-    guests[0].transmit(datagram(0, 1, b"found"))
+    guests[0].transmit(datagram(0, 1, b"found"), head=1)
     assert [data for _, data in guests[1].receive()] == [datagram(0, 1, b"found")]  # the control, behind it in order
     assert board.counted(0) == {"passed": 1, "destination": 1}
     assert guests[2].rx.used_index() == 0
@@ -66,14 +66,14 @@ def test_an_unknown_destination_reaches_nobody_and_is_counted(lan: tuple[Switchb
 def test_a_hostile_vm_is_stopped_alone(lan: tuple[Switchboard, list[Frontend]]) -> None:
     board, guests = lan
     bad = guests[2]
-    # A chain that leads to itself.
-    bad.tx.describe(0, 0, 64, NEXT, 0)
+    # A chain that leads out of its table.
+    bad.tx.describe(0, 0, 64, NEXT, bad.size)
     bad.tx.offer(0)
     bad.tx.publish()
     assert wait_for(lambda: _core.vhost_user_state(board.ports[2])["faults"])
     assert not board.ports[2].up()
     guests[0].transmit(datagram(0, 2, b"to the one that was stopped"))
-    guests[0].transmit(datagram(0, 1, b"still here"))
+    guests[0].transmit(datagram(0, 1, b"still here"), head=1)
     assert [data for _, data in guests[1].receive()] == [datagram(0, 1, b"still here")]
     assert board.counted(0) == {"passed": 1, "down": 1}
     # And it may come back, if it behaves.

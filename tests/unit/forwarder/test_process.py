@@ -177,25 +177,75 @@ def test_it_has_nothing_left_but_what_it_needs(appliance: Appliance) -> None:
         assert int(before.stdout.split()[1], 16) != 0
 
 
-def test_a_call_that_is_not_on_the_list_ends_it() -> None:
-    """In a process of its own: the same filter, and one call too many. The control: without that call it lives."""
-    code = "from backend.forwarder import _core\nimport os, sys\n_core.drop_capabilities()\n_core.confine()\n"
-    for extra, expected in (
-        ("", 0),
-        ("os.listdir('/')", 0),
-        ("os.execv('/bin/true', ['true'])", -signal.SIGSYS),
-        ("os.fork()", -signal.SIGSYS),
-        ("__import__('_socket').socket(2, 1)", -signal.SIGSYS),
-        ("os.chmod('/tmp', 0o777)", -signal.SIGSYS),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", f"import _socket\n{code}{extra}"],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == expected, (extra, done.stderr)
+BEFORE = """
+from backend.forwarder import _core
+import os, socket, struct, threading
+tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def do(): {call}
+"""
+AFTER = "_core.drop_capabilities()\n_core.confine()\n"
+FILTERED = (
+    ("os.listdir('/')", True),
+    ("socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)", True),
+    ("tcp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)", True),
+    ("tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))", True),
+    ("os.spawnv(os.P_WAIT, '/bin/true', ['true'])", False),
+    ("os.fork() or os._exit(0)", False),
+    ("threading.Thread(target=int).start()", False),
+    ("socket.socket(socket.AF_INET, socket.SOCK_STREAM)", False),
+    ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", False),
+    ("tcp.bind(('127.0.0.1', 0))", False),
+    ("local.bind(chr(0) + 'sallyport-test')", False),
+    ("tcp.listen()", False),
+    ("tcp.connect_ex(('127.0.0.1', 9))", False),
+    ("tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)", False),
+    ("tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)", False),
+    # SO_LINGER's number at another level.
+    ("tcp.setsockopt(socket.IPPROTO_IP, socket.SO_LINGER, 1)", False),
+    ("os.chmod('.', os.stat('.').st_mode)", False),
+)
+
+
+@pytest.mark.parametrize(("call", "stays"), FILTERED, ids=[call for call, _ in FILTERED])
+def test_a_call_that_is_not_on_the_list_ends_the_process(call: str, stays: bool) -> None:
+    """The control: before the filter stands the same call in the same process is survived."""
+    for filtered in (False, True):
+        code = BEFORE.format(call=call) + (AFTER if filtered else "") + "do()\nos._exit(0)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert done.returncode == (-signal.SIGSYS if filtered and not stays else 0), done.stderr
+
+
+SPY = """
+from backend.forwarder import ways
+def spying(make):
+    def made(*arguments):
+        way = make(*arguments)
+        run = way.run
+        def first():
+            status = Path("/proc/thread-self/status").read_text()
+            (Path(sys.argv[1]) / "at-begin").write_text(status)
+            run()
+        way.run = first
+        return way
+    return made
+ways.open_way = spying(ways.open_way)
+"""
+
+
+@pytest.mark.parametrize("way", [{}, {"port": "kernel"}], ids=["ring", "kernel"])
+def test_the_filter_stands_before_the_data_path_looks_at_anything(
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch, way: dict[str, str]
+) -> None:
+    appliance.configure(**way)
+    monkeypatch.setattr(sys.modules[__name__], "DRIVER", "import sys\nfrom pathlib import Path\n" + SPY + DRIVER)
+    with appliance.forwarder(), appliance.row.socket("outside") as outside, appliance.row.socket("vm") as vm:
+        assert passes(outside, vm)  # the control: frames do move in that thread
+        begun = (appliance.run / "at-begin").read_text()
+    facts = dict(line.split(":\t", 1) for line in begun.splitlines())
+    assert facts["Pid"] != facts["Tgid"]  # a thread beside the first
+    assert facts["Seccomp"] == "2"
+    assert int(facts["CapEff"], 16) == 0
 
 
 def test_a_killed_one_leaves_the_port_closed_and_the_next_one_opens_it_within_a_second(appliance: Appliance) -> None:

@@ -224,23 +224,30 @@ def test_link_down_and_up_again(row: Row) -> None:
         assert vm.receive() == [frame()]
 
 
-def test_an_interface_that_vanishes_is_found_again_and_the_process_lives(row: Row) -> None:
+def test_an_interface_that_vanishes_is_waited_for_and_another_of_its_name_ends_the_path(row: Row) -> None:
+    """Sockets are bound and set up once, with privileges that the process then gives away: the next one binds anew."""
     way = path(row)
-    with Running(way):
-        ip("-n", row.appliance, "link", "del", "m0")
-        with row.socket("vm") as vm:
-            vm.send(from_vm())
-            assert wait_for(lambda: counts(way).get("tx_down") == 1)
-        row.join_outside()
-        with row.socket("outside") as outside, row.socket("vm") as vm:
+    ended: list[OSError] = []
 
-            def arrives() -> bool:
-                outside.send(frame())
-                return vm.receive(1, 0.1) == [frame()]
+    def run() -> None:
+        try:
+            way.run()
+        except OSError as error:
+            ended.append(error)
 
-            assert wait_for(arrives)  # the interface is looked for ten times a second
-            vm.send(from_vm())
-            assert outside.receive() == [from_vm()]
+    thread = threading.Thread(target=run)
+    thread.start()
+    ip("-n", row.appliance, "link", "del", "m0")
+    with row.socket("vm") as vm:
+        vm.send(from_vm())
+        assert wait_for(lambda: counts(way).get("tx_down") == 1)
+    assert thread.is_alive()
+    row.join_outside()
+    thread.join(3)  # the interface is looked for ten times a second
+    assert [error.errno for error in ended] == [19]
+    with Running(path(row)), row.socket("outside") as outside, row.socket("vm") as vm:
+        outside.send(frame())
+        assert vm.receive() == [frame()]
 
 
 def test_nothing_comes_back_to_where_it_came_from(row: Row) -> None:

@@ -89,6 +89,37 @@ def test_a_profile_with_ways_that_do_not_go_together_is_refused() -> None:
         profiles.Forwarder(port="bridge", vm="vhost-user")
 
 
+def test_the_header_has_room_for_what_a_profile_may_say() -> None:
+    header = (CORE / "policy.h").read_text()
+    defined = dict(re.findall(r"#define POLICY_(\w+) (\d+)", header))
+    limits = {"ETHERTYPES": config.MAX_ETHERTYPES, "TAGS": config.MAX_TAGS, "ETHER": config.HEADER, "TAG": config.TAG}
+    assert {name: int(defined[name]) for name in limits} == limits
+
+
+def edges(schema: dict[str, Any], path: str = "") -> dict[str, tuple[Any, ...]]:
+    """Bounds by field, of a JSON schema: least, most, fewest and most entries."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, value in schema["properties"].items():
+        keys = ("minimum", "maximum", "minItems", "maxItems")
+        for where, inner in ((f"{path}{name}", value), (f"{path}{name}[]", value.get("items", {}))):
+            bounds = tuple(inner.get(key) for key in keys)
+            found |= {where: bounds} if any(bound is not None for bound in bounds) else {}
+    return found
+
+
+def test_profile_and_forwarder_have_the_same_ranges() -> None:
+    """What a profile may say the forwarder reads, and nothing else."""
+    ours = msgspec.json.schema_components([config.Config, config.Limit], ref_template="{name}")[1]
+    theirs = profiles.Forwarder.model_json_schema()
+    limits = edges(theirs["$defs"]["Limits"])
+    assert edges(theirs) == {name: edge for name, edge in edges(ours["Config"]).items() if name != "vm_memory_mib"}
+    assert limits["rate"] == limits["group_rate"] == edges(ours["Limit"])["rate"]
+    assert limits["burst"] == limits["group_burst"] == edges(ours["Limit"])["burst"]
+    for bad in ({"max_frame": 1293}, {"max_frame": 9019}, {"tags": 3}, {"ethertypes": [0x5FF]}):
+        with pytest.raises(ValueError, match="validation error"):
+            profiles.Forwarder.model_validate(bad)
+
+
 def test_the_policy_is_packed_as_the_header_declares_it() -> None:
     limited = config.Direction(all=config.Limit(1000, 10), group=config.Limit(100, 3))
     packed = policy.pack(settings(tags=1, from_vm=limited), policy.parse_mac(VM_MAC), "169.254.254.0/30")

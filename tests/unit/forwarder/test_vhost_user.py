@@ -465,7 +465,7 @@ def test_more_descriptors_than_any_message_has(port: Port) -> None:
     guest.connection.send(Request.SET_OWNER, b"", (0,) * 100)
     assert guest.connection.closed()
     guest.connection.close()
-    assert len(os.listdir("/proc/self/fd")) < before
+    assert eventually(lambda: len(os.listdir("/proc/self/fd")) < before)
     refused(port, "descriptors")
 
 
@@ -872,8 +872,6 @@ FROM_GUEST: list[tuple[str, Attack, str]] = [
     ("head outside", chain(GOOD, head=64), "chain_index"),
     ("head far outside", chain(GOOD, head=0xFFFF), "chain_index"),
     ("next outside", chain((vhost.MIB, 20, NEXT, 64)), "chain_index"),
-    ("loop of one", chain((vhost.MIB, 20, NEXT, 0)), "chain_loop"),
-    ("loop of two", chain((vhost.MIB, 1, NEXT, 1), (vhost.MIB, 1, NEXT, 0)), "chain_loop"),
     ("empty buffer", chain((vhost.MIB, 0, 0, 0)), "chain_length"),
     ("empty buffer in the middle", chain((vhost.MIB, 60, NEXT, 1), (0, 0, NEXT, 2), GOOD), "chain_length"),
     ("buffer beyond the end", chain((END - 10, 100, 0, 0)), "chain_address"),
@@ -889,7 +887,8 @@ FROM_GUEST: list[tuple[str, Attack, str]] = [
     ("indirect too large", indirect(packed(*GOOD), 16 * 1025), "chain_indirect"),
     ("indirect that goes on", indirect(packed(*GOOD), flags=INDIRECT | NEXT), "chain_indirect"),
     ("indirect nowhere", chain((END - 16, 32, INDIRECT, 0)), "chain_address"),
-    ("indirect loop", indirect(packed(vhost.MIB, 1, NEXT, 1) + packed(vhost.MIB, 1, NEXT, 0)), "chain_loop"),
+    ("indirect loop of one", indirect(packed(vhost.MIB, 20, NEXT, 0)), "chain_loop"),
+    ("indirect loop of two", indirect(packed(vhost.MIB, 1, NEXT, 1) + packed(vhost.MIB, 1, NEXT, 0)), "chain_loop"),
     ("indirect next outside", indirect(packed(vhost.MIB, 1, NEXT, 1)), "chain_index"),
 ]
 
@@ -909,7 +908,6 @@ TO_GUEST: list[tuple[str, Attack, str]] = [
     ("head outside", chain((vhost.MIB, 2048, WRITE, 0), index=RX, head=64), "chain_index"),
     ("buffer to read", chain((vhost.MIB, 2048, 0, 0), index=RX), "chain_direction"),
     ("buffer nowhere", chain((END, 2048, WRITE, 0), index=RX), "chain_address"),
-    ("loop", chain((vhost.MIB, 2048, NEXT | WRITE, 0), index=RX), "chain_loop"),
     ("no room for the header", chain((vhost.MIB, 11, WRITE, 0), index=RX), "chain_length"),
     ("empty", chain((vhost.MIB, 0, WRITE, 0), index=RX), "chain_length"),
 ]
@@ -974,9 +972,32 @@ def test_a_chain_that_is_no_frame_is_dropped_only(port: Port, length: int, verdi
     assert port.arrived() == [frame(b"next")]
 
 
-def test_a_chain_of_more_pieces_than_a_frame_has_is_dropped_only(port: Port) -> None:
+PIECES = 24  # CHAIN_PARTS of core/virtqueue.h
+
+
+def pieces(last: tuple[int, int, int, int]) -> Attack:
+    """`PIECES` good descriptors of one byte each, and ``last`` behind them."""
+    return chain(*((vhost.MIB + i, 1, NEXT, i + 1) for i in range(PIECES)), last)
+
+
+LONG: list[tuple[str, Attack]] = [
+    ("honest", lambda guest: guest.transmit(frame(size=1500), pieces=40)),
+    ("loop of one", chain((vhost.MIB, 20, NEXT, 0))),
+    ("loop of two", chain((vhost.MIB, 1, NEXT, 1), (vhost.MIB, 1, NEXT, 0))),
+    # What is wrong behind the last piece that a frame may have shows that nobody went there.
+    ("nowhere", pieces((END, 1, 0, 0))),
+    ("next outside", pieces((vhost.MIB, 1, NEXT, 64))),
+    ("to write", pieces((vhost.MIB, 1, WRITE, 0))),
+]
+
+
+@pytest.mark.parametrize("attack", [row[1] for row in LONG], ids=[row[0] for row in LONG])
+def test_a_chain_of_more_pieces_than_a_frame_has_is_given_back_and_not_walked_to_its_end(
+    port: Port, attack: Attack
+) -> None:
+    """A chain as long as its table costs the guest one index; it must not cost the forwarder a step for each piece."""
     guest = port.frontend().start()
-    guest.transmit(frame(size=1500), pieces=40)
+    attack(guest)
     assert guest.tx.wait_used() == [(0, 0)]
     assert port.counted(FROM_VM, "oversized") == 1
     guest.transmit(frame(b"next"))

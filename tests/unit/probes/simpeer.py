@@ -65,6 +65,8 @@ class Stack:
     refused: int = 0
 
     def answer(self, frame: Frame) -> bytes | None:
+        if frame.tags == (0,):  # a priority tag: untagged, and answered without
+            frame = parse(frame.raw[:12] + frame.raw[16:], 0)
         if frame.kind == ARP:
             return arp_reply(frame, self.mac) if frame.arp_op == 1 and frame.arp_target in self.addresses else None
         if frame.proto == ICMP6 and frame.icmp_type == NEIGHBOUR_SOLICIT and frame.nd_target in self.addresses:

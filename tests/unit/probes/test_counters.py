@@ -40,13 +40,16 @@ class Forwarder:
     def verdict(self, frame: Frame) -> str:
         raw = frame.raw
         outer = int.from_bytes(raw[12:14], "big")
+        if raw[12:14] == b"\x81\x00" and (raw[14] & 15, raw[15]) == (0, 0):
+            raw = raw[:12] + raw[16:]  # a priority tag
+            outer = int.from_bytes(raw[12:14], "big")
         if outer in TPIDS:
             return "tags"
         if len(raw) > 1514:
             return "oversized"
         if raw[6:12] == VM or raw[6] & 1:
             return "spoofed"
-        if not raw[0] & 1 and raw[:6] != VM:
+        if (not raw[0] & 1 and raw[:6] != VM) or raw[:6] == b"\x01\x80\xc2\0\0\x02":
             return "destination"
         if outer not in (0x0800, 0x0806, 0x86DD):
             return "ethertype"
@@ -83,7 +86,7 @@ def verdicts(results: Mapping[str, Result]) -> set[Verdict]:
 def test_every_drop_is_found_on_its_counter() -> None:
     forwarder = Forwarder()
     results = run(forwarder)
-    assert results.pop("passing").verdict is Verdict.CONTROL
+    assert {results.pop(name).verdict for name in ("passing", "passing-priority")} == {Verdict.CONTROL}
     assert verdicts(results) == {Verdict.SEALED}, results
     wanted = {
         "ethertype-88b5",
@@ -95,7 +98,8 @@ def test_every_drop_is_found_on_its_counter() -> None:
         "to-host",
         "oversized",
     }
-    assert wanted | {"tags-priority", "group-rate", "source-group"} <= set(results)
+    wanted |= {"tags-priority-twice", "tags-priority-vlan", "tags-priority-ad", "to-next-bridge"}
+    assert wanted | {"group-rate", "source-group"} <= set(results)
     assert all(
         forwarder.counts["rx_" + name] for name in ("tags", "spoofed", "destination", "oversized", "link_address")
     )
@@ -105,7 +109,7 @@ def test_every_drop_is_found_on_its_counter() -> None:
     ("leak", "name"),
     [
         ("ethertype", "ethertype-88b5"),
-        ("tags", "tags-priority"),
+        ("tags", "tags-priority-twice"),
         ("spoofed", "source-vm"),
         ("destination", "to-host"),
         ("link_address", "link-ipv4-169.254.254.1"),
@@ -131,7 +135,7 @@ def test_lost_frames_are_not_tested() -> None:
     forwarder = Forwarder()
     forwarder.loses = 0.3
     results = run(forwarder)
-    del results["passing"], results["group-rate"]
+    del results["passing"], results["passing-priority"], results["group-rate"]
     assert verdicts(results) == {Verdict.NOT_TESTED}
 
 
@@ -171,7 +175,7 @@ def test_counters_that_a_way_does_not_keep_are_left_out() -> None:
     results = run(forwarder, lambda: {name: forwarder.counts[name] for name in kept})
     assert not {"tags-1", "source-vm", "group-rate"} & set(results)
     assert results["link-source-169.254.254.1"].verdict is Verdict.SEALED
-    (_, nothing) = run(forwarder, lambda: {"rx_passed": forwarder.counts["rx_passed"]}).values()
+    (*_, nothing) = run(forwarder, lambda: {"rx_passed": forwarder.counts["rx_passed"]}).values()
     assert nothing.verdict is Verdict.NOT_TESTED
     assert "keeps none" in nothing.evidence
 
@@ -188,7 +192,9 @@ def test_counters_that_cannot_be_read_are_not_tested() -> None:
 def test_a_policy_that_lets_more_in_has_fewer_classes() -> None:
     plain = {kind.name for kind in classes(TARGET, Allowed())}
     wide = {kind.name for kind in classes(TARGET, Allowed((0x0800, 0x88CC), tags=2, max_frame=9014))}
-    assert plain - wide == {"ethertype-88cc", "tags-1", "tags-2", "tags-priority", "oversized"}
+    assert plain - wide == {"ethertype-88cc", "tags-1", "tags-2", "oversized"} | {
+        f"tags-priority-{rest}" for rest in ("twice", "vlan", "ad")
+    }
 
 
 def test_no_two_classes_share_a_name() -> None:

@@ -122,7 +122,7 @@ def rules(chains: Mapping[str, tuple[str, ...]], handle: int = 1) -> list[Any]:
         pieces.append(
             {"counter": {"family": family, "table": name, "name": "a", "packets": handle, "bytes": 60 * handle}}
         )
-        if family == "bridge":
+        if family == "netdev" and any("@vm" in line for lines in chains.values() for line in lines):
             elements = {"elem": ["02:5a:11:34:56:78"]} if handle > 1 else {}
             pieces.append({"set": {"family": family, "table": name, "name": "vm", "type": "ether_addr", **elements}})
     for full, lines in chains.items():
@@ -142,6 +142,9 @@ def interface(name: str, flags: str, mac: str = "", address: str = "") -> dict[s
     local, _, prefix = address.partition("/")
     infos = [{"family": "inet", "local": local, "prefixlen": int(prefix)}] if address else []
     return {"ifname": name, "flags": flags.split(), "address": mac, "addr_info": infos}
+
+
+PORT_NIC = interface("mgmt0", "BROADCAST NOARP UP LOWER_UP")
 
 
 def settings(names: list[str]) -> dict[str, str]:
@@ -165,7 +168,8 @@ def network(way: Forwarder) -> dict[str, Any]:
         interface("link0", "BROADCAST UP LOWER_UP", link.BACKEND_MAC, "169.254.254.1/30"),
     ]
     names = ["mgmt0"] + (["access0"] if way.vm == "tap" else []) + (["br0"] if way.port == "bridge" else [])
-    port = [interface("lo", "LOOPBACK"), *(interface(name, "BROADCAST NOARP UP LOWER_UP") for name in names)]
+    nics = [interface(name, "BROADCAST NOARP UP LOWER_UP") | {"mtu": way.port_mtu} for name in names]
+    port = [interface("lo", "LOOPBACK"), *nics]
     return {
         "host": {
             **common,
@@ -180,7 +184,7 @@ def network(way: Forwarder) -> dict[str, Any]:
             "path": "/run/netns/mgmt",
             "links": [0, json.dumps(port)],
             "routes": [0, "[]"],
-            "rules": rules(port_rules(way.port, way.vm), 9),
+            "rules": rules(port_rules(way), 9),
             "settings": settings(names),
         },
         VM_NET: {
@@ -231,7 +235,7 @@ def clean(name: str = "ring") -> Parts:
         "network": network(way),
         "reference": {
             "host": {"failed": [], "rules": rules({**HOST_RULES, **LINK_RULES})},
-            "mgmt": {"failed": [], "rules": rules(port_rules(port, vm))},
+            "mgmt": {"failed": [], "rules": rules(port_rules(way))},
         },
         "programs": programs(way),
         "files": {
@@ -387,6 +391,7 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("ipv6", lambda parts: parts["network"]["host"]["settings"].update({"net/ipv6/conf/all/forwarding": "0"})),
     ("interfaces", _list(PORT_NET, "links", interface("mgmt1", "NOARP", "", "192.168.42.77/24"))),
     ("interfaces", _list("host", "links", interface("eth1", "BROADCAST UP"))),
+    ("interfaces", lambda p: p["network"][PORT_NET].update(links=[0, json.dumps([PORT_NIC | {"mtu": 586}])])),
     ("interfaces", lambda parts: parts["network"].update({"net:[5]": {**parts["network"]["host"], "path": "x"}})),
     ("interfaces", lambda p: p["network"][PORT_NET].update(links=[0, json.dumps([interface("mgmt0", "UP")])])),
     ("interfaces", _list("host", "links", {**interface("eth1", ""), "xdp": {"mode": 1}})),

@@ -89,3 +89,16 @@ def test_modules_are_copied_decompressed(kernel: Kernel, tmp_path: Path) -> None
         kernel.copy(path, target)
         assert target.read_bytes() == Path(path).name.encode()
         assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+def test_a_console_that_the_kernel_is_built_without_is_refused_with_those_that_it_has(kernel: Kernel) -> None:
+    config = kernel.fetched / f"tree/boot/config-{RELEASE}"
+    kernel.require_console("ttyUSB0", "profile 'x': console")  # who built it did not say with what
+    config.parent.mkdir(parents=True)
+    config.write_text("CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_HVC_DRIVER=y\n# CONFIG_VT_CONSOLE is not set\n")
+    for console in ("ttyS0,115200n8", "hvc0", "ttyXYZ0"):
+        kernel.require_console(console, "profile 'x': console")
+    for console in ("tty0", "ttyUSB0,9600e7r", "ttyAMA0"):
+        with pytest.raises(SallyportError, match=f"profile 'x': console: .*{console}") as caught:
+            kernel.require_console(console, "profile 'x': console")
+        assert "ttyS0, hvc0;" in caught.value.hint

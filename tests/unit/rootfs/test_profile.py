@@ -87,10 +87,6 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("data_mib = 64", "data_mib = -64", "disk.data_mib"),
         ('arch = "x86_64"', 'arch = "m68k"', "arch"),
         ('kernel = "cloud"', 'kernel = "fog"', "kernel"),
-        ('console = "ttyS0,115200"', 'console = "ttyS0 init=/bin/sh"', "console"),
-        ('console = "ttyS0,115200"', 'console = "ttyS0\\n"', "console"),
-        ('match = "first"', 'match = "pci:0:2:0"', "management.match"),
-        ('match = "first"', 'match = "pci:0000:02:00.0; reboot"', "management.match"),
         ('host = ["virtio_net"', 'host = ["virtio net"', "modules.host.0"),
         ('host = ["virtio_net"', 'host = ["$(reboot)"', "modules.host.0"),
         ("initrd = [", 'initrd = "squashfs"\nother = [', "modules.initrd"),
@@ -101,13 +97,110 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("[modules]", "[forwarder]\ntags = 3\n[modules]", "forwarder.tags"),
         ("[modules]", "[forwarder]\nethertypes = []\n[modules]", "forwarder.ethertypes"),
         ("[modules]", "[forwarder]\nethertypes = [0x0800, 46]\n[modules]", "forwarder.ethertypes.1"),
-        ("[modules]", "[forwarder]\nmax_frame = 59\n[modules]", "forwarder.max_frame"),
+        ("[modules]", "[forwarder]\nmax_frame = 1293\n[modules]", "forwarder.max_frame"),
+        ("[modules]", "[forwarder]\nmax_frame = 9019\n[modules]", "forwarder.max_frame"),
+        ("[modules]", '[forwarder]\nport = "bridge"\nvm = "tap"\ntags = 1\n[modules]', "forwarder"),
+        ('name = "mine"', 'name = "My Box"', "name"),
         ("[modules]", "[forwarder.from_vm]\nrate = -1\n[modules]", "forwarder.from_vm.rate"),
         ("[modules]", "[forwarder.from_port]\ngroup_burst = 0\n[modules]", "forwarder.from_port.group_burst"),
     ],
 )
-def test_a_wrong_field_is_named(tmp_path: Path, old: str, new: str, field: str) -> None:
-    assert re.match(rf"(.*; )?{re.escape(field)}: ", refused(write(tmp_path, old, new)))
+def test_a_wrong_field_is_named_in_plain_words(tmp_path: Path, old: str, new: str, field: str) -> None:
+    said = refused(write(tmp_path, old, new))
+    assert re.match(rf"(.*; )?{re.escape(field)}: ", said)
+    assert not re.search(r"\[a-z|0-9\]|\\d|Input|Extra|pattern|validation", said), "a library's words, or an expression"
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        *((word, word) for word in ("ttyS0", "ttyS0,115200", "ttyS0,115200n8", "ttyAMA0", "ttymxc0", "hvc0", "tty0")),
+        *((word, word) for word in ("ttyUSB0,9600e7r", "ttyMSM0,115200n8", "ttyPS1,9600o", "ttyS12,57600n")),
+        ("ttyS0,115200N8", "ttyS0,115200n8"),
+        ("ttyUSB0,9600E7R", "ttyUSB0,9600e7r"),
+    ],
+)
+def test_a_console_is_what_the_kernel_takes(tmp_path: Path, given: str, means: str) -> None:
+    assert profile.load(str(write(tmp_path, "ttyS0,115200", given))).console == means
+
+
+@pytest.mark.parametrize(
+    ("console", "wanted"),
+    [
+        *(
+            (word, "such as ttyS0")
+            for word in ("", "tty", "/dev/ttyS0", "ttyS0 init=/bin/sh", "ttyS0\\n", "uart,io,0x3f8")
+        ),
+        *((word, "such as 115200") for word in ("ttyS0,", "ttyS0,fast", "ttyS0,115200x8", "ttyS0,115200n9")),
+        *(
+            (word, "such as 115200")
+            for word in ("ttyS0,115200n8x", "ttyS0,115200 n8", "ttyS0,9600,n8", "ttyS0,115200r")
+        ),
+        *((word, "50 to 4000000 bit/s") for word in ("ttyS0,0", "ttyS0,49n8", "ttyS0,9999999")),
+    ],
+)
+def test_a_console_that_the_kernel_would_not_take_is_refused_with_an_example(
+    tmp_path: Path, console: str, wanted: str
+) -> None:
+    said = refused(write(tmp_path, "ttyS0,115200", console))
+    assert said.startswith("console: ")
+    assert wanted in said
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("pci:0000:02:00.1", "pci:0000:02:00.1"),
+        ("pci:10000:E1:1F.7", "pci:10000:e1:1f.7"),
+        ("pci:0000:0A:00.0", "pci:0000:0a:00.0"),
+        ("pci:02:00.0", "pci:0000:02:00.0"),
+        ("pci:00000002:03:00.0", "pci:0002:03:00.0"),
+    ],
+)
+def test_a_port_is_named_as_the_kernel_names_it(tmp_path: Path, given: str, means: str) -> None:
+    assert profile.load(str(write(tmp_path, 'match = "first"', f'match = "{given}"'))).management.match == means
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        *("", "second", "eth0", "0000:02:00.0", "pci:", "pci:0:2:0", "pci:0000:02:00", "pci:0000:02:00.8", "usb:1-1"),
+        *(
+            "pci:0000:02:20.0",
+            "pci:0000:02:00.0; reboot",
+            "pci:0000:02:00.0\\n",
+            "pci:g000:02:00.0",
+            "pci:100000000:02:00.0",
+        ),
+    ],
+)
+def test_what_names_no_port_is_refused_with_an_example(tmp_path: Path, match: str) -> None:
+    said = refused(write(tmp_path, 'match = "first"', f'match = "{match}"'))
+    assert said.startswith("management.match: ")
+    assert "such as pci:0000:02:00.1" in said
+
+
+def test_an_error_says_what_was_given_and_what_is_wanted(tmp_path: Path) -> None:
+    said = refused(write(tmp_path, "memory_mib = 192\ncpus = 1", "memory_mib = 1\ncpu = 1"))
+    assert "vm.memory_mib: 1 is out of range; want 96 to 4096" in said
+    assert "vm.cpus: is missing; want 1 to 16" in said
+    assert "vm.cpu: there is no such field; there are: memory_mib, cpus" in said
+
+
+def test_the_mtu_follows_from_the_longest_frame() -> None:
+    forwarder = profile.Forwarder
+    assert (forwarder().mtu, forwarder().port_mtu) == (1500, 1500)
+    assert forwarder(max_frame=1294).mtu == 1280
+    # Linux lets no tag of 802.1ad exceed the MTU by itself.
+    assert [forwarder(max_frame=9014, tags=tags).port_mtu for tags in range(3)] == [9000, 9004, 9008]
+
+
+def test_another_way_is_held_against_the_whole_profile(tmp_path: Path) -> None:
+    file = write(tmp_path, "[modules]", "[forwarder]\ntags = 1\n[modules]")
+    assert profile.load(str(file), "ring-tap").name == "mine-ring-tap"
+    with pytest.raises(SallyportError, match="forwarder: tags = 1 goes with") as caught:
+        profile.load(str(file), "bridge")
+    assert str(file) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +223,9 @@ def test_a_wrong_field_is_named(tmp_path: Path, old: str, new: str, field: str) 
     ],
 )
 def test_an_address_that_nobody_could_have_on_a_port_is_refused(tmp_path: Path, address: str) -> None:
-    assert refused(write(tmp_path, "192.168.42.1/24", address)).startswith("management.address: ")
+    said = refused(write(tmp_path, "192.168.42.1/24", address))
+    assert said.startswith("management.address: ")
+    assert "such as 192.168.42.1/24" in said
 
 
 def test_all_wrong_fields_are_named_at_once(tmp_path: Path) -> None:
