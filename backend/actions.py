@@ -17,10 +17,12 @@ from backend.credential import Passwords
 from backend.heartbeat import Heartbeats
 from backend.host_status import HostStatus
 from backend.limits import Bucket, Clock
+from backend.peers import Peer
 from backend.port_status import PortStatus
 from backend.refusal import Refused
 from backend.sessions import OpenSession, Sessions
 from backend.settings import Settings
+from backend.throttle import Throttle
 from backend.worker import Worker
 
 log = logging.getLogger("actions")
@@ -41,6 +43,7 @@ class Actions:
         settings: Settings,
         audit: Audit,
         passwords: Passwords,
+        throttle: Throttle,
         host: HostStatus,
         disk: Worker,
         *,
@@ -50,12 +53,14 @@ class Actions:
         self._settings = settings
         self._audit = audit
         self._passwords = passwords
+        self._throttle = throttle
         self._host = host
         self._disk = disk
         self._hostname = hostname
         self._clock = clock
         self._sessions = self._no_sessions()
-        self._vm_starts: int | None = None
+        self._vm_start: str | None = None
+        """Which start of the VM the sessions belong to; None: not known, and there are none."""
         self._changes = Bucket(settings.change_rate, settings.change_burst, clock)
         self._ports = PortStatus(settings.port_status, clock)
         self._heartbeats = Heartbeats(settings.heartbeat)
@@ -72,13 +77,13 @@ class Actions:
         """
         do = request.do
         name = str(do.__struct_config__.tag)
-        peer = do.peer if isinstance(do, ins.SessionOpen) else ""
+        peer = f"{do.service} {do.address}" if isinstance(do, ins.SessionOpen) else ""
         recorded = not isinstance(do, ins.Heartbeat | ins.StatusGet | ins.PortsList)
         admitted = False
         try:
             session = self._admit(request)
             admitted = True
-            peer = session.peer if session else peer
+            peer = session.where if session else peer
             if isinstance(do, BEGUN):
                 await self._audit.record("instruction", instruction=name, peer=peer, outcome="begun")
             result = await self._carry_out(do, session, connected_at)
@@ -109,23 +114,29 @@ class Actions:
         settings = self._settings
         return Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s, self._clock)
 
-    def _forget_old_vm(self) -> None:
-        """End all sessions when the VM was started anew: what the old one knew, taken over or not, is void."""
+    def _follow_vm(self) -> None:
+        """End all sessions when the VM was started anew: what the old one knew or said, taken over or not, is void.
+
+        So are they when the supervisor's state is missing or cannot be read: nobody can say whose sessions they are.
+        """
         try:
             state = machine_state.read(self._settings.machine_state)
-        except (OSError, ValueError, RecursionError, msgspec.DecodeError):
-            return
-        starts = state.starts if state else None
-        if starts != self._vm_starts and self._vm_starts is not None:
+            start = state.start_id if state else None
+        except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
+            start = None
+            if self._vm_start is not None:
+                log.error("%s cannot be used (%s)", self._settings.machine_state, type(error).__name__)
+        if start != self._vm_start:
+            self._vm_start = start
             self._sessions = self._no_sessions()
-        self._vm_starts = starts
+            self._throttle.forget()
 
     def _admit(self, request: ins.Request) -> OpenSession | None:
         session = None
         if not isinstance(request.do, ins.Heartbeat):
-            self._forget_old_vm()
+            self._follow_vm()
         if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat):
-            session = self._sessions.find(request.token)
+            session = self._sessions.find(request.token, use=not request.background)
             if session is None:
                 raise Refused("denied", "no such session; log in")
         if isinstance(request.do, BEGUN) and (wait := self._changes.take()) > 0.0:
@@ -138,8 +149,7 @@ class Actions:
                 self._heartbeats.beat(connected_at)
                 return ins.Done()
             case ins.SessionOpen():
-                await self._passwords.check(do.user, do.password)
-                return ins.Session(token=self._sessions.open(do.peer), idle_s=int(self._settings.session_idle_s))
+                return await self._open_session(do)
         # Not an assertion, which -O would remove.
         if session is None:
             raise Refused("denied", "no such session; log in")
@@ -153,11 +163,24 @@ class Actions:
             case ins.HostnameSet():
                 await self._set_hostname(do.hostname)
             case ins.PasswordSet():
-                await self._passwords.change(do.old, do.new)
+                await self._passwords.change(do.old, do.new, session.peer)
                 self._sessions.close_others(session)
             case ins.SystemReboot():
                 self._schedule_reboot()
         return ins.Done()
+
+    async def _open_session(self, do: ins.SessionOpen) -> ins.Session:
+        try:
+            peer = Peer.parse(do.address)
+        except ValueError:
+            raise Refused("malformed", "`address` is not an IP address") from None
+        start = self._vm_start
+        if start is None:
+            raise Refused("failed", "logins are refused: which front-end VM runs is not known; if it stays so, reboot")
+        await self._passwords.check(do.user, do.password, peer)
+        if start != self._vm_start:
+            raise Refused("denied", "the front-end VM was started anew; log in")
+        return ins.Session(token=self._sessions.open(do.service, peer), idle_s=int(self._settings.session_idle_s))
 
     async def _list_ports(self) -> ins.Ports:
         try:

@@ -11,17 +11,17 @@ import hashlib
 import hmac
 import logging
 import secrets
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from backend import store
+from backend import opaque, store
 from backend.instructions import OPERATOR
-from backend.limits import Bucket, Clock, SlowDown
+from backend.peers import Peer
 from backend.refusal import Refused
+from backend.throttle import Throttle
 from backend.worker import Worker
 
 log = logging.getLogger("credential")
@@ -54,14 +54,15 @@ def first_password() -> str:
 
 
 def derive(password: str, salt: bytes) -> bytes:
-    """The scrypt hash of a password, 32 bytes. Blocks for its whole cost."""
-    return hashlib.scrypt(password.encode(), salt=salt, n=16384, r=8, p=1, dklen=32)
+    """The scrypt hash of a prepared password (`opaque.prepare`), 32 bytes. Blocks for its whole cost."""
+    # What cannot be encoded is no password that was ever set, but has to cost the same.
+    return hashlib.scrypt(password.encode(errors="surrogatepass"), salt=salt, n=16384, r=8, p=1, dklen=32)
 
 
 def make(password: str, *, used: bool) -> Credential:
     """A credential with a fresh salt. Blocks for the cost of the hash."""
     salt = secrets.token_bytes(16)
-    return Credential(salt=salt, hash=derive(password, salt), n=16384, r=8, p=1, used=used)
+    return Credential(salt=salt, hash=derive(opaque.prepare(password), salt), n=16384, r=8, p=1, used=used)
 
 
 class Passwords:
@@ -71,16 +72,14 @@ class Passwords:
         problem: Why nobody can log in, empty if all is well.
     """
 
-    def __init__(self, path: Path, disk: Worker, cpu: Worker, attempts: Bucket, clock: Clock = time.monotonic) -> None:
+    def __init__(self, path: Path, disk: Worker, cpu: Worker, throttle: Throttle) -> None:
         self._path = path
         self._disk = disk
         self._cpu = cpu
-        self._attempts = attempts
+        self._throttle = throttle
         self._credential: Credential | None = None
         # One attempt at a time, so that attempts side by side cannot slip past the slow-down.
         self._lock = asyncio.Lock()
-        self._operator = SlowDown(clock)
-        self._nobody = SlowDown(clock)
         self.problem = ""
 
     async def start(self) -> str | None:
@@ -102,45 +101,41 @@ class Passwords:
         self._credential = credential
         return None
 
-    async def check(self, user: str, password: str) -> None:
+    async def check(self, user: str, password: str, peer: Peer) -> None:
         """Check one login attempt.
 
         Raises:
             Refused: ``denied``, ``limited`` (too soon; the password was not looked at) or ``failed`` (no usable file).
         """
         async with self._lock:
-            credential = await self._verify(user, password)
+            credential = await self._verify(user, password, peer)
             if not credential.used:
                 await self._keep(msgspec.structs.replace(credential, used=True), must=False)
 
-    async def change(self, old: str, new: str) -> None:
+    async def change(self, old: str, new: str, peer: Peer) -> None:
         """Replace the password; durable when it returns.
 
         Raises:
-            Refused: as `check` for the old password.
+            Refused: ``malformed`` if the new one cannot be a password, else as `check` for the old one.
             OSError: the new one could not be stored; the old one is still valid.
         """
+        if why := opaque.objection(new):
+            raise Refused("malformed", why)
         async with self._lock:
-            await self._verify(OPERATOR, old)
+            await self._verify(OPERATOR, old, peer)
             await self._keep(await self._cpu.run(lambda: make(new, used=True)), must=True)
 
-    async def _verify(self, user: str, password: str) -> Credential:
+    async def _verify(self, user: str, password: str, peer: Peer) -> Credential:
         credential = self._credential
         if credential is None:
             raise Refused("failed", "logins are refused: the stored password is damaged; see the serial console")
-        # Guesses at other names must not lock the operator out, and must cost the same.
-        slow_down = self._operator if user == OPERATOR else self._nobody
-        wait = slow_down.wait()
-        if wait > 0.0:
-            raise Refused("limited", "too many failed logins", retry_after_s=wait)
-        # Only now: attempts that are not looked at must not use up what right ones need.
-        if (wait := self._attempts.take()) > 0.0:
-            raise Refused("limited", "too many logins", retry_after_s=wait)
-        found = await self._cpu.run(lambda: derive(password, credential.salt))
+        if (wait := self._throttle.admit(peer)) > 0.0:
+            raise Refused("limited", "too many logins or wrong passwords", retry_after_s=wait)
+        # Guesses at other names cost the same, and count the same.
+        found = await self._cpu.run(lambda: derive(opaque.prepare(password), credential.salt))
         if not (hmac.compare_digest(found, credential.hash) and user == OPERATOR):
-            slow_down.failed()
-            raise Refused("denied", "wrong user or password", retry_after_s=slow_down.wait())
-        slow_down.succeeded()
+            raise Refused("denied", "wrong user or password", retry_after_s=self._throttle.failed(peer))
+        self._throttle.succeeded(peer)
         return credential
 
     async def _renew(self) -> str:

@@ -22,11 +22,11 @@ from backend.credential import Passwords
 from backend.gate import Gate
 from backend.host_status import HostStatus
 from backend.instructions import OPERATOR
-from backend.limits import Bucket
 from backend.link import listen, load_keys
 from backend.notify import notify, watchdog_interval
 from backend.server import LinkServer
 from backend.settings import Settings
+from backend.throttle import Throttle
 from backend.worker import Worker
 
 log = logging.getLogger("daemon")
@@ -103,10 +103,10 @@ class Daemon:
         host = HostStatus(settings, self._hostname)
         audit = Audit(LogFile(settings.data / "audit.jsonl"), disk, host.boot_id)
         stack.push_async_callback(audit.close)
-        attempts = Bucket(settings.change_rate, settings.change_burst)
-        passwords = Passwords(settings.data / "credential.json", disk, cpu, attempts)
+        throttle = Throttle(settings.looks)
+        passwords = Passwords(settings.data / "credential.json", disk, cpu, throttle)
         first_password = await passwords.start()
-        actions = Actions(settings, audit, passwords, host, disk, hostname=self._hostname)
+        actions = Actions(settings, audit, passwords, throttle, host, disk, hostname=self._hostname)
         stack.callback(actions.close)
         listener = stack.enter_context(listen(settings))
         self.port = listener.getsockname()[1]

@@ -5,6 +5,7 @@ The supervisor writes it, the daemon answers ``status.get`` from it; they share 
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,11 @@ TEXT = 200
 """Characters of a text in it at most: `Machine` has to fit in one message together with the rest of `Status`."""
 
 
+StartId = Annotated[str, Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]+\Z")]
+"""128 random bits that name one start of the VM. Sessions belong to it: a count would come again when the supervisor's
+own unit is started anew."""
+
+
 class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
     """The front-end VM. ``started_at`` is CLOCK_MONOTONIC (`time.monotonic`) in seconds."""
 
@@ -28,8 +34,14 @@ class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
     accelerator: Literal["kvm", "tcg"]
     accelerator_reason: Annotated[str, Meta(max_length=TEXT)]
     starts: Count
+    start_id: StartId
     started_at: float
     last_exit: Annotated[str, Meta(max_length=TEXT)]
+
+
+def new_start_id() -> str:
+    """The name of a start that is about to be."""
+    return secrets.token_hex(16)
 
 
 def write(path: Path, state: MachineState) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from backend.limits import Clock
+from backend.peers import Peer
 
 
 @dataclass
@@ -15,9 +16,15 @@ class OpenSession:
     """One operator who is logged in. Times are those of the table's clock."""
 
     digest: bytes
-    peer: str
+    service: str
+    peer: Peer
     opened_at: float
     used_at: float
+
+    @property
+    def where(self) -> str:
+        """Service and address, for the audit log."""
+        return f"{self.service} {self.peer.address}"
 
 
 class Sessions:
@@ -37,7 +44,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_digest)
 
-    def open(self, peer: str) -> str:
+    def open(self, service: str, peer: Peer) -> str:
         """Open a session and give its token; the one that was idle longest makes room where there is none."""
         self._expire()
         if len(self._by_digest) >= self._most:
@@ -45,16 +52,16 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         now = self._clock()
         digest = _digest(token)
-        self._by_digest[digest] = OpenSession(digest, peer, now, now)
+        self._by_digest[digest] = OpenSession(digest, service, peer, now, now)
         return token
 
-    def find(self, token: str | None) -> OpenSession | None:
-        """The session of `token`, which counts as used now; None if it is not (or no longer) open."""
+    def find(self, token: str | None, *, use: bool = True) -> OpenSession | None:
+        """The session of `token`; None if it is not (or no longer) open. With `use` it counts as used now."""
         if token is None:
             return None
         self._expire()
         session = self._by_digest.get(_digest(token))
-        if session is not None:
+        if session is not None and use:
             session.used_at = self._clock()
         return session
 

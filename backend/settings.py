@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend import instructions
+from backend.throttle import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,9 @@ class Settings:
     """Requests per second over all connections."""
     change_rate: float = 0.5
     change_burst: float = 60.0
-    """Per second: passwords that are looked at, and, counted apart, changes. Each costs fsyncs, and so flash."""
+    """Changes per second. Each costs fsyncs, and so flash."""
+    looks: Rates = Rates()
+    """Passwords that are looked at, 0.5 a second in all. Each costs a slow hash, and a right one an fsync."""
 
     session_idle_s: float = 15 * 60.0
     session_life_s: float = 12 * 3600.0

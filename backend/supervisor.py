@@ -99,6 +99,7 @@ class Supervisor:
         self._heart = heart
         self._patience = patience
         self._starts = 0
+        self._start_id = machine_state.new_start_id()
         self._started_at = time.monotonic()
         self._failed_boots = 0
         self._proven = False
@@ -113,6 +114,7 @@ class Supervisor:
                 accelerator=self._accelerator.name,
                 accelerator_reason=self._accelerator.reason,
                 starts=self._starts,
+                start_id=self._start_id,
                 started_at=self._started_at,
                 last_exit=self._last_exit,
             ),
@@ -122,6 +124,8 @@ class Supervisor:
         """Run VMs, one after the other, for ever."""
         pause = 0.0
         while True:
+            # Told before the VM lives, so that it finds no session of the one before it.
+            self._start_id = machine_state.new_start_id()
             self._tell("restarting" if self._starts else "starting")
             await asyncio.sleep(pause)
             self._starts += 1

@@ -387,7 +387,7 @@ def malformed(tally: Tally, rng: random.Random) -> None:
         things[f"token {len(str(value))} {value!r}"[:40]] = request(BEAT, mark, token=value)[:-1]
     for value in ("", "a b", "A", "-a", "a-", "a.b", "a" * 64, "a\n", "a\0", "../a", "$(a)", "\u00e4", 1, None, ["a"]):
         things[f"host name {len(str(value))} {value!r}"[:40]] = request(name | {"hostname": value}, mark)[:-1]
-    for do in ({"type": "session.open"}, {"type": "session.open", "user": "admin", "password": "", "peer": "p"}):
+    for do in ({"type": "session.open"}, {"type": "session.open", "user": "admin", "password": "", "service": "ssh", "address": "::"}):
         things[f"do {do!r}"] = request(do, mark)[:-1]
     for raw in (b"\0", b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\x1b[2J"):
         things[f"{raw!r} before"] = raw + good
@@ -859,7 +859,7 @@ def approval(tally: Tally, rng: random.Random) -> None:
             tally.add(f"{do['type']} with the token {token}", outcome, ("denied", "limited"))
     looked_at = 0
     for guess in range(8):
-        do = {"type": "session.open", "user": "admin", "password": f"guess {rng.random()}", "peer": "https 192.0.2.7"}
+        do = {"type": "session.open", "user": "admin", "password": f"guess {rng.random()}", "service": "https", "address": "192.0.2.7"}
         outcome = current.ask(do, patient=False)
         looked_at += outcome == "denied"
         tally.add(f"guess {guess} at the password", outcome, ("denied", "limited"))

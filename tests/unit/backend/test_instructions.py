@@ -21,10 +21,12 @@ from backend import instructions as ins
 from backend.forwarder import counters
 from backend.settings import Settings
 from rootfs.version import PROJECT
+from tests.unit.backend.conftest import started
 from tests.unit.backend.rig import NEW_PASSWORD, Rig, run, running, until
 
 pytestmark = pytest.mark.usefixtures("cheap_hash")
 
+START_ID = "0f" * 16
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 PORT = ins.Port(
     name="mgmt0",
@@ -91,9 +93,11 @@ def assert_error(result: Any, code: str) -> ins.Error:
 def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
-            client, token = await rig.operator()
-            state = machine_state.MachineState("running", "kvm", "a trial guest ran", 2, time.monotonic() - 5, "killed")
+            state = machine_state.MachineState(
+                "running", "kvm", "a trial guest ran", 2, START_ID, time.monotonic() - 5, "killed"
+            )
             machine_state.write(settings.machine_state, state)
+            client, token = await rig.operator()
             status = await client.ask(ins.StatusGet(), token)
             assert isinstance(status, ins.Status)
             assert (status.hostname, status.product, status.version) == ("sallyport", "Sallyport", "0.1.0")
@@ -110,29 +114,62 @@ def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
 
 
 def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
-    """Tokens that somebody harvested in a VM that was taken over end with that VM."""
+    """Tokens that somebody harvested in a VM that was taken over end with that VM, whatever its number."""
 
     async def test() -> None:
         async with running(settings) as rig:
-
-            def started(starts: int) -> None:
-                state = machine_state.MachineState("running", "kvm", "", starts, time.monotonic(), "")
-                machine_state.write(settings.machine_state, state)
-
-            started(1)
             client, token = await rig.operator()
-            started(1)
+            # It runs now; then the supervisor's unit is started anew, and counts from one again.
+            started(settings.machine_state)
             assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
-            started(2)
-            refused = await client.ask(ins.StatusGet(), token)
-            assert isinstance(refused, ins.Error)
-            assert refused.code == "denied"
+            started(settings.machine_state, "a5" * 16)
+            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert isinstance(await client.login(rig.first_password), ins.Session)
+
+    run(test())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[" * 4000, b"x" * 10000])
+def test_sessions_end_when_nobody_can_say_which_vm_runs(settings: Settings, content: bytes | None) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            if content is None:
+                settings.machine_state.unlink()
+            else:
+                settings.machine_state.write_bytes(content)
+            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert "which front-end VM" in assert_error(await client.login(rig.first_password), "failed").message
+            started(settings.machine_state)
+            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert isinstance(await client.login(rig.first_password), ins.Session)
+
+    run(test())
+
+
+def test_what_a_timer_sends_does_not_keep_a_session_from_becoming_idle(settings: Settings) -> None:
+    async def test() -> None:
+        async with running(replace(settings, session_idle_s=0.6)) as rig:
+            client, token = await rig.operator()
+
+            async def asked(*, background: bool) -> list[bool]:
+                answers = []
+                for _ in range(4):
+                    await asyncio.sleep(0.2)
+                    request = ins.Request(1, rig.next_seq(), ins.StatusGet(), token, background)
+                    answers.append(isinstance((await client.raw(ins.encode(request))).result, ins.Status))
+                return answers
+
+            assert await asked(background=False) == [True] * 4
+            assert not (await asked(background=True))[-1]
 
     run(test())
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state":"evil"}', b"[" * 4000, b"x" * 10000])
 def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
+    settings.machine_state.unlink()
     if content is not None:
         settings.machine_state.write_bytes(content)
     found = host_status.HostStatus(settings).get().machine
@@ -140,7 +177,7 @@ def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, c
 
 
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
-    state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, 0.0, "\x01" * 5000)
+    state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
     machine_state.write(settings.machine_state, state)
     status = host_status.HostStatus(settings).get()
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
@@ -363,17 +400,20 @@ def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -
             for client in clients:
                 limited = assert_error(await client.login(rig.first_password), "limited")
                 assert 0.0 < limited.retry_after_s <= 1.0
-            # Others' names are counted apart: they can neither lock the operator out nor let him in.
-            assert_error(await clients[0].login(rig.first_password, user="root"), "denied")
+            # Whoever comes from elsewhere does not wait, whichever name is guessed at.
+            assert_error(await clients[0].login(rig.first_password, user="root", address="192.0.2.8"), "denied")
             await asyncio.sleep(limited.retry_after_s)
             assert isinstance(await clients[0].login(rig.first_password), ins.Session)
             outcomes = [entry["outcome"] for entry in rig.audit(instruction="session.open")]
             assert outcomes == ["denied"] * 3 + ["limited"] * 3 + ["denied", "ok"]
+            assert rig.audit(instruction="session.open")[-1]["peer"] == "https 192.0.2.7"
 
     run(test())
 
 
-@pytest.mark.parametrize("do", [ins.HostnameSet("x"), ins.SessionOpen(user="admin", password="wrong", peer="x")])
+@pytest.mark.parametrize(
+    "do", [ins.HostnameSet("x"), ins.SessionOpen(user="admin", password="wrong", service="ssh", address="::")]
+)
 def test_who_is_not_let_in_cannot_fill_the_audit_log(settings: Settings, do: ins.AnyInstruction) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -418,6 +458,17 @@ def test_a_new_password_ends_other_sessions_and_survives_a_restart(settings: Set
     run(test())
 
 
+@pytest.mark.parametrize("address", ["1.2.3", "::1::", "1:2", "..", "fe80::1:2:3:4:5:6:7:8", "01.2.3.4"])
+def test_a_peer_that_is_no_address_is_refused(settings: Settings, address: str) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client = await rig.connect()
+            assert_error(await client.login(rig.first_password, address=address), "malformed")
+            assert isinstance(await client.login(rig.first_password), ins.Session)
+
+    run(test())
+
+
 def test_a_wrong_old_password_counts_as_a_failed_login(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -426,6 +477,7 @@ def test_a_wrong_old_password_counts_as_a_failed_login(settings: Settings) -> No
             for code in "denied", "denied", "denied", "limited":
                 assert_error(await client.ask(change, token), code)
             assert_error(await client.login(rig.first_password), "limited")
+            assert isinstance(await client.login(rig.first_password, address="192.0.2.8"), ins.Session)
 
     run(test())
 

@@ -44,6 +44,8 @@ class Bench:
         """Numbers of the starts whose VM sends one heartbeat."""
         self.started: list[Process] = []
         self.accelerators: list[str] = []
+        self.names: list[str] = []
+        """Of each start, as the file told it when the VM began to live."""
         self.told: list[MachineState] = []
         self.heart = Heart(folder / "heartbeat.sock")
         self.sender = Heartbeats(folder / "heartbeat.sock")
@@ -52,6 +54,7 @@ class Bench:
         assert ends == ENDS
         assert all(child.returncode is not None for child in self.started), "two VMs at once"
         self.accelerators.append(chosen.name)
+        self.names.append(self.told[-1].start_id)
         self.started.append(await asyncio.create_subprocess_exec(*self.argv))
         if len(self.started) in self.beats_from:
             self.beat()
@@ -181,6 +184,16 @@ def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> Non
     assert bench.told[0].last_exit == ""
     assert bench.told[4].started_at > bench.told[2].started_at
     assert machine_state.read(bench.folder / "state.json") == bench.told[-1]
+
+
+def test_each_start_has_a_random_name_that_is_told_before_the_vm_lives(bench: Bench) -> None:
+    bench.argv = ["sh", "-c", "exit 7"]
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= 2)
+    first = len(bench.started)
+    # The supervisor's unit is started anew, and counts from one again.
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= first + 2)
+    assert len(set(bench.names)) == len(bench.names) >= 4
+    assert all(len(bytes.fromhex(name)) == 16 for name in bench.names)
 
 
 def test_two_boots_in_silence_under_kvm_make_it_tcg(bench: Bench) -> None:

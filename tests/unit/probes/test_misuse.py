@@ -24,6 +24,7 @@ from backend import instructions as ins
 from backend.daemon import Daemon
 from backend.gate import Gate
 from backend.limits import SlowDown
+from backend.peers import UNKNOWN
 from backend.server import LinkServer
 from backend.sessions import OpenSession, Sessions
 from backend.settings import Settings
@@ -233,7 +234,7 @@ def guess_away(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_session_will_do(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Sessions, "find", lambda self, token: OpenSession(b"", "https 192.0.2.7", 0.0, 0.0))
+    patch.setattr(Sessions, "find", lambda self, token, **_: OpenSession(b"", "https", UNKNOWN, 0.0, 0.0))
 
 
 def die_of_it(patch: pytest.MonkeyPatch) -> None:
