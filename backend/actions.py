@@ -136,7 +136,7 @@ class Actions:
         if not isinstance(request.do, ins.Heartbeat):
             self._follow_vm()
         if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat):
-            session = self._sessions.find(request.token, use=not request.background)
+            session = self._sessions.find(request.token)
             if session is None:
                 raise Refused("denied", "no such session; log in")
         if isinstance(request.do, BEGUN) and (wait := self._changes.take()) > 0.0:

@@ -131,8 +131,6 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     seq: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     do: AnyInstruction
     token: Token | None = None
-    background: bool = False
-    """Sent by a timer, not by the operator: does not keep the session from becoming idle."""
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):

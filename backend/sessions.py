@@ -55,13 +55,13 @@ class Sessions:
         self._by_digest[digest] = OpenSession(digest, service, peer, now, now)
         return token
 
-    def find(self, token: str | None, *, use: bool = True) -> OpenSession | None:
-        """The session of `token`; None if it is not (or no longer) open. With `use` it counts as used now."""
+    def find(self, token: str | None) -> OpenSession | None:
+        """The session of `token`, which counts as used now; None if it is not (or no longer) open."""
         if token is None:
             return None
         self._expire()
         session = self._by_digest.get(_digest(token))
-        if session is not None and use:
+        if session is not None:
             session.used_at = self._clock()
         return session
 

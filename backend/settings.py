@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend import instructions
-from backend.throttle import Rates
+from backend.throttle import LOOKS, Rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Settings:
     change_rate: float = 0.5
     change_burst: float = 60.0
     """Changes per second. Each costs fsyncs, and so flash."""
-    looks: Rates = Rates()
+    looks: Rates = LOOKS
     """Passwords that are looked at, 0.5 a second in all. Each costs a slow hash, and a right one an fsync."""
 
     session_idle_s: float = 15 * 60.0

@@ -47,6 +47,9 @@ class Rates:
     common: tuple[float, float] = (0.25, 28.0)
 
 
+LOOKS = Rates()
+
+
 @dataclass
 class _Failing:
     site: str

@@ -11,11 +11,11 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler
 
-from frontend_vm.settings import load_identity, peer_address
+from frontend_vm.rooms import Room
+from frontend_vm.settings import load_identity, peer_at
 
 MAX_CONNECTIONS = 64
-MAX_CONNECTIONS_PER_PEER = 24
-"""A browser opens six at a time. Beyond either bound the oldest connection makes room for the newest."""
+"""A browser opens six at a time. Who makes room beyond this is `rooms.Room`'s to say."""
 MAX_HEADER = 8192
 RECORD = 16384
 """Bytes read at once: a whole TLS record (RFC 8446 section 5.1). Reads that end at exactly `MAX_HEADER` would leave
@@ -63,7 +63,7 @@ def server_context(directory: Path) -> ssl.SSLContext:
 
 
 class BoundedServer(HTTPServer):
-    """An HTTPS server that always has room for the newest connection: it closes the oldest to make it."""
+    """An HTTPS server that always has room for the newest connection: it closes another to make it."""
 
     def initialize(self, request_callback: Application, tls: ssl.SSLContext) -> None:  # type: ignore[override]
         """Tornado's form of ``__init__``."""
@@ -77,18 +77,15 @@ class BoundedServer(HTTPServer):
             max_buffer_size=MAX_DISCARD + MAX_HEADER,
             chunk_size=RECORD,
         )
-        self._open: dict[IOStream, str] = {}  # in order of arrival
+        self._open: Room[IOStream] = Room(MAX_CONNECTIONS)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Take one accepted connection; its TLS handshake has not begun."""
-        peer = peer_address(str(address[0]))
-        self._open = {other: its for other, its in self._open.items() if not other.closed()}
-        of_peer = [other for other, its in self._open.items() if its == peer]
-        if len(of_peer) >= MAX_CONNECTIONS_PER_PEER:
-            of_peer[0].close()
-        elif len(self._open) >= MAX_CONNECTIONS:
-            next(iter(self._open)).close()
-        self._open[stream] = peer
+        for other in self._open:
+            if other.closed():  # the one callback for this is Tornado's own
+                self._open.leave(other)
+        if loser := self._open.enter(stream, peer_at(address[0])):
+            loser.close()
         super().handle_stream(stream, address)
 
     def stop(self) -> None:

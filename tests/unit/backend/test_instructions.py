@@ -148,25 +148,6 @@ def test_sessions_end_when_nobody_can_say_which_vm_runs(settings: Settings, cont
     run(test())
 
 
-def test_what_a_timer_sends_does_not_keep_a_session_from_becoming_idle(settings: Settings) -> None:
-    async def test() -> None:
-        async with running(replace(settings, session_idle_s=0.6)) as rig:
-            client, token = await rig.operator()
-
-            async def asked(*, background: bool) -> list[bool]:
-                answers = []
-                for _ in range(4):
-                    await asyncio.sleep(0.2)
-                    request = ins.Request(1, rig.next_seq(), ins.StatusGet(), token, background)
-                    answers.append(isinstance((await client.raw(ins.encode(request))).result, ins.Status))
-                return answers
-
-            assert await asked(background=False) == [True] * 4
-            assert not (await asked(background=True))[-1]
-
-    run(test())
-
-
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state":"evil"}', b"[" * 4000, b"x" * 10000])
 def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
     settings.machine_state.unlink()

@@ -234,7 +234,7 @@ def guess_away(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_session_will_do(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Sessions, "find", lambda self, token, **_: OpenSession(b"", "https", UNKNOWN, 0.0, 0.0))
+    patch.setattr(Sessions, "find", lambda self, token: OpenSession(b"", "https", UNKNOWN, 0.0, 0.0))
 
 
 def die_of_it(patch: pytest.MonkeyPatch) -> None:
@@ -278,6 +278,7 @@ def die_of_it(patch: pytest.MonkeyPatch) -> None:
         (no_rate, "pipelined", "are granted"),
         (take_any_number, "connections", "at most 8 connections"),
         (guess_away, "approval", "slowed down"),
+        (no_rate, "approval", "from as many addresses are looked at"),
         (any_session_will_do, "approval", "system.reboot"),
         (die_of_it, "oversized", "did not recover"),
     ],
