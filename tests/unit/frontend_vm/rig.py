@@ -73,7 +73,7 @@ class Rig:
             self.cookie = response.headers["Set-Cookie"].partition(";")[0]
         return response
 
-    async def ssh(self, password: str = PASSWORD, **options: Any) -> asyncssh.SSHClientConnection:
+    async def ssh(self, password: str | None = PASSWORD, **options: Any) -> asyncssh.SSHClientConnection:
         await asyncio.wait_for(self.frontend.ssh_ready.wait(), DEADLINE)
         return await asyncssh.connect(
             "127.0.0.1",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import re
+import time
+import unicodedata
 from pathlib import Path
 
 import asyncssh
 import msgspec
+import paramiko
 import pytest
 
+from backend import opaque
 from frontend_vm import cli, ssh
 from frontend_vm.instructions import Fault, Ports
+from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.rig import DEADLINE, Rig, running, until
 
 
@@ -140,6 +147,76 @@ def test_interactive(configuration: Path) -> None:
     asyncio.run(scenario())
 
 
+PROMPTS = {
+    "command": (),
+    "reboot": ("reboot",),
+    "present password": ("password",),
+    "new password": ("password", PASSWORD),
+    "new password again": ("password", PASSWORD, "a better password"),
+}
+LATER = {
+    "command": "reboot --yes",
+    "reboot": "yes",
+    "present password": PASSWORD,
+    "new password": "a better password",
+    "new password again": "a better password",
+}
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x1c", "\x07", "\x04", "INT", "BREAK"], ids=ascii)
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_cancelled_prompt_does_nothing_whatever_is_typed_next(configuration: Path, prompt: str, key: str) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+                await expect(process, "sallyport> ")
+                for line in PROMPTS[prompt]:
+                    process.stdin.write(f"{line}\n")
+                    await expect(process, ": ")
+                if key == "INT":
+                    process.stdin.write(LATER[prompt])
+                    process.send_signal("INT")
+                elif key == "BREAK":
+                    process.stdin.write(LATER[prompt])
+                    process.send_break(0)
+                elif key == "\x04":  # Ctrl-D cancels where the line is empty
+                    process.stdin.write(f"{LATER[prompt]}\x15{key}" if prompt != "command" else "x\x04\x7f")
+                else:
+                    process.stdin.write(LATER[prompt] + key)
+                if (prompt, key) != ("command", "\x04"):
+                    shown = await expect(process, "sallyport> ")
+                    assert ("nothing was changed" in shown) == (prompt != "command")
+                process.stdin.write("\nyes\nexit\n")
+                assert "unknown command: yes" in str((await asyncio.wait_for(process.wait(), DEADLINE)).stdout)
+            assert not {"SystemReboot", "PasswordSet"} & set(rig.instructions())
+            assert rig.backend.password == PASSWORD
+
+    asyncio.run(scenario())
+
+
+def test_a_line_that_is_too_long_is_not_carried_out_in_part(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            long = "reboot --yes" + " " * 1100
+            async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+                await expect(process, "sallyport> ")
+                process.stdin.write(f"{long}\n")
+                assert "too long" in await expect(process, "sallyport> ")
+                process.stdin.write("reboot\n")
+                await expect(process, ": ")
+                process.stdin.write(f"yes{' ' * 1100}\n")
+                assert "too long" in await expect(process, "sallyport> ")
+                process.stdin.write("exit\n")
+            for result in (await connection.run(long), await connection.run(None, input=f"{long}\nexit")):
+                assert result.exit_status in (0, 2)
+                assert "too long" in str(result.stderr)
+            assert "SystemReboot" not in rig.instructions()
+            assert (await connection.run("reboot --yes ")).exit_status == 0, "the control"
+            assert "SystemReboot" in rig.instructions()
+
+    asyncio.run(scenario())
+
+
 def test_lines_without_a_terminal(configuration: Path) -> None:
     async def scenario() -> None:
         async with running(configuration) as rig, await rig.ssh() as connection:
@@ -220,6 +297,208 @@ def test_channels_of_one_connection_are_bounded(configuration: Path) -> None:
             shells[0].stdin.write("exit\n")
             await asyncio.wait_for(shells[0].wait(), DEADLINE)
             assert (await connection.run("help")).exit_status == 0
+
+    asyncio.run(scenario())
+
+
+async def stranger(port: int, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+
+
+class Typist(asyncssh.SSHClient):
+    """Takes a while to type his password, and a flood that nobody waits for meanwhile."""
+
+    port = 0
+    flood: list[asyncio.StreamWriter]
+
+    async def password_auth_requested(self) -> str:
+        for _ in range(3 * ssh.MAX_STRANGERS):  # more than three a second for four seconds
+            self.flood.append((await stranger(self.port, "127.0.0.66"))[1])
+            await asyncio.sleep(0.005)
+        return PASSWORD
+
+
+@pytest.mark.parametrize("flooded_before", [False, True])
+def test_who_types_slowly_is_not_cut_off_by_a_flood(configuration: Path, *, flooded_before: bool) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            await rig.frontend.ssh_ready.wait()
+            Typist.port, Typist.flood = rig.frontend.ssh_port, []
+            if flooded_before:
+                for _ in range(2 * ssh.MAX_STRANGERS):
+                    Typist.flood.append((await stranger(Typist.port, "127.0.0.66"))[1])
+            async with await rig.ssh(password=None, client_factory=Typist, local_addr=("127.0.0.2", 0)) as connection:
+                assert (await connection.run("help")).exit_status == 0
+            for writer in Typist.flood:
+                writer.transport.abort()
+
+    asyncio.run(scenario())
+
+
+def test_a_login_takes_the_place_of_who_was_idle_longest(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            held = [await rig.ssh() for _ in range(ssh.MAX_OPERATORS)]
+            assert (await held[0].run("help")).exit_status == 0
+            async with await rig.ssh() as ninth:
+                assert (await ninth.run("help")).exit_status == 0
+                with pytest.raises((asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.ChannelOpenError)):
+                    await held[1].run("help", check=True)
+                for other in (held[0], *held[2:]):
+                    assert (await other.run("help")).exit_status == 0
+                await until(lambda: len(rig.backend.tokens) == ssh.MAX_OPERATORS)
+            for connection in held:
+                connection.abort()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("what", ["no channel", "a channel without a command", "a prompt", "a prompt that is typed at",
+                                  "a question", "keepalives", "lines that nobody ends"])  # fmt: skip
+def test_idle_ends_everywhere(configuration: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setattr(ssh, "IDLE_TIMEOUT", 0.3)
+
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as busy:
+            idle = await rig.ssh(keepalive_interval=0.1 if what == "keepalives" else 0)
+
+            async def keys() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        process.stdin.write("x")
+                        await asyncio.sleep(0.05)
+
+            typing = None
+            if what == "a channel without a command":
+                chan, _ = await idle.create_session(asyncssh.SSHClientSession, "help")
+                del chan
+            elif what in ("a prompt", "a prompt that is typed at", "a question", "lines that nobody ends"):
+                term = None if what == "lines that nobody ends" else "xterm"
+                process = await idle.create_process(term_type=term)
+                if what == "a question":
+                    process.stdin.write("reboot\n")
+                elif what != "a prompt":
+                    typing = asyncio.create_task(keys())
+            began = time.monotonic()
+            while time.monotonic() < began + 0.8:
+                assert (await busy.run("help")).exit_status == 0, "the control: who does something is not idle"
+                await asyncio.sleep(0.05)
+            await asyncio.wait_for(idle.wait_closed(), DEADLINE)
+            await until(lambda: len(rig.backend.tokens) == 1)
+            if typing:
+                typing.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_channels_that_ask_for_nothing_count(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            shells = [await connection.create_process(term_type="xterm") for _ in range(ssh.MAX_CHANNELS)]
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.run("help")
+            for shell in shells:
+                shell.close()
+            await asyncio.sleep(0.1)
+            assert (await connection.run("help")).exit_status == 0
+
+    asyncio.run(scenario())
+
+
+PASSWORDS = [
+    "correct horse²", "corre\u0301ct horse", "corréct horse", "correct\u00a0horse\u3000x", "correct horse 🐎🔋",
+    "סיסמה ארוכה 123", "abc كلمة السر def", "₹₽ẞ correct horse", "ﬁsh ①②③ Ⅳ ㎏ \uff46\uff55\uff4c\uff4c",
+    "\u1100\u1161\u11a8 correct horse", "  spaces at ends  ", "q\u0307\u0323 correct horse", "\u0130stanbul \u0131Ii ß",
+    "".join(map(chr, range(33, 127))), "\U0001f40e" * 128,
+]  # fmt: skip
+
+
+def some_passwords(number: int) -> list[str]:
+    """Random strings of all planes that may be set, beside those above."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    found: list[str] = []
+    planes = [char for char in map(chr, range(0x20000)) if not opaque.objection(f"correct horse{char}")]
+    while len(found) < number:
+        text = "".join(rng.choices(planes, k=rng.randrange(12, 60)))
+        if not opaque.objection(text):
+            found.append(text)
+    return found
+
+
+def test_a_password_set_by_one_way_works_by_all(configuration: Path) -> None:
+    """Set over the API or at the prompt; log in over the API, by asyncssh and by paramiko, in either Unicode form."""
+
+    async def scenario() -> None:
+        async with running(configuration) as rig:
+            await rig.log_in()
+            for number, password in enumerate([*PASSWORDS, *some_passwords(25)]):
+                if number % 2:
+                    change = {"old": rig.backend.password, "new": password}
+                    assert (await rig.call("PUT", "/api/v1/password", change)).code == 200, ascii(password)
+                else:
+                    async with await rig.ssh(rig.backend.password) as connection:
+                        said = await set_password(connection, rig.backend.password, password)
+                        assert "Changed." in said, ascii(password)
+                assert rig.backend.password == password
+                for form in {password, *(unicodedata.normalize(form, password) for form in ("NFC", "NFD"))}:
+                    assert (await rig.log_in(form)).code == 200, ascii(form)
+                    async with await rig.ssh(form):
+                        pass
+                    await asyncio.to_thread(paramiko_login, rig.frontend.ssh_port, form)
+            for wrong in "correct horse2", "correct horse\ufffd", "x" * 300:
+                assert (await rig.log_in(wrong)).code == 401, "the control"
+                with pytest.raises(asyncssh.PermissionDenied):
+                    await rig.ssh(wrong)
+                with pytest.raises(paramiko.AuthenticationException):
+                    await asyncio.to_thread(paramiko_login, rig.frontend.ssh_port, wrong)
+
+    asyncio.run(scenario())
+
+
+async def set_password(connection: asyncssh.SSHClientConnection, old: str, new: str) -> str:
+    """Change the password at the prompt; gives what was said about it."""
+    async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+        await expect(process, "> ")
+        process.stdin.write("password\n")
+        for answer in (old, new, new):
+            await expect(process, ": ")
+            process.stdin.write(f"{answer}\n")
+        said = await expect(process, "> ")
+        process.stdin.write("exit\n")
+    return said
+
+
+def paramiko_login(port: int, password: str) -> None:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+    with client:
+        client.connect("127.0.0.1", port, "admin", password, allow_agent=False, look_for_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [
+        ("short", "12 to 128"),
+        (f"correct horse{chr(0x200D)}", "U+200D"),
+        ("e\u0301" * 8, "this one has 8"),
+        ("x" * 300, "12 to 128"),
+    ],
+)
+def test_a_password_that_cannot_be_is_refused_with_the_same_reason(
+    configuration: Path, password: str, why: str
+) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            said = await set_password(connection, PASSWORD, password)
+            assert why in said
+            assert "nothing was changed" in said
+            await rig.log_in()
+            response = await rig.call("PUT", "/api/v1/password", {"old": PASSWORD, "new": password})
+            assert response.code == 400
+            assert why in json.loads(response.body)["error"]["message"]
+            assert rig.backend.password == PASSWORD
 
     asyncio.run(scenario())
 
