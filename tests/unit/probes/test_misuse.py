@@ -33,6 +33,7 @@ from tests.probes import misuse
 from tests.probes.misuse import ATTACKS, SCRIPT, Report, ReportError, judge, plan, run_misuse
 from tests.probes.result import Result, Verdict
 from tests.unit.backend.certificates import make_link_keys
+from tests.unit.backend.conftest import started
 
 GOOD = Report(before=0.1, after=0.2, tried=3, counts={"malformed": 3}, wrong=[], notes=[], trouble="")
 
@@ -52,6 +53,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(tmp_path: Path, link: Path) -> Settings:
     (tmp_path / "data").mkdir(mode=0o700)
     (tmp_path / "request").mkdir()
+    started(tmp_path / "state.json")
     return Settings.under(
         tmp_path, link=link, pause_s=0.0, connect_rate=500.0, connect_burst=500.0, line_s=0.4, handshake_s=0.4,
         request_rate=400.0, request_burst=200.0, hostname_s=0.1,
