@@ -193,6 +193,8 @@ class Connection(asyncssh.SSHServer):
         except Refused as refusal:
             if refusal.error.code == "limited":
                 self._tell(f"Too many failed logins. Try again in {refusal.error.retry_after_s:.0f} s.")
+            elif refusal.error.code == "failed":
+                self._tell(refusal.error.message)
             return False
         except Unreachable as error:
             self._tell(str(error))

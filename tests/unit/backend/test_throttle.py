@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from backend.peers import Peer
-from backend.throttle import MOST_FAILING, MOST_KNOWN, MOST_SITES, Rates, Throttle
+from backend.throttle import MOST_FAILING, MOST_KNOWN, MOST_SHARES, Rates, Throttle
 from tests.unit.backend.rig import Now
 
 RATES = Rates()
@@ -61,6 +61,7 @@ def test_what_is_no_address_is_no_peer(text: str) -> None:
         (hosts("192.0.2.66"), "192.0.2.7", False),
         (hosts("2001:db8:1:6::{}"), "2001:db8:1:7::1", False),
         (hosts("2001:db8:1:6::{}"), "2001:db8:1:6:ffff::1", True),
+        (hosts("2001:db8:1:6::66"), "2001:db8:1:6::7", False),
         (hosts("fe80::66"), "fe80::7", False),
         (hosts("192.0.2.{}"), "198.51.100.7", False),
         (hosts("192.0.2.{}", start=8), "192.0.2.7", True),
@@ -68,7 +69,8 @@ def test_what_is_no_address_is_no_peer(text: str) -> None:
         (iter(lambda: f"2001:db8:{random.getrandbits(16):x}::1", ""), "192.0.2.7", True),
     ],
     ids=[
-        "a neighbour", "another /64", "a known address of the same /64", "a neighbour on the wire",
+        "a neighbour", "another /64", "a known address of the same /64",
+        "a neighbour of the same /64", "a neighbour on the wire",
         "all addresses of another /24", "a known address among all of its /24", "all /64 of another /48",
         "a known address while the world guesses",
     ],
@@ -128,7 +130,7 @@ def test_a_vm_that_lies_about_peers_has_no_more_passwords_looked_at(
     assert 10 < looked_at <= most
     assert len(throttle._known) <= MOST_KNOWN
     assert len(throttle._failing) <= MOST_FAILING
-    assert len(throttle._sites) <= MOST_SITES
+    assert len(throttle._shares) <= MOST_SHARES
     throttle.forget()
     now.s += 10
     assert throttle.admit(Peer.parse("192.0.2.7")) == 0.0
