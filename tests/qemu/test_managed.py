@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 import warnings
 
@@ -15,6 +16,7 @@ from rootfs import test_access
 from tests.conftest import Appliance
 from tests.qemu.appliance import Api, wait_managed
 from tests.qemu.machine import MachineError
+from tests.qemu.shell import vm_shell
 
 pytestmark = pytest.mark.qemu
 
@@ -131,6 +133,34 @@ def test_wrong_passwords_are_slowed(appliance: Appliance) -> None:
         except MachineError:
             assert time.monotonic() < deadline
             time.sleep(2)
+
+
+_GUESSES = """
+import json, socket, ssl, time
+tls = ssl.create_default_context(cafile="/run/frontend/backend.crt")
+tls.load_cert_chain("/run/frontend/link.crt", "/run/frontend/link.key")
+with tls.wrap_socket(socket.create_connection(("169.254.254.1", 7000)), server_hostname="backend.sallyport") as link:
+    said, end = [], time.monotonic() + 15
+    while time.monotonic() < end:
+        do = {"type": "session.open", "user": "admin", "password": "x", "service": "ssh", "address": "198.51.100.66"}
+        link.sendall(json.dumps({"v": 1, "seq": time.time_ns(), "do": do}).encode() + b"\\n")
+        said.append(json.loads(link.recv(4096))["result"]["code"])
+        time.sleep(0.3)
+print({code: said.count(code) for code in said})
+"""
+
+
+def test_guesses_from_another_address_keep_nobody_out(appliance: Appliance) -> None:
+    """All connections to QEMU's user network come from one address; so the link is told of another, as by the VM."""
+    with vm_shell(appliance.forward.test_shell) as vm:
+        _, out, err = vm.exec_command(shlex.join(["python3", "-c", _GUESSES]), timeout=60)
+        time.sleep(5)
+        for _ in range(3):
+            appliance.api().get("/status")
+            assert ssh(appliance, "help")[0] == 0
+        said = out.read().decode() + err.read().decode()
+    assert "'denied': " in said, said
+    assert "'limited': " in said, said
 
 
 def test_the_forwarder_tells_the_same_over_ssh_and_on_the_host(appliance: Appliance) -> None:
