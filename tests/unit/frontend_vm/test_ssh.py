@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import random
 import re
-import time
-import unicodedata
 from pathlib import Path
 
 import asyncssh
 import msgspec
-import paramiko
 import pytest
 
-from backend import opaque
 from frontend_vm import cli, ssh
 from frontend_vm.instructions import Fault, Ports
 from tests.unit.frontend_vm.fake_backend import PASSWORD
-from tests.unit.frontend_vm.rig import DEADLINE, Rig, running, until
+from tests.unit.frontend_vm.rig import DEADLINE, expect, running, until
 
 
 def test_one_command_each(configuration: Path) -> None:
@@ -94,17 +88,6 @@ def test_backend_away(configuration: Path) -> None:
             assert (result.exit_status, result.stderr) == (1, "The backend is not reachable.\n")
 
     asyncio.run(scenario())
-
-
-async def expect(process: asyncssh.SSHClientProcess[str], text: str) -> str:
-    """Read until a text has come."""
-    seen = ""
-    async with asyncio.timeout(DEADLINE):
-        while text not in seen:
-            chunk = await process.stdout.read(4096)
-            assert chunk, f"ended after {seen!r}"
-            seen += chunk
-    return seen
 
 
 def test_interactive(configuration: Path) -> None:
@@ -297,236 +280,6 @@ def test_channels_of_one_connection_are_bounded(configuration: Path) -> None:
             shells[0].stdin.write("exit\n")
             await asyncio.wait_for(shells[0].wait(), DEADLINE)
             assert (await connection.run("help")).exit_status == 0
-
-    asyncio.run(scenario())
-
-
-async def stranger(port: int, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
-
-
-class Typist(asyncssh.SSHClient):
-    """Takes a while to type his password, and a flood that nobody waits for meanwhile."""
-
-    port = 0
-    flood: list[asyncio.StreamWriter]
-
-    async def password_auth_requested(self) -> str:
-        for _ in range(3 * ssh.MAX_STRANGERS):  # more than three a second for four seconds
-            self.flood.append((await stranger(self.port, "127.0.0.66"))[1])
-            await asyncio.sleep(0.005)
-        return PASSWORD
-
-
-@pytest.mark.parametrize("flooded_before", [False, True])
-def test_who_types_slowly_is_not_cut_off_by_a_flood(configuration: Path, *, flooded_before: bool) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            await rig.frontend.ssh_ready.wait()
-            Typist.port, Typist.flood = rig.frontend.ssh_port, []
-            if flooded_before:
-                for _ in range(2 * ssh.MAX_STRANGERS):
-                    Typist.flood.append((await stranger(Typist.port, "127.0.0.66"))[1])
-            async with await rig.ssh(password=None, client_factory=Typist, local_addr=("127.0.0.2", 0)) as connection:
-                assert (await connection.run("help")).exit_status == 0
-            for writer in Typist.flood:
-                writer.transport.abort()
-
-    asyncio.run(scenario())
-
-
-def test_a_login_takes_the_place_of_who_was_idle_longest(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            held = [await rig.ssh() for _ in range(ssh.MAX_OPERATORS)]
-            assert (await held[0].run("help")).exit_status == 0
-            async with await rig.ssh() as ninth:
-                assert (await ninth.run("help")).exit_status == 0
-                with pytest.raises((asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.ChannelOpenError)):
-                    await held[1].run("help", check=True)
-                for other in (held[0], *held[2:]):
-                    assert (await other.run("help")).exit_status == 0
-                await until(lambda: len(rig.backend.tokens) == ssh.MAX_OPERATORS)
-            for connection in held:
-                connection.abort()
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("what", ["no channel", "a channel without a command", "a prompt", "a prompt that is typed at",
-                                  "a question", "keepalives", "lines that nobody ends"])  # fmt: skip
-def test_idle_ends_everywhere(configuration: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setattr(ssh, "IDLE_TIMEOUT", 0.3)
-
-    async def scenario() -> None:
-        async with running(configuration) as rig, await rig.ssh() as busy:
-            idle = await rig.ssh(keepalive_interval=0.1 if what == "keepalives" else 0)
-
-            async def keys() -> None:
-                with contextlib.suppress(OSError):
-                    while True:
-                        process.stdin.write("x")
-                        await asyncio.sleep(0.05)
-
-            typing = None
-            if what == "a channel without a command":
-                idle.abort()
-                # asyncssh's client has no such channel.
-                held = await asyncio.to_thread(paramiko_login, rig.frontend.ssh_port, PASSWORD)
-                await asyncio.to_thread(held.get_transport().open_session)  # type: ignore[union-attr]
-            elif what in ("a prompt", "a prompt that is typed at", "a question", "lines that nobody ends"):
-                term = None if what == "lines that nobody ends" else "xterm"
-                process = await idle.create_process(term_type=term)
-                if what == "a question":
-                    process.stdin.write("reboot\n")
-                elif what != "a prompt":
-                    typing = asyncio.create_task(keys())
-            began = time.monotonic()
-            while time.monotonic() < began + 0.8:
-                assert (await busy.run("help")).exit_status == 0, "the control: who does something is not idle"
-                await asyncio.sleep(0.05)
-            await asyncio.wait_for(idle.wait_closed(), DEADLINE)
-            await until(lambda: len(rig.backend.tokens) == 1)
-            if typing:
-                typing.cancel()
-
-    asyncio.run(scenario())
-
-
-def test_channels_that_ask_for_nothing_count(configuration: Path) -> None:
-    def attempt(port: int) -> None:
-        with paramiko_login(port, PASSWORD) as client:
-            transport = client.get_transport()
-            assert transport is not None
-            channels = [transport.open_session() for _ in range(ssh.MAX_CHANNELS)]
-            with pytest.raises(paramiko.ChannelException):
-                transport.open_session()
-            channels[0].close()
-            time.sleep(0.2)
-            channels[0] = transport.open_session()
-
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            await rig.frontend.ssh_ready.wait()
-            await asyncio.to_thread(attempt, rig.frontend.ssh_port)
-
-    asyncio.run(scenario())
-
-
-PASSWORDS = [
-    "correct horse²", "corre\u0301ct horse", "corréct horse", "correct\u00a0horse\u3000x", "correct horse 🐎🔋",
-    "סיסמה ארוכה 123", "abc كلمة السر def", "₹₽ẞ correct horse", "ﬁsh ①②③ Ⅳ ㎏ \uff46\uff55\uff4c\uff4c",
-    "\u1100\u1161\u11a8 correct horse", "  spaces at ends  ", "q\u0307\u0323 correct horse", "\u0130stanbul \u0131Ii ß",
-    "".join(map(chr, range(33, 127))), "\U0001f40e" * 128,
-]  # fmt: skip
-
-
-def some_passwords(number: int) -> list[str]:
-    """Random strings of all planes that may be set, beside those above."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    found: list[str] = []
-    planes = [char for char in map(chr, range(0x20000)) if not opaque.objection(f"correct horse{char}")]
-    while len(found) < number:
-        text = "".join(rng.choices(planes, k=rng.randrange(12, 60)))
-        if not opaque.objection(text):
-            found.append(text)
-    return found
-
-
-def test_a_password_set_by_one_way_works_by_all(configuration: Path) -> None:
-    """Set over the API or at the prompt; log in over the API, by asyncssh and by paramiko, in either Unicode form."""
-
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            await rig.log_in()
-            for number, password in enumerate([*PASSWORDS, *some_passwords(25)]):
-                if number % 2:
-                    change = {"old": rig.backend.password, "new": password}
-                    assert (await rig.call("PUT", "/api/v1/password", change)).code == 200, ascii(password)
-                else:
-                    async with await rig.ssh(rig.backend.password) as connection:
-                        said = await set_password(connection, rig.backend.password, password)
-                        assert "Changed." in said, ascii(password)
-                assert rig.backend.password == password
-                for form in {password, *(unicodedata.normalize(form, password) for form in ("NFC", "NFD"))}:
-                    assert (await rig.log_in(form)).code == 200, ascii(form)
-                    async with await rig.ssh(form):
-                        pass
-                    (await asyncio.to_thread(paramiko_login, rig.frontend.ssh_port, form)).close()
-            for wrong in "correct horse2", "correct horse\ufffd", "x" * 300:
-                assert (await rig.log_in(wrong)).code == 401, "the control"
-                with pytest.raises(asyncssh.PermissionDenied):
-                    await rig.ssh(wrong)
-                with pytest.raises(paramiko.AuthenticationException):
-                    await asyncio.to_thread(paramiko_login, rig.frontend.ssh_port, wrong)
-
-    asyncio.run(scenario())
-
-
-async def set_password(connection: asyncssh.SSHClientConnection, old: str, new: str) -> str:
-    """Change the password at the prompt; gives what was said about it."""
-    async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
-        await expect(process, "> ")
-        process.stdin.write("password\n")
-        for answer in (old, new, new):
-            await expect(process, ": ")
-            process.stdin.write(f"{answer}\n")
-        said = await expect(process, "> ")
-        process.stdin.write("exit\n")
-    return said
-
-
-def paramiko_login(port: int, password: str) -> paramiko.SSHClient:
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-    client.connect("127.0.0.1", port, "admin", password, allow_agent=False, look_for_keys=False)
-    return client
-
-
-@pytest.mark.parametrize(
-    ("password", "why"),
-    [
-        ("short", "12 to 128"),
-        (f"correct horse{chr(0x200D)}", "U+200D"),
-        ("e\u0301" * 8, "this one has 8"),
-        ("x" * 300, "12 to 128"),
-    ],
-)
-def test_a_password_that_cannot_be_is_refused_with_the_same_reason(
-    configuration: Path, password: str, why: str
-) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig, await rig.ssh() as connection:
-            said = await set_password(connection, PASSWORD, password)
-            assert why in said
-            assert "nothing was changed" in said
-            await rig.log_in()
-            response = await rig.call("PUT", "/api/v1/password", {"old": PASSWORD, "new": password})
-            assert response.code == 400
-            assert why in json.loads(response.body)["error"]["message"]
-            assert rig.backend.password == PASSWORD
-
-    asyncio.run(scenario())
-
-
-def test_stranger_cannot_make_us_collect_a_huge_packet(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            await rig.frontend.ssh_ready.wait()
-            reader, writer = await asyncio.open_connection("127.0.0.1", rig.frontend.ssh_port)
-            assert await reader.readline() == b"SSH-2.0-Sallyport\r\n"
-            writer.write(b"SSH-2.0-x\r\n" + (1 << 30).to_bytes(4, "big"))
-            await flood(rig, writer)
-
-    async def flood(rig: Rig, writer: asyncio.StreamWriter) -> None:
-        for _ in range(64):
-            if writer.transport.is_closing():
-                return
-            writer.write(b"\0" * ssh.MAX_STRANGER_BYTES)
-            await asyncio.sleep(0.01)
-        pytest.fail("4 MiB of a first packet were taken")
 
     asyncio.run(scenario())
 

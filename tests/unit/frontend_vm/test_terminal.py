@@ -10,7 +10,8 @@ import asyncssh
 import pytest
 
 from frontend_vm.cli import Cancelled, Overlong, Prompt
-from frontend_vm.terminal import MAX_LINE_LENGTH, Keys, TerminalSession
+from frontend_vm.keys import Keys
+from frontend_vm.terminal import MAX_LINE_LENGTH, TerminalSession
 from tests.unit.frontend_vm.rig import DEADLINE
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
