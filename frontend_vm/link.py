@@ -33,8 +33,10 @@ from frontend_vm.instructions import (
     decode_request,
     encode,
 )
+from frontend_vm.logins import Logins
 from frontend_vm.peers import Peer
-from frontend_vm.rooms import Room
+from frontend_vm.refusal import Refused as Refused
+from frontend_vm.refusal import Unreachable as Unreachable
 from frontend_vm.settings import load_identity
 
 log = logging.getLogger("link")
@@ -46,25 +48,9 @@ BACKOFF_LAST = 2.0
 """Seconds between two attempts to connect; doubled from the first to the last."""
 MAX_PENDING = 32
 """Requests without a reply: bounds the memory of both ends."""
-MAX_LOGINS = 2
-"""Logins in flight. Strangers can cause these, and the backend takes its time for each, so they may neither fill
-`MAX_PENDING` nor stand in front of an operator's requests."""
-MAX_LOGINS_WAITING = 16
 LAST_SEQ = 2**63 - 1
 
 R = TypeVar("R", bound=Result)
-
-
-class Unreachable(Exception):
-    """The backend gave no answer; the text is a sentence for the operator."""
-
-
-class Refused(Exception):
-    """The backend answered with an error, or would have: a request outside of the schema is not sent at all."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 def client_context(directory: Path) -> ssl.SSLContext:
@@ -102,8 +88,7 @@ class Link:
         self._seq = 0
         self._writer: asyncio.StreamWriter | None = None
         self._pending: deque[tuple[int, asyncio.Future[Result]]] = deque()
-        self._waiting: Room[asyncio.Future[None]] = Room(MAX_LOGINS_WAITING)
-        self._logins: dict[asyncio.Future[None], Peer] = {}
+        self._logins = Logins(lambda do: self.ask(do, Session))
         self._closings: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -146,44 +131,20 @@ class Link:
         return result
 
     async def login(self, user: str, password: Password, service: Service, peer: Peer) -> Session:
-        """Open a session. Who has fewer logins under way goes first, and none waits behind many of another's.
+        """Open a session. It may take a while where others guess (`logins`).
 
         Raises:
             Refused: code ``denied`` or ``limited``, the latter also when too many logins of that party wait.
             Unreachable: see `ask`.
         """
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if (loser := self._waiting.enter(turn, peer)) and not loser.done():
-            error = Error(code="limited", message="Too many logins at once.", retry_after_s=1.0)
-            loser.set_exception(Refused(error))
         try:
-            self._start_logins()
-            await turn
             do = SessionOpen(user=user, password=password, service=service, address=peer.address)
-            session = await self.ask(do, Session)
+            session = await self._logins.open(do, peer)
         except Refused as refusal:
             log.warning("login from %s %s refused: %s", service, peer.address, refusal.error.code)
             raise
-        finally:
-            self._waiting.leave(turn)
-            self._logins.pop(turn, None)
-            self._start_logins()
         log.info("login from %s %s", service, peer.address)
         return session
-
-    def _start_logins(self) -> None:
-        while len(self._waiting) and len(self._logins) < MAX_LOGINS:
-            under_way = list(self._logins.values())
-
-            def company(turn: asyncio.Future[None], others: list[Peer] = under_way) -> tuple[int, int]:
-                peer = self._waiting.peer(turn)
-                return sum(one.prefix == peer.prefix for one in others), sum(one.site == peer.site for one in others)
-
-            turn = min(self._waiting, key=company)  # the first of equals
-            self._logins[turn] = self._waiting.peer(turn)
-            self._waiting.leave(turn)
-            if not turn.done():
-                turn.set_result(None)
 
     def logout(self, token: str) -> None:
         """Close a session in the background; one that cannot be closed now ends by its own idle time."""

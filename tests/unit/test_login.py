@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncssh
-import pytest
 
 from backend.daemon import Daemon
 from backend.settings import Settings as HostSettings
@@ -88,26 +87,30 @@ async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
 
 
 def test_the_right_password_opens_both_doors_at_once_while_another_address_floods_them(tmp_path: Path) -> None:
-    """Ten wrong passwords and as many SSH connections a second: more than the one and three that kept everybody out."""
+    """Some twenty wrong passwords and SSH connections a second: more than the one and three that kept everybody out."""
 
     async def scenario() -> None:
         async with chain(tmp_path) as here, AsyncExitStack() as stack:
             answers: list[int] = []
             held: list[asyncio.StreamWriter] = []
+            guesses: set[asyncio.Task[None]] = set()
+
+            async def guess() -> None:
+                with suppress(OSError, IndexError):  # without a place
+                    answers.append(await here.web_login(FLOODER, "wrong password"))
 
             async def flood() -> None:
                 while True:
-                    with suppress(OSError, IndexError):
-                        answers.append(await here.web_login(FLOODER, "wrong password"))
+                    guesses.add(asyncio.create_task(guess()))
                     _, writer = await asyncio.open_connection(
                         "127.0.0.1", here.frontend.ssh_port, local_addr=(FLOODER, 0)
                     )
                     held.append(writer)
                     await asyncio.sleep(0.05)
 
-            flooding = [asyncio.create_task(flood()) for _ in range(2)]
-            stack.callback(lambda: [task.cancel() for task in flooding])
-            await until(lambda: 429 in answers and len(held) > ssh.MAX_STRANGERS)
+            flooding = asyncio.create_task(flood())
+            stack.callback(lambda: [task.cancel() for task in (flooding, *guesses)])
+            await until(lambda: answers.count(401) > 3 and len(held) > 2 * ssh.MAX_STRANGERS)
             for _ in range(3):
                 began = time.monotonic()
                 assert await here.web_login(OPERATOR, here.password) == 200
@@ -115,11 +118,9 @@ def test_the_right_password_opens_both_doors_at_once_while_another_address_flood
                     result = await connection.run("help")
                     assert result.exit_status == 0
                 assert time.monotonic() - began < TYPING_S + 5.0
-            # The controls: it is a flood, it is slowed, and it would be for the right password, too.
-            assert await here.web_login(FLOODER, here.password) == 429
-            with pytest.raises((asyncssh.PermissionDenied, asyncssh.ConnectionLost)):  # refused, or without a place
-                await here.ssh_login(FLOODER, here.password)
-            assert answers.count(401) < 12 < answers.count(429)
+            # The control: it is a flood, and it is slowed.
+            assert answers.count(401) < 12
+            assert len(guesses) > 100
             for writer in held:
                 writer.transport.abort()
 

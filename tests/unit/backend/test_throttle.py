@@ -95,7 +95,7 @@ def test_the_right_password_is_looked_at_while_others_guess(
 def test_a_party_that_guesses_is_slow_and_whoever_mistyped_is_not() -> None:
     now = Now()
     throttle = Throttle(RATES, now)
-    assert attack(throttle, now, hosts("192.0.2.66"), seconds=3600) < 80  # one a minute, after the first ones
+    assert attack(throttle, now, hosts("192.0.2.66"), seconds=3600) <= 3600 / 8 + 5
     me = Peer.parse("192.0.2.7")
     for _ in range(2):
         assert throttle.admit(me) == 0.0
@@ -145,7 +145,7 @@ def test_a_full_table_costs_the_busiest_site_its_oldest() -> None:
     for number in range(3 * MOST_FAILING):
         throttle.failed(Peer.parse(f"2001:db8:1:{number:x}::1"))
     assert len(throttle._failing) == MOST_FAILING
-    assert throttle.admit(victim) == 60.0, "the flood washed away what somebody else had failed"
+    assert throttle.admit(victim) == 8.0, "the flood washed away what somebody else had failed"
     now.s += 3600
     assert throttle.admit(victim) == 0.0
     assert not throttle._failing

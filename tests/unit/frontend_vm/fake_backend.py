@@ -56,8 +56,6 @@ class FakeBackend:
         """Fields of `Port` that are to be otherwise."""
         self.limited = 0.0
         """Seconds that failed logins are to wait."""
-        self.login_s = 0.0
-        """Seconds that each login takes."""
         self.silent = False
         self.junk = b""
         """Sent instead of the next reply, and then the connection is closed."""
@@ -102,8 +100,6 @@ class FakeBackend:
                     writer.write(self.junk)
                     await writer.drain()
                     break
-                if isinstance(request.do, SessionOpen):
-                    await asyncio.sleep(self.login_s)
                 writer.write(encode(Reply(seq=request.seq, result=self._answer(request))))
         except OSError:
             pass

@@ -49,10 +49,10 @@ def test_wrong_password_is_denied(configuration: Path, password: str) -> None:
 def test_limited_login_says_when_to_come_back(configuration: Path) -> None:
     async def scenario() -> None:
         async with running(configuration) as rig:
-            rig.backend.limited = 3.2
+            rig.backend.limited = 63.2
             response = await rig.log_in()
             assert (response.code, error_code(response)) == (429, "limited")
-            assert response.headers["Retry-After"] == "4"
+            assert response.headers["Retry-After"] == "64"
 
     asyncio.run(scenario())
 

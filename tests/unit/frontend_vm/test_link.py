@@ -7,16 +7,13 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from frontend_vm import app, link, log
 from frontend_vm.instructions import Done, Heartbeat, HostnameSet
 from frontend_vm.link import Refused, Unreachable
-from frontend_vm.peers import Peer
 from frontend_vm.settings import Settings, load_settings
-from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.keys import make_configuration
 from tests.unit.frontend_vm.rig import error_code, running, until
 
@@ -166,56 +163,6 @@ def test_backend_with_another_key_is_not_believed(configuration: Path, tmp_path:
                 assert impostor.requests == []
             finally:
                 impostor.stop()
-
-    asyncio.run(scenario())
-
-
-ATTACKER, OPERATOR = Peer.parse("192.0.2.66"), Peer.parse("192.0.2.7")
-
-
-def test_logins_of_strangers_cannot_fill_the_link(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            rig.backend.silent = True
-            most = link.MAX_LOGINS + link.MAX_LOGINS_WAITING
-            tasks = [
-                asyncio.create_task(rig.frontend.link.login("admin", "guess", "https", ATTACKER))
-                for _ in range(most + 6)
-            ]
-            await until(lambda: sum(task.done() for task in tasks) == 6)
-            for task in tasks:
-                if task.done():
-                    error = task.exception()
-                    assert isinstance(error, link.Refused)
-                    assert error.error.code == "limited"
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert rig.instructions() == []
-
-    asyncio.run(scenario())
-
-
-def test_an_operator_waits_neither_behind_a_flood_of_guesses_nor_is_pushed_out_by_it(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            rig.backend.login_s = 0.05
-            attempts: set[asyncio.Task[Any]] = set()
-
-            async def guess() -> None:
-                while True:
-                    attempts.add(asyncio.create_task(rig.frontend.link.login("admin", "guess", "ssh", ATTACKER)))
-                    await asyncio.sleep(0.005)
-
-            flood = asyncio.create_task(guess())
-            await until(lambda: sum(task.done() for task in attempts) > 20)
-            for _ in range(5):
-                asked = len(rig.backend.requests)
-                await rig.frontend.link.login("admin", PASSWORD, "ssh", OPERATOR)
-                assert len(rig.backend.requests) <= asked + link.MAX_LOGINS + 2
-            flood.cancel()
-            for task in attempts:
-                task.cancel()
-            await asyncio.gather(flood, *attempts, return_exceptions=True)
 
     asyncio.run(scenario())
 
