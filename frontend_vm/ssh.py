@@ -40,7 +40,8 @@ MAX_TRIES = 3
 MAX_STRANGER_BYTES = 65536
 """Bytes that a connection may send before it has logged in: OpenSSH, paramiko and asyncssh need below 4 KiB.
 asyncssh itself would believe, and wait for, a first packet of any length (4 GiB)."""
-LOGIN_TIMEOUT = 30.0
+LOGIN_TIMEOUT = 60.0
+"""Seconds for three passwords, each typed and, where others guess, waited for (`logins`)."""
 IDLE_TIMEOUT = 600.0
 """Seconds without a line or a command, at a prompt and for a whole connection (``ssh -N``)."""
 WINDOW = 65536
