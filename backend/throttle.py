@@ -44,8 +44,8 @@ class Rates:
     """Passwords that are looked at: per second and at once, of each of the three pools."""
 
     known: tuple[float, float] = (0.125, 16.0)
-    new: tuple[float, float] = (0.125, 16.0)
-    common: tuple[float, float] = (0.25, 28.0)
+    new: tuple[float, float] = (0.125, 10.0)
+    common: tuple[float, float] = (0.25, 14.0)
 
 
 LOOKS = Rates()
