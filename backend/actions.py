@@ -18,10 +18,12 @@ from backend.heartbeat import Heartbeats
 from backend.host_status import HostStatus
 from backend.identity import Presented
 from backend.limits import Bucket, Clock
+from backend.peers import Peer
 from backend.port_status import PortStatus
 from backend.refusal import Refused
 from backend.sessions import OpenSession, Sessions, session_name
 from backend.settings import Settings
+from backend.throttle import Throttle
 from backend.worker import Worker
 
 log = logging.getLogger("actions")
@@ -42,6 +44,7 @@ class Actions:
         settings: Settings,
         audit: Audit,
         passwords: Passwords,
+        throttle: Throttle,
         host: HostStatus,
         disk: Worker,
         presented: Presented,
@@ -65,13 +68,15 @@ class Actions:
         self._settings = settings
         self._audit = audit
         self._passwords = passwords
+        self._throttle = throttle
         self._host = host
         self._disk = disk
         self._presented = presented
         self._hostname = hostname
         self._clock = clock
         self._sessions = Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s, clock)
-        self._vm_starts: int | None = None
+        self._vm_start: str | None = None
+        """Which start of the VM the sessions belong to; None: not known, and there are none."""
         self._changes = Bucket(settings.change_rate, settings.change_burst, clock, tokens=changes)
         self._ports = PortStatus(settings.port_status, clock)
         self._heartbeats = Heartbeats(settings.heartbeat)
@@ -88,13 +93,13 @@ class Actions:
         """
         do = request.do
         name = str(do.__struct_config__.tag)
-        peer = do.peer if isinstance(do, ins.SessionOpen) else ""
+        peer = f"{do.service} {do.address}" if isinstance(do, ins.SessionOpen) else ""
         admitted = False
         session = None
         try:
             session = self._admit(request)
             admitted = True
-            peer = session.peer if session else peer
+            peer = session.where if session else peer
             if isinstance(do, BEGUN):
                 await self._tell(do, session, peer, "begun")
             result = await self._carry_out(do, session, connected_at)
@@ -124,7 +129,7 @@ class Actions:
 
     async def look(self) -> None:
         """Audit what ended by itself; to be called now and then."""
-        self._forget_old_vm()
+        self._follow_vm()
         self._sessions.expire()
         await self._tell_ends()
 
@@ -146,7 +151,7 @@ class Actions:
         while self._sessions.ended:
             session, reason = self._sessions.ended.popleft()
             await self._audit.record(
-                "session.end", kind=SESSIONS, peer=session.peer, session=session.name, outcome=reason
+                "session.end", kind=SESSIONS, peer=session.where, session=session.name, outcome=reason
             )
 
     async def close(self) -> None:
@@ -158,21 +163,27 @@ class Actions:
             self._reboot.cancel()
             self._request_reboot()
 
-    def _forget_old_vm(self) -> None:
-        """End all sessions when the VM was started anew: what the old one knew, taken over or not, is void."""
+    def _follow_vm(self) -> None:
+        """End all sessions when the VM was started anew: what the old one knew or said, taken over or not, is void.
+
+        So are they when the supervisor's state is missing or cannot be read: nobody can say whose sessions they are.
+        """
         try:
             state = machine_state.read(self._settings.machine_state)
-        except (OSError, ValueError, RecursionError, msgspec.DecodeError):
-            return
-        starts = state.starts if state else None
-        if starts != self._vm_starts and self._vm_starts is not None:
+            start = state.start_id if state else None
+        except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
+            start = None
+            if self._vm_start is not None:
+                log.error("%s cannot be used (%s)", self._settings.machine_state, type(error).__name__)
+        if start != self._vm_start:
+            self._vm_start = start
             self._sessions.close_all("vm")
-        self._vm_starts = starts
+            self._throttle.forget()
 
     def _admit(self, request: ins.Request) -> OpenSession | None:
         session = None
         if not isinstance(request.do, ins.Heartbeat):
-            self._forget_old_vm()
+            self._follow_vm()
         if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat | ins.CertificateGet):
             session = self._sessions.find(request.token)
             if session is None:
@@ -189,8 +200,7 @@ class Actions:
             case ins.CertificateGet():
                 return self._certificate()
             case ins.SessionOpen():
-                await self._passwords.check(do.user, do.password)
-                return ins.Session(token=self._sessions.open(do.peer), idle_s=int(self._settings.session_idle_s))
+                return await self._open_session(do)
         # Not an assertion, which -O would remove.
         if session is None:
             raise Refused("denied", "no such session; log in")
@@ -204,7 +214,7 @@ class Actions:
             case ins.HostnameSet():
                 await self._set_hostname(do.hostname)
             case ins.PasswordSet():
-                await self._passwords.change(do.old, do.new)
+                await self._passwords.change(do.old, do.new, session.peer)
                 self._sessions.close_others(session)
             case ins.SystemReboot():
                 self.schedule_reboot()
@@ -216,6 +226,19 @@ class Actions:
             raise Refused("failed", "there is no certificate that can be read")
         self._presented.announce([])  # to be compared with what the VM then shows
         return ins.Certificate(pem=public.certificate)
+
+    async def _open_session(self, do: ins.SessionOpen) -> ins.Session:
+        try:
+            peer = Peer.parse(do.address)
+        except ValueError:
+            raise Refused("malformed", "`address` is not an IP address") from None
+        start = self._vm_start
+        if start is None:
+            raise Refused("failed", "logins are refused: which front-end VM runs is not known; if it stays so, reboot")
+        await self._passwords.check(do.user, do.password, peer)
+        if start != self._vm_start:
+            raise Refused("denied", "the front-end VM was started anew; log in")
+        return ins.Session(token=self._sessions.open(do.service, peer), idle_s=int(self._settings.session_idle_s))
 
     async def _list_ports(self) -> ins.Ports:
         try:

@@ -19,10 +19,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from backend import store
+from backend import opaque, store
 from backend.instructions import OPERATOR
-from backend.limits import Bucket, Clock, SlowDown
+from backend.peers import Peer
 from backend.refusal import Refused
+from backend.throttle import Throttle
 from backend.worker import Worker
 
 log = logging.getLogger("credential")
@@ -63,14 +64,17 @@ def first_password() -> str:
 
 
 def derive(password: str, salt: bytes, n: int) -> bytes:
-    """The scrypt hash of a password, 32 bytes; ``n`` is one of `COSTS`. Blocks for its whole cost."""
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=8, p=1, maxmem=2 * 128 * 8 * n, dklen=32)
+    """The scrypt hash of a prepared password (`opaque.prepare`), 32 bytes; ``n`` is one of `COSTS`. Blocks."""
+    # What cannot be encoded is no password that was ever set, but has to cost the same.
+    secret = password.encode(errors="surrogatepass")
+    return hashlib.scrypt(secret, salt=salt, n=n, r=8, p=1, maxmem=2 * 128 * 8 * n, dklen=32)
 
 
 def make(password: str, n: int = COSTS[0], *, used: bool) -> Credential:
     """A credential with a fresh salt. Blocks for the cost of the hash."""
     salt = secrets.token_bytes(16)
-    return Credential(salt=salt, hash=derive(password, salt, n), n=n, r=8, p=1, used=used)  # type: ignore[arg-type]
+    hashed = derive(opaque.prepare(password), salt, n)
+    return Credential(salt=salt, hash=hashed, n=n, r=8, p=1, used=used)  # type: ignore[arg-type]
 
 
 def affordable(n: int, seconds: float) -> int:
@@ -91,16 +95,14 @@ class Passwords:
         problem: Why nobody can log in, empty if all is well.
     """
 
-    def __init__(self, path: Path, disk: Worker, cpu: Worker, attempts: Bucket, clock: Clock = time.monotonic) -> None:
+    def __init__(self, path: Path, disk: Worker, cpu: Worker, throttle: Throttle) -> None:
         self._path = path
         self._disk = disk
         self._cpu = cpu
-        self._attempts = attempts
+        self._throttle = throttle
         self._credential: Credential | None = None
         # One attempt at a time, so that attempts side by side cannot slip past the slow-down.
         self._lock = asyncio.Lock()
-        self._operator = SlowDown(clock)
-        self._nobody = SlowDown(clock)
         self.problem = ""
 
     async def start(self) -> str | None:
@@ -122,49 +124,46 @@ class Passwords:
         self._credential = credential
         return None
 
-    async def check(self, user: str, password: str) -> None:
+    async def check(self, user: str, password: str, peer: Peer) -> None:
         """Check one login attempt.
 
         Raises:
             Refused: ``denied``, ``limited`` (too soon; the password was not looked at) or ``failed`` (no usable file).
         """
         async with self._lock:
-            credential, n = await self._verify(user, password)
+            credential, n = await self._verify(user, password, peer)
             if n > credential.n:
                 # A first password, 99 random bits, is made at the least cost; and a device may have become faster.
                 await self._keep(await self._cpu.run(lambda: make(password, n, used=True)), must=False)
             elif not credential.used:
                 await self._keep(msgspec.structs.replace(credential, used=True), must=False)
 
-    async def change(self, old: str, new: str) -> None:
+    async def change(self, old: str, new: str, peer: Peer) -> None:
         """Replace the password; durable when it returns.
 
         Raises:
-            Refused: as `check` for the old password.
+            Refused: ``malformed`` if the new one cannot be a password, else as `check` for the old one.
             OSError: the new one could not be stored; the old one is still valid.
         """
+        if why := opaque.objection(new):
+            raise Refused("malformed", why)
         async with self._lock:
-            _, n = await self._verify(OPERATOR, old)
+            _, n = await self._verify(OPERATOR, old, peer)
             await self._keep(await self._cpu.run(lambda: make(new, n, used=True)), must=True)
 
-    async def _verify(self, user: str, password: str) -> tuple[Credential, int]:
+    async def _verify(self, user: str, password: str, peer: Peer) -> tuple[Credential, int]:
         """Check an attempt; returns the credential, and the cost that a new one should have."""
         credential = self._credential
         if credential is None:
             raise Refused("failed", "logins are refused: the stored password is damaged; see the serial console")
-        # Guesses at other names must not lock the operator out, and must cost the same.
-        slow_down = self._operator if user == OPERATOR else self._nobody
-        wait = slow_down.wait()
-        if wait > 0.0:
-            raise Refused("limited", "too many failed logins", retry_after_s=wait)
-        # Only now: attempts that are not looked at must not use up what right ones need.
-        if (wait := self._attempts.take()) > 0.0:
-            raise Refused("limited", "too many logins", retry_after_s=wait)
-        found, seconds = await self._cpu.run(lambda: _timed(lambda: derive(password, credential.salt, credential.n)))
+        if (wait := self._throttle.admit(peer)) > 0.0:
+            raise Refused("limited", "too many logins or wrong passwords", retry_after_s=wait)
+        # Guesses at other names cost the same, and count the same.
+        prepared = opaque.prepare(password)
+        found, seconds = await self._cpu.run(lambda: _timed(lambda: derive(prepared, credential.salt, credential.n)))
         if not (hmac.compare_digest(found, credential.hash) and user == OPERATOR):
-            slow_down.failed()
-            raise Refused("denied", "wrong user or password", retry_after_s=slow_down.wait())
-        slow_down.succeeded()
+            raise Refused("denied", "wrong user or password", retry_after_s=self._throttle.failed(peer))
+        self._throttle.succeeded(peer)
         return credential, affordable(credential.n, seconds)
 
     async def _renew(self) -> str:

@@ -24,12 +24,12 @@ from backend.gate import Gate
 from backend.host_status import HostStatus
 from backend.identity import Presented
 from backend.instructions import OPERATOR
-from backend.limits import Bucket
 from backend.link import listen, load_keys
 from backend.notify import notify, watchdog_interval
 from backend.ring import Rings
 from backend.server import LinkServer
 from backend.settings import Settings
+from backend.throttle import Throttle
 from backend.vm_watch import VmWatch
 from backend.worker import Worker
 
@@ -112,14 +112,15 @@ class Daemon:
         host = HostStatus(settings, presented, self._hostname)
         audit = Audit(rings, disk, host.boot_id)
         stack.push_async_callback(audit.close)
-        attempts = Bucket(settings.login_rate, settings.login_burst)
-        passwords = Passwords(settings.data / "credential.json", disk, cpu, attempts)
+        throttle = Throttle(settings.looks)
+        passwords = Passwords(settings.data / "credential.json", disk, cpu, throttle)
         first_password = await passwords.start()
         left = [entry.budget for entry in await audit.recent(CHANGES) if entry.budget is not None]
         actions = Actions(
             settings,
             audit,
             passwords,
+            throttle,
             host,
             disk,
             presented,

@@ -19,8 +19,9 @@ from msgspec import Meta, Struct
 
 VERSION = 1
 MAX_LINE = 4096
-"""Bytes of one message with its newline. The largest honest request is below 700 bytes; the largest honest reply is a
-`Ports` in which every counter and every fault of the port has 20 digits: below 3,800 bytes."""
+"""Bytes of one message with its newline. The largest honest request is a `PasswordSet` of characters of four bytes:
+below 2,400 bytes; the largest honest reply is a `Ports` in which every counter and every fault of the port has 20
+digits: below 3,800 bytes."""
 
 BACKEND_ADDRESS = "169.254.254.1"
 FRONTEND_ADDRESS = "169.254.254.2"
@@ -44,12 +45,19 @@ OPERATOR = "admin"
 # \Z and not $: the latter would also accept a trailing newline.
 Hostname = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
 """One DNS label, lower case (RFC 1123 section 2.1)."""
-Password = Annotated[str, Meta(min_length=1, max_length=128)]
-NewPassword = Annotated[str, Meta(min_length=12, max_length=128)]
+MIN_PREPARED, MAX_PREPARED = 12, 128
+"""Characters of a new password in the form in which the host compares it (`backend.opaque`)."""
+MAX_PASSWORD = 256
+"""Characters of a password as it was typed: accents may come apart from their letters."""
+Password = Annotated[str, Meta(min_length=1, max_length=MAX_PASSWORD)]
+"""As it was typed; nothing but the host brings it into another form."""
 Token = Annotated[str, Meta(min_length=43, max_length=43, pattern=r"^[A-Za-z0-9_-]+\Z")]
 """256 random bits, base64url without padding: what ``secrets.token_urlsafe(32)`` makes."""
-Peer = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z:.%\[\]/ -]+\Z")]
-"""Where the operator comes from as the front-end saw it (``https 192.0.2.7``): for the audit log only."""
+Service = Literal["https", "ssh"]
+"""Which face of the front-end an operator uses."""
+Address = Annotated[str, Meta(min_length=2, max_length=45, pattern=r"^[0-9A-Fa-f:.]+\Z")]
+"""Numeric address of an operator as the front-end saw it, without a zone: for the audit log, and to slow down whoever
+guesses (`backend.throttle`, which also says what a front-end that lies gains)."""
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -58,11 +66,12 @@ class Instruction(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ty
 
 
 class SessionOpen(Instruction, frozen=True, tag="session.open"):
-    """Log an operator in. Needs no token; answered with `Session`. Wrong passwords are slowed by the backend."""
+    """Log an operator in. Needs no token; answered with `Session`. Wrong passwords slow down their address."""
 
     user: Annotated[str, Meta(min_length=1, max_length=32)]
     password: Password
-    peer: Peer
+    service: Service
+    address: Address
 
 
 class SessionClose(Instruction, frozen=True, tag="session.close"):
@@ -89,11 +98,12 @@ class HostnameSet(Instruction, frozen=True, tag="hostname.set"):
 class PasswordSet(Instruction, frozen=True, tag="password.set"):
     """Change the operator's password; needs a token and the present password.
 
-    Ends all other sessions; answered with `Done`.
+    Ends all other sessions; answered with `Done`, or with code ``malformed`` and the reason if the new one cannot be a
+    password.
     """
 
     old: Password
-    new: NewPassword
+    new: Password
 
 
 class SystemReboot(Instruction, frozen=True, tag="system.reboot"):

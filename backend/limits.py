@@ -36,10 +36,12 @@ class Bucket:
 
 
 class SlowDown:
-    """Failed logins of one account: after `FREE` of them each further attempt waits, twice as long every time."""
+    """Failed logins of one party: after `FREE` of them each further attempt waits, twice as long every time."""
 
     FREE = 3
-    LONGEST_S = 60.0
+    LONGEST_S = 8.0
+    """Who shares an address with somebody who guesses has to wait for this, too; what bounds the guesses of many
+    addresses are the pools of `throttle`."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock

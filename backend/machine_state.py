@@ -5,6 +5,7 @@ The supervisor writes it, the daemon answers ``status.get`` from it; they share 
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,6 +36,11 @@ class VmEvent(Struct, frozen=True, forbid_unknown_fields=True):
     detail: Text
 
 
+StartId = Annotated[str, Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]+\Z")]
+"""128 random bits that name one start of the VM. Sessions belong to it: a count would come again when the supervisor's
+own unit is started anew."""
+
+
 class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
     """The front-end VM. ``started_at`` is CLOCK_MONOTONIC (`time.monotonic`) in seconds."""
 
@@ -42,12 +48,18 @@ class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
     accelerator: Literal["kvm", "tcg"]
     accelerator_reason: Text
     starts: Count
+    start_id: StartId
     started_at: float
     last_exit: Text
     history: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,16}\Z")] = ""
     """What the numbers of the events belong to: random, the same until the host is booted again."""
     events: Annotated[tuple[VmEvent, ...], Meta(max_length=EVENTS)] = ()
     """The newest ones, oldest first."""
+
+
+def new_start_id() -> str:
+    """The name of a start that is about to be."""
+    return secrets.token_hex(16)
 
 
 def write(path: Path, state: MachineState) -> None:

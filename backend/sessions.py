@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.limits import Clock
+from backend.peers import Peer
 
 Reason = Literal["logout", "idle", "age", "evicted", "password", "vm", "stop"]
 """Why a session ended: logged out; unused for too long; open for too long; the table was full; the password was changed
@@ -25,7 +26,8 @@ class OpenSession:
     """One operator who is logged in. Times are those of the table's clock."""
 
     digest: bytes
-    peer: str
+    service: str
+    peer: Peer
     opened_at: float
     used_at: float
 
@@ -33,6 +35,11 @@ class OpenSession:
     def name(self) -> str:
         """What the audit log calls it; says nothing of its token."""
         return self.digest.hex()[:NAME]
+
+    @property
+    def where(self) -> str:
+        """Service and address, for the audit log."""
+        return f"{self.service} {self.peer.address}"
 
 
 class Sessions:
@@ -54,7 +61,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_digest)
 
-    def open(self, peer: str) -> str:
+    def open(self, service: str, peer: Peer) -> str:
         """Open a session and give its token; the one that was idle longest makes room where there is none."""
         self.expire()
         if len(self._by_digest) >= self._most:
@@ -62,7 +69,7 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         now = self._clock()
         digest = _digest(token)
-        self._by_digest[digest] = OpenSession(digest, peer, now, now)
+        self._by_digest[digest] = OpenSession(digest, service, peer, now, now)
         return token
 
     def find(self, token: str | None) -> OpenSession | None:

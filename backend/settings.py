@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend import instructions
+from backend.throttle import LOOKS, Rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,13 @@ class Settings:
     request_rate: float = 50.0
     request_burst: float = 100.0
     """Requests per second over all connections."""
-    login_rate: float = 0.5
-    login_burst: float = 60.0
-    """Per second: passwords that are looked at."""
     change_rate: float = 1 / 300
     change_burst: float = 60.0
     """Changes per second. Each is two entries of the audit log that are never left out, so this is what keeps whoever
     has the password, or a VM that has seen it, from pushing out what was written before: the log's 14 MiB last for some
     two months at the very least. What is left of the burst survives a restart."""
+    looks: Rates = LOOKS
+    """Passwords that are looked at, 0.5 a second in all. Each costs a slow hash, and a right one an fsync."""
 
     session_idle_s: float = 15 * 60.0
     session_life_s: float = 12 * 3600.0

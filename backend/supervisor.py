@@ -134,6 +134,7 @@ class Supervisor:
         self._heart = heart
         self._patience = patience
         self._starts = 0
+        self._start_id = machine_state.new_start_id()
         self._started_at = time.monotonic()
         self._failed_boots = 0
         self._proven = False
@@ -154,6 +155,7 @@ class Supervisor:
                 accelerator=self._accelerator.name,
                 accelerator_reason=self._accelerator.reason,
                 starts=self._starts,
+                start_id=self._start_id,
                 started_at=self._started_at,
                 last_exit=self._last_exit,
                 history=self._history,
@@ -164,8 +166,10 @@ class Supervisor:
     async def keep(self) -> None:
         """Run VMs, one after the other, for ever."""
         pause = 0.0
-        self._tell("starting")
         while True:
+            # Told before the VM lives, so that it finds no session of the one before it.
+            self._start_id = machine_state.new_start_id()
+            self._tell("restarting" if self._starts else "starting")
             await asyncio.sleep(pause)
             self._starts += 1
             self._started_at = time.monotonic()

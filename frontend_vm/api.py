@@ -22,7 +22,6 @@ from frontend_vm.instructions import (
     Done,
     Hostname,
     HostnameSet,
-    NewPassword,
     Password,
     PasswordSet,
     Ports,
@@ -34,8 +33,9 @@ from frontend_vm.instructions import (
     SystemReboot,
 )
 from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.peers import Peer
 from frontend_vm.problem import Problem
-from frontend_vm.settings import peer_address
+from frontend_vm.settings import peer_at
 from frontend_vm.web import PAGES, Handler, NotFound, Page, Server
 
 log = logging.getLogger("api")
@@ -153,9 +153,9 @@ class Api(Handler):
             raise Problem(400, "malformed", hint) from error
 
     @property
-    def peer(self) -> str:
-        """Where the operator comes from, for the audit log."""
-        return f"https {peer_address(self.request.remote_ip or '')}"
+    def peer(self) -> Peer:
+        """Where the operator comes from."""
+        return peer_at(self.request.remote_ip)
 
     async def ask(self, do: AnyInstruction, expect: type[R]) -> R:
         """Have the backend carry out an instruction for the operator who is logged in.
@@ -206,7 +206,7 @@ class SessionHandler(Api):
         """Open a session: 200 and a cookie, 401 wrong, 429 too often, 503 no backend."""
         login = self.body(Login, "Expected a user and a password.")
         try:
-            session = await self.link.login(login.user, login.password, self.peer)
+            session = await self.link.login(login.user, login.password, "https", self.peer)
         except Refused as refusal:
             if refusal.error.code == "malformed":  # outside of the schema, so no user's password either
                 raise Problem(401, "denied", "Wrong user or password.") from refusal
@@ -257,7 +257,7 @@ class HostnameHandler(Api):
         """Set it: 200 once it is in force."""
         wanted = self.body(NewHostname, self.hint).hostname
         await self.ask(HostnameSet(hostname=wanted), Done)
-        log.info("%s set the host name to %s", self.peer, wanted)
+        log.info("%s set the host name to %s", self.peer.address, wanted)
         self.send({"hostname": wanted})
 
 
@@ -265,7 +265,7 @@ class PasswordChange(Struct, forbid_unknown_fields=True):
     """Body of ``PUT password``."""
 
     old: Password
-    new: NewPassword
+    new: Password
 
 
 class PasswordHandler(Api):
@@ -273,7 +273,7 @@ class PasswordHandler(Api):
 
     async def put(self) -> None:
         """Change it: 200, or 403 if the present one is wrong. All other sessions end."""
-        change = self.body(PasswordChange, "The new password must have 12 to 128 characters.")
+        change = self.body(PasswordChange, "Expected the old and the new password, the latter of 12 to 128 characters.")
         try:
             await self.ask(PasswordSet(old=change.old, new=change.new), Done)
         except Problem as problem:
@@ -281,7 +281,7 @@ class PasswordHandler(Api):
                 # Not 401: the session may well be good, and if it is not, the next request will say so.
                 raise Problem(403, "denied", "The present password is not right.") from problem
             raise
-        log.info("%s changed the password", self.peer)
+        log.info("%s changed the password", self.peer.address)
         self.send({})
 
 
@@ -291,7 +291,7 @@ class RebootHandler(Api):
     async def post(self) -> None:
         """Reboot the appliance: 202 once the backend has agreed."""
         await self.ask(SystemReboot(), Done)
-        log.info("%s asked for a reboot", self.peer)
+        log.info("%s asked for a reboot", self.peer.address)
         self.set_status(202)
         self.send({})
 

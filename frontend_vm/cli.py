@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import msgspec
 
 from frontend_vm.instructions import (
+    MAX_PASSWORD,
+    MAX_PREPARED,
+    MIN_PREPARED,
     Done,
     Hostname,
     HostnameSet,
-    NewPassword,
     PasswordSet,
     Ports,
     PortsList,
@@ -33,11 +36,22 @@ TEXT = 1024
 """Characters of one text of the backend that are printed; more than any it sends."""
 
 
+class Prompt(Enum):
+    """What is asked for."""
+
+    COMMAND = 1
+    CONFIRM = 2
+    """A decision: only what is typed after the question counts."""
+    HIDDEN = 3
+    """A secret: the same, and it is not shown."""
+
+
 class Terminal(Protocol):
     """What the command line needs of the other side."""
 
-    interactive: bool
-    """Whether a person can be asked."""
+    @property
+    def interactive(self) -> bool:
+        """Whether a person can be asked."""
 
     def write(self, text: str) -> None:
         """Print to standard output."""
@@ -45,12 +59,22 @@ class Terminal(Protocol):
     def complain(self, text: str) -> None:
         """Print to standard error."""
 
-    async def ask(self, prompt: str, hidden: bool = False) -> str:
-        """Print a prompt and read one line, without its end; hidden means without echo.
+    async def ask(self, prompt: str, kind: Prompt = Prompt.COMMAND) -> str:
+        """Print a prompt and read one line, without its end.
 
         Raises:
+            Cancelled: the other side wants out of what asks.
+            Overlong: the line was too long; nothing of it is known.
             EOFError: the other side has no more to say, or was silent for too long.
         """
+
+
+class Cancelled(Exception):
+    """A prompt was cancelled."""
+
+
+class Overlong(Exception):
+    """A line was too long to be taken."""
 
 
 class Complaint(Exception):
@@ -93,12 +117,17 @@ class CommandLine:
         try:
             words = shlex.split(line[: MAX_COMMAND + 1], comments=False)
             if len(line) > MAX_COMMAND:
-                raise Complaint("the line is too long")
+                raise Overlong
             if words:
                 await self._dispatch(words)
         except (Complaint, ValueError) as error:  # ValueError: quotes without an end
             self._terminal.complain(f"{printable(str(error), TEXT)}\n")
             return error.status if isinstance(error, Complaint) else USAGE
+        except Overlong:
+            return self.refuse_line()
+        except Cancelled:
+            self._terminal.complain("Cancelled; nothing was changed.\n")
+            return FAILED
         except Unreachable as error:
             self._terminal.complain(f"{error}\n")
             return FAILED
@@ -106,6 +135,11 @@ class CommandLine:
             self._complain(refusal)
             return FAILED
         return OK
+
+    def refuse_line(self) -> int:
+        """Say that a line was too long to be taken; returns the exit status."""
+        self._terminal.complain(f"the line is too long (more than {MAX_COMMAND} characters); nothing was done\n")
+        return USAGE
 
     async def prompt(self) -> str:
         """What to print before a line is read."""
@@ -199,17 +233,18 @@ class CommandLine:
         """Change the password."""
         if not self._terminal.interactive:
             raise Complaint("a password is asked for, which needs a terminal: ssh -t")
-        old = await self._terminal.ask("Present password: ", hidden=True)
-        new = await self._terminal.ask("New password: ", hidden=True)
-        if new != await self._terminal.ask("New password again: ", hidden=True):
+        old = await self._terminal.ask("Present password: ", Prompt.HIDDEN)
+        new = await self._terminal.ask("New password: ", Prompt.HIDDEN)
+        if new != await self._terminal.ask("New password again: ", Prompt.HIDDEN):
             raise Complaint("these two are not the same; nothing was changed", FAILED)
-        try:
-            msgspec.convert(new, NewPassword)
-        except msgspec.ValidationError:
-            raise Complaint("a password has 12 to 128 characters; nothing was changed") from None
+        if not (0 < len(old) <= MAX_PASSWORD and MIN_PREPARED <= len(new) <= MAX_PASSWORD):
+            # The rest is the backend's to judge; this is what its schema would refuse without a good word.
+            raise Complaint(f"a password has {MIN_PREPARED} to {MAX_PREPARED} characters; nothing was changed")
         try:
             await self._link.ask(PasswordSet(old=old, new=new), Done, self._token)
         except Refused as refusal:
+            if refusal.error.code == "malformed":
+                raise Complaint(f"{refusal.error.message}; nothing was changed") from refusal
             if refusal.error.code != "denied":
                 raise
             # The session may well be good; if it is not, the next command will say so.
@@ -221,7 +256,7 @@ class CommandLine:
         if not flags:
             if not self._terminal.interactive:
                 raise Complaint("usage: reboot --yes")
-            if (await self._terminal.ask("Reboot the appliance? Type yes: ")).strip() != "yes":
+            if (await self._terminal.ask("Reboot the appliance? Type yes: ", Prompt.CONFIRM)).strip() != "yes":
                 self._terminal.write("Not rebooted.\n")
                 return
         await self._link.ask(SystemReboot(), Done, self._token)

@@ -25,6 +25,7 @@ from frontend_vm.instructions import (
     Reply,
     Request,
     Result,
+    Service,
     Session,
     SessionClose,
     SessionOpen,
@@ -32,6 +33,10 @@ from frontend_vm.instructions import (
     decode_request,
     encode,
 )
+from frontend_vm.logins import Logins
+from frontend_vm.peers import Peer
+from frontend_vm.refusal import Refused as Refused
+from frontend_vm.refusal import Unreachable as Unreachable
 from frontend_vm.settings import load_identity
 
 log = logging.getLogger("link")
@@ -43,23 +48,9 @@ BACKOFF_LAST = 2.0
 """Seconds between two attempts to connect; doubled from the first to the last."""
 MAX_PENDING = 32
 """Requests without a reply: bounds the memory of both ends."""
-MAX_LOGINS = 4
-"""Logins in flight or waiting. Strangers can cause these, so they may not fill `MAX_PENDING`."""
 LAST_SEQ = 2**63 - 1
 
 R = TypeVar("R", bound=Result)
-
-
-class Unreachable(Exception):
-    """The backend gave no answer; the text is a sentence for the operator."""
-
-
-class Refused(Exception):
-    """The backend answered with an error, or would have: a request outside of the schema is not sent at all."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 def client_context(directory: Path) -> ssl.SSLContext:
@@ -97,7 +88,7 @@ class Link:
         self._seq = 0
         self._writer: asyncio.StreamWriter | None = None
         self._pending: deque[tuple[int, asyncio.Future[Result]]] = deque()
-        self._logins = 0
+        self._logins = Logins(lambda do: self.ask(do, Session))
         self._closings: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -139,24 +130,20 @@ class Link:
             raise Unreachable("The backend gave an answer of the wrong kind.")
         return result
 
-    async def login(self, user: str, password: Password, peer: str) -> Session:
-        """Open a session.
+    async def login(self, user: str, password: Password, service: Service, peer: Peer) -> Session:
+        """Open a session. It may take a while where others guess (`logins`).
 
         Raises:
-            Refused: code ``denied`` or ``limited``, the latter also when too many logins are under way.
+            Refused: code ``denied`` or ``limited``, the latter also when too many logins of that party wait.
             Unreachable: see `ask`.
         """
-        if self._logins >= MAX_LOGINS:
-            raise Refused(Error(code="limited", message="Too many logins at once.", retry_after_s=1.0))
-        self._logins += 1
         try:
-            session = await self.ask(SessionOpen(user=user, password=password, peer=peer), Session)
+            do = SessionOpen(user=user, password=password, service=service, address=peer.address)
+            session = await self._logins.open(do, peer)
         except Refused as refusal:
-            log.warning("login from %s refused: %s", peer, refusal.error.code)
+            log.warning("login from %s %s refused: %s", service, peer.address, refusal.error.code)
             raise
-        finally:
-            self._logins -= 1
-        log.info("login from %s", peer)
+        log.info("login from %s %s", service, peer.address)
         return session
 
     def logout(self, token: str) -> None:

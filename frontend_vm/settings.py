@@ -11,10 +11,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from frontend_vm.instructions import BACKEND_ADDRESS, BACKEND_PORT
+from frontend_vm.peers import UNKNOWN, Peer
 
 DEFAULT_DIRECTORY = Path("/run/frontend")
 BACKLOG = 64
 """Connections that the kernel keeps for us while the loop is busy (listen(2))."""
+UNACKNOWLEDGED_MS = 30_000
+"""Milliseconds after which a connection ends whose other side takes nothing of what it is sent (tcp(7))."""
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 30, 10, 3
+"""Of connections whose other side is gone without a word: seconds, seconds, probes."""
 
 TcpPort = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -68,6 +73,12 @@ def open_listeners(settings: Settings, port: int) -> list[socket.socket]:
                 # Needs no privilege since Linux 5.7, as the socket is not bound to a device yet.
                 device = settings.access_interface.encode() + b"\0"
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+            # Accepted sockets inherit all of these.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
             listener.bind((address, port))
             listener.listen(BACKLOG)
         except OSError as error:
@@ -99,6 +110,9 @@ def load_identity(context: ssl.SSLContext, directory: Path, stem: str, certifica
         raise OSError(f"{certificate}, {key}: {error}") from error
 
 
-def peer_address(address: str) -> str:
-    """Textual address of a peer as the audit log wants it: IPv4 peers of a dual-stack socket lose their prefix."""
-    return address.removeprefix("::ffff:")[:48]
+def peer_at(address: object) -> Peer:
+    """The peer of a connection, by the numeric address that the kernel gave; a zone says only what is known anyway."""
+    try:
+        return Peer.parse(str(address).partition("%")[0])
+    except ValueError:
+        return UNKNOWN

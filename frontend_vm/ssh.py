@@ -7,53 +7,32 @@ connection.
 from __future__ import annotations
 
 import asyncio
-import ctypes.util
 import logging
-import re
 import socket
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
-from frontend_vm.cli import FAILED, OK, CommandLine, complete
+from frontend_vm.cli import FAILED, OK, Cancelled, CommandLine, Overlong, complete
 from frontend_vm.link import Link, Refused, Unreachable
 from frontend_vm.log import printable
-from frontend_vm.settings import peer_address
-
-# asyncssh looks for liboqs and libnettle, for algorithms that are not offered here. The search starts ldconfig and
-# a compiler if there is one, which is slow under emulation.
-_find_library = ctypes.util.find_library
-ctypes.util.find_library = lambda name: None
-try:
-    import asyncssh
-    from asyncssh.editor import SSHLineEditor
-finally:
-    ctypes.util.find_library = _find_library
-
-if TYPE_CHECKING:
-    from asyncssh.editor import SSHLineEditorChannel
+from frontend_vm.peers import UNKNOWN
+from frontend_vm.rooms import Room
+from frontend_vm.settings import peer_at
+from frontend_vm.terminal import MAX_LINE_LENGTH, TerminalSession, asyncssh
 
 log = logging.getLogger("ssh")
 
+# asyncssh brings each password into the form of SASLprep (RFC 4013) before it hands it over, and hangs up where there
+# is none: emoji, Hebrew with digits. The page does not, so that what was set there would not work here. The host brings
+# passwords into one form, whichever way they come.
+if not hasattr(asyncssh.auth, "saslprep"):
+    raise ImportError("asyncssh.auth has no saslprep to be replaced")
+asyncssh.auth.saslprep = str
 
-class LineEditor(SSHLineEditor):
-    """asyncssh's, without holding up the event loop for each terminal.
-
-    It looks at 65,536 characters to learn which runs can be inserted at once, at its creation and again for each
-    key. Runs of ASCII suffice: where the pattern matches nothing, a printable character is inserted on its own.
-    """
-
-    _printable = re.compile("[ -~]*")
-
-    def _build_printable(self) -> None:
-        """Nothing: see above."""
-
-
-asyncssh.editor.SSHLineEditor = LineEditor  # type: ignore[misc]
-
-MAX_STRANGERS = 8
-"""Connections that have not logged in; the oldest makes room for the newest."""
+MAX_STRANGERS = 16
+"""Connections that have not logged in. Who makes room beyond this is `rooms.Room`'s to say."""
 MAX_OPERATORS = 8
+"""Connections that have logged in. The one unused for longest makes room: whoever can log in is never refused."""
 MAX_CHANNELS = 4
 """Sessions of one connection at a time."""
 MAX_TRIES = 3
@@ -61,12 +40,12 @@ MAX_TRIES = 3
 MAX_STRANGER_BYTES = 65536
 """Bytes that a connection may send before it has logged in: OpenSSH, paramiko and asyncssh need below 4 KiB.
 asyncssh itself would believe, and wait for, a first packet of any length (4 GiB)."""
-LOGIN_TIMEOUT = 30.0
+LOGIN_TIMEOUT = 60.0
+"""Seconds for three passwords, each typed and, where others guess, waited for (`logins`)."""
 IDLE_TIMEOUT = 600.0
-"""Seconds at a prompt without a line."""
+"""Seconds without a line or a command, at a prompt and for a whole connection (``ssh -N``)."""
 WINDOW = 65536
 """Bytes that a channel may send ahead (RFC 4254 section 5.2)."""
-MAX_LINE_LENGTH = 1024
 
 KEX = ["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384"]
 CIPHERS = ["chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr"]
@@ -92,7 +71,7 @@ class SecureShell:
             raise ValueError(f"{key}: {error}") from error
         self._link = link
         self._acceptors: list[asyncssh.SSHAcceptor] = []
-        self.strangers: dict[Connection, None] = {}  # in order of arrival
+        self.strangers: Room[Connection] = Room(MAX_STRANGERS)
         self.operators: set[Connection] = set()
 
     async def listen(self, listeners: list[socket.socket]) -> None:
@@ -123,7 +102,6 @@ class SecureShell:
                 keepalive_interval=30,
                 keepalive_count_max=3,
                 max_line_length=MAX_LINE_LENGTH,
-                line_history=50,
                 window=WINDOW,
                 errors="replace",
             )
@@ -144,20 +122,21 @@ class Connection(asyncssh.SSHServer):
         self._shell = shell
         self._link = link
         self._connection: asyncssh.SSHServerConnection | None = None
-        self._peer = ""
+        self._peer = UNKNOWN
         self._token = ""
         self._tries = 0
         self._received = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self.used_at = 0.0
         self.channels = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """A stranger has connected."""
         self._connection = conn
-        self._peer = f"ssh {peer_address(str((conn.get_extra_info('peername') or ['unknown'])[0]))}"
+        self._peer = peer_at((conn.get_extra_info("peername") or ["unknown"])[0])
         strangers = self._shell.strangers
-        if len(strangers) >= MAX_STRANGERS:
-            next(iter(strangers)).abort()
-        strangers[self] = None
+        if loser := strangers.enter(self, self._peer):
+            loser.abort()
 
         receive = conn.data_received
 
@@ -173,17 +152,29 @@ class Connection(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, and with it the session."""
-        self._shell.strangers.pop(self, None)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._shell.strangers.leave(self)
         self._shell.operators.discard(self)
+        if self._idle is not None:
+            self._idle.cancel()
         if self._token:
             self._link.logout(self._token)
             self._token = ""
 
     def abort(self) -> None:
         """End the connection without a word."""
-        self._shell.strangers.pop(self, None)
+        self._leave()
         if self._connection is not None:
             self._connection.abort()
+
+    def end(self, reason: str) -> None:
+        """End the connection and say why; what waits for a client that takes nothing is the kernel's to drop."""
+        self._leave()
+        log.info("%s: %s", self._peer.address, reason)
+        if self._connection is not None:
+            self._connection.disconnect(asyncssh.DISC_BY_APPLICATION, reason)
 
     def begin_auth(self, username: str) -> bool:
         """Everybody must log in."""
@@ -198,14 +189,13 @@ class Connection(asyncssh.SSHServer):
         self._tries += 1
         if self._tries > MAX_TRIES:
             raise asyncssh.DisconnectError(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many attempts")
-        if len(self._shell.operators) >= MAX_OPERATORS:
-            self._tell("Too many operators are logged in.")
-            return False
         try:
-            session = await self._link.login(username, password, self._peer)
+            session = await self._link.login(username, password, "ssh", self._peer)
         except Refused as refusal:
             if refusal.error.code == "limited":
                 self._tell(f"Too many failed logins. Try again in {refusal.error.retry_after_s:.0f} s.")
+            elif refusal.error.code == "failed":
+                self._tell(refusal.error.message)
             return False
         except Unreachable as error:
             self._tell(str(error))
@@ -218,32 +208,42 @@ class Connection(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         """The stranger is an operator."""
-        self._shell.strangers.pop(self, None)
-        self._shell.operators.add(self)
+        operators = self._shell.operators
+        self._shell.strangers.leave(self)
+        if len(operators) >= MAX_OPERATORS:
+            min(operators, key=lambda one: one.used_at).end("A new login took the place of this one, idle for longest")
+        operators.add(self)
+        self.use()
+        self._watch()
 
-    def session_requested(self) -> asyncssh.SSHServerProcess[str] | bool:
+    def use(self) -> None:
+        """The operator did something."""
+        self.used_at = time.monotonic()
+
+    def _watch(self) -> None:
+        left = self.used_at + IDLE_TIMEOUT - time.monotonic()
+        if left <= 0:
+            self.end("Idle for too long")
+        else:
+            self._idle = asyncio.get_running_loop().call_later(left, self._watch)
+
+    def session_requested(self) -> TerminalSession | bool:
         """Open a session, unless there are many."""
         if self.channels >= MAX_CHANNELS:
             return False
-        return Session(self)
-
-    async def serve(self, process: asyncssh.SSHServerProcess[str]) -> None:
-        """One session: one command, or lines until the end."""
         self.channels += 1
-        status = FAILED
-        try:
-            status = await self._serve(process)
-        except (EOFError, OSError, asyncssh.Error):
-            pass  # the other side is gone, or was silent for too long
-        finally:
-            self.channels -= 1
-            process.exit(status)
+        self.use()
+        return TerminalSession(self._serve, self._end_channel, IDLE_TIMEOUT)
 
-    async def _serve(self, process: asyncssh.SSHServerProcess[str]) -> int:
-        terminal = SessionTerminal(process)
+    def _end_channel(self) -> None:
+        self.channels -= 1
+
+    async def _serve(self, terminal: TerminalSession, command: str | None) -> int:
+        """One session: one command, or lines until the end."""
         command_line = CommandLine(terminal, self._link, self._token)
-        if process.command is not None:
-            return await command_line.execute(process.command)
+        self.use()
+        if command is not None:
+            return await command_line.execute(command)
         status = OK
         if terminal.interactive:
             terminal.complete_with(complete)
@@ -252,72 +252,19 @@ class Connection(asyncssh.SSHServer):
             prompt = await command_line.prompt() if terminal.interactive else ""
             try:
                 line = await terminal.ask(prompt)
+            except Cancelled:
+                status = FAILED
+                continue
+            except Overlong:
+                status = command_line.refuse_line()
+                continue
             except EOFError:
                 break
+            finally:
+                self.use()
             status = await command_line.execute(line)
         return status
 
     def _tell(self, text: str) -> None:
         if self._connection is not None and self in self._shell.strangers:
             self._connection.send_auth_banner(printable(text) + "\r\n")
-
-
-class Session(asyncssh.SSHServerProcess[str]):
-    """A session channel: a shell or a command, no subsystem such as SFTP."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection.serve, None, 0, False)
-
-    def subsystem_requested(self, subsystem: str) -> bool:
-        """Refuse."""
-        return False
-
-
-class SessionTerminal:
-    """A session channel as the command line's terminal."""
-
-    def __init__(self, process: asyncssh.SSHServerProcess[str]) -> None:
-        self.interactive = process.term_type is not None
-        self._process = process
-
-    def write(self, text: str) -> None:
-        """Print to standard output."""
-        self._process.stdout.write(text)
-
-    def complain(self, text: str) -> None:
-        """Print to standard error, which a terminal does not have apart."""
-        (self._process.stdout if self.interactive else self._process.stderr).write(text)
-
-    def complete_with(self, handler: Callable[[str, int], tuple[str, int] | bool]) -> None:
-        """Have the tab key call a handler with the line and the cursor's position."""
-        cast("SSHLineEditorChannel", self._process.channel).register_key("\t", handler)
-
-    async def ask(self, prompt: str, hidden: bool = False) -> str:
-        """Print a prompt and read one line; Ctrl-C begins anew with an empty one.
-
-        Raises:
-            EOFError: the end of input, Ctrl-D, or `IDLE_TIMEOUT` without a line.
-        """
-        editor = cast("SSHLineEditorChannel", self._process.channel)
-        if hidden:
-            editor.set_echo(False)
-        try:
-            self.write(prompt)
-            async with asyncio.timeout(IDLE_TIMEOUT):
-                while True:
-                    try:
-                        line = await self._process.stdin.readline()
-                    except asyncssh.TerminalSizeChanged:
-                        continue
-                    except (asyncssh.BreakReceived, asyncssh.SignalReceived):
-                        self.write("\n")
-                        return ""
-                    if not line:
-                        self.write("\n" if self.interactive else "")
-                        raise EOFError
-                    return line.rstrip("\r\n")
-        except TimeoutError as error:
-            raise EOFError("silent for too long") from error
-        finally:
-            if hidden:
-                editor.set_echo(True)

@@ -17,12 +17,12 @@ from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from frontend_vm.problem import HEADERS, Problem
-from frontend_vm.settings import load_identity, peer_address
+from frontend_vm.rooms import Room
+from frontend_vm.settings import load_identity, peer_at
 from frontend_vm.wire import RECORD, Guard, Wire
 
 MAX_CONNECTIONS = 64
-MAX_CONNECTIONS_PER_PEER = 24
-"""A browser opens six at a time. Beyond either bound the oldest connection makes room for the newest."""
+"""A browser opens six at a time. Who makes room beyond this is `rooms.Room`'s to say."""
 IDLE_TIMEOUT = 30.0
 """Seconds for the TLS handshake and all headers together, and between two requests of a connection."""
 BODY_TIMEOUT = 10.0
@@ -58,7 +58,7 @@ def server_context(directory: Path, certificate: Path | None = None) -> ssl.SSLC
 
 
 class BoundedServer(HTTPServer):
-    """An HTTPS server that always has room for the newest connection: it closes the oldest to make it."""
+    """An HTTPS server that always has room for the newest connection: it closes another to make it."""
 
     def initialize(self, request_callback: Application, tls: ssl.SSLContext) -> None:  # type: ignore[override]
         """Tornado's form of ``__init__``."""
@@ -70,18 +70,15 @@ class BoundedServer(HTTPServer):
             max_buffer_size=4 * RECORD,
             chunk_size=RECORD,
         )
-        self._open: dict[IOStream, str] = {}  # in order of arrival
+        self._open: Room[IOStream] = Room(MAX_CONNECTIONS)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Take one accepted connection; its TLS handshake has not begun."""
-        peer = peer_address(str(address[0]))
-        self._open = {other: its for other, its in self._open.items() if not other.closed()}
-        of_peer = [other for other, its in self._open.items() if its == peer]
-        if len(of_peer) >= MAX_CONNECTIONS_PER_PEER:
-            of_peer[0].close()
-        elif len(self._open) >= MAX_CONNECTIONS:
-            next(iter(self._open)).close()
-        self._open[stream] = peer
+        for other in self._open:
+            if other.closed():  # the one callback for this is Tornado's own
+                self._open.leave(other)
+        if loser := self._open.enter(stream, peer_at(address[0])):
+            loser.close()
         wire = Wire(stream, idle_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT)
         super().handle_stream(cast(IOStream, wire), address)
 

@@ -117,6 +117,7 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True):
 
 def plan(attack: str, *, seed: int, quick: bool, settings: Settings, folder: str) -> str:
     """Return the script's argument for one class."""
+    looks = (settings.looks.new, settings.looks.common)  # the third is for who has logged in
     return json.dumps(
         {
             "attack": attack,
@@ -133,6 +134,8 @@ def plan(attack: str, *, seed: int, quick: bool, settings: Settings, folder: str
             "idle_s": settings.idle_s,
             "request_rate": settings.request_rate,
             "request_burst": settings.request_burst,
+            "look_rate": sum(rate for rate, _ in looks),
+            "look_burst": sum(burst for _, burst in looks),
             "margin": MARGIN,
             "recovery": RECOVERY,
             "budget": BUDGET_QUICK if quick else BUDGET,

@@ -387,7 +387,10 @@ def malformed(tally: Tally, rng: random.Random) -> None:
         things[f"token {len(str(value))} {value!r}"[:40]] = request(BEAT, mark, token=value)[:-1]
     for value in ("", "a b", "A", "-a", "a-", "a.b", "a" * 64, "a\n", "a\0", "../a", "$(a)", "\u00e4", 1, None, ["a"]):
         things[f"host name {len(str(value))} {value!r}"[:40]] = request(name | {"hostname": value}, mark)[:-1]
-    for do in ({"type": "session.open"}, {"type": "session.open", "user": "admin", "password": "", "peer": "p"}):
+    for do in ({"type": "session.open"}, {"type": "session.open", "user": "admin", "password": "", **_FROM},
+               {"type": "session.open", "user": "admin", "password": "x", "service": "telnet", "address": "::"},
+               {"type": "session.open", "user": "admin", "password": "x", "service": "ssh", "address": "::%lo"},
+               {"type": "session.open", "user": "admin", "password": "x" * 257, **_FROM}):  # fmt: skip
         things[f"do {do!r}"] = request(do, mark)[:-1]
     for raw in (b"\0", b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\x1b[2J"):
         things[f"{raw!r} before"] = raw + good
@@ -420,6 +423,7 @@ def is_heartbeat(line: bytes) -> bool:
 
 
 _WORDS = [*(bytes([one]) for one in b'[]{}":,\0\xff'), b"null", b"true", b"-1", b"1e9", b"\\u0000", b"\\ud800"]
+_FROM = {"service": "https", "address": "192.0.2.7"}
 _DOS: tuple[dict[str, Any], ...] = (
     BEAT,
     {"type": "status.get"},
@@ -859,12 +863,25 @@ def approval(tally: Tally, rng: random.Random) -> None:
             tally.add(f"{do['type']} with the token {token}", outcome, ("denied", "limited"))
     looked_at = 0
     for guess in range(8):
-        do = {"type": "session.open", "user": "admin", "password": f"guess {rng.random()}", "peer": "https 192.0.2.7"}
+        do = {"type": "session.open", "user": "admin", "password": f"guess {rng.random()}", **_FROM}
         outcome = current.ask(do, patient=False)
         looked_at += outcome == "denied"
         tally.add(f"guess {guess} at the password", outcome, ("denied", "limited"))
     tally.notes.append(f"{looked_at} of 8 guesses at the password were looked at")
     tally.must("guesses at the password are slowed down", holds=0 < looked_at < 8)
+    # Whoever has the VM says where a guess comes from.
+    lies, looked_at, began = int(PLAN["look_burst"]) + 30, 0, time.monotonic()
+    for guess in range(lies):
+        if time.monotonic() > END - MARGIN:
+            raise Lost(f"no time left after {guess} of {lies} guesses from as many addresses")
+        do = {"type": "session.open", "user": "admin", "password": f"guess {rng.random()}", "service": "ssh"}
+        outcome = current.ask(do | {"address": f"2001:db8:{rng.getrandbits(16):x}::{guess:x}"}, patient=False)
+        looked_at += outcome == "denied"
+        tally.add(f"guess {guess} as somebody else", outcome, ("denied", "limited"))
+    allowed = PLAN["look_burst"] + PLAN["look_rate"] * (time.monotonic() - began)
+    tally.notes.append(f"{looked_at} of {lies} guesses were looked at, each from another address")
+    kept = f"at most {allowed:.0f} of {lies} guesses from as many addresses are looked at"
+    tally.must(kept, holds=looked_at <= allowed)
     current.sock.close()
 
 

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import re
+import shlex
 import ssl
 import time
 import warnings
@@ -26,6 +27,7 @@ from tests import medium
 from tests.conftest import Appliance
 from tests.qemu.appliance import FINGERPRINTS, Api, first_password, wait_managed
 from tests.qemu.machine import MachineError
+from tests.qemu.shell import vm_shell
 
 pytestmark = pytest.mark.qemu
 
@@ -172,7 +174,7 @@ def test_ssh_command_line(appliance: Appliance) -> None:
     assert ssh(appliance, "no-such-command")[0] == 2
 
 
-def vm_shell(appliance: Appliance, folder: Path) -> Any:
+def inspected_vm(appliance: Appliance, folder: Path) -> Any:
     """testinfra's host for the VM, as root."""
     config = folder / "ssh_config"
     config.write_text(
@@ -184,7 +186,7 @@ def vm_shell(appliance: Appliance, folder: Path) -> Any:
 
 def test_the_vms_console_is_marked_in_the_journal_and_bounded(appliance: Appliance, tmp_path: Path) -> None:
     """Root in the VM prints what would look like the supervisor's, then more than anybody reads."""
-    vm = vm_shell(appliance, tmp_path)
+    vm = inspected_vm(appliance, tmp_path)
     said = vm.run(r"printf '\r\n<0>supervisor: kvm: all is well\033[2J\r\nMESSAGE=x\r\n' >/dev/ttyS0")
     assert said.rc == 0, said.stderr
     assert vm.run("i=0; while [ $i -lt 1500 ]; do echo $i; i=$((i+1)); done >/dev/ttyS0").rc == 0
@@ -207,7 +209,7 @@ def test_the_vms_console_is_marked_in_the_journal_and_bounded(appliance: Applian
 
 
 def test_testinfra_in_the_vm(appliance: Appliance, tmp_path: Path) -> None:
-    vm = vm_shell(appliance, tmp_path)
+    vm = inspected_vm(appliance, tmp_path)
     assert vm.run("id -u").stdout.strip() == "0"
     assert vm.file("/usr/lib/python3/dist-packages/frontend_vm/app.pyc").exists
     assert not vm.file("/usr/lib/python3/dist-packages/backend").exists
@@ -244,9 +246,12 @@ def test_no_two_programs_share_a_core_of_the_host(appliance: Appliance) -> None:
 
 def test_wrong_passwords_are_slowed(appliance: Appliance) -> None:
     api = Api(appliance.forward.https)
+    began = time.monotonic()
     codes = [api.request("POST", "/session", {"user": "admin", "password": f"wrong {n}"})[0] for n in range(6)]
+    assert set(codes) <= {401, 429}
     assert codes[0] == 401
-    assert 429 in codes
+    # After the third each one waits twice as long, 1 + 2 + 4 s, or is told to.
+    assert time.monotonic() - began > 6 or 429 in codes
     # The right one works again once the wait is over.
     deadline = time.monotonic() + 60
     while True:
@@ -256,6 +261,34 @@ def test_wrong_passwords_are_slowed(appliance: Appliance) -> None:
         except MachineError:
             assert time.monotonic() < deadline
             time.sleep(2)
+
+
+_GUESSES = """
+import json, socket, ssl, time
+tls = ssl.create_default_context(cafile="/run/frontend/backend.crt")
+tls.load_cert_chain("/run/frontend/link.crt", "/run/frontend/link.key")
+with tls.wrap_socket(socket.create_connection(("169.254.254.1", 7000)), server_hostname="backend.sallyport") as link:
+    said, end = [], time.monotonic() + 15
+    while time.monotonic() < end:
+        do = {"type": "session.open", "user": "admin", "password": "x", "service": "ssh", "address": "198.51.100.66"}
+        link.sendall(json.dumps({"v": 1, "seq": time.time_ns(), "do": do}).encode() + b"\\n")
+        said.append(json.loads(link.recv(4096))["result"]["code"])
+        time.sleep(0.3)
+print({code: said.count(code) for code in said})
+"""
+
+
+def test_guesses_from_another_address_keep_nobody_out(appliance: Appliance) -> None:
+    """All connections to QEMU's user network come from one address; so the link is told of another, as by the VM."""
+    with vm_shell(appliance.forward.test_shell) as vm:
+        _, out, err = vm.exec_command(shlex.join(["python3", "-c", _GUESSES]), timeout=60)
+        time.sleep(5)
+        for _ in range(3):
+            appliance.api().get("/status")
+            assert ssh(appliance, "help")[0] == 0
+        said = out.read().decode() + err.read().decode()
+    assert "'denied': " in said, said
+    assert "'limited': " in said, said
 
 
 def test_the_forwarder_tells_the_same_over_ssh_and_on_the_host(appliance: Appliance) -> None:

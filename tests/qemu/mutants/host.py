@@ -228,6 +228,14 @@ HOST: tuple[Mutant, ...] = (
         ("instructions/tls",),
     ),
     Mutant(
+        "endless-guesses",
+        "backend",
+        "As many passwords are looked at as whoever has the VM names addresses that they come from.",
+        Code("sallyport-backend", (Edit("backend/throttle.py", "        return min(waits)", "        return 0.0"),)),
+        "instructions",
+        ("instructions/approval",),
+    ),
+    Mutant(
         "replay",
         "backend",
         "An instruction may be sent a second time.",

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from backend import machine_state
 from backend.settings import Settings
 from tests.unit.backend.certificates import make_link_keys
 
@@ -26,8 +28,19 @@ def settings(tmp_path: Path, link_keys: Path) -> Settings:
     identity = {"product": "Sallyport", "version": "0.1.0", "profile": "qemu-x86_64", "engine": "debian"}
     (tmp_path / "image.json").write_text(json.dumps(identity | {"commit": "not ours"}))
     (tmp_path / "storage.json").write_text('{"state": "ok"}\n')
+    started(tmp_path / "state.json")
     (tmp_path / "cmdline").write_text(f"root=/dev/dm-0 sallyport.roothash={'5a' * 32} quiet\n")
     return Settings.under(tmp_path, link=link_keys, pause_s=0.0, connect_burst=500.0, request_burst=1000.0)
+
+
+def started(path: Path, start_id: str = "5a" * 16, starts: int = 1) -> None:
+    """What the supervisor writes when it has started the VM."""
+    now = time.monotonic()
+    state = machine_state.MachineState(
+        state="running", accelerator="kvm", accelerator_reason="", starts=starts, start_id=start_id, started_at=now,
+        last_exit="",
+    )  # fmt: skip
+    machine_state.write(path, state)
 
 
 @pytest.fixture
@@ -35,6 +48,6 @@ def cheap_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed at no cost, for tests that log in only to do something else."""
 
     def derive(password: str, salt: bytes, _n: int) -> bytes:
-        return hashlib.scrypt(password.encode(), salt=salt, n=2, r=1, p=1, dklen=32)
+        return hashlib.scrypt(password.encode(errors="surrogatepass"), salt=salt, n=2, r=1, p=1, dklen=32)
 
     monkeypatch.setattr("backend.credential.derive", derive)

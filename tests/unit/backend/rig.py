@@ -57,8 +57,8 @@ class Client:
         assert reply.seq == seq
         return reply.result
 
-    async def login(self, password: str, user: str = "admin") -> Any:
-        return await self.ask(ins.SessionOpen(user=user, password=password, peer="https 192.0.2.7"))
+    async def login(self, password: str, user: str = "admin", address: str = "192.0.2.7") -> Any:
+        return await self.ask(ins.SessionOpen(user=user, password=password, service="https", address=address))
 
     async def ended(self) -> bytes:
         """What still comes until the backend closes the connection; fails if it does not."""

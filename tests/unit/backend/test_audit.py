@@ -506,7 +506,7 @@ def test_each_end_of_a_session_is_audited_with_its_reason(settings: Settings, ch
 def vm_state(history: str, starts: int, *events: tuple[int, str, str]) -> machine_state.MachineState:
     known = events or tuple((number, "start", "under kvm") for number in range(1, starts + 1))
     told = tuple(machine_state.VmEvent(*event) for event in known)  # type: ignore[arg-type]
-    return machine_state.MachineState("running", "kvm", "", starts, 0.0, "", history, told)
+    return machine_state.MachineState("running", "kvm", "", starts, "ab" * 16, 0.0, "", history, told)
 
 
 def test_what_happens_to_the_vm_is_audited_once_also_over_a_restart_of_the_backend(settings: Settings) -> None:

@@ -16,10 +16,13 @@ import pytest
 from backend import credential as credentials
 from backend import store
 from backend.credential import COSTS, Passwords, affordable, first_password, make
-from backend.limits import Bucket
+from backend.peers import Peer
 from backend.refusal import Refused
+from backend.throttle import Rates, Throttle
 from backend.worker import Worker
 from tests.unit.backend.rig import Now
+
+HERE, ELSEWHERE = Peer.parse("192.0.2.7"), Peer.parse("192.0.2.8")
 
 
 def test_passwords_are_hashed_with_scrypt() -> None:
@@ -75,18 +78,18 @@ def test_a_cheap_hash_becomes_as_dear_as_the_device_allows_when_its_password_is_
         password = first or "password"
         assert _stored(path)["n"] == 2**14
         with pytest.raises(Refused):
-            await passwords.check("admin", "wrong")
+            await passwords.check("admin", "wrong", HERE)
         assert _stored(path)["n"] == 2**14
-        await passwords.check("admin", password)
+        await passwords.check("admin", password, HERE)
         assert (_stored(path)["n"], _stored(path)["used"]) == (2**15, True)
         kept = path.read_bytes()
-        await passwords.check("admin", password)
+        await passwords.check("admin", password, HERE)
         assert path.read_bytes() == kept  # done once
         again, _ = await _start(path)
-        await again.check("admin", password)
+        await again.check("admin", password, HERE)
         with pytest.raises(Refused):
-            await again.check("admin", "wrong")
-        await again.change(password, "another long one")
+            await again.check("admin", "wrong", HERE)
+        await again.change(password, "another long one", HERE)
         assert _stored(path)["n"] == 2**15
 
     asyncio.run(test())
@@ -99,15 +102,15 @@ def test_a_hash_is_never_made_cheaper(tmp_path: Path, monkeypatch: pytest.Monkey
 
     async def test() -> None:
         passwords, _ = await _start(path)
-        await passwords.check("admin", "password")
-        await passwords.change("password", "another long one")
+        await passwords.check("admin", "password", HERE)
+        await passwords.change("password", "another long one", HERE)
         assert _stored(path)["n"] == 2**15
 
     asyncio.run(test())
 
 
 async def _start(path: Path) -> tuple[Passwords, str | None]:
-    passwords = Passwords(path, Worker("disk"), Worker("cpu"), Bucket(100.0, 100.0))
+    passwords = Passwords(path, Worker("disk"), Worker("cpu"), Throttle(Rates()))
     return passwords, await passwords.start()
 
 
@@ -128,20 +131,20 @@ def test_the_first_password_is_new_at_every_start_until_it_is_used(tmp_path: Pat
         assert second
         assert first != second
         with pytest.raises(Refused):
-            await passwords.check("admin", first)
+            await passwords.check("admin", first, HERE)
         for user in "root", "Admin", "":
             with pytest.raises(Refused):
-                await passwords.check(user, second)
+                await passwords.check(user, second, HERE)
         _, third = await _start(path)
         assert third not in (None, second)
         passwords, fourth = await _start(path)
         assert fourth
-        await passwords.check("admin", fourth)
+        await passwords.check("admin", fourth, HERE)
         passwords, none = await _start(path)
         assert none is None
-        await passwords.check("admin", fourth)
+        await passwords.check("admin", fourth, HERE)
         with pytest.raises(Refused):
-            await passwords.check("admin", third or "")
+            await passwords.check("admin", third or "", HERE)
 
     asyncio.run(test())
 
@@ -150,19 +153,19 @@ def test_the_first_password_is_new_at_every_start_until_it_is_used(tmp_path: Pat
 def test_a_login_that_succeeds_forgets_the_failures(tmp_path: Path) -> None:
     async def test() -> None:
         now = Now()
-        passwords = Passwords(tmp_path / "credential.json", Worker("disk"), Worker("cpu"), Bucket(100.0, 100.0), now)
+        passwords = Passwords(tmp_path / "credential.json", Worker("disk"), Worker("cpu"), Throttle(Rates(), now))
         first = await passwords.start()
         assert first
         for _ in range(2):
             for wait in 0, 0, 1:
                 with pytest.raises(Refused) as refused:
-                    await passwords.check("admin", "wrong")
+                    await passwords.check("admin", "wrong", HERE)
                 assert (refused.value.error.code, refused.value.error.retry_after_s) == ("denied", wait)
             with pytest.raises(Refused) as refused:
-                await passwords.check("admin", first)
+                await passwords.check("admin", first, HERE)
             assert refused.value.error.code == "limited"
             now.s += 1
-            await passwords.check("admin", first)
+            await passwords.check("admin", first, HERE)
 
     asyncio.run(test())
 
@@ -171,7 +174,7 @@ def test_without_a_disk_the_first_password_still_works(tmp_path: Path) -> None:
     async def test() -> None:
         passwords, first = await _start(tmp_path / "none" / "credential.json")
         assert first
-        await passwords.check("admin", first)
+        await passwords.check("admin", first, HERE)
 
     asyncio.run(test())
 
@@ -187,8 +190,8 @@ def test_a_password_that_cannot_be_stored_is_not_in_force(tmp_path: Path, monkey
         with monkeypatch.context() as broken:
             broken.setattr(store, "replace", full)
             with pytest.raises(OSError, match="full"):
-                await passwords.change(first, "another long one")
-        await passwords.check("admin", first)
+                await passwords.change(first, "another long one", HERE)
+        await passwords.check("admin", first, HERE)
 
     asyncio.run(test())
 
@@ -230,10 +233,10 @@ def test_a_damaged_credential_fails_closed_and_is_left_as_it_is(tmp_path: Path, 
         assert first is None
         assert "credential.json" in passwords.problem
         with pytest.raises(Refused) as refused:
-            await passwords.check("admin", "password")
+            await passwords.check("admin", "password", HERE)
         assert refused.value.error.code == "failed"
         with pytest.raises(Refused):
-            await passwords.change("password", "another long one")
+            await passwords.change("password", "another long one", HERE)
 
     asyncio.run(test())
     assert path.read_bytes() == content

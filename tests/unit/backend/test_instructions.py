@@ -23,10 +23,12 @@ from backend.identity import Presented, Public
 from backend.settings import Settings
 from rootfs.version import PROJECT
 from tests.unit.backend.certificates import web_certificate
+from tests.unit.backend.conftest import started
 from tests.unit.backend.rig import NEW_PASSWORD, Rig, read_audit, run, running, until
 
 pytestmark = pytest.mark.usefixtures("cheap_hash")
 
+START_ID = "0f" * 16
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 PORT = ins.Port(
     name="mgmt0",
@@ -96,9 +98,11 @@ def assert_error(result: Any, code: str) -> ins.Error:
 def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
-            client, token = await rig.operator()
-            state = machine_state.MachineState("running", "kvm", "a trial guest ran", 2, time.monotonic() - 5, "killed")
+            state = machine_state.MachineState(
+                "running", "kvm", "a trial guest ran", 2, START_ID, time.monotonic() - 5, "killed"
+            )
             machine_state.write(settings.machine_state, state)
+            client, token = await rig.operator()
             status = await client.ask(ins.StatusGet(), token)
             assert isinstance(status, ins.Status)
             assert (status.hostname, status.product, status.version) == ("sallyport", "Sallyport", "0.1.0")
@@ -137,29 +141,43 @@ def test_the_certificate_is_everybodys_and_a_new_one_is_shown(settings: Settings
 
 
 def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
-    """Tokens that somebody harvested in a VM that was taken over end with that VM."""
+    """Tokens that somebody harvested in a VM that was taken over end with that VM, whatever its number."""
 
     async def test() -> None:
         async with running(settings) as rig:
-
-            def started(starts: int) -> None:
-                state = machine_state.MachineState("running", "kvm", "", starts, time.monotonic(), "")
-                machine_state.write(settings.machine_state, state)
-
-            started(1)
             client, token = await rig.operator()
-            started(1)
+            # It runs now; then the supervisor's unit is started anew, and counts from one again.
+            started(settings.machine_state)
             assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
-            started(2)
-            refused = await client.ask(ins.StatusGet(), token)
-            assert isinstance(refused, ins.Error)
-            assert refused.code == "denied"
+            started(settings.machine_state, "a5" * 16)
+            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert isinstance(await client.login(rig.first_password), ins.Session)
+
+    run(test())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[" * 4000, b"x" * 10000])
+def test_sessions_end_when_nobody_can_say_which_vm_runs(settings: Settings, content: bytes | None) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            if content is None:
+                settings.machine_state.unlink()
+            else:
+                settings.machine_state.write_bytes(content)
+            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert "which front-end VM" in assert_error(await client.login(rig.first_password), "failed").message
+            started(settings.machine_state)
+            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert isinstance(await client.login(rig.first_password), ins.Session)
 
     run(test())
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state":"evil"}', b"[" * 4000, b"x" * 10000])
 def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
+    settings.machine_state.unlink()
     if content is not None:
         settings.machine_state.write_bytes(content)
     found = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT).machine
@@ -167,7 +185,7 @@ def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, c
 
 
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
-    state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, 0.0, "\x01" * 5000)
+    state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
     machine_state.write(settings.machine_state, state)
     status = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT)
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
@@ -390,17 +408,20 @@ def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -
             for client in clients:
                 limited = assert_error(await client.login(rig.first_password), "limited")
                 assert 0.0 < limited.retry_after_s <= 1.0
-            # Others' names are counted apart: they can neither lock the operator out nor let him in.
-            assert_error(await clients[0].login(rig.first_password, user="root"), "denied")
+            # Whoever comes from elsewhere does not wait, whichever name is guessed at.
+            assert_error(await clients[0].login(rig.first_password, user="root", address="192.0.2.8"), "denied")
             await asyncio.sleep(limited.retry_after_s)
             assert isinstance(await clients[0].login(rig.first_password), ins.Session)
             outcomes = [entry["outcome"] for entry in rig.audit(instruction="session.open")]
             assert outcomes == ["denied"] * 3 + ["limited"] * 3 + ["denied", "ok"]
+            assert rig.audit(instruction="session.open")[-1]["peer"] == "https 192.0.2.7"
 
     run(test())
 
 
-@pytest.mark.parametrize("do", [ins.HostnameSet("x"), ins.SessionOpen(user="admin", password="wrong", peer="x")])
+@pytest.mark.parametrize(
+    "do", [ins.HostnameSet("x"), ins.SessionOpen(user="admin", password="wrong", service="ssh", address="::")]
+)
 def test_who_is_not_let_in_cannot_fill_the_audit_log(settings: Settings, do: ins.AnyInstruction) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -445,6 +466,17 @@ def test_a_new_password_ends_other_sessions_and_survives_a_restart(settings: Set
     run(test())
 
 
+@pytest.mark.parametrize("address", ["1.2.3", "::1::", "1:2", "..", "fe80::1:2:3:4:5:6:7:8", "01.2.3.4"])
+def test_a_peer_that_is_no_address_is_refused(settings: Settings, address: str) -> None:
+    async def test() -> None:
+        async with running(settings) as rig:
+            client = await rig.connect()
+            assert_error(await client.login(rig.first_password, address=address), "malformed")
+            assert isinstance(await client.login(rig.first_password), ins.Session)
+
+    run(test())
+
+
 def test_a_wrong_old_password_counts_as_a_failed_login(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -453,6 +485,7 @@ def test_a_wrong_old_password_counts_as_a_failed_login(settings: Settings) -> No
             for code in "denied", "denied", "denied", "limited":
                 assert_error(await client.ask(change, token), code)
             assert_error(await client.login(rig.first_password), "limited")
+            assert isinstance(await client.login(rig.first_password, address="192.0.2.8"), ins.Session)
 
     run(test())
 

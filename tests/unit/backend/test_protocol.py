@@ -334,7 +334,9 @@ def test_random_bytes_do_not_bring_it_down(settings: Settings) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}")
     dice = random.Random(seed)
-    good = ins.encode(ins.Request(v=1, seq=5, do=ins.SessionOpen(user="admin", password="x", peer="p")))
+    good = ins.encode(
+        ins.Request(v=1, seq=5, do=ins.SessionOpen(user="admin", password="x", service="ssh", address="::"))
+    )
 
     def mutant() -> bytes:
         kind = dice.randrange(4)

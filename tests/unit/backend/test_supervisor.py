@@ -46,6 +46,8 @@ class Bench:
         """Numbers of the starts whose VM sends one heartbeat."""
         self.started: list[Process] = []
         self.accelerators: list[str] = []
+        self.names: list[str] = []
+        """Of each start, as the file told it when the VM began to live."""
         self.told: list[MachineState] = []
         self.at_last: list[MachineState] = []
         """What was told when the supervisor was stopped."""
@@ -58,6 +60,7 @@ class Bench:
         assert (console, messages) == tuple(one.write_end for one in self.consoles)
         assert all(child.returncode is not None for child in self.started), "two VMs at once"
         self.accelerators.append(chosen.name)
+        self.names.append(self.told[-1].start_id)
         self.started.append(await asyncio.create_subprocess_exec(*self.argv))
         if len(self.started) in self.beats_from:
             self.beat()
@@ -189,7 +192,8 @@ def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> Non
         ("starting", 0),
         ("starting", 1),
         ("running", 1),
-        ("restarting", 1),
+        ("restarting", 1),  # it ended
+        ("restarting", 1),  # the next one has another name, and is not there yet
         ("restarting", 2),
         ("running", 2),
     ]
@@ -214,7 +218,7 @@ def test_what_happened_to_the_vm_is_numbered_on_over_a_restart_of_the_supervisor
     assert told[2][1].startswith("the supervisor was stopped, after ")
     assert told[4][1].startswith("QEMU ended with status 7, after ")
     # Killed: it could say nothing.
-    really = machine_state.MachineState("running", "kvm", "", 1, 0.0, "", state.history, state.events[:4])
+    really = machine_state.MachineState("running", "kvm", "", 1, "ab" * 16, 0.0, "", state.history, state.events[:4])
     machine_state.write(bench.folder / "state.json", really)
     bench.run("kvm", PATIENT, lambda: len(bench.started) >= 5)
     last = (bench.told + bench.at_last)[-1]
@@ -223,6 +227,16 @@ def test_what_happened_to_the_vm_is_numbered_on_over_a_restart_of_the_supervisor
     assert events[4].what == "exit"
     assert "without a word" in events[4].detail
     assert len(events) <= machine_state.EVENTS
+
+
+def test_each_start_has_a_random_name_that_is_told_before_the_vm_lives(bench: Bench) -> None:
+    bench.argv = ["sh", "-c", "exit 7"]
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= 2)
+    first = len(bench.started)
+    # The supervisor's unit is started anew, and counts from one again.
+    bench.run("kvm", PATIENT, lambda: len(bench.started) >= first + 2)
+    assert len(set(bench.names)) == len(bench.names) >= 4
+    assert all(len(bytes.fromhex(name)) == 16 for name in bench.names)
 
 
 def test_two_boots_in_silence_under_kvm_make_it_tcg(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import structs
 
+from backend import opaque
 from frontend_vm.instructions import (
     MAX_LINE,
     AnyInstruction,
@@ -128,7 +129,7 @@ class FakeBackend:
         if isinstance(request.do, SessionOpen):
             if self.limited:
                 return Error(code="limited", message="Too many failed logins.", retry_after_s=self.limited)
-            if (request.do.user, request.do.password) != ("admin", self.password):
+            if request.do.user != "admin" or not self._is_password(request.do.password):
                 return Error(code="denied", message="Wrong user or password.")
             token = secrets.token_urlsafe(32)
             self.tokens.add(token)
@@ -136,6 +137,10 @@ class FakeBackend:
         if request.token not in self.tokens:
             return Error(code="denied", message="No such session.")
         return self._carry_out(request.do, request.token)
+
+    def _is_password(self, text: str) -> bool:
+        """As the host compares them."""
+        return opaque.prepare(text) == opaque.prepare(self.password)
 
     def _carry_out(self, do: AnyInstruction, token: str) -> AnyResult:
         match do:
@@ -148,7 +153,9 @@ class FakeBackend:
             case HostnameSet(hostname=name):
                 self.hostname = name
             case PasswordSet(old=old, new=new):
-                if old != self.password:
+                if why := opaque.objection(new):
+                    return Error(code="malformed", message=why)
+                if not self._is_password(old):
                     return Error(code="denied", message="Wrong password.")
                 self.password = new
                 self.tokens = {token}

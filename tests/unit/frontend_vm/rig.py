@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import paramiko
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from frontend_vm.app import Frontend
@@ -73,7 +74,7 @@ class Rig:
             self.cookie = response.headers["Set-Cookie"].partition(";")[0]
         return response
 
-    async def ssh(self, password: str = PASSWORD, **options: Any) -> asyncssh.SSHClientConnection:
+    async def ssh(self, password: str | None = PASSWORD, **options: Any) -> asyncssh.SSHClientConnection:
         await asyncio.wait_for(self.frontend.ssh_ready.wait(), DEADLINE)
         return await asyncssh.connect(
             "127.0.0.1",
@@ -120,3 +121,34 @@ async def running(configuration: Path, backend_up: bool = True) -> AsyncIterator
         await asyncio.gather(task, return_exceptions=True)
         backend.stop()
         assert task.cancelled(), f"the front-end ended by itself: {task.exception()!r}"
+
+
+async def expect(process: asyncssh.SSHClientProcess[str], text: str) -> str:
+    """Read until a text has come."""
+    seen = ""
+    async with asyncio.timeout(DEADLINE):
+        while text not in seen:
+            chunk = await process.stdout.read(4096)
+            assert chunk, f"ended after {seen!r}"
+            seen += chunk
+    return seen
+
+
+async def set_password(connection: asyncssh.SSHClientConnection, old: str, new: str) -> str:
+    """Change the password at the prompt; gives what was said about it."""
+    async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+        await expect(process, "> ")
+        process.stdin.write("password\n")
+        for answer in (old, new, new):
+            await expect(process, ": ")
+            process.stdin.write(f"{answer}\n")
+        said = await expect(process, "> ")
+        process.stdin.write("exit\n")
+    return said
+
+
+def paramiko_login(port: int, password: str) -> paramiko.SSHClient:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+    client.connect("127.0.0.1", port, "admin", password, allow_agent=False, look_for_keys=False)
+    return client

@@ -28,7 +28,7 @@ def test_login_gives_a_cookie_only_for_this_site_and_no_script(configuration: Pa
             assert token not in name, "the backend's token stays in the VM"
             opened = rig.backend.requests[0]
             assert isinstance(opened, SessionOpen)
-            assert opened.peer == "https 127.0.0.1"
+            assert (opened.service, opened.address) == ("https", "127.0.0.1")
             assert (await rig.call("GET", "/api/v1/status")).code == 200
 
     asyncio.run(scenario())
@@ -48,23 +48,10 @@ def test_wrong_password_is_denied(configuration: Path, password: str) -> None:
 def test_limited_login_says_when_to_come_back(configuration: Path) -> None:
     async def scenario() -> None:
         async with running(configuration) as rig:
-            rig.backend.limited = 3.2
+            rig.backend.limited = 63.2
             response = await rig.log_in()
             assert (response.code, error_code(response)) == (429, "limited")
-            assert response.headers["Retry-After"] == "4"
-
-    asyncio.run(scenario())
-
-
-def test_logins_of_strangers_cannot_fill_the_link(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            rig.backend.silent = True
-            tasks = [asyncio.create_task(rig.log_in("guess")) for _ in range(10)]
-            await until(lambda: sum(task.done() for task in tasks) == 6)
-            assert {task.result().code for task in tasks if task.done()} == {429}
-            for task in tasks:
-                task.cancel()
+            assert response.headers["Retry-After"] == "64"
 
     asyncio.run(scenario())
 
@@ -267,22 +254,6 @@ def test_sessions_are_bounded_and_new_ones_still_possible(configuration: Path, m
             assert (await rig.call("GET", "/api/v1/status")).code == 401
             rig.cookie = last
             assert (await rig.call("GET", "/api/v1/status")).code == 200
-
-    asyncio.run(scenario())
-
-
-def test_open_connections_do_not_lock_out_the_next_one(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "MAX_CONNECTIONS_PER_PEER", 3)
-
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            held = [await asyncio.open_connection("127.0.0.1", rig.frontend.web_port) for _ in range(5)]
-            assert (await rig.call("GET", "/api/v1/health")).code == 200
-            for reader, _ in held[:2]:  # the oldest made room
-                assert await asyncio.wait_for(reader.read(1), DEADLINE) == b""
-            assert not held[-1][0].at_eof(), "the control: the newest is still open"
-            for _, writer in held:
-                writer.transport.abort()
 
     asyncio.run(scenario())
 

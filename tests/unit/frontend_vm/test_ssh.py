@@ -13,7 +13,8 @@ import pytest
 
 from frontend_vm import cli, ssh
 from frontend_vm.instructions import Fault, Ports, Storage
-from tests.unit.frontend_vm.rig import DEADLINE, Rig, running, until
+from tests.unit.frontend_vm.fake_backend import PASSWORD
+from tests.unit.frontend_vm.rig import DEADLINE, expect, running, until
 
 
 def test_one_command_each(configuration: Path) -> None:
@@ -93,17 +94,6 @@ def test_backend_away(configuration: Path) -> None:
     asyncio.run(scenario())
 
 
-async def expect(process: asyncssh.SSHClientProcess[str], text: str) -> str:
-    """Read until a text has come."""
-    seen = ""
-    async with asyncio.timeout(DEADLINE):
-        while text not in seen:
-            chunk = await process.stdout.read(4096)
-            assert chunk, f"ended after {seen!r}"
-            seen += chunk
-    return seen
-
-
 def test_interactive(configuration: Path) -> None:
     async def scenario() -> None:
         async with running(configuration) as rig, await rig.ssh() as connection:
@@ -133,13 +123,83 @@ def test_interactive(configuration: Path) -> None:
                 shown += await expect(process, "gate> ")
                 assert rig.backend.password == "a better password"
                 assert "better" not in shown
-                process.stdin.write("\x1b[A\x1b[A\n")  # history: the last but one line is the answer "no"
-                assert "better" not in await expect(process, "gate> ")
+                process.stdin.write("\x1b[A\x1b[A\n")  # history: commands, neither answers nor passwords
+                assert "better" not in await expect(process, "Type yes: ")
                 process.stdin.write("\x03")
                 await expect(process, "gate> ")
                 process.stdin.write("exit\n")
                 result = await asyncio.wait_for(process.wait(), DEADLINE)
                 assert result.exit_status == 0
+
+    asyncio.run(scenario())
+
+
+PROMPTS = {
+    "command": (),
+    "reboot": ("reboot",),
+    "present password": ("password",),
+    "new password": ("password", PASSWORD),
+    "new password again": ("password", PASSWORD, "a better password"),
+}
+LATER = {
+    "command": "reboot --yes",
+    "reboot": "yes",
+    "present password": PASSWORD,
+    "new password": "a better password",
+    "new password again": "a better password",
+}
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x1c", "\x07", "\x04", "INT", "BREAK"], ids=ascii)
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_cancelled_prompt_does_nothing_whatever_is_typed_next(configuration: Path, prompt: str, key: str) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+                await expect(process, "sallyport> ")
+                for line in PROMPTS[prompt]:
+                    process.stdin.write(f"{line}\n")
+                    await expect(process, ": ")
+                if key == "INT":
+                    process.stdin.write(LATER[prompt])
+                    process.send_signal("INT")
+                elif key == "BREAK":
+                    process.stdin.write(LATER[prompt])
+                    process.send_break(0)
+                elif key == "\x04":  # Ctrl-D cancels where the line is empty
+                    process.stdin.write(f"{LATER[prompt]}\x15{key}" if prompt != "command" else "x\x04\x7f")
+                else:
+                    process.stdin.write(LATER[prompt] + key)
+                if (prompt, key) != ("command", "\x04"):
+                    shown = await expect(process, "sallyport> ")
+                    assert ("nothing was changed" in shown) == (prompt != "command")
+                process.stdin.write("\nyes\nexit\n")
+                assert "unknown command: yes" in str((await asyncio.wait_for(process.wait(), DEADLINE)).stdout)
+            assert not {"SystemReboot", "PasswordSet"} & set(rig.instructions())
+            assert rig.backend.password == PASSWORD
+
+    asyncio.run(scenario())
+
+
+def test_a_line_that_is_too_long_is_not_carried_out_in_part(configuration: Path) -> None:
+    async def scenario() -> None:
+        async with running(configuration) as rig, await rig.ssh() as connection:
+            long = "reboot --yes" + " " * 1100
+            async with connection.create_process(term_type="xterm", term_size=(200, 50)) as process:
+                await expect(process, "sallyport> ")
+                process.stdin.write(f"{long}\n")
+                assert "too long" in await expect(process, "sallyport> ")
+                process.stdin.write("reboot\n")
+                await expect(process, ": ")
+                process.stdin.write(f"yes{' ' * 1100}\n")
+                assert "too long" in await expect(process, "sallyport> ")
+                process.stdin.write("exit\n")
+            for result in (await connection.run(long), await connection.run(None, input=f"{long}\nexit")):
+                assert result.exit_status in (0, 2)
+                assert "too long" in str(result.stderr)
+            assert "SystemReboot" not in rig.instructions()
+            assert (await connection.run("reboot --yes ")).exit_status == 0, "the control"
+            assert "SystemReboot" in rig.instructions()
 
     asyncio.run(scenario())
 
@@ -224,44 +284,6 @@ def test_channels_of_one_connection_are_bounded(configuration: Path) -> None:
             shells[0].stdin.write("exit\n")
             await asyncio.wait_for(shells[0].wait(), DEADLINE)
             assert (await connection.run("help")).exit_status == 0
-
-    asyncio.run(scenario())
-
-
-def test_strangers_make_room_for_the_next(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            await rig.frontend.ssh_ready.wait()
-            held = [
-                await asyncio.open_connection("127.0.0.1", rig.frontend.ssh_port) for _ in range(ssh.MAX_STRANGERS + 2)
-            ]
-            for reader, _ in held[:2]:
-                await asyncio.wait_for(reader.read(), DEADLINE)  # to the end
-            assert not held[-1][0].at_eof()
-            async with await rig.ssh() as connection:
-                assert (await connection.run("help")).exit_status == 0
-            for _, writer in held:
-                writer.transport.abort()
-
-    asyncio.run(scenario())
-
-
-def test_stranger_cannot_make_us_collect_a_huge_packet(configuration: Path) -> None:
-    async def scenario() -> None:
-        async with running(configuration) as rig:
-            await rig.frontend.ssh_ready.wait()
-            reader, writer = await asyncio.open_connection("127.0.0.1", rig.frontend.ssh_port)
-            assert await reader.readline() == b"SSH-2.0-Sallyport\r\n"
-            writer.write(b"SSH-2.0-x\r\n" + (1 << 30).to_bytes(4, "big"))
-            await flood(rig, writer)
-
-    async def flood(rig: Rig, writer: asyncio.StreamWriter) -> None:
-        for _ in range(64):
-            if writer.transport.is_closing():
-                return
-            writer.write(b"\0" * ssh.MAX_STRANGER_BYTES)
-            await asyncio.sleep(0.01)
-        pytest.fail("4 MiB of a first packet were taken")
 
     asyncio.run(scenario())
 

@@ -24,6 +24,7 @@ from backend import instructions as ins
 from backend.daemon import Daemon
 from backend.gate import Gate
 from backend.limits import SlowDown
+from backend.peers import UNKNOWN
 from backend.server import LinkServer
 from backend.sessions import OpenSession, Sessions
 from backend.settings import Settings
@@ -32,6 +33,7 @@ from tests.probes import misuse
 from tests.probes.misuse import ATTACKS, SCRIPT, Report, ReportError, judge, plan, run_misuse
 from tests.probes.result import Result, Verdict
 from tests.unit.backend.certificates import make_link_keys
+from tests.unit.backend.conftest import started
 
 GOOD = Report(before=0.1, after=0.2, tried=3, counts={"malformed": 3}, wrong=[], notes=[], trouble="")
 
@@ -51,6 +53,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(tmp_path: Path, link: Path) -> Settings:
     (tmp_path / "data").mkdir(mode=0o700)
     (tmp_path / "request").mkdir()
+    started(tmp_path / "state.json")
     return Settings.under(
         tmp_path, link=link, pause_s=0.0, connect_rate=500.0, connect_burst=500.0, line_s=0.4, handshake_s=0.4,
         request_rate=400.0, request_burst=200.0, hostname_s=0.1,
@@ -233,7 +236,7 @@ def guess_away(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_session_will_do(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Sessions, "find", lambda self, token: OpenSession(b"", "https 192.0.2.7", 0.0, 0.0))
+    patch.setattr(Sessions, "find", lambda self, token: OpenSession(b"", "https", UNKNOWN, 0.0, 0.0))
 
 
 def die_of_it(patch: pytest.MonkeyPatch) -> None:
@@ -277,6 +280,7 @@ def die_of_it(patch: pytest.MonkeyPatch) -> None:
         (no_rate, "pipelined", "are granted"),
         (take_any_number, "connections", "at most 8 connections"),
         (guess_away, "approval", "slowed down"),
+        (no_rate, "approval", "from as many addresses are looked at"),
         (any_session_will_do, "approval", "system.reboot"),
         (die_of_it, "oversized", "did not recover"),
     ],
