@@ -199,7 +199,7 @@ def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> Non
     ]
     assert {(s.accelerator, s.accelerator_reason) for s in bench.told} == {("kvm", "a test says so")}
     assert bench.told[0].last_exit == ""
-    assert bench.told[4].started_at > bench.told[2].started_at
+    assert bench.told[5].started_at > bench.told[2].started_at
     (at_last,) = bench.at_last
     assert machine_state.read(bench.folder / "state.json") == at_last
     assert at_last.last_exit == "the supervisor was stopped"
