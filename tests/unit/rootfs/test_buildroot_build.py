@@ -32,7 +32,9 @@ def built(output: Output) -> list[str]:
 def test_packages_are_counted_as_they_are_done_and_the_log_is_kept(output: Output) -> None:
     said: list[tuple[str, int, int]] = []
     log = build(output, output.packages(), lambda *words: said.append(words))
-    assert [(done, total) for _, done, total in said] == [(0, 3), (1, 3), (2, 3)]
+    # make does not wait until a line was read: one more may be done by then.
+    assert all(at <= done <= 3 and total == 3 for at, (_, done, total) in enumerate(said))
+    assert len(said) == 3
     assert said[0][0].startswith("host-libzlib-1.3")
     assert built(output) == list(PACKAGES)
     assert [line for line in log.read_text().splitlines() if ">>>" in line] == [
