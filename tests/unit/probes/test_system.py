@@ -354,6 +354,7 @@ DEVIATIONS: tuple[tuple[str, Deviation], ...] = (
     ("processes", lambda parts: _of(parts, 302).update(net=HOST_NET)),
     ("processes", lambda parts: _of(parts, 301).update(net=PORT_NET)),
     ("processes", lambda parts: _of(parts, 303).update(net=VM_NET)),
+    ("settings", lambda parts: parts["kernel"]["settings"].update({"cpu/smt": "1"})),
     ("interfaces", lambda parts: _list(VM_NET, "links", interface("tap9", "BROADCAST UP"))(parts)),
     ("processes", lambda parts: _of(parts, 300).update(exe="/data/sallyport/x")),
     ("processes", lambda parts: _of(parts, 401).update(exe="/data/sh")),
