@@ -77,7 +77,7 @@ _PLACE = "/machine"
 """Where QEMU sees its directory: a path outside may have a comma, which parts options, or be too long for a socket."""
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny"
 """QEMU's own filter of system calls (qemu(1), -sandbox)."""
-_SETS = {"disk": 1, "state": 2}
+_SETS = {"disk": 1, "disk to write": 1, "state": 2}
 _FIRST_SHOWN = 10
 """Numbers of descriptors' sets (qemu(1), -add-fd)."""
 _SAVED = frozenset({"completed", "failed", "cancelled"})
@@ -300,7 +300,9 @@ class Machine:
     def _open(self) -> dict[str, int]:
         """Descriptors of what QEMU works on and could not open itself."""
         disk = self._saved.disk if self._saved else self._persist or self.image.path
-        opened = {"disk": os.open(disk, os.O_RDWR if self._persist else os.O_RDONLY)}
+        opened = {"disk": os.open(disk, os.O_RDONLY)}
+        if self._persist is not None:  # QEMU takes the one that has the rights it needs at the moment
+            opened["disk to write"] = os.open(disk, os.O_RDWR)
         opened |= {str(path): os.open(path, os.O_RDONLY) for path in self._shown}
         if self._saved is not None:
             opened["state"] = os.open(self._saved.state, os.O_RDONLY)

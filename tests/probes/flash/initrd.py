@@ -17,11 +17,11 @@ _TRAILER = "TRAILER!!!"
 PROGRAMS = words("init usr/bin/busybox usr/sbin/dmsetup usr/lib/*/ld-linux-*.so.? usr/lib/ld-linux-*.so.? "
                  "usr/lib64/ld-linux-*.so.? usr/lib/*/libc.so.6")  # fmt: skip
 """Declared: every executable file."""
-APPLETS = words("sh mount insmod switch_root sleep echo sed reboot cat mkdir")
+APPLETS = words("sh mount umount insmod switch_root sleep echo grep reboot cat mkdir cp chroot timeout")
 """Declared: every name for BusyBox."""
 FILES = words("modules modules.d/*.ko usr/lib/*-linux-gnu/*.so* usr/lib/*-linux-gnu/ld-linux-*.so.?")
 """Declared: everything else but directories: the modules with their order, and libraries."""
-FOLDERS = words("dev proc sys run sysroot modules.d usr usr/bin usr/sbin usr/lib usr/lib64 usr/lib/*-linux-gnu")
+FOLDERS = words("dev proc sys run sysroot mnt modules.d usr usr/bin usr/sbin usr/lib usr/lib64 usr/lib/*-linux-gnu")
 LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
 """Of the merged /usr."""
 
