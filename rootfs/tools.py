@@ -125,7 +125,9 @@ class Tools:
             *("--ro-bind", tree / "etc", "/etc"),
             *("--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
             *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
-            *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run"),  # noqa: S108 - inside the sandbox
+            *("--proc", "/proc", "--dev", "/dev"),
+            # For a confined program, which is not their owner, too.
+            *("--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/run"),  # noqa: S108 - inside
         ]
         if confined is not None:
             network, processes = confined.network, False

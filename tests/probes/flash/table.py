@@ -18,7 +18,7 @@ ESP = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 ROOT = uuid.UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
 DATA = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
 PARTITIONS: Mapping[str, tuple[uuid.UUID, int]] = {
-    "esp": (ESP, 4),
+    "esp": (ESP, 0),
     "slot-a": (ROOT, 0),
     "slot-b": (ROOT, 0),
     "data": (DATA, 0),

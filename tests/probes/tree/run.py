@@ -43,6 +43,7 @@ def run_tree(
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=host_tree.parent, ignore_cleanup_errors=True) as directory:
         scratch = Path(directory)
+        scratch.chmod(0o755)  # below a directory that is ours alone; what analyzes is confined
         host, vm = Tree(host_tree, test_access=test_access), Tree(vm_tree, test_access=test_access)
         checks, vm_checks = [*HOST_CHECKS], [*VM_CHECKS]
         checks += [manifest_check(files)] if files is not None else []

@@ -41,7 +41,7 @@ def disk_image(path: Path, sector: int = 512, names: tuple[str, ...] = ("esp", "
     for number, name in enumerate(names):
         begin = first + number * (each + 1)
         own = uuid.uuid5(uuid.NAMESPACE_DNS, str(number)).bytes_le
-        place = (begin, begin + each - 1, 4 if name == "esp" else 0)
+        place = (begin, begin + each - 1, 0)
         entries += struct.pack("<16s16sQQQ72s", KINDS[name].bytes_le, own, *place, name.encode("utf-16-le"))
     entries = entries.ljust(128 * 128, b"\0")
 
