@@ -135,16 +135,23 @@ def _python(context: Context, *words: str) -> None:
 def clean(_: Context, all: bool = False) -> None:
     """Remove everything that was built: out/ with images, trees, the tools tree and reports. A link out/ stays."""
     if OUT.is_dir():
-        for elsewhere in empty(OUT):
-            _console.print(f"[yellow]![/] a link led to {elsewhere}: what is there was left alone", highlight=False)
+        elsewhere, foreign = empty(OUT)
+        for place in elsewhere:
+            _note(f"a link led to {place}: what is there was left alone")
+        for place in foreign:
+            _note(f"{place} is nothing that this project makes: it was left alone")
     if OUT.is_symlink():
-        _console.print(f"out/ is empty; it is still a link to {OUT.readlink()}", highlight=False)
+        _note(f"what was built is gone; out/ is still a link to {OUT.readlink()}")
     else:
         remove(OUT)
         _console.print("out/ is gone")
     if all:
         for name in (".mypy_cache", ".ruff_cache", ".pytest_cache"):
             remove(OUT.parent / name)
+
+
+def _note(text: str) -> None:
+    _console.print(text, markup=False, highlight=False)
 
 
 namespace = Collection(run, test, fuzz, lint, clean, collection, verification, bench)

@@ -6,17 +6,18 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rootfs import gpt
 from rootfs.errors import CommandError
 from rootfs.imagefile import ImageFile
+from rootfs.scratch import disposable
 from rootfs.tools import Confined, Tools, left
 from rootfs.unpack import ROOT, VM, Unpacked, unpack
 
@@ -66,8 +67,7 @@ def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], f
     if images[0].sha256() == images[1].sha256():
         return []
     # Of what the images hold nothing is kept but the report: it has files that run as somebody else, for example.
-    with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as directory:
-        work = Path(directory)
+    with disposable(".work-", folder) as work:
         parts = (work / "a", work / "b")
         for image, part in zip(images, parts, strict=True):
             part.mkdir()
@@ -142,7 +142,7 @@ def show(found: Sequence[Difference], console: Console) -> None:
     for column, justify in (("file", "left"), ("A", "right"), ("B", "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for difference in found[:_SHOWN]:
-        table.add_row(difference.path, *(_word(file) for file in (difference.before, difference.after)))
+        table.add_row(escape(difference.path), *(_word(file) for file in (difference.before, difference.after)))
     console.print(table)
     if len(found) > _SHOWN:
         console.print(f"... and {len(found) - _SHOWN} more")

@@ -12,8 +12,9 @@ from rootfs import blockmap, gpt, layout
 from rootfs.arch import Arch
 from rootfs.errors import SallyportError
 from rootfs.profile import Disk, Profile
-from rootfs.tools import Confined, Tools, disown
+from rootfs.tools import Confined, Tools, left
 
+_MAX_UKI = 1 << 28
 STUB_PACKAGE = "systemd-boot-efi"
 """The package that has the stub."""
 
@@ -88,20 +89,24 @@ def assemble(
             "enlarge the slots, or take something out of buildroot.config",
         )
     shutil.copyfile(kernel, build / "vmlinuz")
-    shutil.copyfile(initrd, build / "initrd")
     shutil.copyfile(boot / f"usr/lib/systemd/boot/efi/linux{arch.efi}.efi.stub", build / "stub")
-    (build / "cmdline").write_text(command_line(profile, verity))
-    (build / "os-release").write_text(f"ID=sallyport\nNAME=Sallyport\nVERSION_ID={release}\n")
+    # Where the proof makes an image anew, the kernel is somebody's: who reads it is confined to a directory of its own.
+    pack = build / "pack"
+    pack.mkdir()
+    for name, whole in {"vmlinuz": build / "vmlinuz", "stub": build / "stub", "initrd": initrd}.items():
+        shutil.copyfile(whole, pack / name)
+    (pack / "cmdline").write_text(command_line(profile, verity))
+    (pack / "os-release").write_text(f"ID=sallyport\nNAME=Sallyport\nVERSION_ID={release}\n")
     tools.run(
         [
             *("ukify", "build", "--linux=vmlinuz", "--initrd=initrd", "--cmdline=@cmdline", "--os-release=@os-release"),
             *("--uname=", "--output=uki.efi", "--stub=stub", f"--efi-arch={arch.efi}"),
         ],
-        build=build,
-        # Where the proof makes an image anew, the kernel is somebody's.
+        build=pack,
         confined=Confined(),
     )
-    disown(build)
+    (build / "uki.efi").write_bytes(left(pack / "uki.efi", _MAX_UKI))
+    shutil.rmtree(pack)
     identity = f"{profile.name} {verity.root_hash}"
     _system_partition(tools, build, profile.disk, arch)
     _data_partition(tools, build, profile.disk, identity)

@@ -14,6 +14,7 @@ from typing import Any
 from invoke import Exit
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from rootfs.debian import packages
 from rootfs.errors import SallyportError
@@ -27,7 +28,8 @@ class PlainConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As of `Console`; progress and tables are rendered by it, too."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+            style = segment.style.update_link(None) if segment.style and segment.style.link else segment.style
+            yield segment if segment.control else Segment(printable(segment.text), style)
 
 
 console = PlainConsole(stderr=True, soft_wrap=True)
@@ -47,12 +49,12 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
             settle()
             return function(*args, **options)
         except SallyportError as error:
-            console.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+            _say("error:", "bold red", str(error))
             if error.hint:
-                console.print(f"[bold]what to do:[/] {_escape(error.hint)}", highlight=False)
+                _say("what to do:", "bold", error.hint)
             raise Exit(code=getattr(error, "exit_code", 1)) from error
         except OSError as error:
-            console.print(f"[bold red]error:[/] {_escape(_told(error))}", highlight=False)
+            _say("error:", "bold red", _told(error))
             if os.strerror(errno.ENOSPC) in str(error):
                 console.print("[bold]what to do:[/] make room, then do it again: it goes on", highlight=False)
             raise Exit(code=1) from error
@@ -90,5 +92,6 @@ def _told(error: OSError) -> str:
     return f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error)
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def _say(label: str, style: str, text: str) -> None:
+    """Somebody may have said the text: nothing in it is markup."""
+    console.print(Text.assemble((label, style), " ", text), highlight=False)

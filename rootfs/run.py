@@ -43,24 +43,16 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def powerless(argv: Sequence[str | Path]) -> list[str | Path]:
-    """The command line that runs a program of the machine as nobody, without capabilities and without a network.
+    """The command line that runs a program of the machine without capabilities and a network, and ends what it started.
 
-    It reaches what everybody does, its working directory, and what it inherits: give it the file as standard input.
+    For root it runs as nobody: it reaches what everybody does, its working directory, and what it inherits, such as the
+    file as standard input. An ordinary user's keeps that user's rights over files.
     """
+    alone = ["--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]
     if os.geteuid() != 0:
-        return ["unshare", "--user", "--map-current-user", "--net", "--", *argv]
+        return ["unshare", "--user", "--map-current-user", *alone, *argv]
     ids = [f"--reuid={FIRST_ID}", f"--regid={FIRST_ID}", "--clear-groups"]
-    return [
-        "unshare",
-        "--net",
-        "--",
-        "setpriv",
-        *ids,
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--no-new-privs",
-        *argv,
-    ]
+    return ["unshare", *alone, "setpriv", *ids, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *argv]
 
 
 def run(

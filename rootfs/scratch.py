@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,19 @@ def scratch(prefix: str) -> Iterator[Path]:
     """A new directory in `place` for the time of the context, its owner's alone."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place()) as directory:
         yield Path(directory)
+
+
+@contextmanager
+def disposable(prefix: str, beside: Path) -> Iterator[Path]:
+    """A new directory in another one for the time of the context, where trees of somebody's are unpacked.
+
+    They may be deeper than Python's own functions can follow, so rm(1) removes them.
+    """
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+    try:
+        yield path
+    finally:
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False, capture_output=True)
 
 
 @contextmanager

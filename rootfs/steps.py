@@ -8,6 +8,7 @@ build loses only the step it was in, and going back to an earlier state finds th
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -219,11 +220,20 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def empty(directory: Path) -> list[Path]:
-    """Remove everything in a directory, by whatever link it was named.
+OURS = (
+    *("cache", "buildroot", "compare", "legal", "matrix", "run", "verify", "bench", "fuzz", "test-*", "sallyport-*"),
+    *("SHA256SUMS", ".SHA256SUMS.new", ".sums.lock", ".publish-*", ".work-*", ".extension-*", "*-serial.log"),
+)
+"""What the project makes in ``out/``."""
+
+
+def empty(directory: Path) -> tuple[list[Path], list[Path]]:
+    """Remove what the project made in a directory, by whatever link it was named; without a link everything in it.
+
+    Somebody's disk, to which a link leads, may have other things on it.
 
     Returns:
-        the directories that links in it led to: these are as they were.
+        the directories that links in it led to, which are as they were; and what was not ours and is still there.
 
     Raises:
         SallyportError: what is removed would be more than what is in it: it has this program in it.
@@ -232,9 +242,11 @@ def empty(directory: Path) -> list[Path]:
     if PROJECT.is_relative_to(within):
         raise SallyportError(f"{directory} leads to {within}, and {PROJECT} is in it", "remove that link yourself")
     elsewhere = [path.resolve() for path in within.iterdir() if path.is_symlink() and path.is_dir()]
-    for path in within.iterdir():
+    ours = OURS if directory.is_symlink() else ("*",)
+    gone = [path for path in within.iterdir() if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in ours)]
+    for path in gone:
         remove(path)
-    return elsewhere
+    return elsewhere, sorted(within.iterdir())
 
 
 def _let_in(directory: Path) -> None:

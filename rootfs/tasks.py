@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from invoke import Collection, Context, task
+from rich.markup import escape
 
 from rootfs import defconfig
 from rootfs import image as images
@@ -198,7 +199,7 @@ def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: boo
     else:
         known.show(found, _console, all_of_them=minor)
         if others := known.unknown(Path(bill), by_cpe=bool(nvd)):
-            _console.print(f"[yellow]not compared[/]: {', '.join(others)}", highlight=False)
+            _console.print(f"[yellow]not compared[/]: {escape(', '.join(others))}", highlight=False)
             if not nvd:
                 _console.print("built from source: compare it by --nvd", style="dim")
     sys.exit(0 if all(finding.minor for finding in found) else 3)

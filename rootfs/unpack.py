@@ -21,6 +21,9 @@ VM = "usr/share/sallyport/frontend"
 ROOT = "root.squashfs"
 """The VM's root file system, there."""
 
+MAX_FILE, MAX_KERNEL, MAX_DEPTH, MAX_SECONDS = 1 << 30, 1 << 28, 80, 600
+"""Bytes of a file and of the kernel, levels of directories, and seconds of processor time: of hostile ones."""
+
 
 @dataclass(frozen=True)
 class Unpacked:
@@ -50,11 +53,15 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Unpacked:
     owners, plain = Confined(owners=True), Confined()
     parts = partitions(image.path)
     try:
+        unsquashfs = ["prlimit", f"--fsize={MAX_FILE}", f"--cpu={MAX_SECONDS}", "unsquashfs", "-q", "-n"]
+        # Deeper than anybody looks, and no deeper: who looks refuses what is there, and it can be removed.
+        unsquashfs += ["-max-depth", str(MAX_DEPTH)]
         begin = str(parts["slot-a"])
-        tools.run(["unsquashfs", "-q", "-n", "-o", begin, "-d", "host", source.name], build=folder, confined=owners)
-        tools.run(["unsquashfs", "-q", "-n", "-d", "vm", f"host/{VM}/{ROOT}"], build=folder, confined=owners)
+        tools.run([*unsquashfs, "-o", begin, "-d", "host", source.name], build=folder, confined=owners)
+        tools.run([*unsquashfs, "-d", "vm", f"host/{VM}/{ROOT}"], build=folder, confined=owners)
         kernel = ["-i", f"{source.name}@@{parts['esp']}", f"::/{arch.ALL[image.profile.arch].uki}", "kernel.efi"]
-        tools.run(["mcopy", "-n", *kernel], build=folder, confined=plain)
+        mcopy = ["prlimit", f"--fsize={MAX_KERNEL}", f"--cpu={MAX_SECONDS}", "mcopy", "-n"]
+        tools.run([*mcopy, *kernel], build=folder, confined=plain)
     except CommandError as error:
         raise SallyportError(f"{image.path}: its files cannot be unpacked: {error}", "build the image again") from error
     return Unpacked(folder, folder / "host", folder / "vm", folder / "kernel.efi")

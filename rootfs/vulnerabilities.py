@@ -147,6 +147,10 @@ def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
             )
         if signed := _SIGNED.fullmatch(source):
             source, version = signed["name"], purl.version or version
+        try:
+            Version(version)
+        except ValueError as error:
+            raise SallyportError(f"{bill}: {reference}: {error}", "name an image's .cdx.json") from error
         places.setdefault((source, version, qualifiers["distro"]), []).append(reference)
     found = []
     for (source, version, release), references in sorted(places.items()):
@@ -174,7 +178,8 @@ def show(found: Sequence[Finding], console: Console, *, all_of_them: bool) -> No
         for f in listed:
             urgency = f.urgency if f.certain else "not known to be affected"
             what = escape(" ".join(f.description.split())[:120])
-            table.add_row(f.name, f"{f.source} {f.version}", f.fixed or "-", f"{what} [dim]({urgency})[/]")
+            cells = (f.name, f"{f.source} {f.version}", f.fixed or "-")
+            table.add_row(*map(escape, cells), f"{what} [dim]({escape(urgency)})[/]")
         console.print(table)
     hidden = len(found) - len(listed)
     mended = sum(bool(finding.fixed) for finding in listed)

@@ -7,6 +7,7 @@ files at the top, such as ``.git``, and documentation, which only archives have 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from rootfs.buildroot.source import BUILT, NAMED, RELEASE, Source
@@ -25,6 +26,7 @@ _MOST = 64 * 2**20
 """Bytes of an archive; the release's has less than 10 MiB."""
 _MOST_UNPACKED = 512 * 2**20
 """Bytes of all its files; the release's have less than 100 MiB."""
+_DEEPEST = 64
 _HEADER = 512
 """Bytes of a tar archive for each file, however small it is (tar(5))."""
 UPSTREAM = f"https://buildroot.org/downloads/buildroot-{BUILT}.tar.xz"
@@ -37,6 +39,9 @@ _REMEDY = "unpack that release anew; what we change in it is in rootfs/overrides
 def content(directory: Path) -> str:
     """Digest of what a tree builds with, compiled Python, which would run in the place of a script, included."""
     tops = [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != "docs"]
+    for path in (*tops, directory / "docs"):
+        if path.is_symlink():  # what it leads to could be another at any time
+            raise SallyportError(f"{path} is a link, which a release has not at its top", _REMEDY)
     parts = sorted([*tops, *(directory / "docs").rglob("*.mk")])
     told = [f"{path.relative_to(directory).as_posix()} {digest_path(path, whole=True)}\n" for path in parts]
     return hashlib.sha256("".join(told).encode()).hexdigest()
@@ -108,6 +113,11 @@ def _built(directory: Path) -> Source:
 
 
 def _checked(tree: Source, wanted: str) -> Source:
+    if (owner := tree.directory.stat().st_uid) not in (0, os.geteuid()):
+        raise SallyportError(
+            f"{tree.directory} belongs to user {owner}, who could change it once it was looked at",
+            "copy it, and name the copy",
+        )
     if content(tree.directory) != wanted:
         raise SallyportError(f"{tree.directory} says it is Buildroot {tree.release}, and its files are others", _REMEDY)
     return tree
@@ -129,6 +139,8 @@ def _look_into(archive: Path, packed: str, named: str) -> None:
         # tar(1): mode, owner, bytes, date, time, name; owners as numbers, as a name may have spaces
         words = line.split(maxsplit=3)
         unpacked += _HEADER + (int(words[2]) if len(words) > 2 and words[2].isdigit() else 0)
+        if line.count("/") > _DEEPEST:
+            raise SallyportError(f"{named}: has directories more than {_DEEPEST} deep", _ANOTHER)
         if unpacked > _MOST_UNPACKED:
             raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rootfs.debian.engine import Engine
 from rootfs.image import Built
 from rootfs.imagefile import open_image
+from rootfs.run import run
 from rootfs.tools import Confined, Tools, left
 from rootfs.unpack import unpack
+from tests.probes.result import Verdict
+from tests.qemu import trees
 
 pytestmark = pytest.mark.image
 
@@ -81,6 +88,57 @@ def test_the_same_program_can_all_that_as_root(tried: dict[str, object]) -> None
     """The control: what is refused above is refused by the confinement, and not by the machine."""
     assert tried["capabilities"] != 0
     assert tried["device"] == tried["connect"] == tried["signal"] == tried["sysctl"] == "done"
+
+
+class Turned(Tools):
+    """Tools of which each that is confined leaves links in the place of whatever the next one of ours might write or read."""
+
+    NAMES = (
+        "addon",
+        "initrd.zst",
+        "initrd",
+        "uki.efi",
+        "esp.vfat",
+        "disk.img",
+        "data.ext4",
+        "root.verity",
+        "partition",
+    )
+
+    def __init__(self, tree: Path, victim: Path) -> None:
+        super().__init__(tree)
+        self._victim = victim
+
+    def run(self, command: Sequence[str | Path], *, build: Path, **options: Any) -> str:  # type: ignore[override]
+        said = super().run(command, build=build, **options)
+        if options.get("confined") is not None:
+            for name in self.NAMES:
+                if not os.path.lexists(build / name):
+                    (build / name).symlink_to(self._victim)
+        return said
+
+
+def test_links_that_a_confined_program_leaves_lead_nobody_astray(
+    engine: Engine, release: Built, tmp_path: Path
+) -> None:
+    """Of the whole static proof, with an image that it has to take apart to say how it differs."""
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    image = tmp_path / release.image.name
+    run(["cp", "--reflink=auto", "--sparse=always", release.image, image])
+    shutil.copyfile(release.manifest, image.with_suffix(".manifest.json"))
+    image.chmod(0o600)
+    with image.open("r+b") as file:
+        file.seek(-(2 << 20), os.SEEK_END)  # in the data partition
+        file.write(b"x")
+    turned = Turned(engine.tools.tree, victim)
+    engine.__dict__["tools"] = turned
+    try:
+        results = trees.prove(engine, open_image(image), say=lambda *_: None)
+    finally:
+        engine.__dict__.pop("tools")
+    assert victim.read_text() == "as it was"
+    assert any(result.verdict is Verdict.HOLE for result in results)
 
 
 def test_a_result_that_is_a_link_to_a_file_of_ours_is_refused(tmp_path: Path) -> None:

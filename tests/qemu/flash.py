@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,11 +92,11 @@ class Flash:
     def _kernel_image(self, view: View, start: int, end: int) -> bytes:
         """What the firmware starts, as the system partition's files have it."""
         copy = self._copy(view, start, end)
-        target = self._folder / "uki.efi"
+        target = copy.parent / "uki.efi"
         try:
             # A file of it may be as long as it says, in clusters that go in a circle.
             limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.engine.arch.uki}"
-            self._ask("prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
+            self._ask(copy, "prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
         except SallyportError as error:
             raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
         return left(target, uki.MAX_UKI)
@@ -143,10 +144,10 @@ class Flash:
             plain = packed[: len(packed) - len(rest)]
             if not rest:
                 return plain, ""
-            (self._folder / "initrd.zst").write_bytes(rest)
-            argv = ["prlimit", f"--fsize={MAX_INITRD}", "zstd", "-q", "-d", "-f", "initrd.zst", "-o", "initrd.cpio"]
-            self._remaker.engine.tools.run(argv, build=self._folder, confined=Confined())
-            return plain + left(self._folder / "initrd.cpio", MAX_INITRD), ""
+            packed_file = self._box() / "initrd.zst"
+            packed_file.write_bytes(rest)
+            self._ask(packed_file, "prlimit", f"--fsize={MAX_INITRD}", "zstd", "-q", "-d", packed_file.name)
+            return plain + left(packed_file.with_suffix(""), MAX_INITRD), ""
         except (SallyportError, TreeError, OSError) as error:
             return plain, str(error).strip().splitlines()[-1][:200]
 
@@ -155,11 +156,11 @@ class Flash:
         copy = self._copy(view, start, end)
         try:
             if plant:
+                (copy.parent / "addon").write_bytes(b"MZ")
                 folder = plant.rpartition("/")[0]
-                self._ask("mmd", "-i", copy.name, f"::/{folder}")
-                (self._folder / "addon").write_bytes(b"MZ")
-                self._ask("mcopy", "-i", copy.name, "addon", f"::/{plant}")
-            said = self._ask("mdir", "-/", "-a", "-b", "-i", copy.name, "::")
+                self._ask(copy, "mmd", "-i", copy.name, f"::/{folder}")
+                self._ask(copy, "mcopy", "-i", copy.name, "addon", f"::/{plant}")
+            said = self._ask(copy, "mdir", "-/", "-a", "-b", "-i", copy.name, "::")
         except SallyportError:
             return None
         return frozenset(line for line in said.splitlines() if not _folder_of(line, self._remaker.engine.arch.uki))
@@ -169,16 +170,19 @@ class Flash:
         copy = self._copy(view, start, end)
         try:
             if plant:
-                (self._folder / "addon").write_bytes(b"MZ")
-                self._ask("debugfs", "-w", "-R", f"write addon {plant}", copy.name)
-            said = self._ask("debugfs", "-R", "ls -p /", copy.name)
+                (copy.parent / "addon").write_bytes(b"MZ")
+                self._ask(copy, "debugfs", "-w", "-R", f"write addon {plant}", copy.name)
+            said = self._ask(copy, "debugfs", "-R", "ls -p /", copy.name)
         except SallyportError:
             return None
         names = [line.split("/")[5] for line in said.splitlines() if line.startswith("/") and line.count("/") >= 6]
         return frozenset(names) - {".", ".."} if names else None
 
-    def _ask(self, *argv: str) -> str:
-        """What a tool says of a file system; a hostile one may have directories in a circle."""
+    def _ask(self, file: Path, *argv: str) -> str:
+        """What a tool says of a file in a `_box`; a hostile one may have directories in a circle.
+
+        From then on the box is the tool's: nothing but such tools writes there any more, and `left` alone reads there.
+        """
         lines = 0
 
         def count(_: str) -> None:
@@ -188,12 +192,15 @@ class Flash:
                 raise SallyportError(f"{argv[0]} lists more than {MAX_LINES} files")
 
         words = ["prlimit", f"--cpu={MAX_SECONDS}", *argv]
-        return self._remaker.engine.tools.run(words, build=self._folder, confined=Confined(), on_line=count)
+        return self._remaker.engine.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
+
+    def _box(self) -> Path:
+        """A new directory for what one question is about."""
+        return Path(tempfile.mkdtemp(prefix="box-", dir=self._folder))
 
     def _copy(self, view: View, start: int, end: int) -> Path:
         """A partition in a file of its own, holes where there is nothing."""
-        copy = self._folder / "partition"
-        copy.unlink(missing_ok=True)
+        copy = self._box() / "partition"
         with copy.open("xb") as file:
             file.truncate(end - start)
             for first, last in view.data(start, end):

@@ -31,7 +31,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
 from rootfs.scratch import socket_path
-from rootfs.tools import Confined, Tools, own
+from rootfs.tools import Confined, Tools, own, take
 
 PORT_MAC = "52:54:00:5a:11:01"
 """Burned-in address of the emulated management port."""
@@ -373,8 +373,8 @@ class Machine:
             time.sleep(0.02)
 
     def _said(self) -> str:
-        self._errors.flush()
-        text = (self._directory / "errors").read_text(errors="replace").strip()
+        self._errors.seek(0)
+        text = self._errors.read(1 << 20).decode(errors="replace").strip()
         return text.splitlines()[-1] if text else "it said nothing"
 
     def _read_serial(self, serial: socket.socket) -> None:
@@ -516,7 +516,7 @@ class Machine:
         if answer["status"] != "completed":
             raise MachineError(f"QEMU could not save the machine: {answer.get('error-desc', answer)}")
         for path in (saved.state, saved.variables):
-            shutil.move(place / path.name, path)
+            take(place / path.name, path)
         return saved
 
     def connect(self, netdev: str, *, up: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from rootfs import unpack as unpacking
 from rootfs.debian.engine import Engine
 from rootfs.errors import SallyportError
 from rootfs.imagefile import ImageFile
+from rootfs.scratch import disposable
 from rootfs.tools import BUILD, Confined, Tools
 from tests.probes.outside import Progress
 from tests.probes.result import Result, Verdict
@@ -87,16 +87,16 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
 @contextmanager
 def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
     """`unpack` into a directory beside the image, for the time of the context."""
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent) as directory:
-        yield unpack(tools, image, Path(directory))
+    with disposable(_PREFIX, image.path.parent) as directory:
+        yield unpack(tools, image, directory)
 
 
 def prove(engine: Engine, image: ImageFile, *, say: Progress) -> list[Result]:
     """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
     say("the files of the image", 0, 0)
     with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent) as folder,
-        Remaker(engine, Path(folder)) as remaker,
+        disposable(_PREFIX, image.path.parent) as folder,
+        Remaker(engine, folder) as remaker,
     ):
         return look(remaker, image)
 
@@ -105,7 +105,7 @@ def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Resu
     """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
     tools = remaker.engine.tools
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX, dir=image.path.parent)))
+        folder = stack.enter_context(disposable(_PREFIX, image.path.parent))
 
         @cache
         def trees() -> Trees:
@@ -114,10 +114,12 @@ def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Resu
         results = [flash.partitions(image), *flash.Flash(remaker, image, folder, lambda: trees().host).results()]
         try:
             if files:
-                made = ours(remaker.engine, image, folder / "ours")
+                # Not in a directory that a confined program had.
+                place = stack.enter_context(disposable(_PREFIX, image.path.parent))
+                made = ours(remaker.engine, image, place / "ours")
                 results += check(tools, replace(trees(), ours=made))
                 results.append(flash.vm_initramfs(remaker, image, trees().host, trees().vm))
-        except MachineError as error:
+        except SallyportError as error:
             tried = "the files of the image"
             results.append(Result("tree", "unpack", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))
         return results

@@ -186,8 +186,9 @@ def verify(
     def part(name: str, tried: str, work: Callable[[], list[Result]]) -> None:
         try:
             results.extend(work())
-        except (WireError, MachineError) as error:
-            results.append(Result(name, "boot", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))
+        except Exception as error:  # what a hostile image can bring about is no reason for not having a report
+            said = str(error) if isinstance(error, WireError | MachineError) else f"{type(error).__name__}: {error}"
+            results.append(Result(name, "boot", tried, Verdict.NOT_TESTED, said, "none seen", 0.0))
 
     with Bar(console) as bar:
 

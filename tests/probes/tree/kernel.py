@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import time
 from pathlib import Path
 
+from rootfs.tools import left
 from tests.probes.result import Result
 from tests.probes.tree.entries import TreeError
 from tests.probes.tree.outcome import Outcome, result
 from tests.probes.tree.settings import COMMAND_LINE
+
+MAX_UKI = 1 << 28
 
 
 def command_line_of(kernel: Path) -> str:
@@ -20,7 +24,7 @@ def command_line_of(kernel: Path) -> str:
         TreeError: the file is none.
     """
     try:
-        with kernel.open("rb") as file:
+        with io.BytesIO(left(kernel, MAX_UKI)) as file:
             head = file.read(1 << 16)
             # PE format: offset of the header at 0x3c, then COFF file header, optional header, section table.
             (at,) = struct.unpack_from("<I", head, 0x3C)

@@ -28,7 +28,7 @@ def clean() -> None:
 def fill(directory: Path) -> None:
     (directory / "cache/step").mkdir(parents=True)
     (directory / "cache/step/file").write_text("")
-    (directory / "image.img").write_text("")
+    (directory / "sallyport-1-qemu.img").write_text("")
     (directory / "cache/step").chmod(0o500)
 
 
@@ -45,11 +45,14 @@ def test_of_a_link_the_contents_are_gone_and_the_link_stays(
 ) -> None:
     disk = tmp_path / "big disk"
     fill(disk)
+    (disk / "somebody's").mkdir()
     (checkout / "out").symlink_to(disk)
     clean()
-    assert list(disk.iterdir()) == []
+    assert [path.name for path in disk.iterdir()] == ["somebody's"]
     assert (checkout / "out").readlink() == disk
-    assert f"still a link to {disk}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"still a link to {disk}" in said
+    assert f"{disk}/somebody's is nothing that this project makes" in said
     assert stat.S_IMODE(checkout.stat().st_mode) == 0o755
 
 
@@ -61,7 +64,7 @@ def test_what_a_link_in_it_leads_to_is_left_alone_and_named(
     (checkout / "out/cache").symlink_to(tmp_path / "other")
     clean()
     assert list(checkout.iterdir()) == []
-    assert (tmp_path / "other/image.img").exists()
+    assert (tmp_path / "other/sallyport-1-qemu.img").exists()
     assert f"{tmp_path}/other: what is there was left alone" in capsys.readouterr().err
 
 

@@ -61,13 +61,20 @@ def test_the_command_line_ties_the_kernel_to_this_root_and_shuts_ipv6_off(name: 
 
 def device(sector_bytes: int = 512) -> Profile:
     """A small one: its image is hashed."""
-    disk = Disk(esp_mib=48, slot_mib=64, data_mib=16, sector_bytes=sector_bytes)  # type: ignore[arg-type]
+    disk = Disk(esp_mib=48, slot_mib=64, data_mib=46, sector_bytes=sector_bytes)  # type: ignore[arg-type]
     return profile.load("qemu").model_copy(update={"disk": disk})
 
 
+said: list[str] = []
+"""What was put into the kernel image."""
+
+
 def assemble(tmp_path: Path, size: int, sector_bytes: int = 512) -> tuple[Path, FakeTools]:
+    said.clear()
+
     def work(command: list[str], build: Path) -> str:
         if command[0] == "ukify":
+            said.extend((build / name).read_text() for name in ("cmdline", "os-release", "initrd", "vmlinuz", "stub"))
             (build / "uki.efi").write_bytes(b"kernel")
         if command[0] == "mke2fs":
             (build / "data.ext4").write_bytes(b"data")
@@ -111,8 +118,9 @@ def test_the_image_is_put_together_from_this_kernel_command_line_and_layout(tmp_
     assert made == tmp_path / "disk.img"
     names = [command[0] for command in tools.commands]
     assert names == ["ukify", "mkfs.fat", "mmd", "mcopy", "mke2fs", "fallocate"]
-    assert (tmp_path / "cmdline").read_text() == disk.command_line(device(), VERITY)
-    assert "VERSION_ID=1.2.3\n" in (tmp_path / "os-release").read_text()
+    assert said[0] == disk.command_line(device(), VERITY)
+    assert "VERSION_ID=1.2.3\n" in said[1]
+    assert said[2:] == ["initrd.file", "kernel.file", "stub"]
     table = gpt.read(made)
     assert table == layout.table(device().disk, f"qemu {HASH}")
     content = made.read_bytes()
@@ -146,5 +154,5 @@ def test_the_block_map_names_every_block_whatever_the_holes_are(tmp_path: Path) 
         at = last + 1
         assert found.get("chksum") == hashlib.sha256(content[first * 4096 : at * 4096]).hexdigest()
     assert at == blocks
-    said = re.findall(r"[0-9a-f]{64}", text)[0]
-    assert said == hashlib.sha256(text.replace(said, "0" * 64).encode()).hexdigest()
+    checksum = re.findall(r"[0-9a-f]{64}", text)[0]
+    assert checksum == hashlib.sha256(text.replace(checksum, "0" * 64).encode()).hexdigest()

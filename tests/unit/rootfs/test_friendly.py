@@ -90,3 +90,15 @@ def test_no_password_of_an_address_is_said(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err
     assert "https://***@host/x and http://host/@y" in said
     assert "http://***@host/" in said
+
+
+@pytest.mark.parametrize("text", ["usr/[/foo]", "x\\[/]", "\\[link=\x1bc]y", "[bold]z[/bold]"])
+def test_nothing_that_somebody_said_is_markup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise SallyportError(text, text)
+
+    with pytest.raises(Exit):
+        friendly(fail)()
+    said = capsys.readouterr().err
+    assert said.count(text.replace("\x1b", "?")) == 2
+    assert "\x1b" not in said

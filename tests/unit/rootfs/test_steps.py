@@ -167,12 +167,14 @@ def test_a_directory_is_emptied_by_whatever_link_it_is_named(tmp_path: Path) -> 
     (disk / "tree").mkdir(parents=True)
     other.mkdir()
     (other / "precious").write_text("")
-    (disk / "link").symlink_to(other)
+    (disk / "cache").symlink_to(other)
+    (disk / "SHA256SUMS").write_text("")
+    (disk / "tree").rename(disk / "verify")
     (disk / "file").write_text("")
     (tmp_path / "half").symlink_to("disk")
     (tmp_path / "out").symlink_to("half/deep")
-    assert steps.empty(tmp_path / "out") == [other]
-    assert list(disk.iterdir()) == []
+    assert steps.empty(tmp_path / "out") == ([other], [disk / "file"])
+    assert list(disk.iterdir()) == [disk / "file"]
     assert (tmp_path / "out").is_symlink()
     assert (other / "precious").exists()
 
