@@ -54,6 +54,7 @@ class Audit:
         self._suppressed: Counter[Kind] = Counter()
         self._lost: Counter[Kind] = Counter()
         self._checked: list[Chain] | None = None
+        self._started = False
 
     async def recent(self, kind: Kind) -> list[Entry]:
         """The newest entries of a log, oldest first; not all of them."""
@@ -79,6 +80,7 @@ class Audit:
         if (bucket := self._buckets.get(kind)) and bucket.take() > 0.0:
             self._suppressed[kind] += 1
             return
+        self._started |= event == "backend.start"
         entry = Entry(
             seq=1,
             prev="",
@@ -140,8 +142,10 @@ class Audit:
     async def close(self) -> None:
         """Write the last entries, with what was counted and not yet said, and close the files."""
         await self.flush(all_of_them=True)
-        entry = Entry(1, "", _utc_now(), self._boot_id, "backend.stop", "ok")
-        await self._write(SYSTEM, entry)
+        if (
+            self._started
+        ):  # one that cannot start is started again for ever, and must not push out what was written before
+            await self._write(SYSTEM, Entry(1, "", _utc_now(), self._boot_id, "backend.stop", "ok"))
         await self._disk.run(self._rings.close)
 
     async def _write(self, kind: Kind, entry: Entry) -> None:

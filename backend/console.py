@@ -29,6 +29,8 @@ BURST, RATE = 300.0, 1 / 20
 """Lines at once, and per second. An entry takes some 600 bytes of the journal's 16 MiB, so at its worst the console
 alone would need days to push out what others said; and in no hour does it use up what its unit may say
 (LogRateLimitBurst=), so that the supervisor is always heard beside it."""
+MENTIONS, MENTION_RATE = 10.0, 1 / 300
+"""How often it is said that lines were dropped: at once, and per second."""
 _CHUNK = 65536
 _CUT = " ..."
 
@@ -53,6 +55,7 @@ class Console:
         self._journal = str(journal)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._bucket = Bucket(RATE, BURST, clock)
+        self._mentions = Bucket(MENTION_RATE, MENTIONS, clock)
         self._line = bytearray()
         self._dropped = 0
         self._read_end, self.write_end = os.pipe()
@@ -95,8 +98,8 @@ class Console:
             self._dropped += 1
 
     def tell_dropped(self) -> None:
-        """Say how many lines were left out, if any were."""
-        if self._dropped:
+        """Say how many lines were left out, if any were, and not more often than now and then."""
+        if self._dropped and self._mentions.take() == 0.0:
             log.warning("%s: %d lines dropped", self._name, self._dropped)
             self._dropped = 0
 

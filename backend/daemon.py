@@ -225,6 +225,7 @@ def main(settings: Settings | None = None) -> int:
         return asyncio.run(serve(settings or Settings()))
     except (OSError, ValueError) as error:
         log.error("cannot start: %s", error)
+        to_console([f"sallyport: the backend cannot start, so nobody can log in: {str(error)!a}."])
         return 1
 
 

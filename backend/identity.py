@@ -27,6 +27,7 @@ A disk that cannot be written to costs what was made anew at the next boot, not 
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import ipaddress
 import logging
@@ -55,6 +56,8 @@ LIFE = 397 * DAY
 BACKDATE = 30 * DAY
 LIMIT = 16384
 """Bytes of any file read here."""
+RENAMES = 3
+"""Changes of the host name in a row that a certificate is made anew for."""
 OPENSSL_SECONDS = 60.0
 
 _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
@@ -241,17 +244,41 @@ class Identity:
             public = self._public(private)
             if not public.startswith(kind):
                 raise ValueError("not of the right kind")
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            if not isinstance(error, FileNotFoundError):
-                log.error("%s cannot be used, a new key is made: %s", kept, ascii(str(error)))
+        except FileNotFoundError:
+            private = self._another(handed, kind) or self._openssl("genpkey", *how)
+            public = self._public(private)
+            self._keep(kept, private)
+        except (OSError, ValueError) as error:
+            # Only what is wrong with the file itself: with another key every client warns of an attack.
+            if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EFBIG, errno.ELOOP):
+                raise
+            log.error("%s cannot be used, a new key is made: %s", kept, ascii(str(error)))
             private = self._openssl("genpkey", *how)
             public = self._public(private)
             self._keep(kept, private)
         self._hand(handed, private)
         return public
 
+    def _another(self, handed: Path, kind: bytes) -> bytes:
+        """The key that the VM has already, where the disk could not keep it."""
+        try:
+            private = store.read(handed, LIMIT)
+            return private if self._public(private).startswith(kind) else b""
+        except (FileNotFoundError, ValueError):
+            return b""
+
     def _public(self, private: bytes) -> bytes:
-        return self._openssl("pkey", "-pubout", "-outform", "DER", given=private)
+        """The public half, DER.
+
+        Raises:
+            ValueError: it is no key. That openssl could not run, or was ended, is another error.
+        """
+        try:
+            return self._openssl("pkey", "-pubout", "-outform", "DER", given=private)
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0:
+                raise ValueError(error.stderr.decode("ascii", "replace").strip()[-200:] or "it is no key") from error
+            raise
 
     def _certificate(self, key: str) -> Issued:
         path = self._places.kept / "web.json"
@@ -313,7 +340,11 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
     try:
-        Identity(Places(), socket.gethostname(), time.time()).provide()
+        for _ in range(RENAMES):
+            name = socket.gethostname()
+            Identity(Places(), name, time.time()).provide()
+            if socket.gethostname() == name:  # else it was changed meanwhile: the unit is not started again for that
+                break
     except subprocess.CalledProcessError as error:
         log.error("%s: %s", error, ascii(error.stderr.decode("utf-8", "replace")[-500:]))
         return 1

@@ -27,6 +27,10 @@ TEXT = 200
 Text = Annotated[str, Meta(max_length=TEXT)]
 
 
+MAX_NUMBER = 2**52
+"""Of an event of a supervisor before: what follows it is still one (`VmEvent.number`)."""
+
+
 class VmEvent(Struct, frozen=True, forbid_unknown_fields=True):
     """What happened to the VM, for the audit log. Numbers begin at 1 when the host boots."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import msgspec
 
 from backend import chain, store
 from backend.chain import Entry
+
+log = logging.getLogger("audit")
 
 TAIL = 65536
 """Bytes of a file's end that are looked at when it is opened."""
@@ -80,10 +83,16 @@ class Ring:
 
     def recent(self) -> list[Entry]:
         """The newest entries, oldest first: those at the end of the newest file that has any. Then `end` holds."""
-        if chain.files(self._folder, self.kind.name):
+        try:
+            paths = chain.files(self._folder, self.kind.name)
+        except OSError as error:
+            # Nobody is locked out by it: `append` says with each entry that it is lost.
+            log.error("%s cannot be read: %s", self._folder, error.strerror)
+            return []
+        if paths:
             with contextlib.suppress(OSError):
                 self._open()
-        for path in reversed(chain.files(self._folder, self.kind.name)):
+        for path in reversed(paths):
             with contextlib.suppress(OSError):
                 lines = _tail(path)[0].split(b"\n")
                 if entries := [entry for line in lines if (entry := chain.decode(line)) is not None]:

@@ -114,11 +114,22 @@ def _earlier_events() -> tuple[str, deque[VmEvent]]:
     events: deque[VmEvent] = deque(maxlen=EVENTS)
     with contextlib.suppress(OSError, ValueError, RecursionError, msgspec.DecodeError):
         if (state := machine_state.read(RUN / "state.json")) and state.history:
+            # QEMU has the same user: what it may have written there must not stop what comes after it.
+            numbers = [event.number for event in state.events]
+            if any(number > machine_state.MAX_NUMBER for number in numbers) or numbers != sorted(set(numbers)):
+                raise ValueError(numbers)
             events.extend(state.events)
             if events and events[-1].what != "exit":
                 _append(events, "exit", "the supervisor ended without a word, and the VM with it")
             return state.history, events
     return secrets.token_hex(8), events
+
+
+def _clear() -> None:
+    """Remove whatever a VM's process of before may have put in the place of our files."""
+    for path in RUN.iterdir():
+        if path.name != "state.json" or path.is_symlink() or not path.is_file():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 class Supervisor:
@@ -246,6 +257,7 @@ async def main() -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    _clear()
     chosen = await accelerator.choose(machine.own(), RUN)
     log.info("%s: %s", chosen.name, chosen.reason)
     access = await receive_tap() if vm.read_resources().access == "tap" else None

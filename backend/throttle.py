@@ -16,7 +16,8 @@ The VM says where an attempt comes from, and may lie once it is taken over. The 
 whatever it says; it sees the operators' passwords go by and can drop their logins anyway, so all that its lies delay is
 itself, until it is started anew: then `forget` makes what it said void, and the pools fill within seconds.
 
-What this cannot do: tell two apart who share an address (NAT), or somebody unknown from thousands of unknown sites.
+What this cannot do: tell two apart who share an address (NAT); or somebody unknown from thousands of unknown sites, or
+from somebody who holds most addresses of the same site.
 """
 
 from __future__ import annotations
@@ -113,8 +114,12 @@ class Throttle:
         self._failing.pop(peer.address, None)
 
     def forget(self) -> None:
-        """Forget all parties: who named them is gone. The pools stay as they are."""
-        self._known.clear()
+        """Forget who failed: who named them is gone. The pools stay as they are.
+
+        Who has logged in stays known: else every restart of the VM would have operators wait among strangers. What a VM
+        named that lied takes no more than the pools give.
+        """
+        self._known = OrderedDict((address, SlowDown(self._clock)) for address in self._known)
         self._failing.clear()
         self._shares.clear()
 

@@ -88,7 +88,7 @@ class Link:
         self._seq = 0
         self._writer: asyncio.StreamWriter | None = None
         self._pending: deque[tuple[int, asyncio.Future[Result]]] = deque()
-        self._logins = Logins(lambda do: self.ask(do, Session))
+        self._logins = Logins(lambda do: self.ask(do, Session), lambda session: self.logout(session.token))
         self._closings: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:

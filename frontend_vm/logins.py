@@ -32,15 +32,18 @@ class Logins:
 
     Args:
         ask: has the backend look at one; raises `Refused`.
+        close: is given a session that was opened for somebody who is gone.
         choose: draws the lot.
     """
 
     def __init__(
         self,
         ask: Callable[[SessionOpen], Awaitable[Session]],
+        close: Callable[[Session], None] = lambda _: None,
         choose: Callable[[list[_Turn]], _Turn] = random.choice,
     ) -> None:
         self._ask = ask
+        self._close_session = close
         self._choose = choose
         self._waiting: Room[_Turn] = Room(MAX_WAITING)
         self._under_way: dict[_Turn, Peer] = {}
@@ -60,18 +63,37 @@ class Logins:
             turn: _Turn = loop.create_future()
             try:
                 await self._wait(turn, peer, deadline)
-                return await self._ask(do)
-            except Refused as refusal:
-                if turn not in self._under_way:
-                    raise
-                wait = refusal.error.retry_after_s
-                self._close(peer.address, loop.time() + wait)
-                if refusal.error.code != "limited" or loop.time() + wait > deadline:
-                    raise
-            finally:
+            except BaseException:
                 self._waiting.leave(turn)
-                self._under_way.pop(turn, None)
-                self._start()
+                self._end(turn)
+                raise
+            # Whoever hangs up does not take it back: the backend has it, so its place is free when that has answered.
+            look = loop.create_task(self._look(turn, do, peer))
+            try:
+                return await asyncio.shield(look)
+            except asyncio.CancelledError:
+                look.add_done_callback(self._in_vain)
+                raise
+            except Refused as refusal:
+                if refusal.error.code != "limited" or loop.time() + refusal.error.retry_after_s > deadline:
+                    raise
+
+    async def _look(self, turn: _Turn, do: SessionOpen, peer: Peer) -> Session:
+        try:
+            return await self._ask(do)
+        except Refused as refusal:
+            self._close(peer.address, asyncio.get_running_loop().time() + refusal.error.retry_after_s)
+            raise
+        finally:
+            self._end(turn)
+
+    def _in_vain(self, look: asyncio.Task[Session]) -> None:
+        if not look.cancelled() and look.exception() is None:
+            self._close_session(look.result())
+
+    def _end(self, turn: _Turn) -> None:
+        self._under_way.pop(turn, None)
+        self._start()
 
     async def _wait(self, turn: _Turn, peer: Peer, deadline: float) -> None:
         if (loser := self._waiting.enter(turn, peer)) and not loser.done():

@@ -2,6 +2,7 @@
 
 const REFRESH_MS = 2000;
 const TIMEOUT_MS = 12000; // longer than the front-end waits for the backend
+const LOGIN_TIMEOUT_MS = 22000; // a login may have to wait for its turn first
 const SLOW_REBOOT_S = 90;
 
 const $ = (id) => document.getElementById(id);
@@ -26,8 +27,8 @@ class Problem extends Error {
   }
 }
 
-async function call(method, path, body) {
-  const request = { method, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) };
+async function call(method, path, body, timeout = TIMEOUT_MS) {
+  const request = { method, cache: "no-store", signal: AbortSignal.timeout(timeout) };
   if (body !== undefined) {
     request.headers = { "Content-Type": "application/json" };
     request.body = JSON.stringify(body);
@@ -129,7 +130,7 @@ async function logIn(event) {
   $("login-button").disabled = true;
   setMessage("login-message", "");
   try {
-    const session = await call("POST", "session", { user, password });
+    const session = await call("POST", "session", { user, password }, LOGIN_TIMEOUT_MS);
     sessionStorage.setItem("idle_s", String(session.idle_s));
     lastTouch = Date.now();
     $("login-button").disabled = false;

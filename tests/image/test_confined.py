@@ -91,7 +91,7 @@ def test_the_same_program_can_all_that_as_root(tried: dict[str, object]) -> None
 
 
 class Turned(Tools):
-    """Tools of which each that is confined leaves links in the place of whatever the next one of ours might write or read."""
+    """Tools of which each confined one leaves links in the place of whatever we might write or read after it."""
 
     NAMES = (
         "addon",
@@ -109,7 +109,7 @@ class Turned(Tools):
         super().__init__(tree)
         self._victim = victim
 
-    def run(self, command: Sequence[str | Path], *, build: Path, **options: Any) -> str:  # type: ignore[override]
+    def run(self, command: Sequence[str | Path], *, build: Path, **options: Any) -> str:
         said = super().run(command, build=build, **options)
         if options.get("confined") is not None:
             for name in self.NAMES:

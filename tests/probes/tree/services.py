@@ -37,7 +37,7 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
             # Write only: the first password goes there. Standard input stays /dev/null.
             *("StandardOutput=tty", "TTYPath=/dev/console"),
             *("DevicePolicy=closed", "DeviceAllow=/dev/console rw"),
-            "ReadWritePaths=/data/sallyport /run/sallyport/request",
+            "ReadWritePaths=-/data/sallyport /run/sallyport/request",
             "InaccessiblePaths=/data/identity /run/sallyport/guest",
             "RestrictAddressFamilies=AF_UNIX AF_INET",
             *("MemoryDenyWriteExecute=yes", "ProtectKernelTunables=yes"),
@@ -92,7 +92,7 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
             *_SEALED_OFF,
             python + "identity",
             "CapabilityBoundingSet=CAP_CHOWN",
-            "ReadWritePaths=/data/identity /run/sallyport/link /run/sallyport/guest",
+            "ReadWritePaths=-/data/identity /run/sallyport/link /run/sallyport/guest",
             *("PrivateNetwork=yes", "RestrictAddressFamilies=none", "MemoryDenyWriteExecute=yes"),
             *("ProtectKernelTunables=yes", "SystemCallFilter=@system-service"),
         ),

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -290,6 +290,7 @@ def test_what_is_too_much_of_a_kind_is_counted_in_the_next_entry_or_in_one_of_it
     async def test() -> None:
         now, disk = Now(), Worker("disk")
         audit = Audit(Rings(tmp_path / "audit", KINDS), disk, "boot", now)
+        await audit.record("backend.start", kind=SYSTEM, outcome="ok")
         for _ in range(1000):
             await audit.reject("message", outcome="malformed")
         assert len(read_log(tmp_path, "rejected")) == REJECTED.burst
@@ -566,3 +567,31 @@ def test_the_status_tells_whether_the_log_is_whole_and_where_it_ends(settings: S
 def test_sessions_and_system_have_limits_of_their_own() -> None:
     assert all(kind.rate > 0 and kind.burst >= 50 for kind in (SESSIONS, SYSTEM, REJECTED))
     assert not CHANGES.rate
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda folder: folder.write_text(""), lambda folder: folder.symlink_to("/proc/1/fd")]
+)
+def test_a_folder_that_is_none_costs_the_log_and_no_login(
+    settings: Settings, cheap_hash: None, spoil: Callable[[Path], object]
+) -> None:
+    spoil(settings.data / "audit")
+
+    async def test() -> None:
+        async with running(settings) as rig:
+            client, token = await rig.operator()
+            assert (await client.ask(ins.StatusGet(), token)).hostname
+
+    run(test())
+
+
+def test_a_backend_that_never_started_writes_no_stop(tmp_path: Path) -> None:
+    """It is started again for ever, and would push out what was written before."""
+
+    async def test() -> None:
+        disk = Worker("disk")
+        await Audit(Rings(tmp_path / "audit", KINDS), disk, "boot", Now()).close()
+        disk.stop()
+
+    asyncio.run(test())
+    assert not list(tmp_path.rglob("system*"))

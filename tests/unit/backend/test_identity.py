@@ -167,7 +167,7 @@ def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("damage", [cut, swap, fifo, Path.unlink, lambda path: path.write_bytes(b"x" * 99999)])
+@pytest.mark.parametrize("damage", [cut, swap, fifo, lambda path: path.write_bytes(b"x" * 99999)])
 @pytest.mark.parametrize("name", ["web.key", "ssh.key"])
 def test_a_damaged_key_is_replaced_and_the_other_kept(
     places: Places, name: str, damage: Callable[[Path], None]
@@ -177,6 +177,32 @@ def test_a_damaged_key_is_replaced_and_the_other_kept(
     second = provide(places)
     assert (first.web != second.web, first.ssh != second.ssh) == (name == "web.key", name == "ssh.key")
     assert provide(places) == second
+
+
+def test_a_key_that_the_disk_could_not_keep_is_the_one_that_the_vm_has(places: Places) -> None:
+    first = provide(places)
+    for name in ("web.key", "ssh.key"):
+        (places.kept / name).unlink()
+    assert provide(places).ssh == first.ssh
+    assert (places.kept / "ssh.key").read_bytes() == (places.guest / "ssh.key").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "failure", [subprocess.TimeoutExpired("openssl", 1), subprocess.CalledProcessError(-9, "openssl"), OSError(12, "x")]
+)
+def test_openssl_that_could_not_run_costs_no_key(
+    places: Places, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    first = provide(places)
+
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", fail)
+        with pytest.raises(type(failure)):
+            provide(places)
+    assert provide(places) == first
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[" * 9000, b'{"names": [], "later": 1}', b"\xff", b"x" * 99999])

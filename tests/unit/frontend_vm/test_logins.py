@@ -102,6 +102,24 @@ def test_an_operator_waits_neither_behind_a_flood_of_guesses_nor_is_pushed_out_b
     asyncio.run(scenario())
 
 
+def test_who_hangs_up_has_a_place_until_the_backend_has_answered_and_leaves_no_session() -> None:
+    """Else each of a stranger's connections, closed at once, would be one more request for the backend."""
+
+    async def scenario() -> None:
+        closed: list[str] = []
+        host = Host(slow_s=0.0, look_s=0.05)  # asserts that it never has more than it may
+        queue = Logins(host.ask, lambda session: closed.append(session.token))
+        for number in range(20):
+            gone = asyncio.create_task(attempt(queue, Peer.parse(f"192.0.2.{number + 1}"), PASSWORD))
+            await asyncio.sleep(0.005)
+            gone.cancel()
+        await until(lambda: len(closed) == len(host.looks) > 2)
+        assert host.at_once == 0
+        assert (await attempt(queue, OPERATOR, PASSWORD)).token == TOKEN
+
+    asyncio.run(scenario())
+
+
 def test_who_shares_an_address_with_a_guesser_gets_in_by_lot(monkeypatch: pytest.MonkeyPatch) -> None:
     """One look every eight seconds, forty times as fast; the guesser's next attempt is always there first."""
     monkeypatch.setattr(logins, "HOLD_S", 9 / 40)
