@@ -82,12 +82,13 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
     | {
         "part": "unit, image, qemu, fuzz, or all",
         "engine": "what makes the images that are tested: debian or buildroot",
+        "all": "plant every hole, as before a release; else those that need no machine, and a drawn share",
         "options": "further options for pytest",
     }
 )
 @building
-def test(context: Context, part: str = "all", engine: str = "debian", options: str = "") -> None:
-    """Run the tests: unit (a minute), image (reads the built tree), qemu (boots it; minutes), fuzz (minutes)."""
+def test(context: Context, part: str = "all", engine: str = "debian", all: bool = False, options: str = "") -> None:
+    """Run the tests: unit (minutes), image (reads the built tree), qemu (boots it; most of an hour), fuzz (minutes)."""
     parts = {
         "unit": ["tests/unit"],
         "image": ["tests/image"],
@@ -102,7 +103,16 @@ def test(context: Context, part: str = "all", engine: str = "debian", options: s
     if part not in ("unit", "fuzz"):
         build(PROFILE, engine=engine)
         build(PROFILE, test_access=True, engine=engine)
-    _python(context, "pytest", "--engine", engine, *parts[part], *options.split())
+    mutants = () if all else ("--mutants", str(_drawn()))
+    _python(context, "pytest", "--engine", engine, *mutants, *parts[part], *options.split())
+
+
+def _drawn() -> int:
+    """A seed that another commit changes: in the long run all that is drawn was drawn."""
+    import subprocess
+
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=OUT.parent, capture_output=True, text=True, check=False)
+    return int(done.stdout[:8], 16) if done.returncode == 0 else random.SystemRandom().randrange(2**32)
 
 
 @task(help=NEWEST | {"fix": "format Python and C in place first"})

@@ -45,6 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine", default="debian", choices=("debian", "buildroot"), help="what makes the images that are tested"
     )
+    parser.addoption(
+        "--mutants",
+        type=int,
+        metavar="SEED",
+        help="plant only some of the holes that need a machine, drawn by this seed",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Whoever sees a failure plants the same ones again."""
+    seed = config.getoption("--mutants")
+    return "mutants: all" if seed is None else f"mutants: some, by --mutants {seed}; all by `invoke test --all`"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,7 +15,7 @@ from rootfs.imagefile import open_image
 from tests.probes.report import write_report
 from tests.probes.result import EXIT_SEALED, Verdict, exit_code
 from tests.qemu import verify
-from tests.qemu.mutants import MUTANTS
+from tests.qemu.mutants import MUTANTS, some
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutation import Mutation
 from tests.qemu.stages import Effort
@@ -55,7 +55,14 @@ def test_the_machine_without_a_hole_is_quiet(mutation: Mutation) -> None:
     assert outcome.good, outcome.evidence
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All mutants, or some (`tests/conftest.py`, ``--mutants``)."""
+    if "mutant" in metafunc.fixturenames:
+        seed = metafunc.config.getoption("--mutants")
+        chosen = MUTANTS if seed is None else some(seed)
+        metafunc.parametrize("mutant", chosen, ids=[mutant.name for mutant in chosen])
+
+
 def test_a_planted_hole_is_named(mutation: Mutation, mutant: Mutant) -> None:
     outcome = mutation.outcome(mutant)
     assert outcome.good, f"{outcome.verdict}: {outcome.evidence}"

@@ -7,6 +7,7 @@ A mutant says in which stages it is looked for and which of their results must c
 from __future__ import annotations
 
 import difflib
+import random
 
 from rootfs.errors import SallyportError
 from tests.qemu.mutants.files import FILES
@@ -15,8 +16,18 @@ from tests.qemu.mutants.image import IMAGE
 from tests.qemu.mutants.mutant import Mutant
 from tests.qemu.mutants.port import PORT
 from tests.qemu.mutants.vm import VM
+from tests.qemu.plants import InImage, InTree
 
 MUTANTS: tuple[Mutant, ...] = (*PORT, *HOST, *VM, *FILES, *IMAGE)
+SHARE = 8
+"""One in so many of those that need a machine is planted where not all are."""
+
+
+def some(seed: int) -> tuple[Mutant, ...]:
+    """All mutants that nothing is booted for, and of the others the share that a seed draws."""
+    booted = [mutant for mutant in MUTANTS if not isinstance(mutant.plant, InTree | InImage)]
+    drawn = random.Random(seed).sample(booted, -(-len(booted) // SHARE))
+    return tuple(mutant for mutant in MUTANTS if mutant not in booted or mutant in drawn)
 
 
 def chosen(names: str) -> tuple[Mutant, ...]:
