@@ -11,10 +11,10 @@ from rootfs import gpt, layout, profile
 from rootfs.errors import SallyportError
 from rootfs.gpt import Partition, Table
 from rootfs.imagefile import partitions
-from rootfs.profile import Disk
+from rootfs.profile import LEAST_DATA_MIB, Disk
 
 MIB = 2**20
-SIZES = {"esp_mib": 48, "slot_mib": 64, "data_mib": 16}
+SIZES = {"esp_mib": 48, "slot_mib": 64, "data_mib": LEAST_DATA_MIB}
 
 
 def make(path: Path, sector: int = 512) -> Table:
@@ -59,7 +59,7 @@ def test_identifiers_belong_to_the_content_not_to_the_day() -> None:
     assert len(names) == 10
 
 
-@pytest.mark.parametrize("data_mib", [16, 64, 128, 65536])
+@pytest.mark.parametrize("data_mib", [LEAST_DATA_MIB, 64, 128, 65536])
 def test_even_the_smallest_data_partition_has_a_second_superblock(data_mib: int) -> None:
     disk = Disk(**SIZES | {"data_mib": data_mib})  # type: ignore[arg-type]
     group = layout.group_blocks(disk)
