@@ -8,14 +8,17 @@ from pathlib import Path
 
 from invoke import Collection, Context, Exit, task
 
-from rootfs import c_style
-from rootfs.errors import SallyportError
-from rootfs.friendly import NEWEST, building, friendly
-from rootfs.friendly import console as _console
-from rootfs.image import OUT
-from rootfs.steps import empty, remove
-from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, collection, debian
-from tests.tasks import bench, verification
+from proof import tasks as proof
+from rootfs.base.cache import empty, remove
+from rootfs.base.cli_errors import NEWEST, building, friendly
+from rootfs.base.cli_errors import console as _console
+from rootfs.base.errors import SallyportError
+from rootfs.build import OUT
+from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, debian
+from rootfs.tasks import collection as image
+from rootfs.tree import c_style
+from tests.bench.tasks import collection as bench
+from tests.mutants.tasks import mutants
 
 
 @task(
@@ -42,8 +45,8 @@ def run(
     serial: bool = False,
 ) -> None:
     """Boot an image in QEMU: page on https://localhost:8443, SSH on port 2222, until Ctrl-C."""
-    from rootfs import imagefile
-    from tests.qemu import run as runner
+    from driver import run as runner
+    from rootfs.artifact import imagefile
 
     runner.check_ports(https, ssh)  # before a build of minutes
     subject = imagefile.open_image(Path(image) if image else build(profile, way).image)
@@ -164,4 +167,6 @@ def _note(text: str) -> None:
     _console.print(text, markup=False, highlight=False)
 
 
-namespace = Collection(run, test, fuzz, lint, clean, collection, verification, bench)
+verification = Collection("verify", proof.check, mutants)
+verification.add_task(proof.verify, name="run", default=True)
+namespace = Collection(run, test, fuzz, lint, clean, image, verification, bench)

@@ -17,7 +17,9 @@ import msgspec
 from msgspec import Struct
 from tornado.web import Application
 
-from frontend_vm.instructions import (
+from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.problem import Problem
+from frontend_vm.protocol.instructions import (
     AnyInstruction,
     Done,
     Hostname,
@@ -32,9 +34,7 @@ from frontend_vm.instructions import (
     StatusGet,
     SystemReboot,
 )
-from frontend_vm.link import Link, Refused, Unreachable
-from frontend_vm.peers import Peer
-from frontend_vm.problem import Problem
+from frontend_vm.protocol.peers import Peer
 from frontend_vm.settings import peer_at
 from frontend_vm.web import PAGES, Handler, NotFound, Page, Server
 

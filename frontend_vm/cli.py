@@ -10,7 +10,10 @@ from typing import Protocol
 
 import msgspec
 
-from frontend_vm.instructions import (
+from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.log import printable
+from frontend_vm.port_report import report
+from frontend_vm.protocol.instructions import (
     MAX_PASSWORD,
     MAX_PREPARED,
     MIN_PREPARED,
@@ -24,9 +27,6 @@ from frontend_vm.instructions import (
     StatusGet,
     SystemReboot,
 )
-from frontend_vm.link import Link, Refused, Unreachable
-from frontend_vm.log import printable
-from frontend_vm.port_report import report
 
 OK, FAILED, USAGE = 0, 1, 2
 """Exit statuses."""

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
-from frontend_vm.instructions import (
+from frontend_vm.logins import Logins
+from frontend_vm.protocol.instructions import (
     BACKEND_NAME,
     HEARTBEAT_INTERVAL,
     MAX_LINE,
@@ -33,8 +34,7 @@ from frontend_vm.instructions import (
     decode_request,
     encode,
 )
-from frontend_vm.logins import Logins
-from frontend_vm.peers import Peer
+from frontend_vm.protocol.peers import Peer
 from frontend_vm.refusal import Refused as Refused
 from frontend_vm.refusal import Unreachable as Unreachable
 from frontend_vm.settings import load_identity

@@ -11,8 +11,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from frontend_vm.instructions import Error, Session, SessionOpen
-from frontend_vm.peers import Peer
+from frontend_vm.protocol.instructions import Error, Session, SessionOpen
+from frontend_vm.protocol.peers import Peer
 from frontend_vm.refusal import Refused
 from frontend_vm.rooms import Room
 

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from frontend_vm.instructions import Counter, Port
 from frontend_vm.log import printable
+from frontend_vm.protocol.instructions import Counter, Port
 from frontend_vm.words import WORDS
 
 WIDTH = 80

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frontend_vm.instructions import Error
+from frontend_vm.protocol.instructions import Error
 
 
 class Unreachable(Exception):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from frontend_vm.peers import Peer
+from frontend_vm.protocol.peers import Peer
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from frontend_vm.instructions import BACKEND_ADDRESS, BACKEND_PORT
-from frontend_vm.peers import UNKNOWN, Peer
+from frontend_vm.protocol.instructions import BACKEND_ADDRESS, BACKEND_PORT
+from frontend_vm.protocol.peers import UNKNOWN, Peer
 
 DEFAULT_DIRECTORY = Path("/run/frontend")
 BACKLOG = 64

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rootfs import profile as profiles
-from rootfs.run import environment
-from rootfs.version import PROJECT
+from rootfs.base.process import environment
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile as profiles
 
 _LAST_LINES = 12
 """Of the log of a build that failed, in the summary."""
@@ -78,7 +78,7 @@ class _Build:
 
 
 def build(profiles: Sequence[str], options: Sequence[str], jobs: int, folder: Path, console: Console) -> list[Row]:
-    """Build them, ``jobs`` at a time; what they have in common is built once (`rootfs.steps`).
+    """Build them, ``jobs`` at a time; what they have in common is built once (`rootfs.base.cache`).
 
     Args:
         profiles: names, or files.

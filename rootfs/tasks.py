@@ -13,18 +13,18 @@ from typing import Any
 from invoke import Collection, Context, task
 from rich.markup import escape
 
-from rootfs import defconfig
-from rootfs import image as images
-from rootfs import profile as profiles
-from rootfs.arch import ALL, X86_64
-from rootfs.debian import packages
-from rootfs.debian.engine import Engine
-from rootfs.errors import SallyportError
-from rootfs.friendly import NEWEST, building, friendly
-from rootfs.friendly import console as _console
-from rootfs.image import OUT, Built, Recipe
-from rootfs.steps import KEEP, Cache, remove
-from rootfs.version import shown
+from rootfs import build as images
+from rootfs.base import packages
+from rootfs.base.cache import KEEP, Cache, remove
+from rootfs.base.cli_errors import NEWEST, building, friendly
+from rootfs.base.cli_errors import console as _console
+from rootfs.base.errors import SallyportError
+from rootfs.base.version import shown
+from rootfs.build import OUT, Built, Recipe
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import defconfig
+from rootfs.spec import profile as profiles
+from rootfs.spec.architecture import ALL, X86_64
 
 PROFILE = "qemu"
 ENGINES = ("debian", "buildroot", "buildroot-vm")
@@ -56,7 +56,7 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
     arch = recipe.profile.arch
     host = frontend = debian(arch, offline=offline)
     if engine != host.name:
-        from rootfs.buildroot.engine import Engine as FromSource
+        from rootfs.engines.buildroot.engine import Engine as FromSource
 
         builder = buildroot_builder(buildroot, arch=arch, offline=offline)
         frontend = FromSource(Cache(images.CACHE, _console), builder, offline=offline)
@@ -137,7 +137,7 @@ def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2
 @task(help={})
 @friendly
 def lock(_: Context) -> None:
-    """Resolve all packages anew and write rootfs/debian/packages.lock."""
+    """Resolve all packages anew and write rootfs/base/packages.lock."""
     sets = debian().lock()
     packages.write_lock(sets)
     _console.print(f"{shown(packages.LOCK)}: {sum(len(found) for found in sets.values())} packages")
@@ -146,13 +146,13 @@ def lock(_: Context) -> None:
 @task(
     help={
         "buildroot": "a Buildroot release: directory, archive or its address; or $SALLYPORT_BUILDROOT",
-        "record": "write rootfs/buildroot/symbols.lock, if every symbol is kept",
+        "record": "write rootfs/engines/buildroot/symbols.lock, if every symbol is kept",
     }
 )
 @friendly
 def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
-    from rootfs.buildroot import release, source, symbols
+    from rootfs.engines.buildroot import release, source, symbols
 
     if not (named := source.named(buildroot)):
         symbols.check_recorded(defconfig.every())
@@ -188,8 +188,8 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
 @friendly
 def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: bool = False, json: bool = False) -> None:
     """Compare what an image is made of with known vulnerabilities, offline. Exit code: 0 none, 3 some, 1 wrong use."""
-    from rootfs import nvd as database
-    from rootfs import vulnerabilities as known
+    from rootfs.artifact import nvd as database
+    from rootfs.artifact import vulnerabilities as known
 
     found = known.find(Path(bill), known.read_feed(Path(feed)))
     if nvd:
@@ -217,8 +217,8 @@ def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: boo
 @building
 def compare(_: Context, a: str, b: str, json: bool = False) -> None:
     """Tell what two images differ in, and explain it: out/compare. Exit code: 0 same bytes, 3 not, 1 wrong use."""
-    from rootfs import compare as comparing
-    from rootfs.imagefile import open_image
+    from rootfs.artifact import compare as comparing
+    from rootfs.artifact.imagefile import open_image
 
     engine = debian()
     images_ = (open_image(Path(a)), open_image(Path(b)))
@@ -266,20 +266,21 @@ def _architecture(name: str) -> str:
 
 
 def buildroot_builder(buildroot: str, *, jobs: int = 0, arch: str = X86_64.name, offline: bool = False) -> Any:
-    """A `rootfs.buildroot.builder.Builder` in the tree that the user names, with the directories of the project."""
-    from rootfs.buildroot import farm, release, source, workshop
-    from rootfs.buildroot.builder import Builder
+    """A `rootfs.engines.buildroot.builder.Builder` in the tree that the user names, with the directories of the
+    project."""
+    from rootfs.engines.buildroot import distcc, release, sandbox, source
+    from rootfs.engines.buildroot.builder import Builder
 
     if jobs < 0:
         raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
     _architecture(arch)
     tree = release.provide(source.named(buildroot), Cache(images.CACHE, _console), offline=offline)
-    others = farm.read(os.environ.get(farm.SETTING, ""))
+    others = distcc.read(os.environ.get(distcc.SETTING, ""))
     if others.nodes:
-        _require_locked(farm.SETTING)
+        _require_locked(distcc.SETTING)
     engine = debian(arch, offline=offline)
     engine.require(lambda: engine.workshop, lambda: engine.prebuilt)
-    shop = workshop.prepare(engine, others)
+    shop = sandbox.prepare(engine, others)
     downloads, ccache = (
         Path(os.environ.get(name) or OUT / "buildroot" / folder)
         for name, folder in ((DOWNLOADS, "dl"), (CCACHE, "ccache"))
@@ -308,7 +309,7 @@ def sources(
     json: bool = False,
 ) -> None:
     """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
-    from rootfs.buildroot import downloads as files
+    from rootfs.engines.buildroot import downloads as files
 
     names = defconfig.chosen(only)
     builder = buildroot_builder(buildroot, arch=arch)
@@ -316,7 +317,7 @@ def sources(
     origins = ([mirror] if mirror else []) + ([""] if fetch else [])
     for origin in origins:
         if bad := [needed for needed in found if not needed.good]:
-            from rootfs.buildroot import fetch as fetching
+            from rootfs.engines.buildroot import fetch as fetching
 
             say = partial(_console.print, "  …", highlight=False)
             fetching.fetch(bad, builder.downloads, say, origin)
@@ -376,13 +377,13 @@ def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.na
 @friendly
 def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch: str = X86_64.name) -> None:
     """Compile for builds of other machines, until Ctrl-C. They name this one in SALLYPORT_FARM."""
-    from rootfs.buildroot import farm, workshop
+    from rootfs.engines.buildroot import distcc, sandbox
 
-    port, jobs = port or farm.PORT, jobs or farm.Farm().jobs
-    words = farm.command(listen, allow, port, jobs)
+    port, jobs = port or distcc.PORT, jobs or distcc.Farm().jobs
+    words = distcc.command(listen, allow, port, jobs)
     _require_locked("image.node")
-    shop = workshop.prepare(debian(_architecture(arch)))
-    _console.print(f"{farm.SETTING}={listen}:{port}/{jobs}", highlight=False)
+    shop = sandbox.prepare(debian(_architecture(arch)))
+    _console.print(f"{distcc.SETTING}={listen}:{port}/{jobs}", highlight=False)
     shop.serve(words)
 
 

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs import profile, tasks
-from rootfs.debian.engine import Engine
-from rootfs.image import Built, Recipe
-from rootfs.imagefile import open_image
-from rootfs.scratch import place
-from rootfs.steps import Cache
-from rootfs.tools import Tools
+from driver.appliance import Api, first_password, wait_managed
+from driver.machine import Forward, Machine, MachineError, free_port
+from driver.shell import HostShell, wait_host_shell
+from rootfs import build as images
+from rootfs import tasks
+from rootfs.artifact.imagefile import open_image
+from rootfs.base.cache import Cache
+from rootfs.base.scratch import place
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built, Recipe
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import profile
 from tests import medium
-from tests.qemu.appliance import Api, first_password, wait_managed
-from tests.qemu.machine import Forward, Machine, MachineError, free_port
-from tests.qemu.shell import HostShell, wait_host_shell
 
 tempfile.tempdir = str(place())
 """Sockets of tests have paths below it, and other users' processes work there."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rootfs import profile as profiles
-from rootfs.imagefile import Boot, ImageFile, Manifest
+from rootfs.artifact.imagefile import Boot, ImageFile, Manifest
+from rootfs.spec import profile as profiles
 
 
 def image_file(path: Path, *, test_access: bool = False) -> ImageFile:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rootfs.tools import Tools
+from rootfs.base.tools_tree import Tools
 
 _CHUNK = 2**20
 _COPY = """

@@ -30,15 +30,15 @@ from typing import Any
 
 import msgspec
 
-from backend import tap
-from backend.forwarder import bridge, config, ways
+from backend.common import tap
+from backend.common.notify import notify, watchdog_interval
+from backend.forwarder import bridge, config, datapaths
 from backend.forwarder.capture import Capture, NoCapture
 from backend.forwarder.control import LINE, RUN, Control
 from backend.forwarder.counters import named
 from backend.forwarder.errors import AlreadyRunningError, ConfigError
 from backend.forwarder.interface import Interface
-from backend.instructions import Fault, Port, Ports
-from backend.notify import notify, watchdog_interval
+from backend.protocol.instructions import Fault, Port, Ports
 
 VHOST = "vhost-user.sock"
 log = logging.getLogger("forwarder")
@@ -85,10 +85,10 @@ def listen(path: Path, group: str = "") -> socket.socket:
 class PortState:
     """Tells the port's state: facts of the interface, counters of the way."""
 
-    def __init__(self, settings: config.Config, way: ways.Way) -> None:
+    def __init__(self, settings: config.Config, way: datapaths.Way) -> None:
         self._settings = settings
         self._way = way
-        self._interface = Interface(ways.PORT)
+        self._interface = Interface(datapaths.PORT)
 
     async def read(self) -> Port:
         """The port now.
@@ -129,16 +129,16 @@ async def _hand_out(listener: socket.socket) -> None:
         peer, _ = await loop.sock_accept(listener)
         with peer:
             try:
-                descriptor = tap.open_tap(ways.TAP)
+                descriptor = tap.open_tap(datapaths.TAP)
             except OSError as error:
                 log.error("the VM's tap: %s", error)
                 continue
             with contextlib.suppress(OSError):
-                socket.send_fds(peer, [ways.TAP.encode()], [descriptor])
+                socket.send_fds(peer, [datapaths.TAP.encode()], [descriptor])
             os.close(descriptor)
 
 
-async def _feed_watchdog(way: ways.Way | None) -> None:
+async def _feed_watchdog(way: datapaths.Way | None) -> None:
     interval, last = watchdog_interval(), -1
     while interval is not None:
         # A data path that hangs must not be hidden by this thread's good health.
@@ -210,7 +210,7 @@ async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Even
             f"{places.run / 'vm-mac'}: {error.strerror}", "sallyport-network.service writes it; restart that"
         ) from error
     vhost = listen(places.run / VHOST, places.vm_group) if settings.vm == "vhost-user" else None
-    way = ways.open_way(settings, vm_mac, vhost)
+    way = datapaths.open_way(settings, vm_mac, vhost)
     state = PortState(settings, way)
     async with contextlib.AsyncExitStack() as stack:
         await _listen(stack, places, state.read, way)

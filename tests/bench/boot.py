@@ -13,17 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs.debian.engine import Engine
-from rootfs.image import Built
-from rootfs.imagefile import ImageFile, open_image
-from rootfs.steps import Cache
-from rootfs.tools import Tools
+from driver.appliance import Api, first_password, wait_managed
+from driver.machine import Forward, Machine, MachineError, free_port
+from driver.shell import HostShell, wait_host_shell
+from rootfs import build as images
+from rootfs.artifact.imagefile import ImageFile, open_image
+from rootfs.base.cache import Cache
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built
+from rootfs.engines.debian.engine import Engine
 from tests.bench import figures
 from tests.bench.figures import Figure
-from tests.qemu.appliance import Api, first_password, wait_managed
-from tests.qemu.machine import Forward, Machine, MachineError, free_port
-from tests.qemu.shell import HostShell, wait_host_shell
 
 BOOT_S, BACK_S = 45.0, 15.0
 SETTLED_S = 12.0

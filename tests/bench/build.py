@@ -17,15 +17,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs import profile
-from rootfs.debian import packages
-from rootfs.debian.engine import Engine
-from rootfs.errors import SallyportError
-from rootfs.image import Built, Recipe
-from rootfs.run import run as run_command
-from rootfs.steps import Cache, remove
-from rootfs.version import PROJECT
+from rootfs import build as images
+from rootfs.base import packages
+from rootfs.base.cache import Cache, remove
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import run as run_command
+from rootfs.base.version import PROJECT
+from rootfs.build import Built, Recipe
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import profile
 from tests.bench import figures
 from tests.bench.figures import Figure, timed
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs.debian.engine import Engine
-from rootfs.errors import SallyportError
-from rootfs.imagefile import ImageFile
-from rootfs.steps import Cache
+from rootfs import build as images
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.cache import Cache
+from rootfs.base.errors import SallyportError
+from rootfs.engines.debian.engine import Engine
 from tests.bench import boot, figures
 from tests.bench.figures import Figure
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from rootfs.errors import SallyportError
+from rootfs.base.errors import SallyportError
 
 _Value = TypeVar("_Value")
 

@@ -29,8 +29,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rootfs.errors import SallyportError
-from rootfs.run import run as run_command
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import run as run_command
 from tests.bench import figures, forwarder_figures
 from tests.bench.forwarder_figures import (
     CPU,

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rootfs.errors import SallyportError
-from rootfs.run import environment, run
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import environment, run
 
 PORT, TAP = "mgmt0", "access0"
 OUT, FAR = "out", "far"

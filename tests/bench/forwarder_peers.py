@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backend import instructions
-from backend.instructions import LINK_NETWORK
-from rootfs import overlay, profile
-from rootfs.errors import SallyportError
-from rootfs.profile import Forwarder
-from rootfs.run import environment
-from rootfs.version import PROJECT
+from backend.protocol import instructions
+from backend.protocol.instructions import LINK_NETWORK
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import environment
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile
+from rootfs.spec.profile import Forwarder
+from rootfs.tree import overlay
 from tests.bench.forwarder_bed import FAR_MAC, OUT_MAC, PORT, TAP, Bed
 
 NONE, BRIDGE, BRNF, NFT, KERNEL, RING, SCAPY = (

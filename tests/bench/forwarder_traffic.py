@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rootfs.errors import SallyportError
-from rootfs.run import environment, run
-from rootfs.version import PROJECT
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import environment, run
+from rootfs.base.version import PROJECT
 from tests.bench.forwarder_bed import FAR, FAR_IP, FAR_MAC, OUT, OUT_MAC, Bed, Space
 
 SOURCES = PROJECT / "tests/bench/c"

@@ -20,19 +20,19 @@ from typing import Any
 
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs import profile
-from rootfs.debian.engine import Engine
-from rootfs.image import Recipe
-from rootfs.imagefile import ImageFile, open_image
-from rootfs.run import run as run_command
-from rootfs.steps import Cache
-from rootfs.tools import Tools
+from driver.appliance import Api, wait_managed
+from driver.machine import Forward, Machine, MachineError, free_port
+from driver.shell import HostShell, vm_shell, wait_host_shell
+from rootfs import build as images
+from rootfs.artifact.imagefile import ImageFile, open_image
+from rootfs.base.cache import Cache
+from rootfs.base.process import run as run_command
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Recipe
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import profile
 from tests.bench.forwarder import urgent
 from tests.bench.forwarder_traffic import compile_program
-from tests.qemu.appliance import Api, wait_managed
-from tests.qemu.machine import Forward, Machine, MachineError, free_port
-from tests.qemu.shell import HostShell, vm_shell, wait_host_shell
 
 VHOST_USER, TAP, VHOST_NET = "vhost-user", "tap+bridge", "tap+bridge+vhost-net"
 ROUNDS, TRANSFER_S, WARM_S = 3, 6, 2

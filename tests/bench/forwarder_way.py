@@ -15,7 +15,7 @@ from pathlib import Path
 import backend.forwarder
 from backend.forwarder import counters, policy
 from backend.forwarder.config import Config, Direction, Limit
-from backend.instructions import LINK_NETWORK
+from backend.protocol.instructions import LINK_NETWORK
 from tests.bench.forwarder_bed import FAR_MAC, PORT, TAP
 
 BPF = "kernel.bpf.o"
@@ -44,13 +44,15 @@ def _scapy() -> None:
 def _ours(name: str, modules: Path | None) -> None:
     if modules is not None:
         backend.forwarder.__path__.insert(0, str(modules))
-    from backend.forwarder import ways
+    from backend.forwarder import datapaths
 
     if modules is not None:
-        ways.BPF_OBJECT = modules / BPF
+        datapaths.BPF_OBJECT = modules / BPF
     mac = policy.parse_mac(FAR_MAC)
     packed = policy.pack(CONFIG, mac, LINK_NETWORK)
-    way: ways.Way = ways.KernelPath(packed) if name == "kernel" else ways.RingWay(CONFIG, packed, mac, None)
+    way: datapaths.Way = (
+        datapaths.KernelPath(packed) if name == "kernel" else datapaths.RingWay(CONFIG, packed, mac, None)
+    )
 
     def wait_for_end() -> None:
         sys.stdin.read()

@@ -25,31 +25,31 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from backend.tap import open_tap
-from rootfs import image as images
-from rootfs.debian.engine import Engine
-from rootfs.errors import SallyportError
-from rootfs.image import Built
-from rootfs.imagefile import open_image
-from rootfs.run import environment
-from rootfs.steps import Cache
-from rootfs.tools import Tools
+from backend.common.tap import open_tap
+from driver.machine import MachineError
+from proof import verify
+from proof.outside.numbered import TcpPorts, UdpPorts
+from proof.outside.sweep import find_closed_udp, run_sweep
+from proof.rig import Rig
+from proof.stages import STAGES, Effort
+from proof.wire.controls import ipv4_path
+from proof.wire.craft import arp_request
+from proof.wire.interface import PacketWire
+from proof.wire.neighbour import answering
+from proof.wire.pace import Pace, RefusalControl, SynControl
+from proof.wire.target import Target
+from rootfs import build as images
+from rootfs.artifact.imagefile import open_image
+from rootfs.base.cache import Cache
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import environment
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built
+from rootfs.engines.debian.engine import Engine
 from tests.bench import figures
 from tests.bench.figures import Figure
 from tests.bench.forwarder_bed import Space
-from tests.probes.controls import ipv4_path
-from tests.probes.craft import arp_request
-from tests.probes.interface import PacketWire
-from tests.probes.neighbour import answering
-from tests.probes.numbered import TcpPorts, UdpPorts
-from tests.probes.pace import Pace, RefusalControl, SynControl
-from tests.probes.sweep import find_closed_udp, run_sweep
-from tests.probes.target import Target
-from tests.qemu import verify
-from tests.qemu.machine import MachineError
-from tests.qemu.plants import background
-from tests.qemu.rig import Rig
-from tests.qemu.stages import STAGES, Effort
+from tests.mutants.plants import background
 
 TAP = "probe0"
 NMAP_IP, MASSCAN_IP = "192.168.42.2", "192.168.42.3"

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rootfs.errors import SallyportError
-from rootfs.extension import COMPILER
-from rootfs.tools import BUILD, Tools
+from rootfs.base.errors import SallyportError
+from rootfs.base.tools_tree import BUILD, Tools
+from rootfs.tree.extension import COMPILER
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rootfs.tools import Tools
+from rootfs.base.tools_tree import Tools
 from tests.fuzz import run
 
 pytestmark = pytest.mark.fuzz

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import profile as profiles
-from rootfs.compare import REPORT, compare
-from rootfs.image import Built, Recipe
-from rootfs.imagefile import open_image
+from rootfs.artifact.compare import REPORT, compare
+from rootfs.artifact.imagefile import open_image
+from rootfs.build import Built, Recipe
+from rootfs.spec import profile as profiles
 from rootfs.tasks import debian
 
 pytestmark = pytest.mark.image

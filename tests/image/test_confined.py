@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from rootfs.debian.engine import Engine
-from rootfs.image import Built
-from rootfs.imagefile import open_image
-from rootfs.run import run
-from rootfs.tools import Confined, Tools, left
-from rootfs.unpack import unpack
-from tests.probes.result import Verdict
-from tests.qemu import trees
+from proof.image import trees
+from proof.result import Verdict
+from rootfs.artifact.imagefile import open_image
+from rootfs.artifact.unpack import unpack
+from rootfs.base.process import run
+from rootfs.base.tools_tree import Confined, Tools, left
+from rootfs.build import Built
+from rootfs.engines.debian.engine import Engine
 
 pytestmark = pytest.mark.image
 

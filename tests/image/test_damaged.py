@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.debian.engine import Engine
-from rootfs.image import Built
-from rootfs.imagefile import ImageFile, open_image
-from rootfs.run import run
-from tests.probes.result import Result, Verdict
-from tests.qemu import trees
-from tests.qemu.forge import Forge
-from tests.qemu.remake import Remaker
+from proof.image import trees
+from proof.image.rebuild import Remaker
+from proof.result import Result, Verdict
+from rootfs.artifact.imagefile import ImageFile, open_image
+from rootfs.base.process import run
+from rootfs.build import Built
+from rootfs.engines.debian.engine import Engine
+from tests.mutants.forge import Forge
 
 pytestmark = pytest.mark.image
 

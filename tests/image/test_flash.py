@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import arch, disk, gpt, layout, profile
-from rootfs.debian.engine import Engine
-from rootfs.disk import Verity
-from rootfs.errors import CommandError
-from rootfs.image import Built
-from rootfs.tools import Tools
+from rootfs.artifact import disk, gpt, layout
+from rootfs.artifact.disk import Verity
+from rootfs.base.errors import CommandError
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import architecture, profile
 from tests import medium
 
 pytestmark = pytest.mark.image
@@ -214,5 +215,5 @@ def test_an_image_for_sectors_of_4096_bytes_is_whole(
     table = whole(tools, folder, image, verity_of(release))
     assert table.sector == 4096
     assert (folder / "esp").read_bytes()[11:13] == (4096).to_bytes(2, "little")  # BPB_BytsPerSec
-    tools.run(["mcopy", "-n", "-i", "esp", f"::/{arch.X86_64.uki}", "copied"], build=folder)
+    tools.run(["mcopy", "-n", "-i", "esp", f"::/{architecture.X86_64.uki}", "copied"], build=folder)
     assert (folder / "copied").read_bytes() == (folder / "uki.efi").read_bytes()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import defconfig, tasks
-from rootfs.buildroot import source
-from rootfs.image import Built
-from rootfs.imagefile import open_image
+from rootfs import tasks
+from rootfs.artifact.imagefile import open_image
+from rootfs.build import Built
+from rootfs.engines.buildroot import source
+from rootfs.spec import defconfig
 
 pytestmark = [
     pytest.mark.image,

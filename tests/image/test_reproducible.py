@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import image as images
-from rootfs import steps
-from rootfs.image import Built
-from rootfs.version import PROJECT
+from rootfs import build as images
+from rootfs.base import cache as steps
+from rootfs.base.version import PROJECT
+from rootfs.build import Built
 
 pytestmark = pytest.mark.image
 FETCHED = ("packages-", "buildroot-", "linux-", "toolchain")

@@ -13,11 +13,12 @@ import testinfra
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from rootfs import defconfig, extension
-from rootfs.debian import engine
-from rootfs.image import Built
-from rootfs.imagefile import open_image
-from rootfs.tools import Tools
+from rootfs.artifact.imagefile import open_image
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built
+from rootfs.engines.debian import engine
+from rootfs.spec import defconfig
+from rootfs.tree import extension
 
 pytestmark = pytest.mark.image
 
@@ -107,9 +108,9 @@ def test_no_secret_in_the_image(release: Built, testing: Built) -> None:
         for path in tree.rglob("*"):
             if path.is_file() and not path.is_symlink() and not path.name.startswith(published):
                 assert not pattern.search(path.read_bytes()), path
-    from rootfs import test_access
+    from rootfs.tree import qa_access
 
-    assert pattern.search(test_access.KEY.read_bytes())
+    assert pattern.search(qa_access.KEY.read_bytes())
     for name in ("host_tree",):
         passwd = (getattr(release, name) / "etc/passwd").read_text().splitlines()
         assert all(line.split(":")[1] == "x" and line.endswith("/false") for line in passwd)
@@ -158,7 +159,7 @@ def test_services_are_sandboxed(release: Built) -> None:
 
 def test_only_backend_runs_on_the_host_and_only_frontend_in_the_vm(release: Built) -> None:
     ours = "usr/lib/python3/dist-packages"
-    assert (release.host_tree / ours / "backend/daemon.pyc").exists()
+    assert (release.host_tree / ours / "backend/daemon/main.pyc").exists()
     assert not (release.host_tree / ours / "frontend_vm").exists()
     assert (release.frontend / "tree" / ours / "frontend_vm/app.pyc").exists()
     assert not (release.frontend / "tree" / ours / "backend").exists()
@@ -169,7 +170,7 @@ def test_only_backend_runs_on_the_host_and_only_frontend_in_the_vm(release: Buil
 def test_the_forwarder_is_compiled_and_its_sources_stay_outside(release: Built) -> None:
     forwarder = release.host_tree / "usr/lib/python3/dist-packages/backend/forwarder"
     names = {path.name for path in forwarder.iterdir()}
-    assert {*extension.OUTPUTS, "process.pyc", "ways.pyc"} <= names
+    assert {*extension.OUTPUTS, "process.pyc", "datapaths.pyc"} <= names
     for name in extension.OUTPUTS:
         head = (forwarder / name).read_bytes()[:20]
         machine = int.from_bytes(head[18:20], "little")  # e_machine (System V ABI): 62 is x86-64, 247 is BPF
@@ -180,8 +181,8 @@ def test_the_forwarder_is_compiled_and_its_sources_stay_outside(release: Built) 
 
 def test_one_schema_at_both_ends(release: Built) -> None:
     ours = "usr/lib/python3/dist-packages"
-    here = release.host_tree / ours / "backend/instructions.pyc"
-    there = release.frontend / "tree" / ours / "frontend_vm/instructions.pyc"
+    here = release.host_tree / ours / "backend/protocol/instructions.pyc"
+    there = release.frontend / "tree" / ours / "frontend_vm/protocol/instructions.pyc"
     # The header holds the hash of the source (PEP 552): the same source was compiled at both ends.
     assert here.read_bytes()[:16] == there.read_bytes()[:16]
 
@@ -196,7 +197,7 @@ def test_every_symbol_of_the_defconfigs_is_served() -> None:
     [
         (
             "host",
-            "backend.daemon, backend.supervisor, backend.forwarder.__main__, backend.forwarder.process, "
+            "backend.daemon.main, backend.guests.supervisor, backend.forwarder.__main__, backend.forwarder.process, "
             "backend.forwarder._core, backend.forwarder._kernel",
         ),
         ("frontend", "frontend_vm.app, frontend_vm.web, frontend_vm.ssh, frontend_vm.cli"),

@@ -19,11 +19,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend import instructions as link
-from tests.probes.frame import parse
-from tests.probes.interface import ETH_P_ALL, PACKET_AUXDATA, SOL_PACKET, with_tag
-from tests.probes.target import Target, mac_bytes
-from tests.unit.probes.simpeer import Stack, vm_stack
+from backend.protocol import instructions as link
+from proof.wire.frame import parse
+from proof.wire.interface import ETH_P_ALL, PACKET_AUXDATA, SOL_PACKET, with_tag
+from proof.wire.target import Target, mac_bytes
+from tests.unit.proof.simpeer import Stack, vm_stack
 
 PORT_MAC = "52:54:00:00:00:01"
 ADDRESS = "192.168.42.1"

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rootfs import profile as profiles
-from rootfs.image import OUT
-from tests.probes.report import print_summary, write_report
-from tests.probes.result import Verdict
-from tests.qemu import hardware
+from proof import device as hardware
+from proof.report.report import print_summary, write_report
+from proof.result import Verdict
+from rootfs.build import OUT
+from rootfs.spec import profile as profiles
 
 pytestmark = pytest.mark.lab
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import arch, profile
-from rootfs import image as images
-from rootfs.debian.engine import Engine
-from rootfs.image import Built, Recipe
-from rootfs.imagefile import open_image
-from rootfs.steps import Cache
-from tests.probes.result import Verdict
-from tests.qemu import trees, verify
-from tests.qemu.rig import Rig
-from tests.qemu.stages import run_stages
+from proof import verify
+from proof.image import trees
+from proof.result import Verdict
+from proof.rig import Rig
+from proof.stages import run_stages
+from rootfs import build as images
+from rootfs.artifact.imagefile import open_image
+from rootfs.base.cache import Cache
+from rootfs.build import Built, Recipe
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import architecture, profile
 from tests.qemu.test_proof import CONSOLE, QUICK
 
 pytestmark = pytest.mark.qemu
@@ -26,7 +27,7 @@ STAGES = ("listeners", "system", "devices", "drops", "link")
 
 
 def test_the_port_is_sealed(build_image: Callable[[Recipe], Built], tmp_path: Path) -> None:
-    engine = Engine(Cache(images.CACHE, CONSOLE), arch=arch.AARCH64)
+    engine = Engine(Cache(images.CACHE, CONSOLE), arch=architecture.AARCH64)
     image = open_image(build_image(Recipe(profile.load("qemu-aarch64"), test_access=True)).image)
     with verify.Bar(CONSOLE) as bar:
         files = trees.prove(engine, image, say=bar.say)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from rootfs import image as images
-from rootfs.image import Built
-from rootfs.imagefile import open_image
-from rootfs.tools import Tools
-from tests.qemu.appliance import Api, first_password, wait_managed
-from tests.qemu.machine import Forward, Machine, free_port
+from driver.appliance import Api, first_password, wait_managed
+from driver.machine import Forward, Machine, free_port
+from rootfs import build as images
+from rootfs.artifact.imagefile import open_image
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built
 
 pytestmark = pytest.mark.qemu
 

@@ -22,12 +22,13 @@ import testinfra
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from rootfs import gpt, test_access
+from driver.appliance import FINGERPRINTS, Api, first_password, wait_managed
+from driver.machine import MachineError
+from driver.shell import vm_shell
+from rootfs.artifact import gpt
+from rootfs.tree import qa_access
 from tests import medium
 from tests.conftest import Appliance
-from tests.qemu.appliance import FINGERPRINTS, Api, first_password, wait_managed
-from tests.qemu.machine import MachineError
-from tests.qemu.shell import vm_shell
 
 pytestmark = pytest.mark.qemu
 
@@ -179,7 +180,7 @@ def inspected_vm(appliance: Appliance, folder: Path) -> Any:
     config = folder / "ssh_config"
     config.write_text(
         f"Host vm\n HostName 127.0.0.1\n Port {appliance.forward.test_shell}\n User root\n"
-        f" IdentityFile {test_access.KEY}\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n"
+        f" IdentityFile {qa_access.KEY}\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n"
     )
     return testinfra.get_host("paramiko://vm", ssh_config=str(config))
 
@@ -375,7 +376,7 @@ def test_what_happened_is_in_the_audit_log_and_the_log_is_whole(appliance: Appli
     assert {"vm"} <= {entry["outcome"] for entry in sessions if entry["event"] == "session.end"}
     opened = {entry["session"] for entry in sessions if entry["event"] == "instruction"}
     assert {entry["session"] for entry in sessions if entry["event"] == "session.end"} <= opened
-    said = appliance.host.check("python3 -I -m backend.audit check", 60)
+    said = appliance.host.check("python3 -I -m backend.daemon.audit check", 60)
     assert said.count(": whole") == 4, said
     assert appliance.api().get("/status")["audit"]["state"] == "whole"
 
@@ -419,7 +420,7 @@ def test_host_name_survives_power_loss_and_a_lost_superblock(appliance: Applianc
     assert appliance.api().get("/status")["hostname"] == "edge-7"
     changes = [entry for entry in audit(appliance, "changes") if entry.get("detail") == "edge-7"]
     assert [entry["outcome"] for entry in changes] == ["ok"]
-    assert appliance.host.check("python3 -I -m backend.audit check", 60).count(": whole") == 4
+    assert appliance.host.check("python3 -I -m backend.daemon.audit check", 60).count(": whole") == 4
     # Somebody has logged in: the password stays, and the console shows none.
     assert "first password" not in said
     assert appliance.api().request("PUT", "/hostname", {"hostname": "Not a name"})[0] == 400

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.tools import Tools
+from driver.machine import Forward, Machine
+from driver.shell import HostShell
+from proof.rig import listening
+from rootfs.base.tools_tree import Tools
 from tests.conftest import ODD_NAMES
 from tests.images import image_file
-from tests.qemu.machine import Forward, Machine
-from tests.qemu.rig import listening
-from tests.qemu.shell import HostShell
 
 pytestmark = pytest.mark.qemu
 SIZE = 1 << 20

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs import profile
-from rootfs.debian.engine import Engine
-from rootfs.image import Built
-from rootfs.imagefile import open_image
-from tests.probes.report import write_report
-from tests.probes.result import EXIT_SEALED, Verdict, exit_code
-from tests.qemu import verify
-from tests.qemu.mutants import MUTANTS, some
-from tests.qemu.mutants.mutant import Mutant
-from tests.qemu.mutation import Mutation
-from tests.qemu.stages import Effort
+from proof import verify
+from proof.report.report import write_report
+from proof.result import EXIT_SEALED, Verdict, exit_code
+from proof.stages import Effort
+from rootfs import build as images
+from rootfs.artifact.imagefile import open_image
+from rootfs.build import Built
+from rootfs.engines.debian.engine import Engine
+from rootfs.spec import profile
+from tests.mutants import MUTANTS, some
+from tests.mutants.mutant import Mutant
+from tests.mutants.mutation import Mutation
 
 pytestmark = pytest.mark.qemu
 

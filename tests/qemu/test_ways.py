@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import profile
-from rootfs.image import Built, Recipe
-from rootfs.imagefile import open_image
-from rootfs.tools import Tools
-from tests.probes.result import Verdict
-from tests.qemu import verify
+from proof import verify
+from proof.result import Verdict
+from rootfs.artifact.imagefile import open_image
+from rootfs.base.tools_tree import Tools
+from rootfs.build import Built, Recipe
+from rootfs.spec import profile
 from tests.qemu.test_proof import CONSOLE, QUICK
 
 pytestmark = pytest.mark.qemu

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import asyncssh
 
-from backend.daemon import Daemon
-from backend.settings import Settings as HostSettings
+from backend.daemon.main import Daemon
+from backend.daemon.settings import Settings as HostSettings
 from frontend_vm import ssh
 from frontend_vm.app import Frontend
 from frontend_vm.settings import Settings

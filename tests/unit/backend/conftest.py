@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import machine_state
-from backend.settings import Settings
+from backend.common import vm_state
+from backend.daemon.settings import Settings
 from tests.unit.backend.certificates import make_link_keys
 
 
@@ -36,11 +36,11 @@ def settings(tmp_path: Path, link_keys: Path) -> Settings:
 def started(path: Path, start_id: str = "5a" * 16, starts: int = 1) -> None:
     """What the supervisor writes when it has started the VM."""
     now = time.monotonic()
-    state = machine_state.MachineState(
+    state = vm_state.MachineState(
         state="running", accelerator="kvm", accelerator_reason="", starts=starts, start_id=start_id, started_at=now,
         last_exit="",
     )  # fmt: skip
-    machine_state.write(path, state)
+    vm_state.write(path, state)
 
 
 @pytest.fixture
@@ -50,4 +50,4 @@ def cheap_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     def derive(password: str, salt: bytes, _n: int) -> bytes:
         return hashlib.scrypt(password.encode(errors="surrogatepass"), salt=salt, n=2, r=1, p=1, dklen=32)
 
-    monkeypatch.setattr("backend.credential.derive", derive)
+    monkeypatch.setattr("backend.daemon.credential.derive", derive)

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from backend import chain
-from backend import instructions as ins
-from backend.audit import KINDS
-from backend.daemon import Daemon
-from backend.settings import Settings
+from backend.daemon import chain
+from backend.daemon.audit import KINDS
+from backend.daemon.main import Daemon
+from backend.daemon.settings import Settings
+from backend.protocol import instructions as ins
 
 DEADLINE_S = 10.0
 NEW_PASSWORD = "correct horse battery"

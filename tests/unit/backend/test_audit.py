@@ -17,14 +17,17 @@ from typing import Any
 
 import pytest
 
-from backend import audit as log_of
-from backend import chain, daemon, machine_state, store
-from backend import instructions as ins
-from backend.audit import CHANGES, KINDS, REJECTED, SESSIONS, SYSTEM, Audit
-from backend.ring import Kind, Ring, Rings
-from backend.settings import Settings
-from backend.worker import Worker
-from rootfs.version import PROJECT
+from backend.daemon import main as daemon
+from backend.common import store
+from backend.common import vm_state as machine_state
+from backend.daemon import audit as log_of
+from backend.daemon import chain
+from backend.daemon.audit import CHANGES, KINDS, REJECTED, SESSIONS, SYSTEM, Audit
+from backend.daemon.ring import Kind, Ring, Rings
+from backend.daemon.settings import Settings
+from backend.daemon.worker import Worker
+from backend.protocol import instructions as ins
+from rootfs.base.version import PROJECT
 from tests.unit.backend.rig import NEW_PASSWORD, Now, read_audit, read_log, run, running, until
 
 SMALL = Kind("changes", files=3, file_bytes=1000)
@@ -228,7 +231,9 @@ def test_the_longest_entry_is_no_longer_than_a_line_may_be(tmp_path: Path) -> No
 
 
 def command(*words: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "backend.audit", *words], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "backend.daemon.audit", *words], cwd=PROJECT, capture_output=True, text=True
+    )
     return done.returncode, done.stdout
 
 
@@ -359,7 +364,7 @@ def test_months_of_changes_stay_whatever_who_has_the_password_does() -> None:
 
 
 def test_what_is_left_of_the_burst_survives_a_restart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.credential.derive", lambda password, salt, _n: password.encode().ljust(32)[:32])
+    monkeypatch.setattr("backend.daemon.credential.derive", lambda password, salt, _n: password.encode().ljust(32)[:32])
     few = replace(settings, change_burst=3.0, change_rate=1e-6, hostname_s=0.0)
 
     async def change(times: int) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import console
-from backend.console import Console
+from backend.guests import console
+from backend.guests.console import Console
 from tests.unit.backend.rig import Now, until
 
 

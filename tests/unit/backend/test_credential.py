@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backend import credential as credentials
-from backend import store
-from backend.credential import COSTS, Passwords, affordable, first_password, make
-from backend.peers import Peer
-from backend.refusal import Refused
-from backend.throttle import Rates, Throttle
-from backend.worker import Worker
+from backend.common import store
+from backend.daemon import credential as credentials
+from backend.daemon.credential import COSTS, Passwords, affordable, first_password, make
+from backend.daemon.throttle import Rates, Throttle
+from backend.daemon.worker import Worker
+from backend.protocol.peers import Peer
+from backend.protocol.refusal import Refused
 from tests.unit.backend.rig import Now
 
 HERE, ELSEWHERE = Peer.parse("192.0.2.7"), Peer.parse("192.0.2.8")

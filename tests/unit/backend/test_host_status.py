@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import host_status, notify
+from backend.common import notify
+from backend.daemon import host_status
 
 
 def test_the_root_hash_comes_from_the_command_line() -> None:

@@ -18,8 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from backend.identity import BACKDATE, DAY, LIFE, Identity, Places, Presented, Public, read_public
-from tests.qemu.appliance import FINGERPRINTS
+from backend.daemon.identity import BACKDATE, DAY, LIFE, Identity, Places, Presented, Public, read_public
+from driver.appliance import FINGERPRINTS
 
 IMAGE = 1_767_225_600
 """2026-01-01."""

@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend import heartbeat, host_status, machine_state, store
-from backend import instructions as ins
+from backend.common import heartbeat, store, vm_state
+from backend.daemon import host_status
+from backend.daemon.identity import Presented, Public
+from backend.daemon.settings import Settings
 from backend.forwarder import counters
-from backend.identity import Presented, Public
-from backend.settings import Settings
-from rootfs.version import PROJECT
+from backend.protocol import instructions as ins
+from rootfs.base.version import PROJECT
 from tests.unit.backend.certificates import web_certificate
 from tests.unit.backend.conftest import started
 from tests.unit.backend.rig import NEW_PASSWORD, Rig, read_audit, run, running, until
@@ -98,10 +99,10 @@ def assert_error(result: Any, code: str) -> ins.Error:
 def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
-            state = machine_state.MachineState(
+            state = vm_state.MachineState(
                 "running", "kvm", "a trial guest ran", 2, START_ID, time.monotonic() - 5, "killed"
             )
-            machine_state.write(settings.machine_state, state)
+            vm_state.write(settings.machine_state, state)
             client, token = await rig.operator()
             status = await client.ask(ins.StatusGet(), token)
             assert isinstance(status, ins.Status)
@@ -185,8 +186,8 @@ def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, c
 
 
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
-    state = machine_state.MachineState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
-    machine_state.write(settings.machine_state, state)
+    state = vm_state.MachineState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
+    vm_state.write(settings.machine_state, state)
     status = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT)
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
     assert ins.encode(ins.Reply(1, status))
@@ -234,7 +235,7 @@ def test_a_port_process_that_talks_nonsense_is_an_error(settings: Settings, answ
 
 
 def test_a_port_process_that_hangs_or_is_gone_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.port_status.DEADLINE_S", 0.1)
+    monkeypatch.setattr("backend.daemon.port_status.DEADLINE_S", 0.1)
 
     async def test() -> None:
         async with running(settings) as rig:
@@ -513,8 +514,8 @@ def test_a_full_disk_takes_neither_the_daemon_nor_the_reboot_away(
         async with running(settings) as rig:
             client, token = await rig.operator()
             with monkeypatch.context() as broken:
-                broken.setattr("backend.ring.Ring.append", full)
-                broken.setattr("backend.actions.store.replace", full)
+                broken.setattr("backend.daemon.ring.Ring.append", full)
+                broken.setattr("backend.daemon.actions.store.replace", full)
                 assert_error(await client.ask(ins.HostnameSet("x"), token), "failed")
                 assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
             assert await client.ask(ins.SystemReboot(), token) == ins.Done()

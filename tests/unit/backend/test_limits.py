@@ -7,12 +7,12 @@ import time
 import msgspec
 import pytest
 
-from backend import instructions as ins
-from backend.gate import SEQ_FREE, Gate
-from backend.limits import Bucket, SlowDown
-from backend.peers import Peer
-from backend.refusal import Refused
-from backend.sessions import Sessions
+from backend.common.limits import Bucket, SlowDown
+from backend.daemon.sessions import Sessions
+from backend.daemon.validator import SEQ_FREE, Gate
+from backend.protocol import instructions as ins
+from backend.protocol.peers import Peer
+from backend.protocol.refusal import Refused
 from tests.unit.backend.rig import Now
 
 HERE = Peer.parse("192.0.2.7")

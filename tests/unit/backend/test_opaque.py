@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from backend import opaque
-from backend.credential import Passwords
-from backend.instructions import MAX_PASSWORD, MAX_PREPARED
-from backend.peers import Peer
-from backend.refusal import Refused
-from backend.throttle import Rates, Throttle
-from backend.worker import Worker
+from backend.daemon import opaque
+from backend.daemon.credential import Passwords
+from backend.daemon.throttle import Rates, Throttle
+from backend.daemon.worker import Worker
+from backend.protocol.instructions import MAX_PASSWORD, MAX_PREPARED
+from backend.protocol.peers import Peer
+from backend.protocol.refusal import Refused
 
 HERE = Peer.parse("192.0.2.7")
 LETTERS = "correct horse"

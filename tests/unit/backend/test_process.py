@@ -14,15 +14,15 @@ from typing import Self
 
 import pytest
 
-from backend import instructions as ins
-from backend.settings import Settings
+from backend.daemon.settings import Settings
+from backend.protocol import instructions as ins
 from tests.unit.backend.rig import DEADLINE_S, Rig, read_audit, run, until
 
 START = """
 import sys
 from pathlib import Path
-from backend.daemon import main
-from backend.settings import Settings
+from backend.daemon.main import main
+from backend.daemon.settings import Settings
 sys.exit(main(Settings.under(Path(sys.argv[1]), link=Path(sys.argv[2]), port=int(sys.argv[3]), device=sys.argv[4])))
 """
 MARKER = b"sallyport: first password for admin: "
@@ -180,7 +180,7 @@ def test_what_it_cannot_do_without_is_one_sentence(settings: Settings, device: s
 
 def test_the_import_is_light() -> None:
     heavy = {"cryptography", "tornado", "asyncssh", "argparse", "xml", "email", "http", "pydantic", "multiprocessing"}
-    code = "import backend.daemon, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import backend.daemon.main, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run(
         [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); {code}"],
         capture_output=True,

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from backend import instructions as ins
-from backend.settings import Settings
+from backend.daemon.settings import Settings
+from backend.protocol import instructions as ins
 from tests.unit.backend.rig import DEADLINE_S, Client, Rig, run, running, until
 
 pytestmark = pytest.mark.usefixtures("cheap_hash")

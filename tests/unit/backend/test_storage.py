@@ -11,11 +11,11 @@ from typing import get_args
 import msgspec
 import pytest
 
-from backend import host_status, storage
-from backend import instructions as ins
-from backend.daemon import Daemon
-from backend.identity import Presented
-from backend.settings import Settings
+from backend.daemon import host_status, storage
+from backend.daemon.identity import Presented
+from backend.daemon.main import Daemon
+from backend.daemon.settings import Settings
+from backend.protocol import instructions as ins
 from tests.unit.backend.rig import read_audit, run, until
 
 ROOM = 10**6

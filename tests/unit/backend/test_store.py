@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import store
-from backend.refusal import printable
+from backend.common import store
+from backend.protocol.refusal import printable
 
 
 def test_messages_are_printable_and_short() -> None:
@@ -80,7 +80,7 @@ def test_a_replacement_is_synced_before_it_gets_its_name(tmp_path: Path, monkeyp
 def test_kill_9_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     writer = (
-        "import sys; from pathlib import Path; from backend import store\n"
+        "import sys; from pathlib import Path; from backend.common import store\n"
         "path = Path(sys.argv[1]); print('go', flush=True)\n"
         "while True:\n"
         "    for byte in b'ab': store.replace(path, bytes([byte]) * 300000)\n"

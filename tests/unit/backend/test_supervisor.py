@@ -16,14 +16,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend import heartbeat, machine_state, supervisor, vm
-from backend import tap as taps_of_the_kernel
-from backend.accelerator import Accelerator
-from backend.console import Console
+from backend.common import heartbeat, vm_state
+from backend.common import tap as taps_of_the_kernel
+from backend.common.heartbeat import Heartbeats
+from backend.common.vm_state import MachineState
 from backend.forwarder import process
-from backend.heartbeat import Heartbeats
-from backend.machine_state import MachineState
-from backend.supervisor import Heart, Patience, Supervisor
+from backend.guests import supervisor, vm
+from backend.guests.accelerator import Accelerator
+from backend.guests.console import Console
+from backend.guests.supervisor import Heart, Patience, Supervisor
 
 ENDS = vm.Ends(access=None, link=8)
 QUICK = Patience(first_kvm=0.15, first_tcg=0.15, next=0.15, backoff=0.01)
@@ -38,7 +39,7 @@ class Bench:
         monkeypatch.setattr(supervisor, "RUN", folder)
         monkeypatch.setattr(shutil, "chown", lambda *_words, **_names: None)
         monkeypatch.setattr(vm, "start", self._start)
-        monkeypatch.setattr(machine_state, "write", self._write)
+        monkeypatch.setattr(vm_state, "write", self._write)
         self._really_write = _WRITE
         self.folder = folder
         self.argv = ["sleep", "60"]
@@ -103,7 +104,7 @@ class Bench:
             console.close()
 
 
-_WRITE = machine_state.write
+_WRITE = vm_state.write
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> Non
     assert bench.told[0].last_exit == ""
     assert bench.told[5].started_at > bench.told[2].started_at
     (at_last,) = bench.at_last
-    assert machine_state.read(bench.folder / "state.json") == at_last
+    assert vm_state.read(bench.folder / "state.json") == at_last
     assert at_last.last_exit == "the supervisor was stopped"
 
 
@@ -218,15 +219,15 @@ def test_what_happened_to_the_vm_is_numbered_on_over_a_restart_of_the_supervisor
     assert told[2][1].startswith("the supervisor was stopped, after ")
     assert told[4][1].startswith("QEMU ended with status 7, after ")
     # Killed: it could say nothing.
-    really = machine_state.MachineState("running", "kvm", "", 1, "ab" * 16, 0.0, "", state.history, state.events[:4])
-    machine_state.write(bench.folder / "state.json", really)
+    really = vm_state.MachineState("running", "kvm", "", 1, "ab" * 16, 0.0, "", state.history, state.events[:4])
+    vm_state.write(bench.folder / "state.json", really)
     bench.run("kvm", PATIENT, lambda: len(bench.started) >= 5)
     last = (bench.told + bench.at_last)[-1]
     events = last.events
     assert last.history == state.history
     assert events[4].what == "exit"
     assert "without a word" in events[4].detail
-    assert len(events) <= machine_state.EVENTS
+    assert len(events) <= vm_state.EVENTS
 
 
 def test_each_start_has_a_random_name_that_is_told_before_the_vm_lives(bench: Bench) -> None:

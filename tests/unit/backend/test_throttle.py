@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from backend.peers import Peer
-from backend.throttle import MOST_FAILING, MOST_KNOWN, MOST_SHARES, Rates, Throttle
+from backend.daemon.throttle import MOST_FAILING, MOST_KNOWN, MOST_SHARES, Rates, Throttle
+from backend.protocol.peers import Peer
 from tests.unit.backend.rig import Now
 
 RATES = Rates()

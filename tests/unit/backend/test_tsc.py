@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend import tsc
+from backend.guests import tsc
 
 x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="only there is such a counter")
 

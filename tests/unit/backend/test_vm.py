@@ -17,17 +17,18 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from backend import accelerator, machine, tap, tsc, vm
-from backend.accelerator import Accelerator
-from backend.instructions import FRONTEND_MAC
-from backend.machine import Machine
+from backend.common import tap
+from backend.guests import accelerator, machine_type, tsc, vm
+from backend.guests.accelerator import Accelerator
+from backend.guests.machine_type import Machine
+from backend.protocol.instructions import FRONTEND_MAC
 
 KVM, TCG = Accelerator("kvm", "a test says so"), Accelerator("tcg", "a test says so")
 TAP, VHOST = vm.Ends(access=7, link=8), vm.Ends(access=None, link=8)
 VM_MAC = "02:5a:11:00:00:09"
 
 
-def command(chosen: Accelerator, ends: vm.Ends = VHOST, kind: Machine = machine.MICROVM) -> list[str]:
+def command(chosen: Accelerator, ends: vm.Ends = VHOST, kind: Machine = machine_type.MICROVM) -> list[str]:
     return vm.command(
         kind, chosen, ends, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"]
     )
@@ -36,7 +37,7 @@ def command(chosen: Accelerator, ends: vm.Ends = VHOST, kind: Machine = machine.
 def in_place(way: str, qemu: Path) -> Machine:
     """Microvm with another program in QEMU's place."""
     return dataclasses.replace(
-        machine.MICROVM, **{way: dataclasses.replace(getattr(machine.MICROVM, way), qemu=str(qemu))}
+        machine_type.MICROVM, **{way: dataclasses.replace(getattr(machine_type.MICROVM, way), qemu=str(qemu))}
     )
 
 
@@ -115,12 +116,12 @@ def test_a_guest_that_panics_ends_qemu(chosen: Accelerator) -> None:
 def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
     kvm, tcg = command(KVM), command(TCG)
     assert (kvm[0], values(kvm, "-accel"), values(kvm, "-cpu")) == (
-        machine.MICROVM.kvm.qemu,
+        machine_type.MICROVM.kvm.qemu,
         ["kvm"],
         ["host,svm=off,vmx=off,pmu=off"],
     )
     (accel,) = values(tcg, "-accel")
-    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine.MICROVM.tcg.qemu, "tcg", ["max,svm=off"])
+    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine_type.MICROVM.tcg.qemu, "tcg", ["max,svm=off"])
 
 
 @pytest.mark.parametrize(
@@ -138,21 +139,21 @@ def test_an_arm_guest_is_refused_a_pmu_where_kvm_has_one(
         return answer
 
     (tmp_path / "kvm").touch()
-    monkeypatch.setattr(machine, "_KVM", tmp_path / "kvm")
+    monkeypatch.setattr(machine_type, "_KVM", tmp_path / "kvm")
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
-    assert machine.own().kvm.cpu == cpu
-    assert machine.VIRT.kvm.cpu == "host,pmu=off"
+    assert machine_type.own().kvm.cpu == cpu
+    assert machine_type.VIRT.kvm.cpu == "host,pmu=off"
 
 
 @pytest.mark.parametrize(
     ("kind", "chosen", "told"),
     [
-        (machine.MICROVM, TCG, ["tsc_early_khz=2596138"]),
+        (machine_type.MICROVM, TCG, ["tsc_early_khz=2596138"]),
         # KVM's clock tells it, and so does a register of an Arm processor.
-        (machine.MICROVM, KVM, []),
-        (machine.VIRT, TCG, []),
-        (machine.VIRT, KVM, []),
+        (machine_type.MICROVM, KVM, []),
+        (machine_type.VIRT, TCG, []),
+        (machine_type.VIRT, KVM, []),
     ],
     ids=["x86 tcg", "x86 kvm", "arm tcg", "arm kvm"],
 )
@@ -160,7 +161,7 @@ def test_an_emulated_x86_machine_is_told_how_fast_its_clock_runs(
     boot: Path, monkeypatch: pytest.MonkeyPatch, kind: Machine, chosen: Accelerator, told: list[str]
 ) -> None:
     """Or its kernel waits for ever for a tick to measure the one thing by that could give it one."""
-    monkeypatch.setattr(machine, "own", lambda: kind)
+    monkeypatch.setattr(machine_type, "own", lambda: kind)
     monkeypatch.setattr(tsc, "measure", lambda: 2_596_138)
     (append,) = values(vm.present(chosen, VHOST), "-append")
     assert [word for word in append.split() if word.startswith("tsc_early_khz")] == told
@@ -185,7 +186,7 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_command_line_follows_the_image_and_the_boot(boot: Path) -> None:
     expected = vm.command(
-        machine.MICROVM, KVM, VHOST, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"]
+        machine_type.MICROVM, KVM, VHOST, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"]
     )
     assert vm.present(KVM, VHOST) == expected
 
@@ -216,7 +217,7 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
     qemu = boot / "qemu"
     qemu.write_text("#!/bin/sh\nls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /fd \\1 /p'\n")
     qemu.chmod(0o755)
-    monkeypatch.setattr(machine, "own", lambda: in_place("tcg", qemu))
+    monkeypatch.setattr(machine_type, "own", lambda: in_place("tcg", qemu))
     access, link, other, printed = (
         os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other", "printed")
     )
@@ -241,7 +242,7 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
 
 def test_the_trial_guest_says_k_after_a_thousand_exits() -> None:
     """An interpreter for the eleven instructions of the ROM, from the reset vector on (Intel SDM volume 2)."""
-    rom = machine.MICROVM.trial_rom
+    rom = machine_type.MICROVM.trial_rom
     assert len(rom) == 0x10000
     ip, ecx, dx, al, zero = 0xFFF0, 0, 0, 0, False
     said = bytearray()
@@ -285,7 +286,7 @@ def test_the_trial_guest_says_k_after_a_thousand_exits() -> None:
 
 def test_the_trial_guest_of_aarch64_says_k_after_a_thousand_exits() -> None:
     """As above, for the ten instructions of that ROM (Arm Architecture Reference Manual, C4.1)."""
-    rom = machine.VIRT.trial_rom
+    rom = machine_type.VIRT.trial_rom
     assert len(rom) == 0x10000
     pc, zero, registers = 0, False, [0] * 4
     said, set_up = bytearray(), False
@@ -326,7 +327,7 @@ def test_the_trial_guest_of_aarch64_says_k_after_a_thousand_exits() -> None:
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
 def test_on_aarch64_it_is_the_same_machine_but_for_its_type(chosen: Accelerator) -> None:
-    here, there = command(chosen), command(chosen, kind=machine.VIRT)
+    here, there = command(chosen), command(chosen, kind=machine_type.VIRT)
     changed = [(a, b) for a, b in zip(here, there, strict=True) if a != b]
     assert [b.split(",")[0].split()[0] for _, b in changed[:2]] == ["/usr/bin/qemu-system-aarch64", "virt"]
     assert {here[here.index(a) - 1] for a, _ in changed[1:]} == {"-M", "-cpu", "-append"}
@@ -361,7 +362,7 @@ def test_a_trial_guest_that_says_k_means_kvm(tmp_path: Path) -> None:
     assert re.fullmatch(r"a trial guest ran under KVM in \d+ ms", chosen.reason)
     assert time.monotonic() - started < 3, "the guest that is done was waited for"
     words = (tmp_path / "words").read_text()
-    assert f"-M {machine.MICROVM.kvm.options} -accel kvm -cpu host" in words
+    assert f"-M {machine_type.MICROVM.kvm.options} -accel kvm -cpu host" in words
     assert "-nodefaults -no-user-config" in words
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rootfs.image import Built
+from driver.machine import MachineError
+from rootfs.build import Built
 from tests.bench import boot
-from tests.qemu.machine import MachineError
 
 QUIET = Console(quiet=True)
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rootfs import image as images
-from rootfs.errors import SallyportError
-from rootfs.image import Built, Recipe
-from rootfs.steps import Cache, digest_path
+from rootfs import build as images
+from rootfs.base.cache import Cache, digest_path
+from rootfs.base.errors import SallyportError
+from rootfs.build import Built, Recipe
 from tests.bench import build
 
 QUIET = Console(quiet=True)

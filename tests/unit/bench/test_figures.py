@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rootfs.errors import SallyportError
+from rootfs.base.errors import SallyportError
 from tests.bench import figures
 from tests.bench.figures import Figure
 

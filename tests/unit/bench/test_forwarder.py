@@ -11,7 +11,7 @@ import runpy
 import pytest
 from rich.console import Console
 
-from backend import vm
+from backend.guests import vm
 from tests.bench import forwarder, forwarder_figures, forwarder_peers, forwarder_vm
 from tests.bench.forwarder_figures import CPU, LATENCY, LOST, RATE, TCP, Results, Target
 from tests.bench.forwarder_traffic import Passage, busy_seconds, softnet_drops
@@ -159,7 +159,7 @@ def test_the_benchmarks_supervisor_asks_for_vhost_net_if_the_flag_stands(
     monkeypatch.setattr(runpy, "run_module", lambda name, run_name: started.append(name))
     script = forwarder_vm.OVERLAY / "usr/lib/sallyport/bench-supervisor"
     exec(compile(script.read_text(), str(script), "exec"), {})
-    assert started == ["backend.supervisor"]
+    assert started == ["backend.guests.supervisor"]
     assert vm._access(vm.Ends(7, 8), 192) == ["-netdev", wanted]
 
 

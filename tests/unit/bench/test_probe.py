@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from proof.wire.target import Target
 from tests.bench.probe import Mix, Said
-from tests.probes.target import Target
 
 TARGET = Target("02:73:61:6c:6c:79", "192.168.42.1", {"mgmt0": "52:54:00:12:34:56"})
 MIX = Mix(frozenset({4000, 4001}), frozenset({5000}), frozenset({6000}))

@@ -29,12 +29,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from backend.forwarder import _core, _kernel, errors, kernel_way, ways
+from backend.forwarder import _core, _kernel, datapaths, errors, kernel_datapath
 from backend.forwarder.counters import VERDICTS
-from backend.forwarder.kernel_way import KernelWay
+from backend.forwarder.kernel_datapath import KernelWay
 from tests.unit.forwarder.policies import BROADCAST, FROM_PORT, FROM_VM, PEER_MAC, VM_MAC, Limit, Policy
 
-OBJECT = ways.BPF_OBJECT if ways.BPF_OBJECT.exists() else Path(_kernel.__file__).with_name("kernel.bpf.o")
+OBJECT = datapaths.BPF_OBJECT if datapaths.BPF_OBJECT.exists() else Path(_kernel.__file__).with_name("kernel.bpf.o")
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and BPF need root"),
@@ -569,7 +569,7 @@ CHILD = """
         assert ctypes.CDLL(None, use_errno=True).capset(header, data) == 0
 
     from backend.forwarder import errors
-    from backend.forwarder.kernel_way import KernelWay
+    from backend.forwarder.kernel_datapath import KernelWay
     port, tap, policy, program, *capabilities = sys.argv[1:]
     keep(*capabilities)
     try:
@@ -702,7 +702,7 @@ def test_an_egress_chain_lets_out_these_frames_alone(place: Place) -> None:
         pytest.skip("nft(8) is not installed")
     rules = "".join(
         f"table netdev {name}_out {{\n chain out {{\n type filter hook egress device {name} priority 0; policy drop;\n"
-        f" meta mark {kernel_way.MARK:#x} accept\n }}\n }}\n"
+        f" meta mark {kernel_datapath.MARK:#x} accept\n }}\n }}\n"
         for name in ("mgmt0", "access0")
     )
     own = Wire(place.forwarder, "mgmt0")
@@ -730,7 +730,7 @@ def test_frames_leave_with_the_mark(place: Place) -> None:
         seen.settimeout(VERDICT_S)
         place.wires[FROM_PORT].send(frame(FROM_PORT))
         _, ancillary, _, _ = seen.recvmsg(2000, socket.CMSG_SPACE(4))
-        assert [int.from_bytes(data, sys.byteorder) for _, _, data in ancillary] == [kernel_way.MARK]
+        assert [int.from_bytes(data, sys.byteorder) for _, _, data in ancillary] == [kernel_datapath.MARK]
 
 
 def test_the_port_is_promiscuous(place: Place) -> None:

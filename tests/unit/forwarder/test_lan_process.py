@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from backend.forwarder import lan
 from backend.forwarder.errors import ConfigError, ForwarderError
+from backend.lan import main
 from tests.unit.forwarder.rig import inside, ip, needs_root
 
 WAIT_S = 10.0
@@ -47,9 +47,9 @@ def written(path: Path, value: object) -> Path:
 def test_table_of_a_file(tmp_path: Path) -> None:
     value = document()
     value["ports"][1]["addresses"] = ["10.7.0.2"]
-    config = lan.read(written(tmp_path / "lan.json", value))
+    config = main.read(written(tmp_path / "lan.json", value))
     a, b = bytes.fromhex(A_MAC.replace(":", "")), bytes.fromhex(B_MAC.replace(":", ""))
-    assert lan.entries(config) == [
+    assert main.entries(config) == [
         (b"\x0a\x07\0\x01", 0, a),
         (bytes.fromhex("fd070000000000000000000000000001"), 0, a),
         (bytes.fromhex("fe80000000000000000000fffe000a01"), 0, a),
@@ -91,29 +91,29 @@ def test_table_of_a_file(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, port: int, change: dict[str, object], named: str) -> None:
     value = document()
-    assert len(lan.read(written(tmp_path / "good.json", value)).ports) == 2
+    assert len(main.read(written(tmp_path / "good.json", value)).ports) == 2
     value["ports"][port].update(change)
     with pytest.raises(ConfigError, match=named) as caught:
-        lan.read(written(tmp_path / "lan.json", value))
+        main.read(written(tmp_path / "lan.json", value))
     assert str(tmp_path / "lan.json") in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent.json.*No such file"):
-        lan.read(tmp_path / "absent.json")
-    assert lan.main([str(tmp_path / "absent.json")]) == 1
+        main.read(tmp_path / "absent.json")
+    assert main.main([str(tmp_path / "absent.json")]) == 1
 
 
 @needs_root
 def test_a_tap_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     name = f"lan{secrets.token_hex(3)}"
-    held = lan.open_tap(name)
+    held = main.open_tap(name)
     try:
         with pytest.raises(ForwarderError, match=rf"tap {name}: .*EBUSY"):
-            lan.open_tap(name)
+            main.open_tap(name)
     finally:
         os.close(held)
-    os.close(lan.open_tap(name))
+    os.close(main.open_tap(name))
 
 
 class Stacks:
@@ -136,7 +136,7 @@ class Stacks:
             self.names["a"],
             sys.executable,
             "-m",
-            "backend.forwarder.lan",
+            "backend.lan.main",
             str(self.file),
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

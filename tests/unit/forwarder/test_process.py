@@ -23,8 +23,8 @@ from scapy.utils import RawPcapNgReader
 
 from backend.forwarder import control
 from backend.forwarder.errors import ForwarderError
-from backend.instructions import Port, Ports
-from rootfs.version import PROJECT
+from backend.protocol.instructions import Port, Ports
+from rootfs.base.version import PROJECT
 from tests.unit.forwarder.rig import (
     VM_MAC,
     RawSocket,
@@ -217,7 +217,7 @@ def test_a_call_that_is_not_on_the_list_ends_the_process(call: str, stays: bool)
 
 
 SPY = """
-from backend.forwarder import ways
+from backend.forwarder import datapaths as ways
 def spying(make):
     def made(*arguments):
         way = make(*arguments)

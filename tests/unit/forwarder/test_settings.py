@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend import instructions
 from backend.forwarder import config, counters, policy
 from backend.forwarder.errors import ConfigError
-from rootfs import overlay
-from rootfs import profile as profiles
-from rootfs.version import PROJECT
+from backend.protocol import instructions
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile as profiles
+from rootfs.tree import overlay
 from tests.unit.forwarder.rig import VM_MAC, settings
 
 CORE = PROJECT / "backend/forwarder/core"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from backend.forwarder import _core
-from backend.forwarder import lan as lan_module
+from backend.lan import main as lan_module
 from tests.unit.forwarder.rig import inside, ip, needs_root
 from tests.unit.forwarder.switchboard import WAIT_MS, Switchboard, ipv4, ipv6, mac, packed, switchboard, table
 
@@ -114,7 +114,7 @@ def test_only_a_tap_with_the_virtio_header_will_do(namespace: str) -> None:
         _core.tap(null.fileno(), 1)
     assert caught.value.errno == errno.ENOTTY
     with inside(namespace):
-        from backend.tap import open_tap
+        from backend.common.tap import open_tap
 
         plain, descriptor = open_tap("plain0"), lan_module.open_tap(TAP)
     with pytest.raises(OSError, match="IFF_VNET_HDR") as caught:
@@ -261,7 +261,7 @@ def test_a_device_opened_on_the_host_reaches_its_tap_from_anywhere_and_one_opene
     ip("netns", "add", empty := f"{namespace}x")
     try:
         script = (
-            "import os, sys; from backend.tap import attach\n"
+            "import os, sys; from backend.common.tap import attach\n"
             f"os.setgid({user}); os.setuid({user})\n"
             "attach(int(sys.argv[1]), sys.argv[2]); os.write(int(sys.argv[1]), bytes(6) + bytes(54))"
         )

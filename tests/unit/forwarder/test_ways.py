@@ -23,13 +23,14 @@ from typing import Any, Protocol
 
 import pytest
 
-from backend import instructions
-from backend.forwarder import config, policy, ways
+from backend.forwarder import config, policy
+from backend.forwarder import datapaths as ways
 from backend.forwarder.counters import named
-from backend.forwarder.kernel_way import KernelWay
-from rootfs import overlay
-from rootfs import profile as profiles
-from rootfs.version import PROJECT
+from backend.forwarder.kernel_datapath import KernelWay
+from backend.protocol import instructions
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile as profiles
+from rootfs.tree import overlay
 from tests.unit.forwarder.rig import (
     FROM_PORT,
     FROM_VM,

@@ -12,8 +12,8 @@ from typing import Any
 
 from msgspec import structs
 
-from backend import opaque
-from frontend_vm.instructions import (
+from backend.daemon import opaque
+from frontend_vm.protocol.instructions import (
     MAX_LINE,
     AnyInstruction,
     AuditLog,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from frontend_vm import app, link, log
-from frontend_vm.instructions import Done, Heartbeat, HostnameSet
 from frontend_vm.link import Refused, Unreachable
+from frontend_vm.protocol.instructions import Done, Heartbeat, HostnameSet
 from frontend_vm.settings import Settings, load_settings
 from tests.unit.frontend_vm.keys import make_configuration
 from tests.unit.frontend_vm.rig import error_code, running, until

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from frontend_vm import logins
-from frontend_vm.instructions import Error, Session, SessionOpen
 from frontend_vm.logins import Logins
-from frontend_vm.peers import Peer
+from frontend_vm.protocol.instructions import Error, Session, SessionOpen
+from frontend_vm.protocol.peers import Peer
 from frontend_vm.refusal import Refused
 from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.rig import running, until

@@ -12,7 +12,7 @@ import asyncssh
 import paramiko
 import pytest
 
-from backend import opaque
+from backend.daemon import opaque
 from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.rig import paramiko_login, running, set_password
 

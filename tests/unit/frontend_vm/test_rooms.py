@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from frontend_vm.peers import Peer
+from frontend_vm.protocol.peers import Peer
 from frontend_vm.rooms import Room
 
 

@@ -6,9 +6,9 @@ import re
 from typing import get_args, get_type_hints
 
 from backend.forwarder import counters
-from frontend_vm.instructions import Port
+from frontend_vm.protocol.instructions import Port
 from frontend_vm.words import WORDS
-from rootfs.version import PROJECT
+from rootfs.base.version import PROJECT
 
 CORE = PROJECT / "backend/forwarder/core"
 BRIDGE = PROJECT / "overlays/host/etc/sallyport/port.nft.j2"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rootfs.buildroot.output import Output
-from rootfs.buildroot.source import Source
-from rootfs.steps import Cache
-from rootfs.tools import Confined, Tools
+from rootfs.base.cache import Cache
+from rootfs.base.tools_tree import Confined, Tools
+from rootfs.engines.buildroot.output import Output
+from rootfs.engines.buildroot.source import Source
 from tests.unit.rootfs.fake_buildroot import Here, make_tree
 
 Program = Callable[[str, str], Path]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rootfs.buildroot.source import BUILT, EXTERNAL, Source
+from rootfs.engines.buildroot.source import BUILT, EXTERNAL, Source
 
 GOOD = b"a good archive"
 INFO: dict[str, dict[str, Any]] = {

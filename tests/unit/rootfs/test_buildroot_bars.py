@@ -8,14 +8,14 @@ import time
 import pytest
 from rich.console import Console
 
-from rootfs.buildroot import bars
+from rootfs.engines.buildroot import progress
 
 
 def test_each_package_that_is_done_has_a_line_and_so_has_each_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=120)
-    with bars.bars(["host"], console) as say:
+    with progress.bars(["host"], console) as say:
         for now, words, done in (  # noqa: B007 - the clock reads it
             (1000.0, "zlib", 0),
             (1030.0, "linux", 1),

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rootfs import defconfig
-from rootfs.buildroot.build import build
-from rootfs.buildroot.builder import Builder
-from rootfs.buildroot.output import Output
-from rootfs.buildroot.source import Source
-from rootfs.debian import packages
-from rootfs.errors import CommandError, DiskFullError, SallyportError
-from rootfs.run import Stopped
+from rootfs.base import packages
+from rootfs.base.errors import CommandError, DiskFullError, SallyportError
+from rootfs.base.process import Stopped
+from rootfs.engines.buildroot.build import build
+from rootfs.engines.buildroot.builder import Builder
+from rootfs.engines.buildroot.output import Output
+from rootfs.engines.buildroot.source import Source
+from rootfs.spec import defconfig
 from tests.unit.rootfs.fake_buildroot import GOOD, INFO, PACKAGES, WORDS, Machine
 
 

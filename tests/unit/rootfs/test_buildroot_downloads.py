@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rootfs.buildroot import downloads
-from rootfs.buildroot.downloads import Needed, State
-from rootfs.buildroot.output import Output, Package
-from rootfs.buildroot.source import EXTERNAL, Source
-from rootfs.errors import CommandError, SallyportError
+from rootfs.base.errors import CommandError, SallyportError
+from rootfs.engines.buildroot import downloads
+from rootfs.engines.buildroot.downloads import Needed, State
+from rootfs.engines.buildroot.output import Output, Package
+from rootfs.engines.buildroot.source import EXTERNAL, Source
 from tests.unit.rootfs.fake_buildroot import GOOD, INFO, Here
 
 

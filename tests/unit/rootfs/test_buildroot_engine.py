@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from rootfs import defconfig
-from rootfs.arch import X86_64
-from rootfs.buildroot.engine import Engine
-from rootfs.buildroot.output import Package
-from rootfs.debian import engine as debian
-from rootfs.debian import licenses, packages
-from rootfs.errors import OfflineError, SallyportError
-from rootfs.kernel import Kernel
+from rootfs.base import licenses, packages
+from rootfs.base.errors import OfflineError, SallyportError
+from rootfs.engines.buildroot.engine import Engine
+from rootfs.engines.buildroot.output import Package
+from rootfs.engines.debian import engine as debian
+from rootfs.spec import defconfig
+from rootfs.spec.architecture import X86_64
+from rootfs.tree.kernel import Kernel
 from tests.unit.rootfs.conftest import Desk
 
 CONFIG = 'BR2_x86_64=y\nBR2_TARGET_GENERIC_HOSTNAME="small"\nBR2_PACKAGE_PYTHON3=y\n'
@@ -85,7 +85,7 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinishedBuilder:
     config = tmp_path / "small.config"
     config.write_text(CONFIG)
     monkeypatch.setitem(defconfig.ALL, "frontend", config)
-    monkeypatch.setattr("rootfs.debian.engine.compile_python", lambda *_: None)
+    monkeypatch.setattr("rootfs.engines.debian.engine.compile_python", lambda *_: None)
     return FinishedBuilder(directory)
 
 

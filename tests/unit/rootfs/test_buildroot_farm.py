@@ -6,23 +6,23 @@ import os
 
 import pytest
 
-from rootfs.buildroot import farm
-from rootfs.buildroot.farm import Farm, Node
-from rootfs.errors import SallyportError
+from rootfs.base.errors import SallyportError
+from rootfs.engines.buildroot import distcc
+from rootfs.engines.buildroot.distcc import Farm, Node
 
 
 def test_nodes_are_named_by_address_port_and_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    found = farm.read("10.0.0.2/8  10.0.0.3:4000 ")
-    assert found.nodes == (Node("10.0.0.2", farm.PORT, 8), Node("10.0.0.3", 4000, farm.JOBS))
-    assert found.jobs == 2 + 8 + farm.JOBS
+    found = distcc.read("10.0.0.2/8  10.0.0.3:4000 ")
+    assert found.nodes == (Node("10.0.0.2", distcc.PORT, 8), Node("10.0.0.3", 4000, distcc.JOBS))
+    assert found.jobs == 2 + 8 + distcc.JOBS
     told = found.environment()
     assert told["DISTCC_HOSTS"] == "localhost/2 10.0.0.2:3632/8 10.0.0.3:4000/4"
     assert told["CCACHE_PREFIX"] == "distcc"
 
 
 def test_without_nodes_nothing_is_told() -> None:
-    assert farm.read("") == Farm()
+    assert distcc.read("") == Farm()
     assert Farm().environment() == {}
 
 
@@ -31,7 +31,7 @@ def test_without_nodes_nothing_is_told() -> None:
 )
 def test_what_is_no_node_is_named(setting: str) -> None:
     with pytest.raises(SallyportError, match=f"SALLYPORT_FARM: '{setting}'"):
-        farm.read(f"10.0.0.2 {setting}")
+        distcc.read(f"10.0.0.2 {setting}")
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_what_is_no_node_is_named(setting: str) -> None:
 )
 def test_a_node_answers_nobody_that_it_was_not_told(listen: str, allow: str, port: int, jobs: int) -> None:
     with pytest.raises(SallyportError):
-        farm.command(listen, allow, port, jobs)
-    assert "10.0.0.0/24" in farm.command("10.0.0.2", "10.0.0.0/24", 1, 1)
+        distcc.command(listen, allow, port, jobs)
+    assert "10.0.0.0/24" in distcc.command("10.0.0.2", "10.0.0.0/24", 1, 1)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.buildroot import downloads, fetch
-from rootfs.buildroot.downloads import Needed, State
-from rootfs.buildroot.source import EXTERNAL
+from rootfs.engines.buildroot import downloads, fetch
+from rootfs.engines.buildroot.downloads import Needed, State
+from rootfs.engines.buildroot.source import EXTERNAL
 from tests.unit.rootfs.conftest import serve
 
 GOOD = b"an archive"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.arch import X86_64
-from rootfs.buildroot import harvest
-from rootfs.buildroot.output import Package
-from rootfs.debian import licenses, packages
-from rootfs.errors import SallyportError
+from rootfs.base import licenses, packages
+from rootfs.base.errors import SallyportError
+from rootfs.engines.buildroot import collect
+from rootfs.engines.buildroot.output import Package
+from rootfs.spec.architecture import X86_64
 
 LISTED = [
     Package.model_validate(
@@ -63,8 +63,8 @@ def gather(directory: Path, output: Path) -> Path:
     (prebuilt / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
     brought = {"libc6": ["usr/lib/x86_64-linux-gnu/libm.so.6"], "make": ["usr/bin/make"]}
     (prebuilt / "files.json").write_text(json.dumps(brought))
-    binaries = harvest.prebuilt(prebuilt)
-    harvest.gather(X86_64, directory, LISTED, binaries, prebuilt, output, {"busybox.tar": "ab", "linux.tar": "cd"})
+    binaries = collect.prebuilt(prebuilt)
+    collect.gather(X86_64, directory, LISTED, binaries, prebuilt, output, {"busybox.tar": "ab", "linux.tar": "cd"})
     return output
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import arch, defconfig
-from rootfs.buildroot import kernel_options
-from rootfs.errors import SallyportError
+from rootfs.base.errors import SallyportError
+from rootfs.engines.buildroot import kernel_options
+from rootfs.spec import architecture, defconfig
 
 
 def test_a_line_that_was_dropped_or_changed_is_named(tmp_path: Path) -> None:
@@ -25,9 +25,9 @@ def test_a_line_that_was_dropped_or_changed_is_named(tmp_path: Path) -> None:
     assert "CONFIG_C" not in str(caught.value)
 
 
-@pytest.mark.parametrize("target", arch.ALL.values(), ids=tuple(arch.ALL))
+@pytest.mark.parametrize("target", architecture.ALL.values(), ids=tuple(architecture.ALL))
 @pytest.mark.parametrize("name", defconfig.ALL)
-def test_each_defconfig_has_a_common_part_and_the_architectures(name: str, target: arch.Arch) -> None:
+def test_each_defconfig_has_a_common_part_and_the_architectures(name: str, target: architecture.Arch) -> None:
     symbols = defconfig.merged(target.configs(name, defconfig.ALL[name]))
     common, own, *drivers = kernel_options.files(symbols)
     assert common.is_file()

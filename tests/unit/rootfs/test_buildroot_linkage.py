@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rootfs.buildroot import linkage
+from rootfs.engines.buildroot import linkage
 
 
 def loaded(name: str) -> Path:

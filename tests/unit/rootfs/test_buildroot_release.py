@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.buildroot import release
-from rootfs.buildroot.source import BUILT, Source
-from rootfs.errors import OfflineError, SallyportError
+from rootfs.base.errors import OfflineError, SallyportError
+from rootfs.engines.buildroot import release
+from rootfs.engines.buildroot.source import BUILT, Source
 from tests.unit.rootfs.conftest import Desk, serve
 
 

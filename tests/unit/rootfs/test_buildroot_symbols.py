@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from kconfiglib import Kconfig
 
-from rootfs import defconfig
-from rootfs.buildroot import symbols
-from rootfs.buildroot.source import BUILT, EXTERNAL, RELEASE, Source
-from rootfs.errors import SallyportError
+from rootfs.base.errors import SallyportError
+from rootfs.engines.buildroot import symbols
+from rootfs.engines.buildroot.source import BUILT, EXTERNAL, RELEASE, Source
+from rootfs.spec import defconfig
 
 CONFIG_IN = """\
 mainmenu "Small"

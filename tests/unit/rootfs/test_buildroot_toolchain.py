@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.arch import X86_64
-from rootfs.buildroot import toolchain
-from rootfs.buildroot.stand_in import patchelf
+from rootfs.engines.buildroot import toolchain
+from rootfs.external.shims import patchelf
+from rootfs.spec.architecture import X86_64
 
 TRIPLET = X86_64.triplet
 MULTIARCH = f"usr/lib/{TRIPLET}"

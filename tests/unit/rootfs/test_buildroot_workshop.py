@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.buildroot import farm
-from rootfs.buildroot.workshop import Workshop
-from rootfs.debian import packages
+from rootfs.base import packages
+from rootfs.engines.buildroot import distcc
+from rootfs.engines.buildroot.sandbox import Workshop
 
 
 def save(folder: Path, *rows: packages.Package) -> Path:
@@ -49,7 +49,7 @@ def test_a_build_has_no_network_and_writes_where_it_may(shop: Workshop, tmp_path
 
 
 def test_only_with_a_farm_it_has_one(shop: Workshop, tmp_path: Path) -> None:
-    words, environment = command(replace(shop, farm=farm.read("10.0.0.7/2")), tmp_path)
+    words, environment = command(replace(shop, farm=distcc.read("10.0.0.7/2")), tmp_path)
     assert "--unshare-net" not in words
     assert environment["CCACHE_PREFIX"] == "distcc"
 

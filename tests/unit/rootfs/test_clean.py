@@ -9,7 +9,7 @@ import pytest
 from invoke import Context, Exit
 
 import tasks
-from rootfs import steps
+from rootfs.base import cache
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_what_a_link_in_it_leads_to_is_left_alone_and_named(
 def test_a_link_to_the_checkout_itself_is_refused(
     checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "PROJECT", checkout)
+    monkeypatch.setattr(cache, "PROJECT", checkout)
     (checkout / "tasks.py").write_text("")
     (checkout / "out").symlink_to(checkout)
     with pytest.raises(Exit):

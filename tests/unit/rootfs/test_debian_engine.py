@@ -11,10 +11,10 @@ import pytest
 from invoke import Context, Exit
 
 from rootfs import tasks
-from rootfs.debian import packages
-from rootfs.debian.engine import Engine
-from rootfs.debian.packages import Package
-from rootfs.errors import OfflineError
+from rootfs.base import packages
+from rootfs.base.errors import OfflineError
+from rootfs.base.packages import Package
+from rootfs.engines.debian.engine import Engine
 from tests.unit.rootfs.conftest import Desk
 
 OLD, NEW = (Package("systemd-boot-efi", version, "amd64", version * 64) for version in "12")

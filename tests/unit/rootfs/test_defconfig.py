@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import arch, defconfig
-from rootfs.arch import Arch
-from rootfs.debian import engine
-from rootfs.errors import SallyportError
-from rootfs.version import PROJECT
+from rootfs.base.errors import SallyportError
+from rootfs.base.version import PROJECT
+from rootfs.engines.debian import engine
+from rootfs.spec import architecture, defconfig
+from rootfs.spec.architecture import Arch
 
 CONFIGS = tuple(defconfig.ALL.values())
 
@@ -99,10 +99,10 @@ def test_host_name_and_overlays_are_read_from_their_symbols(tmp_path: Path) -> N
     wish = translate(
         tmp_path,
         'BR2_TARGET_GENERIC_HOSTNAME="box"\n'
-        'BR2_ROOTFS_OVERLAY="$(BR2_EXTERNAL_SALLYPORT_PATH)/../overlays/host $(BR2_EXTERNAL_SALLYPORT_PATH)"\n',
+        'BR2_ROOTFS_OVERLAY="$(BR2_EXTERNAL_SALLYPORT_PATH)/../../overlays/host $(BR2_EXTERNAL_SALLYPORT_PATH)"\n',
     )
     assert wish.hostname == "box"
-    assert wish.overlays == (PROJECT / "overlays/host", PROJECT / "rootfs")
+    assert wish.overlays == (PROJECT / "overlays/host", PROJECT / "rootfs/external")
 
 
 def test_an_unknown_symbol_names_file_line_symbol_and_a_close_guess(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_unknown_symbol_names_file_line_symbol_and_a_close_guess(tmp_path: Pa
     assert str(caught.value).startswith(f"{tmp_path}/defconfig:2: ")
     assert "BR2_PACKAGE_NFTABLE" in str(caught.value)
     assert "did you mean BR2_PACKAGE_NFTABLES?" in caught.value.hint
-    assert "rootfs/debian/map.toml" in caught.value.hint
+    assert "rootfs/engines/debian/map.toml" in caught.value.hint
 
 
 def test_an_unknown_symbol_like_no_other_gets_no_guess(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_value_that_the_engine_cannot_serve_is_an_error(tmp_path: Path, line: 
 
 def test_an_overlay_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SallyportError, match="no directory") as caught:
-        translate(tmp_path, 'BR2_ROOTFS_OVERLAY="$(BR2_EXTERNAL_SALLYPORT_PATH)/../overlays/toast"\n')
+        translate(tmp_path, 'BR2_ROOTFS_OVERLAY="$(BR2_EXTERNAL_SALLYPORT_PATH)/../../overlays/toast"\n')
     assert f"{tmp_path}/defconfig:1: BR2_ROOTFS_OVERLAY" in str(caught.value)
 
 
@@ -150,13 +150,13 @@ def test_a_broken_map_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pyt
         engine.read_map()
 
 
-@pytest.mark.parametrize("target", arch.ALL.values(), ids=tuple(arch.ALL))
+@pytest.mark.parametrize("target", architecture.ALL.values(), ids=tuple(architecture.ALL))
 @pytest.mark.parametrize("name", defconfig.ALL)
 def test_the_shipped_defconfigs_translate(name: str, target: Arch) -> None:
     symbols = defconfig.merged(target.configs(name, defconfig.ALL[name]))
     wish = engine.translate(symbols, target)
     assert target.loader in wish.keep
-    assert ("qemu-system-arm" in wish.packages) == (name == "host" and target is arch.AARCH64)
+    assert ("qemu-system-arm" in wish.packages) == (name == "host" and target is architecture.AARCH64)
     assert "{" not in " ".join(wish.keep)
     assert wish.hostname == symbols["BR2_TARGET_GENERIC_HOSTNAME"].value != ""
     assert [path.parent.name for path in wish.overlays] == ["overlays"]
@@ -166,7 +166,10 @@ def test_the_shipped_defconfigs_translate(name: str, target: Arch) -> None:
 
 def test_map_and_defconfigs_have_the_same_symbols() -> None:
     parts = [
-        part for a in arch.ALL.values() for name, config in defconfig.ALL.items() for part in a.configs(name, config)
+        part
+        for a in architecture.ALL.values()
+        for name, config in defconfig.ALL.items()
+        for part in a.configs(name, config)
     ]
     used = {name for part in parts for name in defconfig.read(part)}
     assert used == set(engine.read_map().symbols)

@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rootfs import disk, gpt, layout, profile
-from rootfs.arch import X86_64
-from rootfs.disk import Verity
-from rootfs.errors import SallyportError
-from rootfs.profile import Disk, Profile
+from rootfs.artifact import disk, gpt, layout
+from rootfs.artifact.disk import Verity
+from rootfs.base.errors import SallyportError
+from rootfs.spec import profile
+from rootfs.spec.architecture import X86_64
+from rootfs.spec.profile import Disk, Profile
 from tests.unit.rootfs.conftest import FakeTools
 
 HASH, SALT = "ab" * 32, "cd" * 32

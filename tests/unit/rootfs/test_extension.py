@@ -10,15 +10,16 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from rich.console import Console
 
-from rootfs import extension, image
-from rootfs.debian.engine import Engine
-from rootfs.errors import SallyportError
-from rootfs.steps import Cache, digest_path
+from rootfs import build
+from rootfs.base.cache import Cache, digest_path
+from rootfs.base.errors import SallyportError
+from rootfs.engines.debian.engine import Engine
+from rootfs.tree import extension
 
 
 @pytest.fixture(scope="module")
 def debian() -> Engine:
-    return Engine(Cache(image.CACHE, Console(stderr=True)))
+    return Engine(Cache(build.CACHE, Console(stderr=True)))
 
 
 @pytest.fixture(scope="module")
@@ -93,4 +94,4 @@ def test_a_compiler_error_names_file_and_line(tmp_path: Path, debian: Engine, mo
     broken.write_text(broken.read_text() + "int broken(void) { int unused; return 0; }\n")
     monkeypatch.setattr(extension, "PACKAGE", copy)
     with pytest.raises(SallyportError, match=r"forwarder/core/loop\.c:\d+"):
-        extension.build(Engine(Cache(image.CACHE, Console(stderr=True))))
+        extension.build(Engine(Cache(build.CACHE, Console(stderr=True))))

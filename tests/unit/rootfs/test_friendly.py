@@ -12,9 +12,9 @@ import pytest
 from invoke import Exit
 from rich.table import Table
 
-from rootfs.debian import packages
-from rootfs.errors import SallyportError
-from rootfs.friendly import PlainConsole, building, friendly
+from rootfs.base import packages
+from rootfs.base.cli_errors import PlainConsole, building, friendly
+from rootfs.base.errors import SallyportError
 
 NO_ROOM = os.strerror(errno.ENOSPC)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import gpt, layout, profile
-from rootfs.errors import SallyportError
-from rootfs.gpt import Partition, Table
-from rootfs.imagefile import partitions
-from rootfs.profile import LEAST_DATA_MIB, Disk
+from rootfs.artifact import gpt, layout
+from rootfs.artifact.gpt import Partition, Table
+from rootfs.artifact.imagefile import partitions
+from rootfs.base.errors import SallyportError
+from rootfs.spec import profile
+from rootfs.spec.profile import LEAST_DATA_MIB, Disk
 
 MIB = 2**20
 SIZES = {"esp_mib": 48, "slot_mib": 64, "data_mib": LEAST_DATA_MIB}

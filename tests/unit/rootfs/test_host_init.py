@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import layout, overlay, profile
-from rootfs.version import PROJECT
+from rootfs.artifact import layout
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile
+from rootfs.tree import overlay
 
 HASH, SALT = "ab" * 32, "cd" * 32
 GOOD = f"quiet sallyport.roothash={HASH} sallyport.verity=7,{SALT}"

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from rootfs import given, imagefile, profile
-from rootfs.errors import SallyportError
-from rootfs.imagefile import open_image
+from rootfs.artifact import imagefile
+from rootfs.artifact.imagefile import open_image
+from rootfs.base import untrusted
+from rootfs.base.errors import SallyportError
+from rootfs.spec import profile
 
 NAMES = ("esp", "slot-a", "slot-b", "data")
 GOOD: dict[str, Any] = {
@@ -153,4 +155,4 @@ def test_a_profile_or_a_file_that_somebody_sent_is_bounded(tmp_path: Path) -> No
     with pytest.raises(SallyportError, match="is longer than"):
         profile.load(str(deep))
     with pytest.raises(SallyportError, match="cannot be read"):
-        given.read(Path("a\0b"), 1)
+        untrusted.read(Path("a\0b"), 1)

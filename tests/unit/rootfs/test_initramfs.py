@@ -8,8 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs.initramfs import archive
-from rootfs.tools import EPOCH
+from rootfs.base.tools_tree import EPOCH
+from rootfs.tree.initramfs import archive
 
 FILES = {"init": "#!/bin/sh\n", "etc/a": "", "etc/b": "four", "usr/bin/x": "five5", "usr-share": "sorts before usr/"}
 

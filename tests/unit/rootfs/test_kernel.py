@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.errors import SallyportError
-from rootfs.kernel import Kernel
+from rootfs.base.errors import SallyportError
+from rootfs.tree.kernel import Kernel
 from tests.unit.rootfs.conftest import Desk, FakeTools
 
 RELEASE = "6.12.1-test"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rootfs import nvd, sbom, vulnerabilities
-from rootfs.debian.packages import Package
-from rootfs.errors import SallyportError
+from rootfs.artifact import nvd, sbom, vulnerabilities
+from rootfs.base.errors import SallyportError
+from rootfs.base.packages import Package
 
 
 def cpe(product: str, version: str, update: str = "*") -> str:

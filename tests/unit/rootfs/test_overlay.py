@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from backend import instructions
-from frontend_vm import build as frontend
-from rootfs import image, overlay, profile
-from rootfs.errors import SallyportError
-from rootfs.version import PROJECT
+from backend.protocol import instructions
+from rootfs import build
+from rootfs.base.errors import SallyportError
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile
+from rootfs.tree import frontend_image as frontend
+from rootfs.tree import overlay
 
 PROFILES = ("qemu", "qemu-aarch64", "x86-64-uefi")
 WAYS = {
@@ -129,7 +131,7 @@ def device_with(way: str, name: str = "qemu") -> profile.Profile:
 
 def values(file: Path, device: profile.Profile, *, test_access: bool = False) -> dict[str, object]:
     if file.relative_to(PROJECT / "overlays").parts[0].startswith("host"):
-        return image.values(image.Recipe(device, test_access=test_access), "debian")
+        return build.values(build.Recipe(device, test_access=test_access), "debian")
     return frontend.values(device)
 
 

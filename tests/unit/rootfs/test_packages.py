@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.debian import packages
-from rootfs.debian.packages import Package
-from rootfs.errors import CommandError, SallyportError
+from rootfs.base import packages
+from rootfs.base.errors import CommandError, SallyportError
+from rootfs.base.packages import Package
 from tests.unit.rootfs.conftest import Program
 
 DEB = "Package: {0}\nVersion: {1}\nArchitecture: amd64\n"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from backend import instructions
-from rootfs import overlay, profile
-from rootfs.version import PROJECT
+from backend.protocol import instructions
+from rootfs.base.version import PROJECT
+from rootfs.spec import profile
+from rootfs.tree import overlay
 
 SCRIPT = PROJECT / "overlays/host/usr/lib/sallyport/port-setup.j2"
 DEVICES = {

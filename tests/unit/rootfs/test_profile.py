@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backend import audit
-from rootfs import profile
-from rootfs.errors import SallyportError
+from backend.daemon import audit
+from rootfs.base.errors import SallyportError
+from rootfs.spec import profile
 
 GOOD = (profile.DIRECTORY / "qemu.toml").read_text().replace('name = "qemu"', 'name = "mine"')
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.errors import CommandError, SallyportError
-from rootfs.run import Stopped, environment, run
-from rootfs.tools import BUILD, EPOCH, Tools
+from rootfs.base.errors import CommandError, SallyportError
+from rootfs.base.process import Stopped, environment, run
+from rootfs.base.tools_tree import BUILD, EPOCH, Tools
 from tests.unit.rootfs.conftest import Program
 
 

@@ -10,10 +10,10 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from rootfs import sbom
-from rootfs.debian import licenses
-from rootfs.debian.licenses import Licenses
-from rootfs.debian.packages import Package
+from rootfs.artifact import sbom
+from rootfs.base import licenses
+from rootfs.base.licenses import Licenses
+from rootfs.base.packages import Package
 
 ZLIB = Package("zlib1g", "1:1.3.dfsg-1", "amd64", "ab" * 32)
 QEMU = Package("qemu-system-x86", "1:10.0-2", "amd64", "cd" * 32)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import scratch
-from rootfs.errors import SallyportError
+from rootfs.base import scratch
+from rootfs.base.errors import SallyportError
 from tests.conftest import ODD_NAMES
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import select_files
-from rootfs.errors import SallyportError
+from rootfs.base.errors import SallyportError
+from rootfs.engines import select_files
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.debian import sources
-from rootfs.debian.sources import KEYRING, Source
-from rootfs.errors import SallyportError
+from rootfs.base import apt_sources
+from rootfs.base.apt_sources import KEYRING, Source
+from rootfs.base.errors import SallyportError
 from tests.unit.rootfs.conftest import Program
 
 URI = "http://deb.example/debian/"
@@ -72,7 +72,7 @@ def test_a_suite_by_any_name_leads_to_ours(
 ) -> None:
     entry = one_line("")
     apt(row(entry, URI, "bookworm"), row(entry, SECURITY, release, suite, "main", "Debian", label))
-    assert (wanted, SECURITY) in {(source.suite, source.uri) for source in sources.archive()}
+    assert (wanted, SECURITY) in {(source.suite, source.uri) for source in apt_sources.archive()}
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_a_suite_by_any_name_leads_to_ours(
 )
 def test_what_is_no_debian_release_is_not_taken(apt: Apt, one_line: Callable[[str], str], other: Row) -> None:
     apt(other, row(one_line(""), URI, "bookworm"))
-    assert [source.suite for source in sources.archive()] == ["trixie"]
+    assert [source.suite for source in apt_sources.archive()] == ["trixie"]
     apt(other)
     with pytest.raises(SallyportError, match="no Debian archive") as caught:
-        sources.archive()
+        apt_sources.archive()
     assert "sources.list" in caught.value.hint
 
 
@@ -130,7 +130,7 @@ def test_how_an_archive_is_checked_is_kept_in_either_format(
     entries = [deb822(fields)] + ([one_line(options)] if options is not None else [])
     for entry in entries:
         apt(row(entry, URI, "bookworm"))
-        (source,) = sources.archive("amd64")
+        (source,) = apt_sources.archive("amd64")
         assert {name.lower(): value for name, value in source.options} == wanted
         assert source.where == entry
 
@@ -138,10 +138,10 @@ def test_how_an_archive_is_checked_is_kept_in_either_format(
 def test_what_is_made_is_understood_as_it_was_meant(apt: Apt, deb822: Callable[[str], str], tmp_path: Path) -> None:
     """Written and read again: an embedded key is a field of several lines."""
     apt(row(deb822(f"Check-Valid-Until: no\nSigned-By:\n {KEY}\n"), URI, "bookworm"))
-    (source,) = sources.archive()
+    (source,) = apt_sources.archive()
     (tmp_path / "b.sources").write_text(source.stanza("deb-src", ["trixie", "sid"]))
     apt(row(tmp_path / "b.sources:1", URI, "sid"))
-    (again,) = sources.archive()
+    (again,) = apt_sources.archive()
     assert again.options == source.options
     assert again.stanza() == source.stanza()
 
@@ -163,10 +163,10 @@ def test_an_entry_that_leaves_an_architecture_out_is_not_taken_and_named(
     entry = one_line(options)
     apt(row(entry, URI, "bookworm"))
     if taken:
-        assert len(sources.archive(arch)) == 1
+        assert len(apt_sources.archive(arch)) == 1
     else:
         with pytest.raises(SallyportError, match=f"leave out {arch}: {entry}"):
-            sources.archive(arch)
+            apt_sources.archive(arch)
 
 
 @pytest.mark.parametrize(
@@ -176,20 +176,20 @@ def test_an_entry_that_is_not_understood_is_named(apt: Apt, tmp_path: Path, numb
     (tmp_path / "a.list").write_text(f"\nsomething else {text}\n")
     apt(row(f"{tmp_path / 'a.list'}:{number}", URI, "bookworm"))
     with pytest.raises(SallyportError, match=f"a.list:{number}: "):
-        sources.archive()
+        apt_sources.archive()
 
 
 def test_an_option_that_is_of_one_suite_is_named(apt: Apt, one_line: Callable[[str], str]) -> None:
     apt(row(entry := one_line("[inrelease-path=x]"), URI, "bookworm"))
     with pytest.raises(SallyportError, match=f"{entry}: inrelease-path"):
-        sources.archive()
+        apt_sources.archive()
 
 
 def test_two_entries_of_one_archive_are_one_and_that_of_our_suite_counts(apt: Apt, tmp_path: Path) -> None:
     """apt refuses two sources of the same suite whose keys differ."""
     (tmp_path / "a.list").write_text("deb [signed-by=/old] x bookworm main\ndeb [signed-by=/new] x trixie main\n")
     apt(row(tmp_path / "a.list:1", URI, "bookworm"), row(tmp_path / "a.list:2", URI, "trixie", "stable"))
-    assert [dict(source.options)["Signed-By"] for source in sources.archive()] == ["/new"]
+    assert [dict(source.options)["Signed-By"] for source in apt_sources.archive()] == ["/new"]
 
 
 def test_how_apt_reaches_archives_is_kept_and_nothing_else(program: Program) -> None:
@@ -212,11 +212,11 @@ def test_how_apt_reaches_archives_is_kept_and_nothing_else(program: Program) -> 
         'APT::Update::Post-Invoke:: "rm -f /x";',
     ]
     program("apt-config", "cat <<'END'\n" + "\n".join([*others, *kept, *others]) + "\nEND")
-    said = sources.settings().splitlines()
+    said = apt_sources.settings().splitlines()
     assert said[: len(kept)] == kept
     assert all(line.startswith("Dir::Etc::netrc") for line in said[len(kept) :])
 
 
 def test_a_source_that_is_shown_shows_no_password() -> None:
     source = Source("http://me:secret@mirror.example/", "trixie", where="/a.list:1")
-    assert "secret" not in f"{source} {sources.told([source])}"
+    assert "secret" not in f"{source} {apt_sources.told([source])}"

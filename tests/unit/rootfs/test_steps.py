@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import steps
-from rootfs.errors import SallyportError
-from rootfs.version import PROJECT
+from rootfs.base import cache as steps
+from rootfs.base.errors import SallyportError
+from rootfs.base.version import PROJECT
 from tests.unit.rootfs.conftest import Desk
 
 
@@ -114,7 +114,7 @@ def test_of_two_builds_at_the_same_time_one_does_the_work_and_both_have_it(desk:
 def as_owner(path: Path, call: str) -> None:
     """Call ``steps.<call>(path)`` as a user whom modes bind, root or not."""
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    code = f"import sys; from pathlib import Path; from rootfs import steps; steps.{call}(Path(sys.argv[1]))"
+    code = f"import sys; from pathlib import Path; from rootfs.base import cache; cache.{call}(Path(sys.argv[1]))"
     subprocess.run([*bound, sys.executable, "-c", code, path], cwd=PROJECT, check=True)
 
 

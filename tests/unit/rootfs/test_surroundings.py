@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rootfs import overlay, select_files, squashfs
-from rootfs.run import environment, run
-from rootfs.version import PROJECT
+from rootfs.base.process import environment, run
+from rootfs.base.version import PROJECT
+from rootfs.engines import select_files
+from rootfs.tree import overlay, squashfs
 from tests.unit.rootfs.conftest import Desk, FakeTools
 
 PROGRAM = """
 import os, stat, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from rootfs.friendly import friendly
+from rootfs.base.cli_errors import friendly
 
 @friendly
 def task():

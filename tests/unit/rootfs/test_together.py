@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rootfs.together import together
+from rootfs.base.parallel import together
 
 LONG = 30.0
 

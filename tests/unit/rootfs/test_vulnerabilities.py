@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rootfs import sbom, vulnerabilities
-from rootfs.debian.packages import Package, origin
-from rootfs.errors import SallyportError
+from rootfs.artifact import sbom, vulnerabilities
+from rootfs.base.errors import SallyportError
+from rootfs.base.packages import Package, origin
 
 LIBC = Package("libc6", "2.41-12", "amd64", "ab" * 32, "glibc", "2.41-12")
 ZLIB = Package("zlib1g", "1:1.3+b1", "amd64", "cd" * 32, "zlib", "1:1.3")

@@ -1,0 +1,1 @@
+"""Small parts that several processes of the host share."""

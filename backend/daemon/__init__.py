@@ -1,0 +1,1 @@
+"""The backend daemon: takes instructions over the link, checks them and acts."""

@@ -1,0 +1,207 @@
+"""The audit log: who did what, what the VM did, and what was turned away.
+
+Four logs, each with files of its own, so that nobody can push out an entry of more weight than what he can cause:
+
+* ``changes``: what operators change, from before it begins. Whoever has the password may change things, so the number
+  of these entries is bounded by refusing changes (`Settings.change_rate`), never by leaving an entry out.
+* ``sessions``: logins and how sessions ended. ``system``: starts and stops of backend and VM. ``rejected``: what
+  anybody can provoke. Of these three a token bucket lets so many through; the others are counted in the next entry.
+
+Each log is a chain (`backend.daemon.chain`). ``python3 -I -m backend.daemon.audit check`` says whether it is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from backend.common.limits import Bucket, Clock
+from backend.daemon import chain
+from backend.daemon.chain import Chain, Entry
+from backend.daemon.ring import Kind, Rings
+from backend.daemon.worker import Worker
+from backend.protocol.instructions import AuditLog
+from backend.protocol.refusal import printable
+
+log = logging.getLogger("audit")
+
+CHANGES = Kind("changes", files=8, file_bytes=2 * 2**20)
+SESSIONS = Kind("sessions", files=4, file_bytes=2 * 2**20, rate=1 / 30, burst=500.0)
+SYSTEM = Kind("system", files=4, file_bytes=2**20, rate=1 / 60, burst=100.0)
+REJECTED = Kind("rejected", files=4, file_bytes=2**20, rate=1 / 30, burst=50.0)
+KINDS = (CHANGES, SESSIONS, SYSTEM, REJECTED)
+"""By weight: when the disk is full, the last one gives up its oldest file first."""
+BYTES = sum(kind.files * kind.file_bytes for kind in KINDS)
+"""Of all files at most. The data partition has room for them (rootfs/spec/profile.py)."""
+FOLDER = Path("/data/sallyport/audit")
+
+
+class Audit:
+    """The log. Never raises for a full or failing disk: management must go on; the loss is counted and logged."""
+
+    def __init__(self, rings: Rings, disk: Worker, boot_id: str, clock: Clock = time.monotonic) -> None:
+        self._rings = rings
+        self._disk = disk
+        self._boot_id = boot_id
+        self._buckets = {kind: Bucket(kind.rate, kind.burst, clock) for kind in KINDS if kind.rate}
+        self._suppressed: Counter[Kind] = Counter()
+        self._lost: Counter[Kind] = Counter()
+        self._checked: list[Chain] | None = None
+        self._started = False
+
+    async def recent(self, kind: Kind) -> list[Entry]:
+        """The newest entries of a log, oldest first; not all of them."""
+        return await self._disk.run(self._rings.by_kind[kind.name].recent)
+
+    async def record(
+        self,
+        event: str,
+        *,
+        outcome: str,
+        kind: Kind = CHANGES,
+        instruction: str = "",
+        peer: str = "",
+        session: str = "",
+        vm: str = "",
+        detail: str = "",
+        budget: int | None = None,
+    ) -> None:
+        """Write one entry, or only count it if there are too many of its kind. Never pass a secret.
+
+        Returns when it is on the disk, or known to be lost.
+        """
+        if (bucket := self._buckets.get(kind)) and bucket.take() > 0.0:
+            self._suppressed[kind] += 1
+            return
+        self._started |= event == "backend.start"
+        entry = Entry(
+            seq=1,
+            prev="",
+            time=_utc_now(),
+            boot_id=self._boot_id,
+            event=event,
+            outcome=outcome,
+            instruction=instruction,
+            peer=printable(peer),
+            session=session,
+            vm=vm,
+            detail=printable(detail),
+            budget=budget,
+        )
+        await self._write(kind, entry)
+
+    async def reject(
+        self, event: str, *, outcome: str, instruction: str = "", peer: str = "", detail: str = ""
+    ) -> None:
+        """Write or only count one rejection."""
+        await self.record(
+            event, kind=REJECTED, outcome=outcome, instruction=instruction, peer=peer, detail=detail
+        )  # fmt: skip
+
+    async def flush(self, *, all_of_them: bool = False) -> None:
+        """Say what was only counted, where no entry came that would have; to be called now and then."""
+        if self._rings.dropped:
+            names = [self._rings.dropped.pop(0) for _ in list(self._rings.dropped)]
+            await self.record(
+                "audit.dropped", kind=SYSTEM, outcome="ok", detail=f"the disk was full: {', '.join(names)}"
+            )
+        for kind, bucket in self._buckets.items():
+            if (count := self._suppressed[kind]) and (all_of_them or bucket.take() == 0.0):
+                detail = f"{count} further entries of this kind were only counted"
+                entry = Entry(1, "", _utc_now(), self._boot_id, "audit.summary", "suppressed", detail=detail)
+                await self._write(kind, entry)
+
+    async def check(self) -> None:
+        """Look whether the chains of all logs are whole; `state` tells. Takes a thread of its own for seconds."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._checked = await loop.run_in_executor(None, check, self._rings.folder)
+        except OSError as error:
+            log.error("cannot check the audit log: %s", error)
+            return
+        for found in self._checked:
+            for text in found.breaks:
+                log.error("the audit log is not whole: %s", text)
+
+    def state(self) -> AuditLog:
+        """For ``status.get``."""
+        entries, head = self._rings.by_kind[CHANGES.name].end
+        if self._checked is None:
+            return AuditLog("checking", "", entries, head)
+        broken = sum(found.broken for found in self._checked)
+        faults = [text for found in self._checked for text in found.breaks]
+        return AuditLog("broken" if broken else "whole", faults[0][:120] if faults else "", entries, head)
+
+    async def close(self) -> None:
+        """Write the last entries, with what was counted and not yet said, and close the files."""
+        await self.flush(all_of_them=True)
+        if (
+            self._started
+        ):  # one that cannot start is started again for ever, and must not push out what was written before
+            await self._write(SYSTEM, Entry(1, "", _utc_now(), self._boot_id, "backend.stop", "ok"))
+        await self._disk.run(self._rings.close)
+
+    async def _write(self, kind: Kind, entry: Entry) -> None:
+        entry = msgspec.structs.replace(entry, suppressed=self._suppressed[kind], lost=self._lost[kind])
+        self._suppressed[kind] = self._lost[kind] = 0
+        try:
+            await self._disk.run(lambda: self._rings.by_kind[kind.name].append(entry))
+        except OSError as error:
+            self._suppressed[kind] += entry.suppressed
+            self._lost[kind] += entry.lost + 1
+            log.error("entry lost (%s): %s", error.strerror, msgspec.json.encode(entry).decode())
+
+
+def check(folder: Path, known: dict[str, dict[int, str]] | None = None) -> list[Chain]:
+    """Walk along all logs in a folder, or in a copy of it. Blocks.
+
+    Args:
+        folder: where the files are.
+        known: hashes that were noted before, by kind and number.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return [chain.verify(folder, kind.name, (known or {}).get(kind.name)) for kind in KINDS]
+
+
+def main(words: list[str]) -> int:
+    """``check [FOLDER] [KIND:NUMBER:HASH]...``: 0: whole, 1: broken, 2: wrong use. HASH was noted before."""
+    known: dict[str, dict[int, str]] = {}
+    folder = FOLDER
+    for word in words[1:]:
+        if match := re.fullmatch(rf"({'|'.join(kind.name for kind in KINDS)}):([0-9]{{1,18}}):([0-9a-f]{{64}})", word):
+            known.setdefault(match[1], {})[int(match[2])] = match[3]
+        else:
+            folder = Path(word)
+    if words[:1] != ["check"] or not folder.is_dir():
+        print(f"{main.__doc__}\nThere has to be a folder of audit logs; by default it is {FOLDER}.", file=sys.stderr)
+        return 2
+    try:
+        chains = check(folder, known)
+    except OSError as error:
+        print(f"the audit log cannot be read: {str(error)!a}", file=sys.stderr)
+        return 1
+    for found in chains:
+        which = f"entries {found.first} to {found.last}, head {found.head}" if found.first else "no entry"
+        torn = f", then {found.unfinished} bytes of an unfinished entry" if found.unfinished else ""
+        print(f"{found.kind}: {which}{torn}: {f'broken in {found.broken} places' if found.broken else 'whole'}")
+        for text in found.breaks:
+            print(f"  {ascii(text)[1:-1]}")
+    return 1 if any(found.broken for found in chains) else 0
+
+
+def _utc_now() -> str:
+    now = time.time()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,358 @@
+"""What the front-end is known by: the keys of web page and SSH, and the web page's certificate.
+
+    python3 -I -m backend.daemon.identity
+
+Run as root at boot, twice a day, when the clock was set and when the host has another name. The keys are made once and
+kept, because people and their programs remember them: SSH clients the key itself, whoever pins a public key the web's.
+The certificate is made anew with the same key
+
+* when less than a third of its life is left. It lives for 397 days: Apple's systems refuse more than 825, and for
+  publicly trusted ones more than 398 (support.apple.com/103214), so do other browsers;
+* when the clock is before it began: it was made with a clock that was ahead;
+* when the appliance has other names or addresses than it says.
+
+A clock that is behind the image is wrong (no battery): then the image's date is taken. A certificate begins 30 days ago
+or with the image, whichever is later, so that nobody whose clock is right finds it not valid yet. When the clock turns
+out to be years behind, somebody sets it, and a new certificate is made at once.
+
+=============  ==================================================================================
+`web.key`      P-256, PKCS #8 in PEM. Missing or damaged: a new one
+`ssh.key`      Ed25519, PKCS #8 in PEM. Missing or damaged: a new one
+`web.json`     `Issued`, the certificate. Missing, damaged, of another version: a new certificate
+=============  ==================================================================================
+
+A disk that cannot be written to costs what was made anew at the next boot, not the front-end.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from backend.common import store
+from backend.protocol.instructions import Hostname
+
+log = logging.getLogger("identity")
+
+DAY = 86400
+LIFE = 397 * DAY
+BACKDATE = 30 * DAY
+LIMIT = 16384
+"""Bytes of any file read here."""
+RENAMES = 3
+"""Changes of the host name in a row that a certificate is made anew for."""
+OPENSSL_SECONDS = 60.0
+
+_P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+_ED25519 = bytes.fromhex("302a300506032b6570032100")
+"""How a SubjectPublicKeyInfo of 91 and 44 bytes begins (RFC 5480 section 2, RFC 8410 section 4)."""
+_SETTINGS = """
+[req]
+distinguished_name = name
+[name]
+[ca]
+default_ca = self
+[self]
+database = {folder}/index
+new_certs_dir = {folder}
+rand_serial = yes
+default_md = sha256
+policy = name_policy
+x509_extensions = web
+[name_policy]
+commonName = supplied
+[web]
+subjectAltName = {alternatives}
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+"""
+"""openssl-req(1), openssl-ca(1), x509v3_config(5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Files; tests have others."""
+
+    kept: Path = Path("/data/identity")
+    guest: Path = Path("/run/sallyport/guest")
+    """What the VM is handed at its start."""
+    public: Path = Path("/run/sallyport/link/identity.json")
+    """`Public`, for the backend."""
+    image: Path = Path("/etc/sallyport/image.json")
+
+
+class Image(Struct, frozen=True):
+    """Of ``image.json``; other fields are not ours. Its time stamp is the image's date."""
+
+    address: Annotated[str, Meta(max_length=64)]
+    """Of the front-end, with its prefix."""
+
+
+class Issued(Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate and what it was made for. Times are seconds since 1970, UTC."""
+
+    names: list[str]
+    addresses: list[str]
+    not_before: int
+    not_after: int
+    key: str
+    """SHA-256 of the public key, hexadecimal."""
+    certificate: Annotated[str, Meta(max_length=4096)]
+    """PEM."""
+
+
+class Public(Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be shown to everybody."""
+
+    certificate: Annotated[str, Meta(max_length=4096)]
+    """Of the web page, PEM."""
+    ssh: Annotated[str, Meta(max_length=64)]
+    """Fingerprint of the SSH host key, as OpenSSH writes it."""
+
+    @property
+    def web(self) -> str:
+        """SHA-256 of the certificate, as browsers write it."""
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate)).digest().hex(":").upper()
+
+
+def read_public(path: Path) -> Public:
+    """What was left for the backend.
+
+    Raises:
+        OSError, msgspec.DecodeError, ValueError: there is none, or it is damaged.
+    """
+    return msgspec.json.decode(store.read(path, LIMIT), type=Public)
+
+
+class Presented:
+    """The identity as others see it: in answers, and on the console at the start and when there is another.
+
+    Args:
+        path: `Public`.
+        console: shows lines there.
+    """
+
+    def __init__(self, path: Path, console: Callable[[list[str]], None]) -> None:
+        self._path = path
+        self._console = console
+        self._shown: Public | None = None
+
+    def get(self) -> Public | None:
+        """The present one, None if it cannot be read."""
+        try:
+            public = read_public(self._path)
+            return public if public.web else None
+        except FileNotFoundError:
+            return None  # the service that should have made it has told why
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            log.error("%s: %s", self._path, ascii(str(error)))
+            return None
+
+    def announce(self, before: list[str]) -> None:
+        """Show the lines `before`, if any, and the fingerprints unless that was done. Programs read these too."""
+        lines = list(before)
+        public = self.get()
+        if public is not None and public != self._shown:
+            self._shown = public
+            lines += [
+                "Before you log in, compare with what browser and SSH client show:",
+                "sallyport: web certificate, SHA-256:",
+                *(f"    {public.web[:48]}", f"    {public.web[48:]}"),
+                f"sallyport: SSH host key: {public.ssh}",
+            ]
+        if lines:
+            self._console(lines)
+
+
+def validity(now: float, image: float) -> tuple[int, int]:
+    """First and last second of a certificate that is made now. Seconds since 1970, as `image`, the image's date."""
+    begin = int(max(image, now - BACKDATE))
+    return begin, begin + LIFE
+
+
+def is_due(issued: Issued, now: float) -> bool:
+    """Whether its life is over or soon will be, or has not begun."""
+    return not issued.not_before <= now <= issued.not_after - LIFE / 3
+
+
+def ssh_fingerprint(key: bytes) -> str:
+    """Of an Ed25519 public key, 32 bytes, as ``ssh-keygen -l`` writes it (RFC 4253 section 6.6, RFC 8709 section 4)."""
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in (b"ssh-ed25519", key))
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+class Identity:
+    """Makes what is missing or due, and hands it to the VM and to the backend.
+
+    Args:
+        places: where.
+        hostname: the host's name.
+        now: the clock, seconds since 1970.
+    """
+
+    def __init__(self, places: Places, hostname: str, now: float) -> None:
+        self._places = places
+        image = msgspec.json.decode(store.read(places.image, LIMIT), type=Image)
+        self._image = places.image.stat().st_mtime
+        self._now = max(now, self._image)
+        try:
+            names = [hostname := msgspec.convert(hostname, Hostname), f"{hostname}.local"]
+        except msgspec.ValidationError:
+            names = []
+        self._names = [*names, *(name for name in ("sallyport", "sallyport.local") if name not in names)]
+        self._addresses = [str(ipaddress.ip_interface(image.address).ip)]
+
+    def provide(self) -> Public:
+        """Do all that is to do.
+
+        Raises:
+            OSError: what is handed over cannot be written.
+            subprocess.SubprocessError: openssl failed.
+        """
+        web = self._key("web.key", _P256, "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+        ssh = self._key("ssh.key", _ED25519, "-algorithm", "ed25519")
+        issued = self._certificate(hashlib.sha256(web).hexdigest())
+        self._hand(self._places.guest / "web.crt", issued.certificate.encode())
+        public = Public(certificate=issued.certificate, ssh=ssh_fingerprint(ssh.removeprefix(_ED25519)))
+        self._hand(self._places.public, msgspec.json.encode(public) + b"\n")
+        return public
+
+    def _key(self, name: str, kind: bytes, *how: str) -> bytes:
+        """Hand a key over; its public half, DER."""
+        kept, handed = self._places.kept / name, self._places.guest / name
+        try:
+            private = store.read(kept, LIMIT)
+            public = self._public(private)
+            if not public.startswith(kind):
+                raise ValueError("not of the right kind")
+        except FileNotFoundError:
+            private = self._another(handed, kind) or self._openssl("genpkey", *how)
+            public = self._public(private)
+            self._keep(kept, private)
+        except (OSError, ValueError) as error:
+            # Only what is wrong with the file itself: with another key every client warns of an attack.
+            if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EFBIG, errno.ELOOP):
+                raise
+            log.error("%s cannot be used, a new key is made: %s", kept, ascii(str(error)))
+            private = self._openssl("genpkey", *how)
+            public = self._public(private)
+            self._keep(kept, private)
+        self._hand(handed, private)
+        return public
+
+    def _another(self, handed: Path, kind: bytes) -> bytes:
+        """The key that the VM has already, where the disk could not keep it."""
+        try:
+            private = store.read(handed, LIMIT)
+            return private if self._public(private).startswith(kind) else b""
+        except (FileNotFoundError, ValueError):
+            return b""
+
+    def _public(self, private: bytes) -> bytes:
+        """The public half, DER.
+
+        Raises:
+            ValueError: it is no key. That openssl could not run, or was ended, is another error.
+        """
+        try:
+            return self._openssl("pkey", "-pubout", "-outform", "DER", given=private)
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0:
+                raise ValueError(error.stderr.decode("ascii", "replace").strip()[-200:] or "it is no key") from error
+            raise
+
+    def _certificate(self, key: str) -> Issued:
+        path = self._places.kept / "web.json"
+        try:
+            issued = msgspec.json.decode(store.read(path, LIMIT), type=Issued)
+        except FileNotFoundError:
+            why = "there is none"
+        except (OSError, ValueError, msgspec.DecodeError, RecursionError) as error:
+            why = ascii(str(error))
+        else:
+            asked = (issued.names, issued.addresses, issued.key) == (self._names, self._addresses, key)
+            if asked and not is_due(issued, self._now):
+                return issued
+            why = "its time is over or not yet come" if asked else "names, addresses or key are others"
+        log.info("%s: a new certificate: %s", path, why)
+        begin, end = validity(self._now, self._image)
+        alternatives = [*(f"DNS:{name}" for name in self._names), *(f"IP:{address}" for address in self._addresses)]
+        # By `openssl ca`, as `openssl req` of 3.0 (Debian 12, where the tests run too) takes no dates.
+        with tempfile.TemporaryDirectory() as folder:
+            settings, request = Path(folder, "settings"), Path(folder, "request")
+            settings.write_text(_SETTINGS.format(folder=folder, alternatives=",".join(alternatives)))
+            Path(folder, "index").touch()
+            private = str(self._places.guest / "web.key")
+            common = ("-config", str(settings), "-batch", "-subj", f"/CN={self._names[0]}")
+            self._openssl("req", "-new", "-key", private, "-out", str(request), *common)
+            dates = ("-startdate", _asn1(begin), "-enddate", _asn1(end))
+            certificate = self._openssl(
+                "ca", "-selfsign", "-keyfile", private, "-in", str(request), "-notext", *dates, *common
+            )
+        issued = Issued(self._names, self._addresses, begin, end, key, certificate.decode("ascii"))
+        self._keep(path, msgspec.json.encode(issued) + b"\n")
+        return issued
+
+    @staticmethod
+    def _openssl(*words: str, given: bytes = b"") -> bytes:
+        command = ["openssl", *words]
+        return subprocess.run(command, input=given, capture_output=True, check=True, timeout=OPENSSL_SECONDS).stdout
+
+    @staticmethod
+    def _keep(path: Path, content: bytes) -> None:
+        try:
+            store.replace(path, content)
+        except OSError as error:
+            log.error("cannot store %s, the next boot will have another: %s", path, error.strerror)
+
+    @staticmethod
+    def _hand(path: Path, content: bytes) -> None:
+        """For those to read whose folder it is."""
+        store.replace(path, content, mode=0o440, durable=False, group=path.parent.stat().st_gid)
+
+
+def _asn1(when: int) -> str:
+    """GeneralizedTime (RFC 5280 section 4.1.2.5.2)."""
+    return time.strftime("%Y%m%d%H%M%SZ", time.gmtime(when))
+
+
+def main() -> int:
+    """Entry point. Returns the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    os.umask(0o077)
+    try:
+        for _ in range(RENAMES):
+            name = socket.gethostname()
+            Identity(Places(), name, time.time()).provide()
+            if socket.gethostname() == name:  # else it was changed meanwhile: the unit is not started again for that
+                break
+    except subprocess.CalledProcessError as error:
+        log.error("%s: %s", error, ascii(error.stderr.decode("utf-8", "replace")[-500:]))
+        return 1
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        log.error("no identity for the front-end: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

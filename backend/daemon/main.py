@@ -1,0 +1,233 @@
+"""The backend daemon: ``python3 -m backend.daemon.main``.
+
+A systemd service (Type=notify) of an unprivileged user. Its log goes to standard error. Standard output is the
+serial console and shows the first password, or why nobody can log in, and what the front-end is known by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from backend.common.notify import notify, watchdog_interval
+from backend.daemon import storage
+from backend.daemon.actions import Actions
+from backend.daemon.audit import CHANGES, KINDS, SYSTEM, Audit
+from backend.daemon.credential import Passwords
+from backend.daemon.host_status import HostStatus
+from backend.daemon.identity import Presented
+from backend.daemon.link import listen, load_keys
+from backend.daemon.ring import Rings
+from backend.daemon.server import LinkServer
+from backend.daemon.settings import Settings
+from backend.daemon.throttle import Throttle
+from backend.daemon.validator import Gate
+from backend.daemon.vm_watch import VmWatch
+from backend.daemon.worker import Worker
+from backend.protocol.instructions import OPERATOR
+
+log = logging.getLogger("daemon")
+
+LOOK_S = 1.0
+"""How often to look for what happens without a request."""
+STDOUT = 1
+"""Its file descriptor: what is shown must neither be buffered nor recoded."""
+
+
+def to_console(lines: list[str]) -> None:
+    """Show lines on the serial console.
+
+    In a thread that nobody waits for: a terminal that is held (XOFF, no cable) must not hold the daemon.
+    """
+    # In one write, so that kernel messages do not get in between; \r for a console in raw mode.
+    text = "".join(f"\r\n{line}" for line in ["", *lines, "", ""]).encode()
+
+    def show() -> None:
+        try:
+            rest = memoryview(text)
+            while rest:
+                rest = rest[os.write(STDOUT, rest) :]
+        except OSError as error:
+            log.error("cannot write to the console: %s", error)
+
+    threading.Thread(target=show, name="console", daemon=True).start()
+
+
+def first_password_lines(password: str) -> list[str]:
+    """What the console shows. The third line is for programs as well: its form must not change."""
+    bar = "=" * 64
+    return [
+        bar,
+        "First password of this appliance, shown on this console only:",
+        f"sallyport: first password for {OPERATOR}: {password}",
+        "A restart replaces it, until somebody has logged in with it.",
+        bar,
+    ]
+
+
+class Daemon:
+    """The running service: started when entered, stopped when left."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        console: Callable[[list[str]], None] = to_console,
+        hostname: Callable[[], str] = socket.gethostname,
+    ) -> None:
+        self._settings = settings
+        self._console = console
+        self._hostname = hostname
+        self._stack = contextlib.AsyncExitStack()
+        self.port = 0
+        """Where it listens."""
+        self.serving: asyncio.Task[None] | None = None
+        """Ends only if the service broke."""
+
+    async def __aenter__(self) -> Daemon:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self._settings
+        keys = load_keys(settings.link)
+        rings = Rings(settings.data / "audit", KINDS)
+        # Whatever is written there, a full disk costs the oldest log and not what an operator wants to store.
+        disk, cpu = Worker("disk", rings.make_room), Worker("cpu")
+        stack.callback(disk.stop)
+        stack.callback(cpu.stop)
+        presented = Presented(settings.identity, self._console)
+        host = HostStatus(settings, presented, self._hostname)
+        audit = Audit(rings, disk, host.boot_id)
+        stack.push_async_callback(audit.close)
+        throttle = Throttle(settings.looks)
+        passwords = Passwords(settings.data / "credential.json", disk, cpu, throttle)
+        first_password = await passwords.start()
+        left = [entry.budget for entry in await audit.recent(CHANGES) if entry.budget is not None]
+        actions = Actions(
+            settings,
+            audit,
+            passwords,
+            throttle,
+            host,
+            disk,
+            presented,
+            hostname=self._hostname,
+            changes=left[-1] if left else None,
+        )
+        stack.push_async_callback(actions.close)
+        watch = VmWatch(settings.machine_state, audit)
+        await watch.start()
+        listener = stack.enter_context(listen(settings))
+        self.port = listener.getsockname()[1]
+        gate = Gate(settings.request_rate, settings.request_burst)
+        server = LinkServer(settings, keys, listener, gate, actions, audit)
+        await audit.record(
+            "backend.start", kind=SYSTEM, outcome="failed" if passwords.problem else "ok", detail=passwords.problem
+        )
+        if text := storage.TEXTS[host.storage]:
+            await audit.record("storage", kind=SYSTEM, outcome=host.storage, detail=text)
+        self.serving = asyncio.create_task(server.serve())
+        stack.push_async_callback(_end, self.serving)
+        stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, actions)))
+        stack.push_async_callback(_end, asyncio.create_task(_look(watch, actions, audit)))
+        presented.announce([] if first_password is None else first_password_lines(first_password))
+        if passwords.problem:
+            self._console(
+                [
+                    f"sallyport: logins are refused: {passwords.problem}.",
+                    "Restore that file, or erase the data partition to begin anew, then reboot.",
+                ]
+            )
+
+    async def _refuse_second_disk(self, audit: Audit, actions: Actions) -> None:
+        """Restart as soon as there is a second disk of an appliance's: the first program of the host refuses both.
+
+        Which of them the firmware started is not known any more, and the settings are those of the faster one.
+        """
+        while not storage.second_slot(self._settings.block_devices):  # noqa: ASYNC110 - the kernel's, no event of ours
+            await asyncio.sleep(self._settings.disks_s)
+        text = storage.TEXTS["second-disk"]
+        log.error(text)
+        self._console([f"sallyport: {text}"])
+        actions.schedule_reboot()
+        await audit.record("storage", kind=SYSTEM, outcome="second-disk", detail=text)
+
+
+async def _look(watch: VmWatch, actions: Actions, audit: Audit) -> None:
+    """Audit, once a second, what happens without a request."""
+    checking = asyncio.create_task(audit.check())
+    try:
+        while True:
+            try:
+                await watch.look()
+                await actions.look()
+                await audit.flush()
+            except Exception:
+                log.exception("audit")
+            await asyncio.sleep(LOOK_S)
+    finally:
+        await _end(checking)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+
+
+async def _feed_watchdog() -> None:
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
+
+
+async def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Daemon(settings) as daemon:
+        log.info("listening on %s:%d %s", settings.address, daemon.port, settings.device)
+        notify("READY=1")
+        watchdog = asyncio.create_task(_feed_watchdog())
+        stopped = asyncio.create_task(stop.wait())
+        assert daemon.serving is not None
+        await asyncio.wait({stopped, daemon.serving}, return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        broke = daemon.serving.done()
+        if broke and (error := daemon.serving.exception()):
+            log.error("the server broke", exc_info=error)
+        for task in (watchdog, stopped):
+            task.cancel()
+    return 1 if broke else 0
+
+
+def main(settings: Settings | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    os.umask(0o077)
+    try:
+        return asyncio.run(serve(settings or Settings()))
+    except (OSError, ValueError) as error:
+        log.error("cannot start: %s", error)
+        to_console([f"sallyport: the backend cannot start, so nobody can log in: {str(error)!a}."])
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Connections from the front-end: TLS handshake, lines in, replies out, and every limit on them.
+
+The peer is taken to be hostile. Per connection there is one task, one line at a time, and bounded buffers; a slot
+is taken when the kernel hands the connection over and given back when its socket is closed, not earlier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import time
+
+from backend.common.limits import Bucket
+from backend.daemon.actions import Actions
+from backend.daemon.audit import Audit
+from backend.daemon.link import LinkKeys
+from backend.daemon.settings import Settings
+from backend.daemon.validator import Gate
+from backend.protocol import instructions as ins
+from backend.protocol.refusal import Refused
+
+log = logging.getLogger("server")
+
+READ_AHEAD = 16384
+"""Bytes that may wait unread on a connection, one TLS record."""
+SHUTDOWN_S = 2.0
+LINGER_S, LINGER = 0.5, 65536
+"""After the last reply: seconds and bytes to read on. Closing with data unread resets the connection (RFC 2525
+section 2.17), and the reset could overtake the reply that says why."""
+PAUSED = frozenset({"malformed", "version", "replayed", "limited", "denied"})
+
+
+class _Closing(Exception):
+    """The connection cannot go on; carries the last reply."""
+
+    def __init__(self, code: ins.ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.error = ins.Error(code, message)
+
+
+class LinkServer:
+    """Serves the link until cancelled."""
+
+    def __init__(
+        self, settings: Settings, keys: LinkKeys, listener: socket.socket, gate: Gate, actions: Actions, audit: Audit
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._listener = listener
+        self._gate = gate
+        self._actions = actions
+        self._audit = audit
+        self._connects = Bucket(settings.connect_rate, settings.connect_burst)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Accept connections; when cancelled, close them all."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                if (wait := self._connects.take()) > 0.0:
+                    await asyncio.sleep(wait)
+                    continue
+                try:
+                    sock, address = await loop.sock_accept(self._listener)
+                except OSError as error:
+                    # EMFILE, ENOMEM, ECONNABORTED: all of them pass.
+                    log.warning("accept: %s", error)
+                    await asyncio.sleep(0.2)
+                    continue
+                where = f"link {address[0]}:{address[1]}"
+                # SO_BINDTODEVICE does not keep the host's own processes out: the kernel takes what they send to an
+                # interface's address as received there. They cannot have the peer's address, though.
+                if address[0] != self._settings.peer:
+                    sock.close()
+                    await self._audit.reject("connection", peer=where, outcome="denied", detail="not the front-end")
+                    continue
+                if len(self._tasks) >= self._settings.connections:
+                    sock.close()
+                    await self._audit.reject("connection", peer=where, outcome="limited", detail="too many connections")
+                    continue
+                task = loop.create_task(self._connection(sock, where))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        finally:
+            self._listener.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connection(self, sock: socket.socket, where: str) -> None:
+        connected_at = time.monotonic()
+        try:
+            reader, writer = await self._handshake(sock)
+        except OSError as error:  # ssl.SSLError, TimeoutError and ConnectionError are
+            sock.close()
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            await self._audit.reject("handshake", peer=where, outcome="denied", detail=str(reason))
+            return
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            await self._converse(reader, writer, where, connected_at)
+        except OSError:  # the peer went away
+            pass
+        except Exception:
+            log.exception("%s", where)
+        finally:
+            await _close(writer)
+
+    async def _handshake(self, sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        # `_line` has read one byte when it asks for the rest; the reader's limit does not count the newline.
+        reader = asyncio.StreamReader(limit=ins.MAX_LINE - 2, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            sock,
+            ssl=self._keys.context,
+            ssl_handshake_timeout=self._settings.handshake_s,
+            ssl_shutdown_timeout=SHUTDOWN_S,
+        )
+        # One byte that the kernel has not taken is "not written yet". Not high=0: asyncio's TLS (3.11 to 3.13) then
+        # calls an empty buffer full, and `drain` waits for a next write that never comes.
+        transport.set_write_buffer_limits(high=1, low=0)
+        with contextlib.suppress(AttributeError):
+            # Of TLS transports since 3.11, but not in the interface.
+            transport.set_read_buffer_limits(high=READ_AHEAD)  # type: ignore[attr-defined]
+        tls = transport.get_extra_info("ssl_object")
+        if tls is None or tls.version() != "TLSv1.3" or tls.getpeercert(binary_form=True) != self._keys.peer:
+            transport.abort()
+            raise ssl.SSLError("not the front-end's certificate")
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str, connected_at: float
+    ) -> None:
+        while True:
+            try:
+                line = await self._line(reader)
+            except _Closing as closing:
+                error = closing.error
+                await self._audit.reject("message", peer=where, outcome=error.code, detail=error.message)
+                await self._send(writer, ins.Reply(0, error))
+                await _drop_input(reader)
+                return
+            if line is None:
+                return
+            reply = await self._answer(line, where, connected_at)
+            if isinstance(reply.result, ins.Error) and reply.result.code in PAUSED:
+                await asyncio.sleep(self._settings.pause_s)
+            await self._send(writer, reply)
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes | None:
+        """The next line with its newline; None when the peer is done or was silent for too long."""
+        try:
+            async with asyncio.timeout(self._settings.idle_s):
+                first = await reader.read(1)
+        except TimeoutError:
+            return None
+        if first in (b"", b"\n"):
+            return first or None
+        try:
+            async with asyncio.timeout(self._settings.line_s):
+                return first + await reader.readuntil(b"\n")
+        except TimeoutError:
+            raise _Closing("incomplete", f"the line did not end within {self._settings.line_s:g} s") from None
+        except asyncio.LimitOverrunError:
+            raise _Closing("oversized", f"a line has at most {ins.MAX_LINE} bytes") from None
+        except (asyncio.IncompleteReadError, OSError):
+            raise _Closing("incomplete", "the connection ended within a line") from None
+
+    async def _answer(self, line: bytes, where: str, connected_at: float) -> ins.Reply:
+        try:
+            request = self._gate.admit(line)
+        except Refused as refused:
+            error = refused.error
+            await self._audit.reject("message", peer=where, outcome=error.code, detail=error.message)
+            return ins.Reply(refused.seq, error)
+        return ins.Reply(request.seq, await self._actions.execute(request, connected_at))
+
+    async def _send(self, writer: asyncio.StreamWriter, reply: ins.Reply) -> None:
+        try:
+            line = ins.encode(reply)
+        except ValueError:
+            log.exception("reply")
+            line = ins.encode(ins.Reply(reply.seq, ins.Error("failed", "the answer does not fit in one message")))
+        writer.write(line)
+        # TimeoutError is an OSError: a peer that does not read has gone away.
+        async with asyncio.timeout(self._settings.write_s):
+            await writer.drain()
+
+
+async def _drop_input(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(LINGER_S):
+            left = LINGER
+            while left > 0 and (chunk := await reader.read(4096)):
+                left -= len(chunk)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close in good order if the peer takes part, else at once. Never raises but CancelledError."""
+    try:
+        writer.close()
+        async with asyncio.timeout(SHUTDOWN_S + 0.5):
+            await writer.wait_closed()
+    except OSError:
+        pass
+    finally:
+        writer.transport.abort()

@@ -1,0 +1,78 @@
+"""What stands between a line from the link and anything that acts on it: schema, order, rate."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from backend.common.limits import Bucket, Clock
+from backend.protocol.instructions import VERSION, Request, decode_request
+from backend.protocol.refusal import Refused
+
+SEQ_FREE = 2**62
+SEQ_PER_SECOND = 2**32
+"""Above the first number ``seq`` may run ahead by so much per second only. Else a compromised VM could send the largest
+number there is and so lock every later, honest VM out until the host reboots; thus it would take it 30 years.
+Clients that count nanoseconds since 1970 stay below the first number until 2116, however their clocks jump."""
+
+# Every exception that msgspec raises for hostile JSON: deep nesting ends in RecursionError, bad UTF-8 in ValueError.
+NOT_A_MESSAGE = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class Glance(Struct):
+    """The two fields that a message of any version has."""
+
+    v: int = VERSION
+    seq: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+_glance_decoder = msgspec.json.Decoder(Glance)
+
+
+class Gate:
+    """Admits requests; one for all connections, as ``seq`` and the rate are global."""
+
+    def __init__(self, rate: float, burst: float, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._bucket = Bucket(rate, burst, clock)
+        self._last_seq = 0
+        self._last_at = clock()
+
+    def admit(self, line: bytes) -> Request:
+        """The request in `line`.
+
+        Raises:
+            Refused: ``malformed``, ``version``, ``replayed`` or ``limited``.
+        """
+        wait = self._bucket.take()
+        try:
+            request = decode_request(line)
+        except NOT_A_MESSAGE as error:
+            raise _refusal(line, error) from None
+        self._check_order(request.seq)
+        if wait > 0.0:
+            raise Refused("limited", "too many requests", seq=request.seq, retry_after_s=wait)
+        return request
+
+    def _check_order(self, seq: int) -> None:
+        now = self._clock()
+        furthest = max(SEQ_FREE, self._last_seq + int(SEQ_PER_SECOND * (now - self._last_at)) + 1)
+        if seq <= self._last_seq:
+            raise Refused("replayed", "seq was seen before", seq=seq, last_seq=self._last_seq)
+        if seq > furthest:
+            raise Refused("replayed", "seq runs ahead; go on from last_seq", seq=seq, last_seq=self._last_seq)
+        self._last_seq = seq
+        self._last_at = now
+
+
+def _refusal(line: bytes, error: Exception) -> Refused:
+    try:
+        glance = _glance_decoder.decode(line)
+    except NOT_A_MESSAGE:
+        glance = Glance()
+    if glance.v != VERSION:
+        return Refused("version", f"this backend speaks version {VERSION} only", seq=glance.seq)
+    return Refused("malformed", "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error), seq=glance.seq)

@@ -1,0 +1,1 @@
+"""The QEMU driver: how `run`, the proof and the tests drive an appliance in QEMU."""

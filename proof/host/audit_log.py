@@ -1,0 +1,119 @@
+"""The traces that the host keeps: what anybody can provoke goes to a log of its own, and each log is a whole chain.
+
+Root in the VM knocks at the backend without a certificate. Each refusal is to be an entry of ``rejected``, the control;
+none may be one of ``changes``, where it would push out an operator's. Then the host checks the chains of all logs with
+the image's own checker, before and after, and compares what the checker cannot know: that the logs went on from where
+they ended.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backend.daemon.audit import KINDS
+from backend.protocol import instructions as link
+from proof.result import Result, Verdict
+
+GROUP = "audit"
+Run = Callable[[str, float], tuple[int, str]]
+"""Runs a command line as root, for so many seconds at most; returns exit code and output."""
+CHECK = "python3 -I -m backend.daemon.audit check"
+KNOCKS = 8
+TIMEOUT = 120.0
+SETTLE = 10.0
+"""Seconds within which a refusal is an entry."""
+_KNOCK = f"""
+import socket
+for _ in range({KNOCKS}):
+    s = socket.create_connection(({link.BACKEND_ADDRESS!r}, {link.BACKEND_PORT}), 10)
+    s.sendall(b"no handshake\\n")
+    s.settimeout(10)
+    while s.recv(4096): pass
+    s.close()
+print("knocked")
+"""
+_LINE = re.compile(r"(\w+): (?:entries (\d+) to (\d+), head ([0-9a-f]{64})|no entry)(?:, then .*)?: (whole|broken.*)")
+
+
+@dataclass(frozen=True)
+class Log:
+    """One log as the checker found it: number and hash of its last entry, and whether it is whole."""
+
+    last: int
+    head: str
+    whole: bool
+
+
+def parse(text: str) -> Mapping[str, Log]:
+    """What the checker said of each log; `ValueError` if one is missing."""
+    found = {
+        m[1]: Log(int(m[3] or 0), m[4] or "", m[5] == "whole") for m in map(_LINE.fullmatch, text.splitlines()) if m
+    }
+    if missing := [kind.name for kind in KINDS if kind.name not in found]:
+        raise ValueError(f"nothing was said of {', '.join(missing)}: {text[-200:]!r}")
+    return found
+
+
+def run_traces(run_vm: Run, run_host: Run) -> list[Result]:
+    """Provoke rejections from the VM, and look at the host's logs before and after.
+
+    Raises:
+        what the runners raise.
+    """
+    began = time.monotonic()
+    try:
+        before = parse(run_host(CHECK, TIMEOUT)[1])
+        code, said = run_vm(f"python3 -I -c {shlex.quote(_KNOCK)}", TIMEOUT)
+        if code != 0 or "knocked" not in said:
+            raise ValueError(f"the VM could not knock: {said[-200:]!r}")
+        deadline = time.monotonic() + SETTLE
+        while True:
+            text = run_host(f"{CHECK} {_noted(before)}", TIMEOUT)[1]
+            after = parse(text)
+            if sum(after[kind.name].last - before[kind.name].last for kind in KINDS) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+    except ValueError as error:
+        return [
+            Result(GROUP, name, tried, Verdict.NOT_TESTED, str(error), "none seen", time.monotonic() - began)
+            for name, tried in _TRIED.items()
+        ]
+    return judge(before, after, text, time.monotonic() - began)
+
+
+_TRIED = {
+    "chain": "every entry of every log of the host's audit, by its hash and its number",
+    "rejections": "connections from the VM without a certificate: in which log their refusals are",
+}
+
+
+def _noted(logs: Mapping[str, Log]) -> str:
+    return " ".join(f"{name}:{log.last}:{log.head}" for name, log in logs.items() if log.head)
+
+
+def judge(before: Mapping[str, Log], after: Mapping[str, Log], text: str, seconds: float) -> list[Result]:
+    """The two results of what the checker said before and after."""
+    control = f"{after['rejected'].last - before['rejected'].last} entries more in the log of rejections"
+    grown = {name: after[name].last - before[name].last for name in after}
+    seen = grown["rejected"] > 0
+    faults = [line.strip() for line in text.splitlines() if line.startswith("  ")]
+    broken = [name for name, log in after.items() if not log.whole]
+    entries = sum(log.last for log in after.values())
+    chain = (
+        (Verdict.HOLE, f"{', '.join(broken)} not whole: {'; '.join(faults[:3])}")
+        if broken
+        else (Verdict.SEALED if entries else Verdict.NOT_TESTED, f"{entries} entries in {len(after)} logs")
+    )
+    rejections = (
+        (Verdict.HOLE, f"{grown['changes']} entries more among the operators' changes")
+        if grown["changes"]
+        else (Verdict.SEALED if seen else Verdict.NOT_TESTED, f"{KNOCKS} refusals, no entry among the changes")
+    )
+    return [
+        Result(GROUP, name, _TRIED[name], verdict, evidence, control, seconds)
+        for name, (verdict, evidence) in (("chain", chain), ("rejections", rejections))
+    ]

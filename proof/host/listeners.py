@@ -1,0 +1,170 @@
+"""What listens on the host itself, in every network namespace: the backend's port, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import shlex
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from proof.result import Result, Verdict
+from rootfs.spec.profile import Forwarder
+
+Run = Callable[[str], tuple[int, str]]
+"""Runs one command line in the host's root shell; returns its exit code and what it printed."""
+
+COLLECT = Path(__file__).with_name("listeners_script.py")
+MAX_REPORT = 1 << 20
+"""Bytes of the collector's report, unpacked."""
+TRIES = 3
+_LINE = re.compile(r"SALLYPORT-SOCKETS ([0-9a-f]{8}) ([A-Za-z0-9+/=]+)")
+_TCP_LISTEN, _CONNECTED = "0A", "01"  # include/net/tcp_states.h
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Listener:
+    """A socket that takes what nobody asked for; ``port`` is the IP protocol or EtherType for raw and packet ones."""
+
+    kind: str
+    address: str
+    port: int
+    netns: str = ""
+
+    def __str__(self) -> str:
+        where = f" in {self.netns}" if self.netns else ""
+        return f"{self.kind} {self.address}:{self.port}{where}"
+
+
+BACKEND = Listener("tcp", "169.254.254.1", 7000)
+_FORWARDER = 902
+"""User id of the forwarder: overlays/host/etc/passwd."""
+_ETH_P_ALL = 3
+_INTERFACES = {("ring", "vhost-user"): (2,), ("ring", "tap"): (2, 3)}
+"""Numbers in the port's namespace: mgmt0, access0."""
+
+
+def expected(forwarder: Forwarder) -> frozenset[Listener]:
+    """The listeners of a host with this way of forwarding: the backend, and the forwarder's rings."""
+    numbers = _INTERFACES.get((forwarder.port, forwarder.vm), ())
+    rings = {Listener("packet", f"interface {number} of user {_FORWARDER}", _ETH_P_ALL) for number in numbers}
+    return frozenset({BACKEND} | rings)
+
+
+class _Namespace(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    files: dict[str, list[str]]
+
+
+class CollectError(Exception):
+    """The host's answer cannot be relied on."""
+
+
+def command() -> str:
+    """Return the command line that runs the collector; short enough for a terminal's line (4095 bytes)."""
+    # Without comments and docstrings, which the compiler would drop as well.
+    source = re.sub(r'(?m)^\s*"""[^"]*"""\n', "", COLLECT.read_text())
+    packed = base64.b64encode(zlib.compress(source.encode(), 9)).decode()
+    code = f"import zlib,base64;exec(zlib.decompress(base64.b64decode('{packed}')))"
+    return f"python3 -I -c {shlex.quote(code)}"
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Decode ``0100007F:1B58`` of /proc/net: 32-bit words in host order (little endian here), port in hex."""
+    raw, port = text.split(":")
+    data = bytes.fromhex(raw)
+    words = struct.unpack(f"<{len(data) // 4}I", data)
+    return str(ipaddress.ip_address(struct.pack(f">{len(words)}I", *words))), int(port, 16)
+
+
+def listeners(file: str, lines: list[str], netns: str) -> Iterator[Listener]:
+    """Return the listeners among the data lines of one /proc/net file; `ValueError` for a line not understood."""
+    for line in lines:
+        fields = line.split()
+        if file == "packet":  # sk RefCnt Type Proto Iface R Rmem User Inode
+            # One that is not running (packet(7): protocol 0) only sends.
+            if fields[5] != "0":
+                yield Listener("packet", f"interface {fields[4]} of user {int(fields[7])}", int(fields[3], 16), netns)
+        elif file == "sctp/eps":
+            yield Listener("sctp", fields[-1], int(fields[5]), netns)
+        else:
+            state = fields[3]
+            address, port = _address(fields[1])
+            # A connected UDP socket takes datagrams of its one peer alone.
+            if state == _TCP_LISTEN if file.startswith("tcp") else state != _CONNECTED:
+                yield Listener(file, address, port, netns)
+
+
+def parse_report(output: str) -> dict[str, _Namespace]:
+    """Decode the collector's line from what the shell printed; `CollectError` if it is absent or damaged."""
+    match = _LINE.search(output.replace("\r", ""))
+    if match is None:
+        raise CollectError(f"the collector printed no report: {output[-200:]!r}")
+    try:
+        packed = base64.b64decode(match[2], validate=True)
+        if zlib.crc32(packed) != int(match[1], 16):
+            raise CollectError("the collector's report was damaged on its way")
+        inflate = zlib.decompressobj()
+        data = inflate.decompress(packed, MAX_REPORT)
+        if inflate.unconsumed_tail:
+            raise CollectError(f"the collector's report is longer than {MAX_REPORT} bytes")
+        return msgspec.json.decode(data, type=dict[str, _Namespace])
+    except (ValueError, zlib.error, msgspec.MsgspecError) as error:
+        raise CollectError(f"the collector's report cannot be read: {error}") from error
+
+
+def run_host(run: Run, *, allowed: frozenset[Listener] = frozenset({BACKEND})) -> list[Result]:
+    """Require that nothing listens on the host but ``allowed`` (whose ``netns`` is ignored).
+
+    ``run`` needs a root shell on the host. The control: every allowed listener is really seen.
+    """
+    began = time.monotonic()
+    tried = "every socket of the host, in all network namespaces, that takes what nobody asked for"
+    trouble, spaces = "", dict[str, _Namespace]()
+    for _ in range(TRIES):
+        try:
+            code, output = run(command())
+            spaces = parse_report(output)
+            trouble = f"the collector ended with code {code}" if code else ""
+        except (CollectError, OSError) as error:
+            trouble = str(error)
+        if not trouble:
+            break
+    found: list[Listener] = []
+    blind: list[str] = []
+    for name, space in spaces.items():
+        blind += [f"{name}: {reason}" for reason in space.files.pop("error", [])]
+        if (
+            not trouble
+            and not {"tcp", "udp", "raw"} <= space.files.keys()
+            and not any(b.startswith(name) for b in blind)
+        ):
+            blind.append(f"{name}: its socket tables are missing")
+        for file, lines in space.files.items():
+            try:
+                found += listeners(file, lines, name)
+            except (ValueError, IndexError, struct.error) as error:
+                blind.append(f"{name} {file}: {error}")
+    wanted = {(item.kind, item.address, item.port) for item in allowed}
+    extra = sorted(item for item in found if (item.kind, item.address, item.port) not in wanted)
+    seen = {(item.kind, item.address, item.port) for item in found} & wanted
+    evidence = f"{len(spaces)} network namespaces, {len(found)} listeners"
+    if extra:
+        verdict, evidence = Verdict.HOLE, f"{evidence}; unexpected: {', '.join(map(str, extra[:8]))}"
+    elif trouble or blind or seen != wanted:
+        reason = trouble or "; ".join(blind[:4]) or "an expected listener is missing"
+        verdict, evidence = Verdict.NOT_TESTED, f"{evidence}; {reason}"
+    else:
+        verdict = Verdict.SEALED
+    control = (
+        f"{len(seen)} of {len(wanted)} expected listeners seen: {', '.join(f'{k} {a}:{p}' for k, a, p in sorted(seen))}"
+    )
+    frames = tuple(str(item) for item in extra[:20])
+    return [Result("listeners", "host-sockets", tried, verdict, evidence, control, time.monotonic() - began, frames)]

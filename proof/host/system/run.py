@@ -1,0 +1,83 @@
+"""The run of all judges on what the host tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from proof.host.system.answers import Files, Kernel, Processes, Programs, Reference, Space
+from proof.host.system.channel import AnswerError, Run, ask
+from proof.host.system.files import judge_sockets, judge_writable
+from proof.host.system.finding import Finding
+from proof.host.system.kernel import judge_ipv6, judge_mounts, judge_root, judge_settings
+from proof.host.system.network import judge_interfaces, judge_routes
+from proof.host.system.processes import judge_processes, judge_terminals, judge_vm
+from proof.host.system.programs import judge_programs
+from proof.host.system.rules import judge_rules
+from proof.result import Result
+from rootfs.spec.profile import Forwarder
+
+_TRIED = {
+    "root": "the device of the root file system, its hash tree and its hash against the kernel's command line",
+    "mounts": "every mount: what can be written must not be run, and nothing is setuid",
+    "settings": "settings of the kernel and of every interface in every network namespace",
+    "ipv6": "traces of an IPv6 stack in the kernel and every network namespace",
+    "processes": "every process and thread: user, groups, capabilities, system-call filter, network namespace",
+    "terminals": "every process for a terminal that it has or reads",
+    "vm": "each word of the VM's QEMU and each file that it has open",
+    "interfaces": "interfaces, addresses and XDP programs of every network namespace",
+    "routes": "routes, routing policies, neighbour proxies of every network namespace",
+    "rules": "packet rules of every network namespace against the image's own, loaded beside them",
+    "programs": "every BPF program, what is attached to interfaces, queueing disciplines",
+    "sockets": "unix sockets of every network namespace: path, owner, mode",
+    "writable": "files and directories in /run, /data, /tmp, /dev that everybody may write",
+}
+
+
+def run_system(run: Run, forwarder: Forwarder | None = None, arch: str = "x86_64") -> list[Result]:
+    """Look at the whole running host; never raises for what it tells.
+
+    Args:
+        run: runs a command line in the host's root shell; what it raises passes through.
+        forwarder: the way of forwarding that the image's profile names.
+        arch: the architecture that it names.
+    """
+    way = forwarder or Forwarder()
+    told: dict[str, Any] = {}
+    trouble: dict[str, str] = {}
+    parts: Mapping[str, Any] = {
+        "kernel": Kernel,
+        "processes": Processes,
+        "network": dict[str, Space],
+        "reference": dict[str, Reference],
+        "programs": Programs,
+        "files": Files,
+    }
+    for part, kind in parts.items():
+        try:
+            told[part] = ask(run, part, kind)
+        except AnswerError as error:
+            trouble[part] = str(error)
+    judges: Mapping[str, tuple[tuple[str, ...], Callable[..., Finding]]] = {
+        "root": (("kernel",), judge_root),
+        "mounts": (("kernel",), judge_mounts),
+        "settings": (("kernel", "network"), judge_settings),
+        "ipv6": (("kernel", "network"), judge_ipv6),
+        "processes": (("processes", "network"), lambda p, n: judge_processes(p, n, way)),
+        "terminals": (("processes",), judge_terminals),
+        "vm": (("processes",), lambda p: judge_vm(p, way, arch)),
+        "interfaces": (("network",), lambda n: judge_interfaces(n, way)),
+        "routes": (("network",), judge_routes),
+        "rules": (("network", "reference"), lambda n, r: judge_rules(n, r, way)),
+        "programs": (("programs",), lambda p: judge_programs(p, way)),
+        "sockets": (("files",), judge_sockets),
+        "writable": (("files",), judge_writable),
+    }
+    results: list[Result] = []
+    for name, (needs, judge) in judges.items():
+        began = time.monotonic()
+        blind = [f"{part}: {trouble[part]}" for part in needs if part in trouble]
+        finding = Finding(("the host's answer",), blind=blind) if blind else judge(*(told[part] for part in needs))
+        results.append(finding.result(name, _TRIED[name], began))
+    return results

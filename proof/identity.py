@@ -1,0 +1,158 @@
+"""Which device is behind an interface: who answers there, whether that is the one meant, and who else speaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from socket import inet_aton
+
+from backend.protocol import instructions as link
+from proof.wire import craft
+from proof.wire import frame as fr
+from proof.wire.frame import Frame
+from proof.wire.interface import CouldNotTest
+from proof.wire.target import BROADCAST, MAC, Target
+from proof.wire.wire import TAP_FRAMES, Tap, Wire, WireError
+from rootfs.base.errors import SallyportError
+
+PATIENCE = 30.0
+"""Seconds for the first answer of a device that is said to run."""
+COMPANY = 1.5
+"""Seconds of listening, after the first answer, for a second one and for other stations."""
+ASK_EVERY = 0.5
+"""Seconds between two ARP requests."""
+
+Ask = Callable[[str], str]
+"""Puts a question to the user and returns what was typed."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the device is: the VM's address at the port, and the port's burned-in one if it is known."""
+
+    vm_mac: str
+    port_mac: str = ""
+
+
+def normal_mac(text: str, option: str) -> str:
+    """Return a MAC address in lower case with colons; an empty text stays empty.
+
+    Raises:
+        SallyportError: it is none.
+    """
+    mac = text.strip().lower().replace("-", ":")
+    if mac and not MAC.match(mac):
+        raise SallyportError(
+            f"{option}: {text!r} is not a MAC address", f"write it as {link.ACCESS_MAC_PREFIX}:12:34:56"
+        )
+    return mac
+
+
+def tester_address(interface: IPv4Interface) -> str:
+    """Return the address that the probes take in the management network: the last one, or the one before it."""
+    last = interface.network[-2]
+    return str(last if interface.ip != last else interface.network[-3])
+
+
+@dataclass
+class Company:
+    """Who was heard: ``answers`` are pairs of Ethernet source and hardware address in ARP replies."""
+
+    answers: set[tuple[str, str]]
+    speakers: set[str]
+
+
+def listen(wire: Wire, tap: Tap, interface: IPv4Interface, patience: float = PATIENCE) -> tuple[Company, list[Frame]]:
+    """Ask by ARP for the management address until somebody answers, then listen on for `COMPANY` seconds.
+
+    Raises:
+        WireError: the interface fails, or somebody floods it.
+    """
+    asking = craft.Path(Target.tester_mac, BROADCAST, tester_address(interface), str(interface.ip))
+    question, wanted = craft.arp_request(asking), inet_aton(asking.dst_ip)
+    answers: set[tuple[str, str]] = set()
+    heard: list[Frame] = []
+    deadline, ask_at = time.monotonic() + patience, 0.0
+    while (now := time.monotonic()) < deadline:
+        if now >= ask_at and wire.writable():
+            wire.send(question)
+            ask_at = now + ASK_EVERY
+        frames = tap.take(0.1)
+        heard += frames
+        if len(heard) > TAP_FRAMES:
+            raise WireError(f"more than {TAP_FRAMES} frames came before anything was asked")
+        found = {(f.src.hex(":"), f.arp_hw.hex(":")) for f in frames if f.arp_op == fr.ARP_REPLY and f.ip_src == wanted}
+        if found and not answers:
+            deadline = time.monotonic() + COMPANY
+        answers |= found
+    return Company(answers, {frame.src.hex(":") for frame in heard}), heard
+
+
+def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: str) -> Identity:
+    """Tell from who was heard which device this is.
+
+    The host may be heard beside its VM, under the port's burned-in address, which ends as the VM's does. That is the
+    same device, and the judge names it as a hole; anybody else is a reason to stop.
+
+    Raises:
+        CouldNotTest: nobody, somebody else or several have answered, or others speak on the wire.
+        SallyportError: ``mac`` or ``port_mac`` cannot be right.
+    """
+    if mac and not mac.startswith(link.ACCESS_MAC_PREFIX):
+        raise SallyportError(
+            f"{mac} is not the address of a front-end VM, which begins with {link.ACCESS_MAC_PREFIX}",
+            "after that it has the last three bytes of the port's own address, which is on the device's label",
+        )
+    if not company.answers:
+        raise CouldNotTest(
+            f"nobody answered ARP for {interface.ip}",
+            "is the device up, the cable in its management port, and the profile the device's own?",
+        )
+    macs = sorted({hardware for _, hardware in company.answers})
+    vms = [found for found in macs if found.startswith(link.ACCESS_MAC_PREFIX)]
+    vm_mac = mac or (vms[0] if len(vms) == 1 else "")
+    # A host that answers alone is a device to go on with only if the user named just this address.
+    if not vm_mac or not {vm_mac, port_mac} & set(macs):
+        wanted = f"not {mac}, which was confirmed" if mac else "which is not one front-end VM"
+        raise CouldNotTest(
+            f"{', '.join(macs)} answered for {interface.ip}, {wanted}",
+            "nothing further was sent; look at the cable, and compare with the label of the device's port",
+        )
+    if port_mac and port_mac[8:] != vm_mac[8:]:
+        raise SallyportError(
+            f"{port_mac} is not the port of the VM {vm_mac}: their last three bytes differ",
+            "--port-mac is the burned-in address of the device's management port, not of this machine's",
+        )
+    others = {*company.speakers, *(name for pair in company.answers for name in pair)}
+    others -= {vm_mac, link.BACKEND_MAC, link.BRIDGE_MAC, link.FRONTEND_MAC}
+    ports = sorted(name for name in others if name[8:] == vm_mac[8:])
+    if strangers := sorted(others - set(ports)):
+        raise CouldNotTest(
+            f"{', '.join(strangers[:4])} also speak on this wire beside {vm_mac}",
+            "connect the device directly, without a switch; if it is, the device itself speaks under that address: a "
+            "hole, and the capture has the frames",
+        )
+    return Identity(vm_mac, port_mac or (ports[0] if len(ports) == 1 else ""))
+
+
+def confirm(identity: Identity, ask: Ask | None) -> None:
+    """Have the user type the address of the device.
+
+    Raises:
+        CouldNotTest: there is no terminal, or something else was typed.
+    """
+    if ask is None:
+        raise CouldNotTest(
+            f"{identity.vm_mac} answered, but nobody confirmed that this is the device to attack",
+            f"after comparing it with the device's label, name it: `--mac {identity.vm_mac}`",
+        )
+    typed = normal_mac(
+        ask(
+            f"{identity.vm_mac} answers. Its last three bytes are on the label of the port. Type the address to go on: "
+        ),
+        "your answer",
+    )
+    if typed != identity.vm_mac:
+        raise CouldNotTest(f"{identity.vm_mac} was not confirmed", "nothing further was sent")

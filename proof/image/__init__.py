@@ -1,0 +1,1 @@
+"""Probes of the bytes of a flash image."""

@@ -1,0 +1,238 @@
+"""The whole flash image as the proof looks at it: table, partitions, what boots it (`proof.image.flash`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from proof.image.flash import initrd, regions, table, uki
+from proof.image.flash.look import examine, unknown
+from proof.image.flash.regions import Files, Verity
+from proof.image.flash.table import Disk
+from proof.image.flash.view import Region, View
+from proof.image.rebuild import Remade, Remaker
+from proof.image.tree.entries import Tree, TreeError
+from proof.result import Result
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.artifact.unpack import VM
+from rootfs.base.errors import SallyportError
+from rootfs.base.tools_tree import Confined, left, own
+from rootfs.build import toolset
+
+_MIB = 1 << 20
+MAX_INITRD = initrd.MAX_ARCHIVE
+MAX_LINES = 1000
+MAX_SECONDS = 60
+"""Of processor time that a tool may take for a file system."""
+
+
+def disk_of(image: ImageFile, view: View) -> Disk:
+    """The image with the sizes that its profile declares."""
+    said = image.profile.disk
+    mib = {"esp": said.esp_mib, "slot-a": said.slot_mib, "slot-b": said.slot_mib, "data": said.data_mib}
+    return Disk(view, {name: number * _MIB for name, number in mib.items()})
+
+
+def partitions(image: ImageFile) -> Result:
+    """The partition table and what lies outside of partitions: looked at before anything is unpacked."""
+    with View.open(image.path) as view:
+        return examine(table.LOOK, disk_of(image, view))
+
+
+class Flash:
+    """An image that is taken apart in ``folder``, beside the one made anew.
+
+    Args:
+        remaker: makes that.
+        image: the file.
+        folder: for copies and what is unpacked.
+        host: unpacks the host's root file system, if it is needed.
+    """
+
+    def __init__(self, remaker: Remaker, image: ImageFile, folder: Path, host: Callable[[], Path]) -> None:
+        self._remaker, self._image, self._folder, self._host = remaker, image, folder, host
+
+    def results(self) -> list[Result]:
+        """All looks but the partitions'; never raises for what is in the image."""
+        with View.open(self._image.path) as view:
+            try:
+                disk = disk_of(self._image, view)
+                parts = {name: (first, end) for name, first, end in disk.partitions()}
+                # What follows takes room and time by these sizes.
+                if [(name, end - first) for name, (first, end) in parts.items()] != [*disk.sizes.items()]:
+                    raise TreeError("the partitions are not the declared ones")
+                slot_b = examine(regions.SLOT_B, Region("slot-b", view, None, *parts["slot-b"]))
+            except TreeError as error:
+                return [unknown("whole", regions.WHOLE.tried, str(error))]
+            try:
+                found = self._kernel_image(view, *parts["esp"])
+                made, said = self._made(view, *parts["slot-a"], found)
+                with View.open(made.image) as other:
+                    return [slot_b, *self._compared(view, other, made, said, found, parts)]
+            except (TreeError, OSError) as error:
+                return [slot_b, unknown("whole", regions.WHOLE.tried, str(error))]
+
+    def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[Remade, str]:
+        if self._image.manifest.boot.tools != toolset(self._remaker.engine):
+            raise TreeError("the image was made by other tools than this checkout has: take the one that made it")
+        if self._image.manifest.boot.stub != hashlib.sha256(self._remaker.stub).hexdigest():
+            raise TreeError("the manifest tells of another stub than this checkout's packages have")
+        said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
+        blocks = _blocks(said)
+        if not 0 < blocks * regions.BLOCK < end - start:
+            raise TreeError(f"the command line tells of {blocks} blocks, which slot-a has not")
+        kernel = uki.content(found, ".linux")
+        made = self._remaker.remake(self._image, view, start, blocks * regions.BLOCK, self._host, kernel)
+        return made, said
+
+    def _kernel_image(self, view: View, start: int, end: int) -> bytes:
+        """What the firmware starts, as the system partition's files have it."""
+        copy = self._copy(view, start, end)
+        target = copy.parent / "uki.efi"
+        try:
+            # A file of it may be as long as it says, in clusters that go in a circle.
+            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.engine.arch.uki}"
+            self._ask(copy, "prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
+        except SallyportError as error:
+            raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
+        return left(target, uki.MAX_UKI)
+
+    def _compared(
+        self, view: View, other: View, made: Remade, said: str, found: bytes, parts: dict[str, tuple[int, int]]
+    ) -> list[Result]:
+        def region(name: str) -> Region:
+            return Region(name, view, other, *parts[name])
+
+        known = self._image.manifest.boot
+        boots = self._remaker.engine.arch.uki
+        start, _ = parts["slot-a"]
+        # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
+        (system,) = struct.unpack("<Q", view.read(start + 40, 8).ljust(8, b"\0"))
+        slot_a = Verity(region("slot-a"), _blocks(said), made.tree, system, said, made.argument)
+        esp = Files(region("esp"), self._esp(view, *parts["esp"]), frozenset({f"::/{boots}"}))
+        data = Files(region("data"), self._data(view, *parts["data"]), frozenset({"lost+found"}))
+        kernel = hashlib.sha256(uki.content(found, ".linux")).hexdigest()
+        tells = f"the manifest's kernel has SHA-256 {known.kernel[:16]}…; "
+        return [
+            examine(regions.VERITY, slot_a),
+            examine(regions.esp(lambda: self._esp(view, *parts["esp"], plant=f"{boots}.extra.d/x.addon.efi")), esp),
+            examine(uki.LOOK, uki.Uki(found, made.uki, known.kernel, kernel), tells),
+            self._initramfs(found, made),
+            examine(regions.data(lambda: self._data(view, *parts["data"], plant="planted")), data),
+            examine(regions.WHOLE, regions.whole(view, other)),
+        ]
+
+    def _initramfs(self, found: bytes, made: Remade) -> Result:
+        try:
+            packed = uki.content(found, ".initrd")
+        except TreeError as error:
+            return unknown(initrd.LOOK.name, initrd.LOOK.tried, str(error))
+        archive, trouble = made.archive, ""
+        if packed != made.initrd:
+            archive, trouble = self._unpacked(packed)
+        return examine(initrd.LOOK, initrd.Initrd(packed, archive, made.initrd, made.archive, trouble))
+
+    def _unpacked(self, packed: bytes) -> tuple[bytes, str]:
+        """What is in a foreign archive, only to say how it differs: archives as they are, then a compressed one."""
+        plain = b""
+        try:
+            _, rest = initrd.everything(packed)
+            plain = packed[: len(packed) - len(rest)]
+            if not rest:
+                return plain, ""
+            packed_file = self._box() / "initrd.zst"
+            packed_file.write_bytes(rest)
+            self._ask(packed_file, "prlimit", f"--fsize={MAX_INITRD}", "zstd", "-q", "-d", packed_file.name)
+            return plain + left(packed_file.with_suffix(""), MAX_INITRD), ""
+        except (SallyportError, TreeError, OSError) as error:
+            return plain, str(error).strip().splitlines()[-1][:200]
+
+    def _esp(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
+        """The files of the system partition (mtools(1)), or of a copy with one more of them."""
+        copy = self._copy(view, start, end)
+        try:
+            if plant:
+                (copy.parent / "addon").write_bytes(b"MZ")
+                folder = plant.rpartition("/")[0]
+                self._ask(copy, "mmd", "-i", copy.name, f"::/{folder}")
+                self._ask(copy, "mcopy", "-i", copy.name, "addon", f"::/{plant}")
+            said = self._ask(copy, "mdir", "-/", "-a", "-b", "-i", copy.name, "::")
+        except SallyportError:
+            return None
+        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._remaker.engine.arch.uki))
+
+    def _data(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
+        """What is in the data partition's root directory (debugfs(8)), or in a copy's with one more file."""
+        copy = self._copy(view, start, end)
+        try:
+            if plant:
+                (copy.parent / "addon").write_bytes(b"MZ")
+                self._ask(copy, "debugfs", "-w", "-R", f"write addon {plant}", copy.name)
+            said = self._ask(copy, "debugfs", "-R", "ls -p /", copy.name)
+        except SallyportError:
+            return None
+        names = [line.split("/")[5] for line in said.splitlines() if line.startswith("/") and line.count("/") >= 6]
+        return frozenset(names) - {".", ".."} if names else None
+
+    def _ask(self, file: Path, *argv: str) -> str:
+        """What a tool says of a file in a `_box`; a hostile one may have directories in a circle.
+
+        From then on the box is the tool's: nothing but such tools writes there any more, and `left` alone reads there.
+        """
+        lines = 0
+
+        def count(_: str) -> None:
+            nonlocal lines
+            lines += 1
+            if lines > MAX_LINES:
+                raise SallyportError(f"{argv[0]} lists more than {MAX_LINES} files")
+
+        words = ["prlimit", f"--cpu={MAX_SECONDS}", *argv]
+        return self._remaker.engine.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
+
+    def _box(self) -> Path:
+        """A new directory for what one question is about."""
+        return Path(tempfile.mkdtemp(prefix="box-", dir=self._folder))
+
+    def _copy(self, view: View, start: int, end: int) -> Path:
+        """A partition in a file of its own, holes where there is nothing."""
+        copy = self._box() / "partition"
+        with copy.open("xb") as file:
+            file.truncate(end - start)
+            for first, last in view.data(start, end):
+                os.pwrite(file.fileno(), view.read(first, last - first), first - start)
+        own(copy)
+        return copy
+
+
+def vm_initramfs(remaker: Remaker, image: ImageFile, host: Path, vm: Path) -> Result:
+    """The VM's initial RAM file system, which the host's root file system has."""
+    look = initrd.VM_LOOK
+    try:
+        packed = Tree(host).read(f"{VM}/initrd", initrd.MAX_ARCHIVE)
+        made = remaker.vm_initramfs(image, vm, packed)
+    except TreeError as error:
+        return unknown(look.name, look.tried, str(error))
+    return examine(look, initrd.Initrd(packed, packed, made, made))
+
+
+def _folder_of(line: str, boots: str) -> bool:
+    """Whether a line of the list names a directory on the way to what boots the image."""
+    return line.endswith("/") and f"::/{boots}".startswith(line)
+
+
+def _blocks(said: str) -> int:
+    """Blocks of the root file system, as the command line tells.
+
+    Raises:
+        TreeError: it does not.
+    """
+    found = [word.partition("=")[2] for word in said.split() if word.startswith("sallyport.verity=")]
+    number = found[0].partition(",")[0] if found else ""
+    if not number.isascii() or not number.isdigit() or len(number) > 12:
+        raise TreeError("the command line does not tell how many blocks are verified")
+    return int(number)

@@ -1,0 +1,61 @@
+"""The files that this project itself puts into an image, made anew: overlays, the code of host and VM, compiled C."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from proof.image.tree.entries import MAX_FILE, Tree
+from proof.image.tree.objections import Own
+from rootfs import build as images
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.version import PROJECT
+from rootfs.build import Recipe
+from rootfs.engines.debian.engine import Engine, compile_python
+from rootfs.tree import extension, overlay
+from rootfs.tree import frontend_image as frontend
+
+_PACKAGES = "usr/lib/python3/dist-packages"
+
+
+def ours(engine: Engine, image: ImageFile, folder: Path) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
+    """What this checkout puts into the host's root file system and into the VM's, by path.
+
+    Args:
+        engine: has the tools.
+        image: what its manifest says.
+        folder: an empty one.
+
+    Raises:
+        SallyportError: it cannot be made.
+    """
+    recipe = Recipe(image.profile, test_access=image.test_access)
+    test = ["host_test", "frontend_vm_test"] if image.test_access else []
+    compiled = extension.build(engine)
+    host, vm = folder / "host", folder / "vm"
+    _lay(host / "tree", ["host", *test[:1]], images.values(recipe, image.engine))
+    code = frontend.install_package(PROJECT / "backend", host / "tree", images.SOURCES_ONLY)
+    for name in extension.OUTPUTS:
+        shutil.copyfile(compiled / name, code / "forwarder" / name)
+    _lay(vm / "tree", ["frontend_vm", *test[1:]], frontend.values(image.profile))
+    frontend.install_package(frontend.SOURCE, vm / "tree", frontend.BUILD_ONLY)
+    for build, package in ((host, "backend"), (vm, "frontend_vm")):
+        compile_python(engine.tools, build, f"tree/{_PACKAGES}/{package}")
+    return _listed(host / "tree"), _listed(vm / "tree")
+
+
+def _lay(tree: Path, overlays: Sequence[str], values: Mapping[str, object]) -> None:
+    tree.mkdir(parents=True)
+    for name in overlays:
+        overlay.apply(PROJECT / "overlays" / name, tree, values)
+
+
+def _listed(root: Path) -> dict[str, Own]:
+    tree = Tree(root)
+    found = {entry.path: Own(entry.target, "", False) for entry in tree.entries if entry.target}
+    for entry in tree.files():
+        digest = hashlib.sha256(tree.read(entry.path, MAX_FILE)).hexdigest()
+        found[entry.path] = Own("", digest, bool(entry.mode & 0o100))
+    return found

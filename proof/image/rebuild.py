@@ -1,0 +1,252 @@
+"""Makes an image anew, as the build does, of what only the image itself can say: its root file system and its kernel.
+
+The root's files come from somebody: what is taken of them is regular and lies in the tree, or nothing is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from proof.image.flash import initrd
+from proof.image.flash.view import View
+from proof.image.tree.entries import MAX_FILE, Tree, TreeError
+from rootfs import build as images
+from rootfs.artifact import disk
+from rootfs.artifact.disk import Verity
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.version import version
+from rootfs.build import Recipe
+from rootfs.engines.debian.engine import Engine
+from rootfs.tree import frontend_image as frontend
+
+_MODULES = "usr/lib/modules"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Remade:
+    """An image made anew; ``argument`` is what its command line says of the root."""
+
+    image: Path
+    uki: bytes
+    initrd: bytes
+    archive: bytes
+    tree: int
+    """Bytes of the root file system with its hash tree."""
+    argument: str
+
+
+class Carried:
+    """The kernel's modules as an initial RAM file system brings them, in its own order
+    (`rootfs.tree.initramfs.Modules`)."""
+
+    def __init__(self, archive: bytes) -> None:
+        members, _ = initrd.everything(archive)
+        self._files = {member.name: member.content for member in members}
+
+    def closure(self, names: Iterable[str], where: str) -> list[str]:
+        """All there are, each once; those that are named must be among them, or built in."""
+        listed = self._files.get("modules", b"").decode(errors="replace").split()
+        paths = [path.removeprefix("/") for path in listed]
+        if len({*paths}) != len(paths) or {*paths} != {n for n in self._files if n.startswith("modules.d/")}:
+            raise TreeError(f"{where}: the list of modules is not that of the modules that are there")
+        return paths
+
+    def copy(self, path: str, target: Path) -> None:
+        """As `rootfs.tree.kernel.Kernel.copy`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self._files[path])
+        target.chmod(0o644)
+
+
+class _Installed:
+    """The kernel's modules as an image's root has them (`rootfs.tree.initramfs.Modules`)."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        releases = [e.path for e in tree.entries if e.path.rpartition("/")[0] == _MODULES and stat.S_ISDIR(e.mode)]
+        if len(releases) != 1:
+            raise TreeError(f"the root has modules of {len(releases)} kernels")
+        self._base = releases[0]
+
+    def closure(self, names: Iterable[str], where: str) -> list[str]:
+        """As `rootfs.tree.kernel.Kernel.closure`, by the index that modprobe reads (modules.dep(5))."""
+        index: dict[str, list[str]] = {path: [] for path in self._tree.text(f"{self._base}/modules.builtin").split()}
+        for line in self._tree.text(f"{self._base}/modules.dep").splitlines():
+            path, _, needs = line.partition(":")
+            index[path] = needs.split()
+        by_name = {path.rpartition("/")[2].partition(".ko")[0].replace("-", "_"): path for path in index}
+        order: list[str] = []
+        for name in names:
+            path = by_name.get(name.replace("-", "_"), "")
+            if not path:
+                raise TreeError(f"{where}: the root has no module {name!r}")
+            order += [needed for needed in [*reversed(index[path]), path] if needed not in order]
+        return [path for path in order if f"{self._base}/{path}" in self._tree.by_path]
+
+    def copy(self, path: str, target: Path) -> None:
+        """As `rootfs.tree.kernel.Kernel.copy`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self._tree.read(f"{self._base}/{path}", MAX_FILE))
+        target.chmod(0o644)
+
+
+@dataclass(frozen=True)
+class _Root:
+    """What is made of a root file system alone, in ``folder``: ``root.verity``, ``initrd``, ``archive``."""
+
+    folder: Path
+    verity: Verity
+
+
+class Remaker:
+    """Makes images anew in a folder of its own; the same image but once. A context manager.
+
+    Args:
+        engine: has the tools, and the stub.
+        folder: where there is room.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
+        self._folder = folder
+        self._roots: dict[str, _Root] = {}
+        self._made: dict[str, Remade] = {}
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def stub(self) -> bytes:
+        """The code that loads what a unified kernel image has."""
+        return (self._boot / f"usr/lib/systemd/boot/efi/linux{self.engine.arch.efi}.efi.stub").read_bytes()
+
+    @property
+    def _boot(self) -> Path:
+        return self.engine.boot / "tree"
+
+    def remake(
+        self, image: ImageFile, view: View, slot: int, length: int, host: Callable[[], Path], kernel: bytes
+    ) -> Remade:
+        """The image that this checkout makes with this root file system and this kernel.
+
+        Args:
+            image: what its manifest says.
+            view: its bytes.
+            slot: where slot A begins.
+            length: bytes of the root file system.
+            host: unpacks it.
+            kernel: of the host.
+
+        Raises:
+            TreeError: it cannot be made of these.
+        """
+        digest = hashlib.sha256(f"{image.profile.model_dump_json()} {image.engine} {image.test_access} ".encode())
+        for at in range(0, length, _CHUNK):
+            digest.update(view.read(slot + at, min(_CHUNK, length - at)))
+        name = digest.hexdigest()
+        whole = f"{name} {hashlib.sha256(kernel).hexdigest()}"
+        try:
+            if name not in self._roots:
+                folder = self._empty(f"root-{len(self._roots)}")
+                with (folder / "root").open("wb") as file:
+                    for at in range(0, length, _CHUNK):
+                        file.write(view.read(slot + at, min(_CHUNK, length - at)))
+                self._roots[name] = self._root(image, folder, host())
+            if whole not in self._made:
+                folder = self._empty(f"image-{len(self._made)}")
+                self._made[whole] = self._image(image, folder, self._roots[name], kernel)
+        except TreeError:
+            raise
+        except Exception as error:  # a broken program in a hostile root breaks its reader in many ways
+            raise TreeError(f"the image cannot be made anew: {type(error).__name__}: {error}") from error
+        return self._made[whole]
+
+    def vm_initramfs(self, image: ImageFile, vm: Path, archive: bytes) -> bytes:
+        """The VM's initial RAM file system, made of the VM's own files, and of the modules in ``archive``.
+
+        Raises:
+            TreeError: it cannot be made of these.
+        """
+        folder = self._empty("vm")
+        try:
+            _only_plain(Tree(vm))
+            carried = Carried(archive)
+            engine = self.engine
+            made = frontend.initrd(folder, vm, carried, image.profile, arch=engine.arch, tools=engine.tools)
+            return made.read_bytes()
+        except TreeError:
+            raise
+        except Exception as error:  # as above
+            raise TreeError(f"it cannot be made anew: {type(error).__name__}: {error}") from error
+
+    def _empty(self, name: str) -> Path:
+        """A new folder; what came to nothing may have left one."""
+        folder = self._folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def _root(self, image: ImageFile, folder: Path, host: Path) -> _Root:
+        tools, tree = self.engine.tools, Tree(host)
+        _only_plain(tree)
+        recipe = Recipe(image.profile, test_access=image.test_access)
+        images.initrd(folder, host, _Installed(tree), recipe, image.engine, tools=tools)
+        tools.run(["zstd", "-q", "-d", "initrd", "-o", "archive"], build=folder)
+        return _Root(folder, disk.seal(tools, folder, folder / "root"))
+
+    def _image(self, image: ImageFile, folder: Path, root: _Root, kernel: bytes) -> Remade:
+        (folder / "linux").write_bytes(kernel)
+        build = folder / "disk"
+        build.mkdir()
+        os.link(root.folder / "root.verity", build / "root.verity")
+        made = disk.assemble(
+            self.engine.tools,
+            build,
+            profile=image.profile,
+            arch=self.engine.arch,
+            boot=self._boot,
+            kernel=folder / "linux",
+            initrd=root.folder / "initrd",
+            verity=root.verity,
+            release=version(),
+        ).rename(folder / "disk.img")
+        uki = (build / "uki.efi").read_bytes()
+        shutil.rmtree(build)
+        packed, archive = ((root.folder / name).read_bytes() for name in ("initrd", "archive"))
+        tree = (root.folder / "root.verity").stat().st_size
+        return Remade(made, uki, packed, archive, tree, root.verity.argument)
+
+
+def _only_plain(tree: Tree) -> None:
+    """Refuse what could lead a reader astray, or a writer of the copy that it makes.
+
+    Raises:
+        TreeError: there is something else than files, directories and links, or a link where programs and libraries
+            are leads outside, wherever it passes.
+    """
+    root = tree.root.resolve()
+    for entry in tree.entries:
+        if stat.S_IFMT(entry.mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            raise TreeError(f"the root has something else than files: {entry}")
+        if entry.target and entry.path.startswith(("usr/bin/", "usr/sbin/", "usr/lib")):
+            try:
+                inside = not entry.target.startswith("/") and (root / entry.path).resolve().is_relative_to(root)
+            except (OSError, RuntimeError):
+                inside = False  # links in a circle
+            if not inside:
+                raise TreeError(f"the root has a link that leads outside: {entry.path!r} -> {entry.target!r}")

@@ -1,0 +1,128 @@
+"""The files of an image as the proof reads them: unpacked from the image itself, not taken from the build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from driver.machine import MachineError
+from proof.image import flash_image
+from proof.image.own_files import ours
+from proof.image.rebuild import Remaker
+from proof.image.tree import run_tree
+from proof.image.tree.objections import Own
+from proof.outside.scan import Progress
+from proof.result import Result, Verdict
+from rootfs.artifact import unpack as unpacking
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.errors import SallyportError
+from rootfs.base.scratch import disposable
+from rootfs.base.tools_tree import BUILD, Confined, Tools
+from rootfs.engines.debian.engine import Engine
+
+_PREFIX = "sallyport-tree-"
+
+
+@dataclass(frozen=True)
+class Trees:
+    """What an image holds, unpacked below ``folder``: root file systems of host and VM, kernel, and what it should be.
+
+    ``files`` is the manifest's list (path and digest); ``None`` where it is not to be compared.
+    """
+
+    folder: Path
+    host: Path
+    vm: Path
+    kernel: Path
+    test_access: bool
+    files: Mapping[str, str] | None
+    root_hash: str
+    ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None
+    """What this checkout puts into both; ``None`` where it is not to be compared."""
+
+
+def check(tools: Tools, trees: Trees) -> list[Result]:
+    """All checks of the trees."""
+
+    def analyze(argv: Sequence[str]) -> str:
+        words = [word.replace(str(trees.folder), str(BUILD)) for word in argv]
+        return tools.run(words, build=trees.folder, confined=Confined())
+
+    return run_tree(
+        trees.host,
+        trees.vm,
+        analyze,
+        files=trees.files,
+        kernel=trees.kernel,
+        root_hash=trees.root_hash,
+        ours=trees.ours,
+        test_access=trees.test_access,
+    )
+
+
+def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
+    """Unpack the host's root file system, the VM's out of it, and the kernel with its command line.
+
+    Raises:
+        MachineError: the image holds no such file system.
+    """
+    try:
+        found = unpacking.unpack(tools, image, folder)
+    except SallyportError as error:
+        raise MachineError(str(error), error.hint) from error
+    return Trees(
+        folder,
+        found.host,
+        found.vm,
+        found.kernel,
+        image.test_access,
+        files=image.manifest.files,
+        root_hash=image.manifest.root_hash,
+    )
+
+
+@contextmanager
+def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
+    """`unpack` into a directory beside the image, for the time of the context."""
+    with disposable(_PREFIX, image.path.parent) as directory:
+        yield unpack(tools, image, directory)
+
+
+def prove(engine: Engine, image: ImageFile, *, say: Progress) -> list[Result]:
+    """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
+    say("the files of the image", 0, 0)
+    with (
+        disposable(_PREFIX, image.path.parent) as folder,
+        Remaker(engine, folder) as remaker,
+    ):
+        return look(remaker, image)
+
+
+def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Result]:
+    """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
+    tools = remaker.engine.tools
+    with ExitStack() as stack:
+        folder = stack.enter_context(disposable(_PREFIX, image.path.parent))
+
+        @cache
+        def trees() -> Trees:
+            return stack.enter_context(unpacked(tools, image))
+
+        results = [
+            flash_image.partitions(image),
+            *flash_image.Flash(remaker, image, folder, lambda: trees().host).results(),
+        ]
+        try:
+            if files:
+                # Not in a directory that a confined program had.
+                place = stack.enter_context(disposable(_PREFIX, image.path.parent))
+                made = ours(remaker.engine, image, place / "ours")
+                results += check(tools, replace(trees(), ours=made))
+                results.append(flash_image.vm_initramfs(remaker, image, trees().host, trees().vm))
+        except SallyportError as error:
+            tried = "the files of the image"
+            results.append(Result("tree", "unpack", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))
+        return results

@@ -1,0 +1,1 @@
+"""Probes from a root shell inside the VM."""

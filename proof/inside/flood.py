@@ -1,0 +1,314 @@
+"""Root in the VM floods both NICs; the host's own work goes on, and the backend answers again when the flood is over.
+
+The host's work is a loop of a fixed job (a hash of 256 KiB, a file of 16 KiB written and renamed) that runs through the
+whole probe and tells every half second how many jobs were done. It runs in this much of the time: before, during and
+after the flood; so rest and flood are compared within one process of one run. The clocks of host, VM and tester differ:
+`weigh` counts an interval to a phase only if it lies there whatever the latency of the shells was.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from backend.daemon.settings import Settings
+from backend.protocol.instructions import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME
+from proof.inside.misuse import FRONT_END, ReportError, RunVm, Script
+from proof.result import Result, Verdict
+from rootfs.base.errors import SallyportError
+
+GROUP = "flood"
+RunHost = Callable[[str], tuple[int, str]]
+"""Runs one command line in the host's root shell; returns its exit code and what it printed."""
+SHARE = 0.25
+"""Least part of its work at rest that the host must do during a flood.
+
+The appliance's two processors serve one thread of this work, the VM's one processor, QEMU's thread for the NICs, the
+softirqs that they cause, and the forwarder. systemd's weights (30 for the VM, 300 for forwarder and backend, 100 for
+the rest) leave the loop at least half a processor; the other half of that is for the testing machine, whose two
+processors emulate the appliance's and do other work besides.
+"""
+FLOOD_S = 6.0
+"""Seconds of one flood. The supervisor starts a VM anew that is silent for 20 s, and a flood silences its own link."""
+REST_S = 4.0
+"""Seconds before a flood and after it."""
+COVERED_S = 1.5
+"""Least seconds of the host's work that must surely lie in each phase."""
+RECOVERY = 20.0
+"""Seconds after a flood within which the backend must answer on a fresh connection."""
+FRAMES = 1000
+"""Frames that must have left the VM, and have been counted by the host, for a flood to be one."""
+START_S = 8.0
+"""Seconds that a shell may take to start a program, on a slow machine."""
+TRIES = 2
+
+_WORK = """
+import base64,hashlib,json,os,sys,time,zlib
+n=float(sys.argv[1]);d=bytes(1<<18);p='/run/sallyport-work';s=[];c=0
+t0=m=time.monotonic()
+while m-t0<n:
+ hashlib.sha256(d).digest()
+ with open(p,'wb') as f:f.write(d[:1<<14])
+ os.rename(p,p+'.done');c+=1
+ t=time.monotonic()
+ if t-m>=.5:s.append([t-t0,c]);c=0;m=t
+os.unlink(p+'.done')
+z=zlib.compress(json.dumps(s).encode())
+print('SALLYPORT-WORK',f'{zlib.crc32(z):08x}',base64.b64encode(z).decode())
+"""
+COUNTERS = "cat /sys/class/net/link0/statistics/rx_packets; nft list counters; python3 -I -m backend.forwarder status"
+"""What the host counts: frames from the VM at the link, its rules, the forwarder's verdicts."""
+
+WORK = Script(_WORK, "SALLYPORT-WORK")
+SCRIPT = Script(Path(__file__).with_name("flood_script.py").read_text(), "SALLYPORT-FLOOD")
+
+
+@dataclass(frozen=True)
+class Flood:
+    """One kind of flood. ``counters`` are the host's: one of them must have risen; ``tx_*`` are the forwarder's."""
+
+    name: str
+    interface: str
+    kind: str
+    tried: str
+    counters: tuple[str, ...]
+
+
+FLOODS: tuple[Flood, ...] = (
+    Flood("link-small", "link", "small", "shortest frames of a foreign EtherType to the backend's MAC", ("other",)),
+    Flood("link-syn", "link", "syn", "SYNs to the backend's port", ("link_limited", "link0")),
+    Flood("access-syn", "access", "syn", "SYNs to somebody beyond the port", ("tx_",)),
+    Flood("access-small", "access", "small", "shortest frames of a foreign EtherType out of the port", ("tx_",)),
+    Flood("link-arp", "link", "arp", "ARP requests for the backend", ("link0",)),
+    Flood("link-broadcast", "link", "broadcast", "UDP to everybody on the link", ("other",)),
+    Flood("link-spoofed", "link", "spoofed", "frames from random MACs on the link", ("spoofed",)),
+    Flood("access-arp", "access", "arp", "ARP requests out of the port", ("tx_",)),
+    Flood("access-broadcast", "access", "broadcast", "UDP to everybody out of the port", ("tx_",)),
+)
+PEERS = {"link": (BACKEND_MAC, BACKEND_ADDRESS), "access": ("00:00:5e:00:53:01", "198.51.100.1")}
+"""MAC and address that are flooded behind each NIC; at the port nobody's (RFC 7042 section 2.1.2, RFC 5737)."""
+QUICK = 3
+"""So many of the first are all of a quick run."""
+
+_Seconds = Annotated[float, Meta(ge=0, le=1e4)]
+
+
+class Answers(Struct, frozen=True, forbid_unknown_fields=True):
+    """Answer times of the backend, and what was no answer."""
+
+    times: Annotated[list[_Seconds], Meta(max_length=1000)]
+    failed: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=20)]
+
+    def __str__(self) -> str:
+        if not self.times:
+            return "none" + (f" ({self.failed[0]})" if self.failed else "")
+        times = sorted(self.times)
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{times[len(times) // 2] * 1e3:.0f} ms (slowest {times[-1] * 1e3:.0f} ms of {len(times)}{failed})"
+
+
+class Report(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `flood_script` tells at the end. ``sent``: frames by the NIC's counter; ``after`` seconds, None: never."""
+
+    rest: Answers
+    during: Answers
+    tried: int
+    sent: int
+    delay: _Seconds
+    """Between the return of ``begin``, or a little earlier, and the flood."""
+    seconds: _Seconds
+    after: _Seconds | None
+
+
+class _Begun(Struct, frozen=True):
+    begun: bool
+    trouble: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """When what happened, seconds on the tester's clock.
+
+    ``called``, ``returned``: the host's work; ``begins`` <= ``on`` <= ``off`` <= ``over``: before ``begins`` and after
+    ``over`` there surely was no flood, between ``on`` and ``off`` there surely was one.
+    """
+
+    called: float
+    returned: float
+    begins: float
+    on: float
+    off: float
+    over: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Jobs per second. ``during`` is counted where there surely was a flood, ``most`` is what it can have been at most.
+
+    None: not enough was measured.
+    """
+
+    rests: tuple[float, ...]
+    during: float | None
+    most: float | None
+
+
+def weigh(series: Sequence[tuple[float, int]], window: Window) -> Work:
+    """Attribute the host's half seconds (end of each, jobs in it) to the phases."""
+    ends = [0.0, *(end for end, _ in series)]
+    # Where the series began on the tester's clock is known to within this.
+    slack = max(0.0, window.returned - window.called - ends[-1])
+    phases: dict[str, tuple[float, int]] = dict.fromkeys(("before", "during", "after"), (0.0, 0))
+    most = 0
+    for start, (end, jobs) in zip(ends, series, strict=False):
+        first, last = window.called + start, window.called + end + slack
+        if last > window.on and first < window.off:
+            most += jobs
+        phase = "before" if last <= window.begins else "after" if first >= window.over else ""
+        phase = phase or ("during" if first >= window.on and last <= window.off else "")
+        if phase:
+            seconds, done = phases[phase]
+            phases[phase] = (seconds + end - start, done + jobs)
+    rates = {name: done / seconds for name, (seconds, done) in phases.items() if seconds >= COVERED_S}
+    rests = tuple(rates[name] for name in ("before", "after") if name in rates)
+    length = window.off - window.on
+    # A series that ends early says nothing of what it did not see; one with a gap does.
+    whole = length >= COVERED_S and window.called + ends[-1] >= window.off
+    return Work(rests, rates.get("during"), most / length if whole else None)
+
+
+def counters(text: str) -> dict[str, int]:
+    """Read what `COUNTERS` printed: ``link0``, nftables' names, and ``tx_`` for all the forwarder's from the VM."""
+    found: dict[str, int] = {}
+    if match := re.match(r"\s*(\d{1,20})\s", text):
+        found["link0"] = int(match[1])
+    for name, number in re.findall(r"counter (\w+) \{\s*packets (\d{1,20}) ", text):
+        found[name] = found.get(name, 0) + int(number)
+    verdicts = re.findall(r"^\s+(tx_\w+)\s+(\d{1,20}) frames", text, re.MULTILINE)
+    found["tx_"] = sum(int(number) for _, number in verdicts)
+    return found
+
+
+def judge(flood: Flood, report: Report, work: Work, risen: Mapping[str, int]) -> tuple[Verdict, str, str]:
+    """Return verdict, evidence and control of one flood."""
+    counted = {name: risen.get(name, 0) for name in flood.counters}
+    rate = report.sent / max(report.seconds, 0.001)
+    control = f"{report.sent} frames left the NIC ({rate:.0f}/s); the host counted " + ", ".join(
+        f"{number} at {name if name != 'tx_' else 'the forwarder'}" for name, number in counted.items()
+    )
+    rests = "/".join(f"{one:.0f}" for one in work.rests) or "not measured"
+    low, high = (min(work.rests), max(work.rests)) if work.rests else (0.0, 0.0)
+    seen = [one for one in (work.during, work.most) if one is not None]
+    during = min(seen, default=0.0)
+    evidence = (
+        f"host's work {rests} jobs/s at rest, {during:.0f} in the flood ({during / high if high else 0:.2f}); backend "
+        f"answers in {report.rest} at rest, {report.during} in the flood, "
+        + (f"{report.after:.2f} s after it" if report.after is not None else f"not within {RECOVERY:.0f} s after it")
+    )
+    if report.sent < FRAMES or max(counted.values()) < FRAMES:
+        return Verdict.NOT_TESTED, f"there was no flood: {evidence}", control
+    if report.after is None:
+        return Verdict.HOLE, f"the backend does not answer any more: {evidence}", control
+    if len(work.rests) < 2 or not report.rest.times:
+        return Verdict.NOT_TESTED, f"not measured at rest: {evidence}", control
+    if seen and during < SHARE * low:
+        return Verdict.HOLE, f"the host's own work is starved: {evidence}", control
+    if work.during is None or work.during < SHARE * high:
+        return Verdict.NOT_TESTED, f"too unsteady to tell: {evidence}", control
+    return Verdict.SEALED, evidence, control
+
+
+class Flooder:
+    """Runs floods on one appliance."""
+
+    def __init__(self, run_vm: RunVm, run_host: RunHost, plan: Mapping[str, object], names: Mapping[str, str]) -> None:
+        self._run_vm, self._run_host, self._plan, self._names = run_vm, run_host, plan, names
+
+    def once(self, flood: Flood, seed: int) -> tuple[Report, Work, dict[str, int]]:
+        """Flood once; what came of it, the host's work, and by how much the host's counters rose.
+
+        Raises:
+            ReportError, SallyportError, OSError, msgspec.MsgspecError: something could not be run or read.
+        """
+        plan = {**self._plan, "kind": flood.kind, "interface": self._names.get(flood.interface, flood.interface)}
+        mac, ip = PEERS[flood.interface]
+        plan |= {"peer_mac": mac, "peer_ip": ip, "seed": seed, "seconds": FLOOD_S, "rest": REST_S, "recovery": RECOVERY}
+        before = counters(self._run_host(COUNTERS)[1])
+        with ThreadPoolExecutor(1) as pool:
+            called = time.monotonic()
+            # Long enough for rest, flood and rest, however long the shells take to start the programs.
+            work = pool.submit(self._run_host, WORK.command(str(2 * REST_S + FLOOD_S + START_S)))
+            asked = time.monotonic()
+            _, said = self._run_vm(SCRIPT.command(json.dumps(plan | {"do": "begin"})), 60.0)
+            begun = time.monotonic()
+            answer = msgspec.json.decode(SCRIPT.report(said), type=_Begun)
+            if not answer.begun:
+                raise ReportError(f"the flood did not begin: {answer.trouble[:200]}")
+            _, said = self._run_vm(SCRIPT.command(json.dumps(plan | {"do": "end"})), 90.0 + FLOOD_S + RECOVERY)
+            report = msgspec.json.decode(SCRIPT.report(said), type=Report)
+            over = time.monotonic() - (report.after or 0.0)
+            _, listing = work.result()
+            returned = time.monotonic()
+        series = msgspec.json.decode(WORK.report(listing), type=list[tuple[_Seconds, int]])
+        after = counters(self._run_host(COUNTERS)[1])
+        # The process that floods was started between ``asked`` and ``begun``.
+        first = asked + report.delay
+        window = Window(called, returned, first, begun + report.delay, first + report.seconds, over)
+        return report, weigh(series, window), {name: number - before.get(name, 0) for name, number in after.items()}
+
+
+def run_flood(
+    run_vm: RunVm,
+    run_host: RunHost,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    settings: Settings | None = None,
+    folder: str = FRONT_END,
+    floods: Collection[Flood] = FLOODS,
+    names: Mapping[str, str] | None = None,
+) -> list[Result]:
+    """Flood from the VM, kind by kind; one result each.
+
+    Args:
+        run_vm: the VM's root shell.
+        run_host: the host's root shell, used from another thread than ``run_vm`` and at the same time.
+        seed: of every random choice.
+        quick: only the first `QUICK` kinds.
+        settings: where the backend is; the appliance's if None.
+        folder: where the VM's keys are.
+        floods: which.
+        names: other names of the VM's interfaces ``access`` and ``link``, for tests.
+    """
+    place = settings or Settings()
+    plan = {
+        "address": place.address,
+        "port": place.port,
+        "name": BACKEND_NAME,
+        "folder": folder,
+        "file": f"{'/tmp' if settings is None else folder}/sallyport-flood.json",
+    }
+    flooder, rng = Flooder(run_vm, run_host, plan, names or {}), random.Random(seed)
+    results = []
+    for flood in list(floods)[: QUICK if quick else None]:
+        began, chosen = time.monotonic(), rng.getrandbits(32)
+        for _ in range(TRIES):
+            try:
+                verdict, evidence, control = judge(flood, *flooder.once(flood, chosen))
+            except (ReportError, SallyportError, OSError, msgspec.MsgspecError) as error:
+                verdict, evidence, control = Verdict.NOT_TESTED, str(error), "none seen"
+            if verdict is not Verdict.NOT_TESTED:
+                break
+        tried = f"{flood.tried}, as fast as the VM can for {FLOOD_S:.0f} s"
+        results.append(Result(GROUP, flood.name, tried, verdict, evidence, control, time.monotonic() - began))
+    return results

@@ -1,0 +1,1 @@
+"""Probes from outside, at the management port."""

@@ -1,0 +1,105 @@
+"""At whom the volleys are aimed: one target's MACs and addresses, and the dice of one volley."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Network
+from typing import TypeVar
+
+from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tcp_syn
+from proof.wire.target import BROADCAST, Target, eui64
+
+SPORT = 19001
+"""Source port of all these probes; below the range that the controls use."""
+STRANGER_IPV6 = "fe80::5a:11ff:fe79:1"
+"""An address that nobody has: whoever is told a MAC for it loses nothing, and no control depends on it."""
+STRANGER_MAC = "02:5a:11:79:00:01"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Who is aimed at. ``quick`` asks for few frames, ``longest`` is the most bytes that a frame may have."""
+
+    target: Target
+    rng: random.Random
+    quick: bool = False
+    longest: int = 65535
+
+    @cached_property
+    def host_macs(self) -> tuple[str, ...]:
+        """The host's own MACs."""
+        return tuple(self.target.host_macs.values())
+
+    @cached_property
+    def macs(self) -> tuple[str, ...]:
+        """To whom frames go: each host MAC, all stations, the VM."""
+        return (*self.host_macs, BROADCAST, self.target.vm_mac)
+
+    @cached_property
+    def ipv4(self) -> tuple[str, ...]:
+        """The host's IPv4 addresses, and the VM's one on the link.
+
+        To answer for that one here is the weak host model (RFC 1122, 3.3.4.2).
+        """
+        return (*self.target.host_ipv4, self.target.vm_link_ipv4)
+
+    @cached_property
+    def ipv6(self) -> tuple[str, ...]:
+        """The addresses that a stack forms by itself from the host's MACs."""
+        return tuple(eui64(mac) for mac in self.host_macs)
+
+    @cached_property
+    def v4(self) -> Path:
+        """From the tester to the VM over IPv4."""
+        return Path(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv4, self.target.vm_ipv4)
+
+    @cached_property
+    def v6(self) -> Path:
+        """From the tester to the VM over IPv6."""
+        return Path(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv6, self.target.vm_ipv6)
+
+    @cached_property
+    def strangers(self) -> tuple[str, ...]:
+        """IPv4 addresses of the prefix that are neither the VM's nor the tester's."""
+        spared = {self.target.vm_ipv4, self.target.tester_ipv4}
+        return tuple(str(host) for host in IPv4Network(self.target.prefix).hosts() if str(host) not in spared)
+
+    @property
+    def stranger(self) -> str:
+        """One of `strangers`, the same each time: not the first or the last, which a real router may hold."""
+        return self.strangers[len(self.strangers) // 2] if self.strangers else "192.0.2.1"
+
+    def paths(self, addresses: Iterable[str], base: Path) -> Iterator[Path]:
+        """Yield the way to each address by each of `macs`."""
+        for address in addresses:
+            for mac in self.macs:
+                yield base.to(mac=mac, ip=address)
+
+    def all_paths(self) -> Iterator[Path]:
+        """Yield the ways to every host address of both families, by each of `macs`."""
+        yield from self.paths(self.ipv4, self.v4)
+        yield from self.paths(self.ipv6, self.v6)
+
+    def some(self, of: Sequence[T], count: int, always: Iterable[T] = ()) -> list[T]:
+        """Return all of them; in a quick run ``always`` and so many others."""
+        if not self.quick:
+            return list(of)
+        first = list(always)
+        rest = [item for item in of if item not in first]
+        return first + self.rng.sample(rest, min(count, len(rest)))
+
+    def knocks(self) -> list[bytes]:
+        """Return the questions that a listener at any host address would answer, each at each of `macs`.
+
+        Other volleys wrap them: into tags, SNAP, MPLS, PPPoE.
+        """
+        frames: list[bytes] = []
+        for path in self.all_paths():
+            resolve = neighbour_solicit(path) if path.is_ipv6 else arp_request(path, ethernet_dst=path.dst_mac)
+            frames += [resolve, ping(path, 7, 1), tcp_syn(path, SPORT, 7000, self.rng.getrandbits(32))]
+        return frames

@@ -1,0 +1,229 @@
+"""A test image under attack: booted once, then taken back to the same moment before each group of probes.
+
+Its port is a hub of two: the probes' wire, and a user network that carries the root shell in the VM. `Rig.alone` pulls
+the latter out for as long as frames at the port are evidence. What is saved (`Machine.save`) is the whole appliance
+with the VM inside it, so that going back takes a second or two where a boot takes most of a minute.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import paramiko
+
+from driver.machine import Forward, Machine, MachineError, Saved, free_port
+from driver.shell import HostShell, vm_shell, wait_host_shell
+from proof.result import Verdict
+from proof.wire.controls import port_questions, run_questions, wait_until_up
+from proof.wire.judge import PortJudge
+from proof.wire.ledger import Ledger
+from proof.wire.neighbour import answering
+from proof.wire.target import Target
+from proof.wire.wire import StreamWire
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.tools_tree import Tools
+
+UP_TIMEOUT = 240.0
+RESTORE_TIMEOUT = 60.0
+_QEMU = "$(pidof qemu-system-x86_64-microvm qemu-system-x86_64 qemu-system-aarch64)"
+_HALT = (
+    f"pid={_QEMU} && kill -STOP $pid && "
+    "while grep -h State: /proc/$pid/task/*/status | grep -qv '(stopped)'; do :; done"
+)
+_GO_ON = f"kill -CONT {_QEMU}"
+"""The VM inside while the machine is saved; see `Machine.save`. Its processors are out of guest mode when each thread
+has stopped, which is some time after the signal."""
+Say = Callable[[str], None]
+
+
+class Rig:
+    """The booted test image with its wire and its two root shells; a context manager.
+
+    Args:
+        tools: has QEMU.
+        image: with test access.
+        target: what it promises.
+        folder: for captures and logs.
+        say: told what is done.
+        tap: file descriptor of a tap that is joined to the port, too.
+    """
+
+    def __init__(
+        self, tools: Tools, image: ImageFile, target: Target, folder: Path, *, say: Say, tap: int | None = None
+    ) -> None:
+        self.image, self.target, self.folder = image, target, folder
+        self.seconds = 0.0
+        """From power-on to both root shells."""
+        self.tools, self._say, self._tap = tools, say, tap
+        self._port = free_port()
+        self._kept, self._running = ExitStack(), ExitStack()
+        self._vm: paramiko.SSHClient | None = None
+        self.machine: Machine
+        self.wire: StreamWire
+        self.host: HostShell
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Beside the image, as the state is some hundred megabytes and /tmp may be memory.
+            kept = tempfile.TemporaryDirectory(prefix="sallyport-saved-", dir=self.image.path.parent)
+            self._saved = self._boot(Path(self._kept.enter_context(kept)))
+            self.restore()
+        except BaseException:
+            self._running.close()
+            self._kept.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+        self._kept.close()
+
+    def _boot(self, folder: Path) -> Saved:
+        self._say(f"booting {self.image.name}")
+        try:
+            shutil.copyfile(self.image.path, folder / "disk.img")
+            (folder / "disk.img").chmod(0o600)
+            self._start("inside-boot", disk=folder / "disk.img")
+            wait_until_up(self.wire, self.target, UP_TIMEOUT)
+            self._enter_host()
+            self._await_services()
+            self.vm()
+            self.seconds = time.monotonic() - self.machine.powered_on_at
+            self._drop_vm()
+            self.host.check(_HALT)
+            return self.machine.save(folder)
+        finally:
+            self._running.close()
+
+    def _await_services(self) -> None:
+        """Wait until every port that must be open is: what is saved is an appliance that has settled."""
+        questions = port_questions(self.target, random.Random(0))
+        with answering(self.wire, self.target):
+            results = run_questions(self.wire, questions, timeout=UP_TIMEOUT)
+        if closed := [result.name for result in results if result.verdict is not Verdict.CONTROL]:
+            raise MachineError(f"no answer at the port within {UP_TIMEOUT:.0f} s: {', '.join(closed)}")
+
+    def _start(self, name: str, *, saved: Saved | None = None, disk: Path | None = None) -> None:
+        """Start a machine and what leads to it; ``name`` is that of its capture and its log."""
+        self._running = stack = ExitStack()
+        self.wire, path = stack.enter_context(listening(self.folder / f"{name}.pcapng", None))
+        forward, log = Forward(test_shell=self._port), self.folder / f"{name}.serial.log"
+        machine = Machine(
+            self.tools,
+            self.image,
+            wire=path,
+            forward=forward,
+            tap=self._tap,
+            log=log,
+            saved=saved,
+            persist=disk,
+        )
+        self.machine = stack.enter_context(machine)
+        self.wire.wait_connected(10)
+        self.machine.run()
+        stack.callback(self._drop_vm)
+
+    def _enter_host(self) -> None:
+        self.host = wait_host_shell(self.machine.shell_socket)
+        self._running.callback(self.host.close)
+
+    def vm(self) -> paramiko.SSHClient:
+        """The root shell in the VM; its connection lasts until the next `restore`.
+
+        Raises:
+            MachineError: the VM lets nobody in.
+        """
+        if self._vm is None:
+            self._vm = vm_shell(self._port, UP_TIMEOUT)
+        return self._vm
+
+    def _drop_vm(self) -> None:
+        if self._vm is not None:
+            self._vm.close()
+            self._vm = None
+
+    def renew_vm(self) -> paramiko.SSHClient:
+        """Connect to the VM's root shell anew: a server may end a connection whose channel was cut in mid-sentence."""
+        self._drop_vm()
+        return self.vm()
+
+    def run_host(self, command: str, timeout: float = 60.0) -> tuple[int, str]:
+        """Run a command line as root on the host; returns exit code and output."""
+        return self.host.run(command, timeout)
+
+    def run_vm(self, command: str, timeout: float = 60.0) -> tuple[int, str]:
+        """Run a command line as root in the VM; returns exit code and output.
+
+        Raises:
+            MachineError: no answer within ``timeout`` seconds, or the connection broke.
+        """
+        try:
+            channel = self._channel(timeout)
+            channel.settimeout(timeout)
+            channel.set_combine_stderr(True)
+            channel.exec_command(command)
+            said = channel.makefile("rb").read().decode(errors="replace")
+            return channel.recv_exit_status(), said
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            self._drop_vm()
+            raise MachineError(f"in the VM: {command[:80]!r}: {type(error).__name__} {error}") from error
+
+    def _channel(self, timeout: float) -> paramiko.Channel:
+        """A channel to the VM's root shell; a connection that floods have broken is made anew once."""
+        for client in (self.vm, self.renew_vm):
+            try:
+                transport = client().get_transport()
+                if transport is not None:
+                    return transport.open_session(timeout=timeout)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                last = error
+        raise MachineError(f"no shell in the VM: {type(last).__name__} {last}") from last
+
+    def restore(self, name: str = "inside") -> float:
+        """Take the machine back to the moment after its boot and wait until the VM answers; returns seconds.
+
+        Args:
+            name: of the capture and the log of what follows.
+
+        Raises:
+            MachineError, WireError: it does not come back.
+        """
+        began = time.monotonic()
+        self._running.close()
+        self._start(name, saved=self._saved)
+        self._enter_host()
+        self.host.check(_GO_ON)
+        with self.alone():
+            wait_until_up(self.wire, self.target, RESTORE_TIMEOUT)
+        return time.monotonic() - began
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody but the probes and the appliance on the port, and a ledger that begins now."""
+        self.machine.connect("hub-user", up=False)
+        self.wire.ledger = Ledger(PortJudge(self.target))
+        try:
+            yield
+        finally:
+            self.wire.ledger = None
+            self.machine.connect("hub-user", up=True)
+
+
+@contextmanager
+def listening(pcap: Path, ledger: Ledger | None) -> Iterator[tuple[StreamWire, Path]]:
+    """A listening wire in a directory of its own, which QEMU may see."""
+    with tempfile.TemporaryDirectory(prefix="sallyport-wire-") as directory:
+        path = Path(directory) / "port.sock"
+        with StreamWire.listen(path, ledger=ledger, pcap=pcap) as wire:
+            yield wire, path

@@ -1,0 +1,106 @@
+"""Tasks of the proof: `invoke verify`, `invoke verify.check`."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+from invoke import Context, task
+
+from rootfs.base.cli_errors import NEWEST, building, friendly
+from rootfs.base.cli_errors import console as _console
+from rootfs.build import OUT, Recipe
+from rootfs.spec import profile as profiles
+from rootfs.tasks import PROFILE, WAY_HELP, build, debian, make
+
+
+@task(
+    help=NEWEST
+    | {
+        "image": "image file to prove; built if it is not named",
+        "profile": "device profile to build when no image is named; with --interface that of the device",
+        "way": WAY_HELP,
+        "quick": "samples of what is big, for every commit; the full one is for releases",
+        "seed": "seed of every random choice; printed and reported",
+        "outside-only": "leave out the probes from inside the VM (the verdict is then at best `not-tested`)",
+        "report": "directory for report.html, report.json, junit.xml, captures and the statement",
+        "key": "PEM private key that signs the statement; its passphrase in SALLYPORT_KEY_PASSPHRASE",
+        "json": "print the report as JSON",
+        "interface": "aim the outside probes at a real device behind this network interface",
+        "mac": "with --interface: the VM's MAC, in place of confirming it at the terminal",
+        "port-mac": "with --interface: the burned-in MAC of the device's port, if it is known",
+        "power-cycle": "with --interface: watch the device from power-on; you are asked to switch it",
+    },
+)
+@building
+def verify(
+    _: Context,
+    image: str = "",
+    profile: str = PROFILE,
+    way: str = "",
+    quick: bool = False,
+    seed: int = -1,
+    outside_only: bool = False,
+    report: str = "",
+    key: str = "",
+    json: bool = False,
+    interface: str = "",
+    mac: str = "",
+    port_mac: str = "",
+    power_cycle: bool = False,
+) -> None:
+    """Prove that the VM is the only way in. Exit code: 0 sealed, 3 hole found, 4 could not test."""
+    from proof import device as hardware
+    from proof import verify as prover
+    from proof.report import report as reports
+    from proof.report import statement as statements
+    from proof.result import exit_code
+    from proof.stages import Effort
+    from rootfs.artifact import imagefile
+
+    if key:
+        statements.require_key(Path(key))
+    effort = Effort(seed=random.SystemRandom().randrange(2**32) if seed < 0 else seed, quick=quick)
+    if interface:
+        device = profiles.load(profile, way)
+        folder = Path(report) if report else OUT / "verify" / f"{device.name}-{interface}"
+        power = hardware.ByHand(_console) if power_cycle else None
+        ask = _console.input if sys.stdin.isatty() else None
+        result = hardware.prove(
+            device, interface, effort, folder=folder, console=_console, mac=mac, port_mac=port_mac, power=power, ask=ask
+        )
+    else:
+        subject = imagefile.open_image(Path(image) if image else build(profile, way).image)
+        prover.check_sums(subject)
+        inner = (
+            None
+            if outside_only
+            else prover.test_variant(subject, lambda d: make(Recipe(d, test_access=True), subject.engine))
+        )
+        folder = Path(report) if report else OUT / "verify" / subject.name
+        result = prover.verify(debian(subject.profile.arch), subject, inner, folder, _console, effort)
+    files = reports.publish(result, folder, Path(key) if key else None)
+    if json:
+        print(reports.to_json(result))
+    else:
+        reports.print_summary(result, _console)
+        _console.print("  ".join(f"{kind}: {path}" for kind, path in files.items()), style="dim")
+    sys.exit(exit_code(result.results))
+
+
+@task(
+    help={
+        "statement": "the signed statement of a run: statement.dsse.json beside its report",
+        "image": "the image that it must be about",
+        "public-key": "PEM public key of who signed it",
+    }
+)
+@friendly
+def check(_: Context, statement: str, image: str, public_key: str) -> None:
+    """Check a signed statement: signature, image, report and captures. Exit code as of the run that it is about."""
+    from proof.report import statement as statements
+
+    checked = statements.check(Path(statement), Path(image), Path(public_key))
+    statements.show(checked, _console)
+    sys.exit(checked.exit_code)

@@ -1,0 +1,1 @@
+"""What leaves the house: disk, image file, bill of materials, comparison."""

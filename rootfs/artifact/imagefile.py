@@ -1,0 +1,123 @@
+"""A flash image as a file somebody hands us: recognised, or refused in one sentence, before QEMU sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rootfs.artifact import gpt, layout
+from rootfs.base import untrusted
+from rootfs.base.errors import SallyportError
+from rootfs.spec.profile import Profile
+
+MAX_MANIFEST = 16 << 20
+"""Bytes of a manifest; the largest that the project makes has less than 1 MiB."""
+_KEEP = "keep the manifest that `invoke image` made beside the image: it tells which machine the image is for"
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Path = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Boot(BaseModel):
+    """SHA-256 of what of the unified kernel image nothing else of the image can tell."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    kernel: _Digest
+    stub: _Digest
+    tools: _Digest
+    """What compressed and put together the rest."""
+
+
+class Manifest(BaseModel):
+    """Of what a manifest says, what is read back; it was handed to us with the image, and is as hostile as that."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str = Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    """Names the directory of the image's report, so it must be one plain word."""
+    profile: Profile
+    """All of it and not its name: the image may be of a profile that is not in this tree."""
+    test_access: bool
+    engine: Literal["debian", "buildroot", "buildroot-vm"]
+    root_hash: _Digest
+    boot: Boot
+    files: dict[_Path, _Digest] = Field(max_length=100_000)
+    """Of the host's root file system: path to SHA-256."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image with what its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """By which people know it; a plain file name."""
+        return self.manifest.name
+
+    @property
+    def profile(self) -> Profile:
+        """Of the machine that it is for."""
+        return self.manifest.profile
+
+    @property
+    def test_access(self) -> bool:
+        """Whether it has root shells."""
+        return self.manifest.test_access
+
+    @property
+    def engine(self) -> str:
+        """What made its root file systems."""
+        return self.manifest.engine
+
+    def sha256(self) -> str:
+        """Digest of the whole file, hexadecimal."""
+        return untrusted.sha256(self.path)
+
+
+def open_image(path: Path) -> ImageFile:
+    """Check that ``path`` is a whole image of ours.
+
+    Raises:
+        SallyportError: missing, truncated, foreign, or without its manifest.
+    """
+    if not path.is_file():
+        raise SallyportError(f"no image {path}", "build one: `invoke image`")
+    path = path.resolve()  # QEMU runs in a directory of its own
+    found = partitions(path)
+    if tuple(found) != tuple(layout.TYPES):
+        raise SallyportError(
+            f"{path} is a disk image, but not one of Sallyport's: its partitions are {', '.join(found) or 'none'}",
+            "name an image that `invoke image` made",
+        )
+    manifest = path.with_suffix(".manifest.json")
+    try:
+        said = Manifest.model_validate_json(untrusted.read(manifest, MAX_MANIFEST))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SallyportError(f"{manifest}: {where}: {first['msg']}", _KEEP) from error
+    except SallyportError as error:
+        raise SallyportError(str(error), _KEEP) from error
+    return ImageFile(path, said)
+
+
+def partitions(path: Path) -> dict[str, int]:
+    """Where each partition of the image begins, in bytes, by name and in the table's order.
+
+    Raises:
+        SallyportError: as `gpt.read`, or two partitions have one name.
+    """
+    parts = gpt.read(path).partitions
+    names = [part.name for part in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SallyportError(
+            f"{path}: more than one partition is named {', '.join(map(ascii, twice))}",
+            "name an image that `invoke image` made",
+        )
+    return {part.name: part.start for part in parts}

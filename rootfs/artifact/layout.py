@@ -1,0 +1,63 @@
+"""What is where on a disk of an appliance: declared here, and nowhere else.
+
+    1 MiB            partition table and nothing
+    esp              FAT: the unified kernel image
+    slot-a           root file system, its hash tree
+    slot-b           nothing, until the first update: a device in the field cannot be partitioned again
+    data             ext4: all that survives a restart
+    1 MiB            nothing and the table's copy
+
+Every partition begins and ends at a whole MiB: no erase block of a flash memory, no stripe belongs to two of them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from uuid import UUID
+
+from rootfs.artifact.gpt import Partition, Table
+from rootfs.spec.profile import Disk
+
+ALIGNMENT = 2**20
+"""Bytes."""
+_SYSTEM = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+_ROOT = UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
+_LINUX = UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+TYPES: dict[str, UUID] = {"esp": _SYSTEM, "slot-a": _ROOT, "slot-b": _ROOT, "data": _LINUX}
+"""All partitions, in the table's order, with their types (UEFI specification 2.10, table 5-7; the Discoverable
+Partitions Specification)."""
+VOLUME = 0x53414C4C
+"""Serial number of the FAT file system."""
+_NAMESPACE = UUID("5a11e907-0000-4000-8000-000000000001")
+"""Names the project's identifiers (RFC 9562, version 5): the same inputs give the same ones."""
+BLOCK = 4096
+"""Bytes of a block of ext4, of dm-verity and of the block map: whole sectors of every disk."""
+
+
+def identifier(identity: str, what: str) -> UUID:
+    """What a partition, file system or disk is called.
+
+    Args:
+        identity: of the image: profile and root hash.
+        what: `TYPES`' names; ``disk``; ``file-system`` and ``hash``, both of the data partition's ext4.
+    """
+    return uuid.uuid5(_NAMESPACE, f"{identity} {what}")
+
+
+def table(disk: Disk, identity: str) -> Table:
+    """The partition table of an image; identity as in `identifier`."""
+    sizes = {"esp": disk.esp_mib, "slot-a": disk.slot_mib, "slot-b": disk.slot_mib, "data": disk.data_mib}
+    start, parts = ALIGNMENT, []
+    for name, kind in TYPES.items():
+        size = sizes[name] * 2**20
+        parts.append(Partition(name, kind, identifier(identity, name), start, size))
+        start += size
+    return Table(disk.sector_bytes, start + ALIGNMENT, identifier(identity, "disk"), tuple(parts))
+
+
+def group_blocks(disk: Disk) -> int:
+    """Blocks of a group of the data partition's ext4: a quarter of it, at most what ext4 can.
+
+    The second group begins with a copy of the superblock (ext4(5), sparse_super), so even the smallest has one.
+    """
+    return min(8 * BLOCK, disk.data_mib * 2**20 // BLOCK // 4)

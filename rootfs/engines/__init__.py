@@ -1,0 +1,1 @@
+"""How a root file system is produced: from Debian packages or by Buildroot."""

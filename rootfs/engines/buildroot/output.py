@@ -1,0 +1,174 @@
+"""One output directory of Buildroot (make's ``O``): configured, asked for its packages, built.
+
+Buildroot's make is always called with ``-C`` its source tree, and never writes there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rootfs.base.errors import DiskFullError, SallyportError
+from rootfs.base.process import run
+from rootfs.engines.buildroot.source import Source
+from rootfs.spec import defconfig
+
+_NAMED = re.compile(r"(BR2_\w+)=.*|# (BR2_\w+) is not set")
+
+
+def _line(name: str, value: str) -> str:
+    """A line of a defconfig."""
+    return f"# {name} is not set" if value == "n" else f"{name}={value}"
+
+
+def _by_name(text: str) -> dict[str, str]:
+    """The lines of a configuration by the symbols that they set."""
+    found = map(_NAMED.fullmatch, text.splitlines())
+    return {match[1] or match[2]: match[0] for match in found if match}
+
+
+class Download(BaseModel):
+    """One file that a package is made of."""
+
+    model_config = ConfigDict(frozen=True)
+    source: str
+    """The file's name."""
+
+
+class Package(BaseModel):
+    """What ``make show-info`` says of one package (Buildroot's docs/manual/make-tips.adoc)."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    name: str
+    """As make's target: with ``host-`` before a package for the build machine."""
+    type: str
+    virtual: bool = False
+    dl_dir: str = ""
+    """Below the download directory."""
+    version: str = ""
+    licenses: str = ""
+    """SPDX identifiers by and large, as the package says it."""
+    downloads: tuple[Download, ...] = ()
+    package_dir: str = ""
+    """Where its makefile is: relative to Buildroot's tree, or absolute."""
+    stamp_dir: str = ""
+    """Where it is built, relative to the output directory."""
+    cpe: str = Field(default="", validation_alias="cpe-id")
+    """What advisories call it, and its version (NIST IR 7695); not every package has such a name."""
+
+    @property
+    def overridden(self) -> bool:
+        """Whether a directory of ours is its source (``FOO_OVERRIDE_SRCDIR``), and no file is."""
+        return self.stamp_dir == f"build/{self.name}-custom"
+
+
+class Bench(Protocol):
+    """How make is run for one output directory, and where it sees things."""
+
+    source: Path
+    external: Path
+    """The BR2_EXTERNAL tree."""
+    output: Path
+    downloads: Path
+    ccache: Path
+
+    def argv(self, words: Sequence[str]) -> list[str]:
+        """The command line that runs these words there."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that it needs."""
+
+
+class Output:
+    """The output directory for one defconfig.
+
+    Args:
+        source: Buildroot's tree.
+        config: the parts of the defconfig; the last one wins.
+        directory: exists.
+        bench: where make runs.
+    """
+
+    def __init__(self, source: Source, config: Sequence[Path], directory: Path, bench: Bench) -> None:
+        self.source, self.config, self.directory, self.bench = source, config, directory, bench
+
+    def make(
+        self,
+        *targets: str,
+        jobs: int = 1,
+        on_line: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
+        """Run make and return what it said.
+
+        Args:
+            targets: of Buildroot; without one it builds.
+            jobs: how many compilers and other programs at the same time.
+            on_line: is called with each line as it comes.
+            stop: is set by who wants it ended.
+
+        Raises:
+            Stopped: so it was ended.
+            CommandError: it failed.
+        """
+        bench = self.bench
+        words = ["make", "-C", str(bench.source), f"O={bench.output}", f"BR2_EXTERNAL={bench.external}"]
+        try:
+            return run(bench.argv([*words, f"-j{jobs}", *targets]), env=bench.environment, on_line=on_line, stop=stop)
+        except DiskFullError as error:
+            raise DiskFullError(str(error), f"make room at {self.directory}, and start again: it goes on") from error
+
+    def configure(self, settings: Mapping[str, str] | None = None) -> None:
+        """Write the output's ``.config`` anew from the defconfig.
+
+        Args:
+            settings: symbols that are this machine's and not the image's (download directory, jobs), to values as in a
+                defconfig; they win.
+
+        Raises:
+            CommandError: make failed.
+            SallyportError: a part is no defconfig, or Buildroot does not keep a line; names file and line.
+        """
+        wanted: dict[str, str] = {}
+        places: dict[str, str] = {}
+        for part in self.config:
+            places |= {name: symbol.where for name, symbol in defconfig.read(part).items()}
+            wanted |= _by_name(part.read_text())
+        for name, value in (settings or {}).items():
+            wanted[name], places[name] = _line(name, value), "this machine's"
+        whole = self.directory / "defconfig"
+        whole.write_text("\n".join(wanted.values()) + "\n")
+        self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")
+        kept = _by_name((self.directory / ".config").read_text())
+        # What is off need not be mentioned.
+        lost = [f"{line} ({places[name]})" for name, line in wanted.items() if kept.get(name, _line(name, "n")) != line]
+        if lost:
+            raise SallyportError(
+                f"Buildroot {self.source.release} does not keep {', '.join(lost)}",
+                "`invoke image.symbols --buildroot DIR` says why",
+            )
+
+    def packages(self) -> list[Package]:
+        """Every package that the build has, host tools included; takes some seconds.
+
+        Raises:
+            CommandError: make failed.
+            SallyportError: its answer is not understood.
+        """
+        said = self.make("-s", "show-info")
+        try:
+            # Warnings may stand before it; it is one line.
+            table = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+            return [Package.model_validate({**what, "name": name}) for name, what in table.items()]
+        except (StopIteration, ValueError, TypeError, ValidationError) as error:
+            raise SallyportError(
+                f"Buildroot {self.source.release}: `make show-info` said something else: {error}",
+                "is it an unchanged release?",
+            ) from error

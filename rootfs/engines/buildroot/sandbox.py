@@ -1,0 +1,155 @@
+"""Where Buildroot runs: a Debian 13 user land of its own with compilers and a toolchain, and no network
+unless a farm is named.
+
+So a build does not depend on the machine, sees every directory at the same place wherever it is outside, and gets no
+source but what was looked at before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rootfs.base import cache, packages
+from rootfs.base.cache import digest_code, digest_path
+from rootfs.base.environment import UMASK
+from rootfs.base.errors import SallyportError
+from rootfs.base.process import environment
+from rootfs.base.tools_tree import Tools
+from rootfs.base.version import PROJECT
+from rootfs.engines.buildroot import toolchain
+from rootfs.engines.buildroot.distcc import Farm
+from rootfs.engines.buildroot.output import Bench
+from rootfs.engines.buildroot.source import EXTERNAL
+from rootfs.engines.debian.engine import Engine
+
+OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
+SOURCE, INSIDE_PROJECT, PREBUILT = Path("/buildroot"), Path("/sallyport"), Path("/prebuilt")
+"""Where things are seen inside."""
+_BIN, _TMP = Path("/opt/bin"), Path("/tmp")  # noqa: S108 - inside
+_ENVIRONMENT = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": str(_TMP), "TMPDIR": str(_TMP), "TZ": "UTC"}
+_NAMES = {
+    "gcc": "gcc-14", "cc": "gcc-14", "g++": "g++-14", "c++": "g++-14", "cpp": "cpp-14", "awk": "gawk",
+    "which": "which.debianutils", "yacc": "bison",
+}  # fmt: skip
+"""Commands that Debian's maintainer scripts would link (update-alternatives(1)): none of them runs for this tree."""
+_DIGEST = "digest"
+_ALONE = Farm()
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The user land.
+
+    Args:
+        fetched: packages with make and the compiler for what runs during the build.
+        prebuilt: packages with what goes into an image as it is.
+        added: ``bin`` and ``toolchain``, as `prepare` made them, with a digest of the toolchain.
+        farm: other machines that compile, too.
+    """
+
+    fetched: Path
+    prebuilt: Path
+    added: Path
+    farm: Farm = _ALONE
+
+    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
+        """A place for one output directory.
+
+        Args:
+            source: Buildroot's tree; only read.
+            output: make's ``O``; exists.
+            downloads: Buildroot's download directory.
+            ccache: what was compiled before, by its input (ccache(1)).
+        """
+        return _Bench(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of its packages, and of the toolchain that is made of them; not of how they were fetched."""
+        inside = {
+            f"{package.name} {package.version} {package.sha256}"
+            for path in (self.fetched, self.prebuilt)
+            for package in packages.load(path)
+        }
+        made = [*sorted(inside), str(_NAMES), (self.added / _DIGEST).read_text()]
+        return hashlib.sha256("\n".join(made).encode()).hexdigest()[:20]
+
+    @property
+    def shown(self) -> list[tuple[Path, Path]]:
+        """The compilers, at their places."""
+        return [(self.added / "bin", _BIN), (self.added / "toolchain", toolchain.PLACE)]
+
+    def serve(self, words: Sequence[str]) -> None:
+        """Compile for others (`rootfs.engines.buildroot.distcc.command`) until this process is told to end."""
+        with tempfile.TemporaryDirectory(prefix="sallyport-node-") as scratch:
+            # The daemon is nobody.
+            os.chmod(scratch, 0o1777)  # noqa: S103 - as /tmp is
+            tools, binds = Tools(self.fetched / "tree"), [(Path(scratch), _TMP)]
+            argv = tools.argv(words, binds=binds, shown=self.shown, processes=False, cwd=_TMP)
+            if status := subprocess.run(argv, env=environment(_ENVIRONMENT), umask=UMASK, check=False).returncode:
+                raise SallyportError(f"the node ended with status {status}", "above it says why")
+
+
+class _Bench:
+    source, external, output, downloads, ccache = (
+        SOURCE,
+        INSIDE_PROJECT / EXTERNAL.relative_to(PROJECT),
+        OUTPUT,
+        DOWNLOADS,
+        CCACHE,
+    )
+
+    def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path, ccache: Path) -> None:
+        self._tools = Tools(workshop.fetched / "tree")
+        # Buildroot locks each folder of downloads by a file in it.
+        self._binds = [(output, OUTPUT), (downloads, DOWNLOADS), (ccache, CCACHE)]
+        # Both compilers are of the workshop: what it is made of says more than the time stamp of a program.
+        self._compilers = workshop.identity
+        self._farm = workshop.farm
+        self._shown = [
+            *workshop.shown,
+            (source, SOURCE),
+            (workshop.prebuilt / "tree", PREBUILT),
+            *(
+                (PROJECT / name, INSIDE_PROJECT / name)
+                for name in (EXTERNAL.relative_to(PROJECT), "frontend_vm", "overlays")
+            ),
+        ]
+
+    def argv(self, words: Sequence[str]) -> list[str]:
+        # A farm is on the network; without one a build has none.
+        network = bool(self._farm.nodes)
+        return self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        env = _ENVIRONMENT | self._farm.environment() | {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
+        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
+        return env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {})
+
+
+def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
+    """Make the workshop, if need be, out of Debian packages; it makes programs of that engine's architecture."""
+    fetched, prebuilt = debian.workshop, debian.prebuilt
+
+    def build(output: Path) -> None:
+        (output / "bin").mkdir()
+        for name, program in _NAMES.items():
+            (output / "bin" / name).symlink_to(f"/usr/bin/{program}")
+        (output / "toolchain").mkdir()
+        toolchain.assemble(debian.arch, fetched, prebuilt, output / "toolchain")
+        (output / _DIGEST).write_text(digest_path(output / "toolchain", whole=True))
+
+    inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)}
+    # The digest must not be one of another making: builds would not know what was compiled before.
+    inputs |= digest_code(toolchain, cache)
+    name = f"toolchain{debian.arch.suffix}"
+    added = debian.cache.step(name, f"Toolchain for Buildroot ({debian.arch.name})", inputs, build)
+    return Workshop(fetched, prebuilt, added, farm)

@@ -1,0 +1,120 @@
+"""Chooses what of a fetched tree goes into an image: declared globs, and the shared libraries these programs need."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+
+from rootfs.base.errors import SallyportError
+from rootfs.spec.architecture import X86_64, Arch
+
+_LIBRARY_DIRECTORIES = (
+    "usr/lib/{triplet}",
+    "usr/lib64",
+    "usr/lib/{triplet}/systemd",  # RUNPATH of systemd's own programs
+)
+
+
+def files(tree: Path) -> Iterator[str]:
+    """Every file and symbolic link of a tree, as sorted relative POSIX paths."""
+    for directory, names, leaves in os.walk(tree):
+        names.sort()
+        links = [name for name in names if (Path(directory) / name).is_symlink()]
+        for leaf in sorted(leaves + links):
+            yield (Path(directory) / leaf).relative_to(tree).as_posix()
+
+
+def needed(file: Path) -> list[str]:
+    """Names of the shared libraries that an ELF file asks for (DT_NEEDED, elf(5)); none for anything else."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"\x7fELF":
+            return []
+        try:
+            dynamic = ELFFile(stream).get_section_by_name(".dynamic")
+        except ELFError as error:
+            raise SallyportError(f"{file}: broken ELF file: {error}", "fetch the package again") from error
+        if not isinstance(dynamic, DynamicSection):
+            return []
+        return [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
+
+
+def choose(tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, *, idle: bool = False) -> list[str]:
+    """The relative paths to keep, links' targets and needed libraries included.
+
+    Args:
+        tree: the fetched tree.
+        keep: globs; a leading ``!`` takes out again; the last match wins.
+        where: names the declaration in messages.
+        arch: what the tree is for.
+        idle: whether a glob that takes out may match nothing: the tree was made without it.
+
+    Raises:
+        SallyportError: a glob matches nothing, or a needed library is not in the tree.
+    """
+    rules = [(not glob.startswith("!"), glob.removeprefix("!"), glob) for glob in keep]
+    matchers = [(take, re.compile(fnmatch.translate(pattern)), glob) for take, pattern, glob in rules]
+    present = list(files(tree))
+    used: set[str] = set()
+    chosen: set[str] = set()
+    for path in present:
+        verdict = False
+        for take, matcher, glob in matchers:
+            if matcher.match(path):
+                verdict = take
+                used.add(glob)
+        if verdict:
+            chosen.add(path)
+    if useless := [glob for take, _, glob in rules if glob not in used and (take or not idle)]:
+        raise SallyportError(f"{where}: nothing matches {', '.join(sorted(useless))}", "take it out or mend the path")
+    queue = sorted(chosen)
+    everything = set(present)
+    directories = [arch.spell(directory) for directory in _LIBRARY_DIRECTORIES]
+    while queue:
+        path = queue.pop()
+        file = tree / path
+        more = (
+            [_link_target(tree, path)]
+            if file.is_symlink()
+            else [_library(name, directories, everything) for name in needed(file)]
+        )
+        for name, found in zip([os.readlink(file)] if file.is_symlink() else needed(file), more, strict=True):
+            if found is not None and file.is_symlink() and (tree / found).is_dir():
+                continue  # what of the directory is kept, the globs say
+            if found is None or found not in everything:
+                raise SallyportError(
+                    f"{where}: {path} needs {name}, which no package has", "add the package that has it"
+                )
+            if found not in chosen:
+                chosen.add(found)
+                queue.append(found)
+    return sorted(chosen)
+
+
+def _link_target(tree: Path, path: str) -> str:
+    link = os.readlink(tree / path)
+    base = PurePosixPath("/") if link.startswith("/") else PurePosixPath("/") / PurePosixPath(path).parent
+    return os.path.normpath(base / link).lstrip("/")
+
+
+def _library(name: str, directories: Sequence[str], everything: set[str]) -> str | None:
+    return next((f"{d}/{name}" for d in directories if f"{d}/{name}" in everything), None)
+
+
+def copy(tree: Path, chosen: Sequence[str], destination: Path) -> None:
+    """Copy the chosen files with normal modes: no setuid bit, nothing that only its owner can read."""
+    for path in chosen:
+        source, target = tree / path, destination / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+        else:
+            shutil.copyfile(source, target)
+            target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)

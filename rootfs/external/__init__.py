@@ -1,0 +1,1 @@
+"""The BR2_EXTERNAL tree (https://buildroot.org/downloads/manual/manual.html#outside-br-custom)."""

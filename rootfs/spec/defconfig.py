@@ -1,0 +1,96 @@
+"""Reads a Buildroot defconfig: lines of the form that Kconfig's `savedefconfig` writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rootfs.base.errors import SallyportError
+from rootfs.base.version import PROJECT
+from rootfs.spec import architecture
+
+HOST = PROJECT / "buildroot.config"
+FRONTEND = PROJECT / "frontend_vm" / "buildroot.config"
+ALL = {"host": HOST, "frontend": FRONTEND}
+"""Our defconfigs by what they describe."""
+
+
+def every() -> list[list[Path]]:
+    """The parts of each of `ALL`, for every architecture."""
+    return [target.configs(name, config) for target in architecture.ALL.values() for name, config in ALL.items()]
+
+
+def chosen(name: str) -> list[str]:
+    """One of `ALL` by its name, or without one all of them.
+
+    Raises:
+        SallyportError: there is none of that name.
+    """
+    if name and name not in ALL:
+        raise SallyportError(f"no defconfig {name!r}", f"name one of {', '.join(ALL)}")
+    return [name] if name else list(ALL)
+
+
+_LINE = re.compile(r"(?P<name>BR2_[A-Za-z0-9_]+)=(?:(?P<bare>y|-?\d+|0x[0-9a-fA-F]+)|\"(?P<text>[^\"\\]*)\")")
+_UNSET = re.compile(r"# (?P<name>BR2_[A-Za-z0-9_]+) is not set")
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One symbol with the place that set it. ``value`` is ``y``, ``n``, a number's text or a string."""
+
+    name: str
+    value: str
+    file: Path
+    line: int
+
+    @property
+    def where(self) -> str:
+        """``file:line`` for messages."""
+        return f"{self.file}:{self.line}"
+
+
+def merged(files: Iterable[Path]) -> dict[str, Symbol]:
+    """All symbols of a defconfig in several files: a later one wins, and takes out what it unsets.
+
+    Raises:
+        SallyportError: as `read`.
+    """
+    symbols: dict[str, Symbol] = {}
+    for file in files:
+        for name, symbol in read(file).items():
+            if symbol.value == "n" and name in symbols:
+                del symbols[name]
+            else:
+                symbols[name] = symbol
+    return symbols
+
+
+def read(file: Path) -> dict[str, Symbol]:
+    """All symbols of a defconfig, in its order.
+
+    Raises:
+        SallyportError: the file is missing, or a line is neither a symbol, a comment nor empty, or sets one twice.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SallyportError(f"{file}: {error}", "name a Buildroot defconfig") from error
+    symbols: dict[str, Symbol] = {}
+    for number, line in enumerate(lines, start=1):
+        match = _LINE.fullmatch(line.rstrip()) or _UNSET.fullmatch(line.rstrip())
+        if match is None:
+            if line.strip() and not line.startswith("#"):
+                raise SallyportError(
+                    f"{file}:{number}: not a line of a defconfig: {line!r}", 'write BR2_NAME=y or BR2_NAME="text"'
+                )
+            continue
+        found = match.groupdict()
+        value = found.get("bare") or found.get("text") or ("" if "bare" in found else "n")
+        name = found["name"]
+        if name in symbols:
+            raise SallyportError(f"{file}:{number}: {name} was set before, in line {symbols[name].line}", "keep one")
+        symbols[name] = Symbol(name, value, file, number)
+    return symbols

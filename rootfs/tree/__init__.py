@@ -1,0 +1,1 @@
+"""A root tree: overlays, kernel, initial RAM file system, compiled extension, front-end VM image."""

@@ -1,0 +1,115 @@
+"""Builds the front-end VM's image: kernel, initrd and root file system, the files that the host image carries."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import backend.protocol.instructions
+from rootfs.base import licenses
+from rootfs.base.cache import digest_code, digest_path
+from rootfs.base.tools_tree import Tools
+from rootfs.base.version import PROJECT, version
+from rootfs.engines.debian.engine import Engine, compile_python
+from rootfs.spec import defconfig
+from rootfs.spec.architecture import Arch
+from rootfs.spec.profile import Profile
+from rootfs.tree import initramfs, kernel, overlay, squashfs
+from rootfs.tree.initramfs import Modules
+from rootfs.tree.kernel import Kernel
+
+SOURCE = PROJECT / "frontend_vm"
+KERNEL = "cloud"
+"""Flavour of the VM's kernel, out of those of the engine."""
+MODULES = ("virtio_mmio", "virtio_blk", "squashfs", "qemu_fw_cfg", "virtio_net", "virtio_rng")
+INIT = PROJECT / "overlays/frontend_vm_initramfs/init.j2"
+_APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "mkdir")
+BUILD_ONLY = {"*.config"}
+
+
+def values(profile: Profile) -> dict[str, object]:
+    """What the VM's templates may use."""
+    return {"profile": profile, "version": version(), "link": backend.protocol.instructions}
+
+
+def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ()) -> Path:
+    """Build the VM's image.
+
+    Args:
+        engine: makes the base tree.
+        profile: whose VM it is.
+        extra_overlays: laid over the root file system last (test access, sabotage).
+
+    Returns:
+        a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json`` and
+        ``licenses.json``.
+    """
+    base, wish = engine.root("frontend", defconfig.FRONTEND)
+    linux = Kernel(engine.cache, engine.tools, engine.kernel("frontend", KERNEL))
+    overlays = [*wish.overlays, *extra_overlays]
+    inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}
+    # A link, of which the digest above has only where it leads.
+    inputs |= {"protocol": digest_path(SOURCE / "protocol")}
+    inputs |= {"overlays/frontend_vm_initramfs": digest_path(INIT.parent), "version": version()}
+    inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
+    inputs |= {"profile": profile.model_dump_json(), "hostname": wish.hostname}
+    inputs |= digest_code(initramfs, kernel, overlay, squashfs)
+
+    def make(output: Path) -> None:
+        tree = output / "tree"
+        overlay.link_tree(base / "tree", tree)
+        overlay.skeleton(tree)
+        for directory in overlays:
+            overlay.apply(directory, tree, values(profile))
+        (tree / "etc/hostname").write_text(wish.hostname + "\n")
+        install_package(SOURCE, tree, BUILD_ONLY)
+        compile_python(engine.tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
+        initrd(output, base / "tree", linux, profile, arch=engine.arch, tools=engine.tools)
+        shutil.copyfile(linux.image, output / "vmlinuz")
+        # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
+        # the VM, whose processor may be an emulated one, never unpacks anything.
+        squashfs.make(engine.tools, output, "tree", "root.squashfs", level=None)
+        for name in ("packages.json", licenses.FILE):
+            shutil.copyfile(base / name, output / name)
+
+    return engine.cache.step(f"frontend{engine.arch.suffix}", "Front-end VM image", inputs, make)
+
+
+def initrd(output: Path, base: Path, modules: Modules, profile: Profile, *, arch: Arch, tools: Tools) -> Path:
+    """Make the VM's initial RAM file system, ``output/initrd``, as the build does, and the proof to compare.
+
+    Args:
+        output: also gets ``initrd-tree``, its files.
+        base: a tree that has the programs.
+        modules: has the kernel's modules.
+        profile: whose VM it is.
+        arch: of the base.
+        tools: the tools tree.
+    """
+    return initramfs.build(
+        output,
+        base=base,
+        programs=(),
+        applets=_APPLETS,
+        kernel=modules,
+        modules=MODULES,
+        init=INIT,
+        values=values(profile),
+        tools=tools,
+        where=str(Path(__file__)),
+        compress=False,
+        arch=arch,
+    )
+
+
+def install_package(source: Path, tree: Path, without: set[str]) -> Path:
+    """Copy one of our packages into a tree's Python, links followed; returns where it is.
+
+    ``without`` are names, or globs of names, of what only the build needs.
+    """
+    target = tree / "usr/lib/python3/dist-packages" / source.name
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *without))
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return target

@@ -1,0 +1,81 @@
+"""Lays overlays over a tree: files as they are, ``*.j2`` rendered by Jinja2 (an undefined name is an error)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+
+from rootfs.base.errors import SallyportError
+from rootfs.engines.select_files import files
+
+SKELETON = ("data", "dev", "proc", "root", "run", "sys", "tmp", "var/tmp", "usr/bin", "usr/lib64", "usr/sbin")
+"""Directories of every root file system: git keeps no empty ones."""
+MERGED = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
+
+
+def skeleton(tree: Path) -> None:
+    """Make the empty directories and the links of the merged /usr."""
+    for name in SKELETON:
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for name, target in MERGED.items():
+        (tree / name).symlink_to(target)
+
+
+def render(template: Path, values: Mapping[str, object]) -> str:
+    """Render one template.
+
+    Raises:
+        SallyportError: an undefined name or a syntax error; names file and line.
+    """
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+    try:
+        return environment.from_string(template.read_text()).render(values)
+    except TemplateSyntaxError as error:
+        raise SallyportError(f"{template}:{error.lineno}: {error.message}", "mend the template") from error
+    except (UndefinedError, TemplateError) as error:
+        line = _line(error)
+        raise SallyportError(
+            f"{template}:{line}: {error}", f"a template may use: {', '.join(sorted(values))}"
+        ) from error
+
+
+def _line(error: BaseException) -> int:
+    """The template's line: the innermost frame of compiled template code."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def apply(overlay: Path, tree: Path, values: Mapping[str, object]) -> None:
+    """Lay one overlay over a tree. A file replaces what is there; modes are 0644, or 0755 where it is executable.
+
+    The replaced file is unlinked first: trees share files with the cache by hard links.
+    """
+    for name in files(overlay):
+        source = overlay / name
+        target = tree / name.removesuffix(".j2")
+        if name.endswith(".keep"):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+            continue
+        if name.endswith(".j2"):
+            target.write_text(render(source, values))
+        else:
+            shutil.copyfile(source, target)
+        target.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)
+
+
+def link_tree(source: Path, destination: Path) -> None:
+    """Copy a tree by hard links, symbolic links as they are."""
+    shutil.copytree(source, destination, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
