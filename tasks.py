@@ -133,6 +133,17 @@ def lint(context: Context, fix: bool = False) -> None:
     _console.print("[green]clean[/]")
 
 
+@task(help={"upgrade": "take the newest versions that pyproject.toml allows; else keep what is locked and still fits"})
+@friendly
+def lock(context: Context, upgrade: bool = False) -> None:
+    """Make requirements.lock (versions and hashes of every Python package) from the groups of pyproject.toml."""
+    more = ["--upgrade"] if upgrade else []
+    words = ["--quiet", "--group", "dev", "--python-version", "3.11", "--generate-hashes", "--no-annotate"]
+    # Without --universal: the lock is for Linux alone, and the oldest Python that is supported resolves it.
+    head = ["--custom-compile-command", "invoke lock"]
+    _python(context, "uv", "pip", "compile", *words, *head, *more, "--output-file", "requirements.lock")
+
+
 def _python(context: Context, *words: str) -> None:
     """Run one of our Python tools with its output as it comes; its failure is ours."""
     import subprocess
@@ -169,4 +180,4 @@ def _note(text: str) -> None:
 
 verification = Collection("verify", proof.check, mutants)
 verification.add_task(proof.verify, name="run", default=True)
-namespace = Collection(run, test, fuzz, lint, clean, image, verification, bench)
+namespace = Collection(run, test, fuzz, lint, lock, clean, image, verification, bench)
