@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from backend.daemon import main as daemon
 from backend.common import store
 from backend.common import vm_state as machine_state
 from backend.daemon import audit as log_of
 from backend.daemon import chain
+from backend.daemon import main as daemon
 from backend.daemon.audit import CHANGES, KINDS, REJECTED, SESSIONS, SYSTEM, Audit
 from backend.daemon.ring import Kind, Ring, Rings
 from backend.daemon.settings import Settings
