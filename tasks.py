@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from pathlib import Path
 
 from invoke import Collection, Context, Exit, task
@@ -103,11 +104,13 @@ def test(context: Context, part: str = "all", engine: str = "debian", all: bool 
         raise SallyportError(f"no part {part!r} of the tests", f"choose one of {', '.join(parts)}")
     if engine not in ENGINES[:2]:
         raise SallyportError(f"no tests for engine {engine!r}", f"choose one of {', '.join(ENGINES[:2])}")
+    began = time.monotonic()
     if part not in ("unit", "fuzz"):
         build(PROFILE, engine=engine)
         build(PROFILE, test_access=True, engine=engine)
     mutants = () if all else ("--mutants", str(_drawn()))
-    _python(context, "pytest", "--engine", engine, *mutants, *parts[part], *options.split())
+    built = f"--built={time.monotonic() - began:.1f}"
+    _python(context, "pytest", "--engine", engine, built, *mutants, *parts[part], *options.split())
 
 
 def _drawn() -> int:

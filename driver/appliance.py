@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from driver.machine import Machine, MachineError
+from driver.steps import step
 
 PASSWORD = r"sallyport: first password for admin: (\S+)"  # noqa: S105 - where the console shows it
 FINGERPRINTS = (
@@ -88,13 +89,14 @@ def wait_managed(machine: Machine, api: Api, timeout: float = BOOT_TIMEOUT, answ
         MachineError: it does not in time, or QEMU ended.
     """
     deadline = time.monotonic() + timeout
-    while not api.healthy(answer):
-        if not machine.alive():
-            raise MachineError("QEMU ended while the appliance booted", "boot it with `invoke run --serial`")
-        if time.monotonic() > deadline:
-            tail = "\n".join(machine.serial.strip().splitlines()[-8:])
-            raise MachineError(f"no answer from the UI after {timeout:.0f} s; the console's last words:\n{tail}")
-        time.sleep(0.2)
+    with step("boot", machine.image.name):
+        while not api.healthy(answer):
+            if not machine.alive():
+                raise MachineError("QEMU ended while the appliance booted", "boot it with `invoke run --serial`")
+            if time.monotonic() > deadline:
+                tail = "\n".join(machine.serial.strip().splitlines()[-8:])
+                raise MachineError(f"no answer from the UI after {timeout:.0f} s; the console's last words:\n{tail}")
+            time.sleep(0.2)
     return time.monotonic() - machine.powered_on_at
 
 

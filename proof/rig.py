@@ -21,6 +21,7 @@ import paramiko
 
 from driver.machine import Forward, Machine, MachineError, Saved, free_port
 from driver.shell import HostShell, vm_shell, wait_host_shell
+from driver.steps import step
 from proof.result import Verdict
 from proof.wire.controls import port_questions, run_questions, wait_until_up
 from proof.wire.judge import PortJudge
@@ -94,11 +95,12 @@ class Rig:
         try:
             shutil.copyfile(self.image.path, folder / "disk.img")
             (folder / "disk.img").chmod(0o600)
-            self._start("inside-boot", disk=folder / "disk.img")
-            wait_until_up(self.wire, self.target, UP_TIMEOUT)
-            self._enter_host()
-            self._await_services()
-            self.vm()
+            with step("boot", self.image.name):
+                self._start("inside-boot", disk=folder / "disk.img")
+                wait_until_up(self.wire, self.target, UP_TIMEOUT)
+                self._enter_host()
+                self._await_services()
+                self.vm()
             self.seconds = time.monotonic() - self.machine.powered_on_at
             self._drop_vm()
             self.host.check(_HALT)
@@ -201,11 +203,12 @@ class Rig:
         """
         began = time.monotonic()
         self._running.close()
-        self._start(name, saved=self._saved)
-        self._enter_host()
-        self.host.check(_GO_ON)
-        with self.alone():
-            wait_until_up(self.wire, self.target, RESTORE_TIMEOUT)
+        with step("resume", self.image.name):
+            self._start(name, saved=self._saved)
+            self._enter_host()
+            self.host.check(_GO_ON)
+            with self.alone():
+                wait_until_up(self.wire, self.target, RESTORE_TIMEOUT)
         return time.monotonic() - began
 
     @contextmanager

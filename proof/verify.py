@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from backend.protocol import instructions as link
 from driver.machine import PORT_MAC, Machine, MachineError
+from driver.steps import step
 from proof.image import trees
 from proof.image.flash import GROUP
 from proof.outside.early import firing
@@ -106,7 +107,8 @@ def outside(tools: Tools, image: ImageFile, folder: Path, effort: Effort, *, say
         with firing(wire, wanted, random.Random(effort.seed)) as early:
             machine.run()
             say("waiting for the VM to answer at the port", 0, 0)
-            seconds = wait_until_up(wire, wanted, UP_TIMEOUT, seed=effort.seed)
+            with step("boot", image.name):
+                seconds = wait_until_up(wire, wanted, UP_TIMEOUT, seed=effort.seed)
         results = [early.result()]
         results += run_outside(wire, wanted, seed=effort.seed, progress=say, ports=effort.ports, quick=effort.quick)
         # Only probes that the image's end did not cut short count.

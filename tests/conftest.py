@@ -12,6 +12,7 @@ from rich.console import Console
 from driver.appliance import Api, first_password, wait_managed
 from driver.machine import Forward, Machine, MachineError, free_port
 from driver.shell import HostShell, wait_host_shell
+from driver.steps import step
 from rootfs import build as images
 from rootfs import tasks
 from rootfs.artifact.imagefile import open_image
@@ -22,6 +23,7 @@ from rootfs.build import Built, Recipe
 from rootfs.engines.debian.engine import Engine
 from rootfs.spec import profile
 from tests import medium
+from tests.timing import Timing
 
 tempfile.tempdir = str(place())
 """Sockets of tests have paths below it, and other users' processes work there."""
@@ -52,6 +54,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SEED",
         help="plant only some of the holes that need a machine, drawn by this seed",
     )
+    parser.addoption(
+        "--built",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="what the caller spent on builds before, for the table of times at the end",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the times of this run."""
+    config.pluginmanager.register(Timing(images.OUT / "test-times.json", config.getoption("--built")), "times")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -95,7 +109,12 @@ def made_by(pytestconfig: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def build_image(made_by: str) -> Callable[[Recipe], Built]:
     """Makes an image by that engine."""
-    return lambda recipe: tasks.make(recipe, made_by)
+
+    def build(recipe: Recipe) -> Built:
+        with step("build", recipe.name):
+            return tasks.make(recipe, made_by)
+
+    return build
 
 
 @pytest.fixture(scope="session")
