@@ -35,13 +35,15 @@ from proof.identity import (
     tester_address,
 )
 from proof.outside.early import firing
-from proof.outside.scan import Progress, passive, run_outside
+from proof.outside.passive import passive
+from proof.outside.run import run_outside
+from proof.progress import Progress
 from proof.report.report import Report
 from proof.result import Result, Verdict
-from proof.wire.controls import arp_question, ipv4_path, wait_until_up
+from proof.scan.controls import arp_question, ipv4_path, wait_until_up
+from proof.wire.frame_log import Ledger
 from proof.wire.interface import CouldNotTest, Facts, PacketWire, preflight
 from proof.wire.judge import PortJudge
-from proof.wire.ledger import Ledger
 from proof.wire.target import Target
 from proof.wire.wire import WireError
 from rootfs.base.version import version

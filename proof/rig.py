@@ -23,9 +23,9 @@ from driver.machine import Forward, Machine, MachineError, Saved, free_port
 from driver.shell import HostShell, vm_shell, wait_host_shell
 from driver.steps import step
 from proof.result import Verdict
-from proof.wire.controls import port_questions, run_questions, wait_until_up
+from proof.scan.controls import port_questions, run_questions, wait_until_up
+from proof.wire.frame_log import Ledger
 from proof.wire.judge import PortJudge
-from proof.wire.ledger import Ledger
 from proof.wire.neighbour import answering
 from proof.wire.target import Target
 from proof.wire.wire import StreamWire

@@ -20,7 +20,8 @@ from proof.inside.link import run_inside
 from proof.inside.misuse import ATTACKS, run_misuse
 from proof.inside.spoof import run_spoof
 from proof.outside.counters import Allowed, run_counters
-from proof.outside.scan import Progress, run_outside
+from proof.outside.run import run_outside
+from proof.progress import Progress
 from proof.result import Result, Verdict
 from proof.rig import Rig
 from proof.wire.ssh_wire import SshWire

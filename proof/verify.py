@@ -27,15 +27,15 @@ from driver.steps import step
 from proof.image import trees
 from proof.image.flash import GROUP
 from proof.outside.early import firing
-from proof.outside.scan import Progress as Say
-from proof.outside.scan import run_outside
+from proof.outside.run import run_outside
+from proof.progress import Progress as Say
 from proof.report.report import Report, captures_of
 from proof.result import Result, Verdict
 from proof.rig import UP_TIMEOUT, Rig, listening
+from proof.scan.controls import wait_until_up
 from proof.stages import STAGES, Effort, run_stages
-from proof.wire.controls import wait_until_up
+from proof.wire.frame_log import Ledger
 from proof.wire.judge import PortJudge
-from proof.wire.ledger import Ledger
 from proof.wire.target import Target
 from proof.wire.wire import WireError
 from rootfs.artifact.imagefile import ImageFile, open_image

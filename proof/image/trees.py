@@ -14,7 +14,7 @@ from proof.image.own_files import ours
 from proof.image.rebuild import Remaker
 from proof.image.tree import run_tree
 from proof.image.tree.objections import Own
-from proof.outside.scan import Progress
+from proof.progress import Progress
 from proof.result import Result, Verdict
 from rootfs.artifact import unpack as unpacking
 from rootfs.artifact.imagefile import ImageFile

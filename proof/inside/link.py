@@ -11,17 +11,18 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_RS, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from proof.outside.batch import Volley, fire
-from proof.outside.scan import Progress, sweep_result
-from proof.outside.sweep import sweep_tcp
+from proof.progress import Progress
 from proof.result import Result, Verdict
+from proof.scan.controls import Question, arp_question, ask, run_questions, syn_question
+from proof.scan.frame_batch import Volley, fire
+from proof.scan.pace import Pace, SynControl
+from proof.scan.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
+from proof.scan.sweep import sweep_tcp
+from proof.scan.sweep_result import sweep_result
 from proof.wire import frame as fr
-from proof.wire.controls import Question, arp_question, ask, run_questions, syn_question
 from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tagged, tcp_syn, udp
 from proof.wire.frame import Frame
 from proof.wire.judge import LinkJudge
-from proof.wire.pace import Pace, SynControl
-from proof.wire.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
 from proof.wire.target import BROADCAST, LinkTarget, eui64
 from proof.wire.wire import Wire, WireError
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from proof.outside import groups, ip_layer, link_layer, malformed, resolution, services
-from proof.outside.batch import Lazy, Volley
 from proof.outside.targets import Aim
-from proof.wire.ports import TCP_PORTS, UDP_PORTS
+from proof.scan.frame_batch import Lazy, Volley
+from proof.scan.ports import TCP_PORTS, UDP_PORTS
 from proof.wire.target import Target
 
 GROUP = "host"

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from proof.result import Result, Verdict
-from proof.wire.controls import ask, ipv4_path, ipv6_path, ping_question
+from proof.scan.controls import ask, ipv4_path, ipv6_path, ping_question
 from proof.wire.craft import Path, arp_request, ether, tagged, udp
 from proof.wire.neighbour import answering
 from proof.wire.target import BROADCAST, Target

@@ -25,12 +25,12 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from proof.result import Result, Verdict
+from proof.scan.controls import ipv4_path, ipv6_path
+from proof.scan.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
 from proof.wire import frame as fr
-from proof.wire.controls import ipv4_path, ipv6_path
 from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tcp_syn, udp
-from proof.wire.ledger import Offences
+from proof.wire.frame_log import Offences
 from proof.wire.neighbour import answering
-from proof.wire.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
 from proof.wire.target import BROADCAST, Target, eui64, mac_bytes
 from proof.wire.wire import Tap, Wire, WireError
 

@@ -20,10 +20,10 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from proof.outside.batch import Walk
 from proof.outside.targets import SPORT, Aim
+from proof.scan.frame_batch import Walk
+from proof.scan.ports import GENERIC
 from proof.wire.craft import Path, aimed, ether, numbered, ping, tcp_syn, udp
-from proof.wire.ports import GENERIC
 
 ELSEWHERE_IPV4 = ("127.0.0.1", "10.0.2.2", "8.8.8.8")
 ELSEWHERE_IPV6 = ("fd00::1", "2001:db8::1")

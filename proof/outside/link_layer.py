@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from scapy.layers.inet import ICMP, IP
 from scapy.packet import Raw
 
-from proof.outside.batch import Walk
 from proof.outside.targets import STRANGER_IPV6, STRANGER_MAC, Aim
+from proof.scan.frame_batch import Walk
 from proof.wire.craft import Path, arp_request, ether, llc, neighbour_solicit, ping, snap, tagged, udp
 from proof.wire.target import BROADCAST, mac_bytes
 

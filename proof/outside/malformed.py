@@ -10,8 +10,8 @@ from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Raw
 
 from proof.outside.targets import SPORT, Aim
+from proof.scan.ports import GENERIC
 from proof.wire.craft import Path, arp_request, ether, neighbour_solicit, ping, tcp_syn, udp
-from proof.wire.ports import GENERIC
 from proof.wire.target import BROADCAST
 
 MTU_FRAME = 1514

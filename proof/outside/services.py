@@ -20,8 +20,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from proof.outside.targets import SPORT, STRANGER_IPV6, STRANGER_MAC, Aim
+from proof.scan.ports import DISCOVERY, GENERIC, QUICK_TCP, QUICK_UDP, TCP_PORTS, UDP_PAYLOADS, UDP_PORTS
 from proof.wire.craft import Path, group_mac, tcp_syn, udp
-from proof.wire.ports import DISCOVERY, GENERIC, QUICK_TCP, QUICK_UDP, TCP_PORTS, UDP_PAYLOADS, UDP_PORTS
 from proof.wire.target import BROADCAST, mac_bytes
 
 

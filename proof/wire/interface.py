@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from proof.result import EXIT_NOT_TESTED
-from proof.wire.ledger import Ledger
+from proof.wire.frame_log import Ledger
 from proof.wire.pcapng import OUTBOUND, Capture
 from proof.wire.wire import MAX_FRAME, SEND_TIMEOUT, Wire, WireError
 from rootfs.base.errors import SallyportError

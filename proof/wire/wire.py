@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from proof.wire.frame import Frame, parse
-from proof.wire.ledger import Ledger
+from proof.wire.frame_log import Ledger
 from proof.wire.pcapng import INBOUND, OUTBOUND, Capture
 from rootfs.base.scratch import socket_path
 

@@ -28,15 +28,15 @@ from rich.table import Table
 from backend.common.tap import open_tap
 from driver.machine import MachineError
 from proof import verify
-from proof.outside.numbered import TcpPorts, UdpPorts
-from proof.outside.sweep import find_closed_udp, run_sweep
 from proof.rig import Rig
+from proof.scan.controls import ipv4_path
+from proof.scan.numbered import TcpPorts, UdpPorts
+from proof.scan.pace import Pace, RefusalControl, SynControl
+from proof.scan.sweep import find_closed_udp, run_sweep
 from proof.stages import STAGES, Effort
-from proof.wire.controls import ipv4_path
 from proof.wire.craft import arp_request
 from proof.wire.interface import PacketWire
 from proof.wire.neighbour import answering
-from proof.wire.pace import Pace, RefusalControl, SynControl
 from proof.wire.target import Target
 from rootfs import build as images
 from rootfs.artifact.imagefile import open_image

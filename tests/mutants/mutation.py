@@ -27,7 +27,7 @@ from proof.image import flash_image, trees
 from proof.image.own_files import ours
 from proof.image.rebuild import Remaker
 from proof.image.tree.objections import Own
-from proof.outside.scan import Progress
+from proof.progress import Progress
 from proof.report.report import replace_text
 from proof.result import Result, Verdict
 from proof.rig import Rig

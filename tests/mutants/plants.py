@@ -18,7 +18,7 @@ from driver.machine import MachineError
 from proof.image.rebuild import Remaker
 from proof.image.trees import Trees
 from proof.rig import UP_TIMEOUT, Rig
-from proof.wire.controls import wait_until_up
+from proof.scan.controls import wait_until_up
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.process import run
 from rootfs.base.tools_tree import Tools

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.protocol import instructions as link
-from proof.image.tree import words
+from proof.declared.words import words
 from rootfs.spec.profile import Forwarder
 
 _NUMBERED = (
@@ -108,7 +108,7 @@ LIVE: Mapping[str, frozenset[str]] = {
     # /sys/devices/system/cpu/smt/active: no processor has a sibling that runs.
     "cpu/smt": frozenset({"0"}),
 }
-"""Settings of the kernel beside `tree.SYSCTL`, with what they may be."""
+"""Settings of the kernel beside `proof.declared.kernel_settings.SYSCTL`, with what they may be."""
 UNBUILT: Mapping[str, str] = {
     "kernel/core_pattern": "core dumps",
     "kernel/kexec_load_disabled": "kexec",

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from proof.declared.kernel_settings import SYSCTL
 from proof.host.system.answers import Kernel, Space
 from proof.host.system.declaration import EXECUTABLE, FILE_SYSTEMS, LIVE, ONE_FILE, PER_INTERFACE, UNBUILT, VERITY
 from proof.host.system.finding import Finding
-from proof.image.tree import SYSCTL
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from backend.protocol import instructions as link
+from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
 from proof.host.system.answers import Reference, Space, port_space
 from proof.host.system.channel import AnswerError
 from proof.host.system.finding import Finding
-from proof.image.tree import HOST_RULES, LINK_RULES, port_rules
 from rootfs.spec.profile import Forwarder
 
 

@@ -6,9 +6,9 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from proof.declared.words import words
 from proof.image.flash.look import Look
 from proof.image.tree.entries import TreeError, matches
-from proof.image.tree.listing import words
 
 MAX_ARCHIVE = 1 << 28
 _MAX_MEMBERS = 10_000

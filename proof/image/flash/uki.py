@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from proof.declared.words import words
 from proof.image.flash.look import Look
 from proof.image.tree.entries import TreeError
-from proof.image.tree.listing import words
 
 MAX_UKI = 1 << 28
 """Bytes of one that is looked at."""

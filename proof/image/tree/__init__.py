@@ -9,9 +9,6 @@ The trees come from a file that somebody handed us. Nothing in them is followed,
 by descriptors from the tree's root that refuse symbolic links (open(2): O_NOFOLLOW); numbers and sizes are bounded.
 """
 
-from proof.image.tree.listing import words
-from proof.image.tree.rules import HOST_RULES, LINK_RULES, port_rules
 from proof.image.tree.run import run_tree
-from proof.image.tree.settings import SYSCTL
 
-__all__ = ["HOST_RULES", "LINK_RULES", "SYSCTL", "port_rules", "run_tree", "words"]
+__all__ = ["run_tree"]

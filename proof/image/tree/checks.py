@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from proof.declared.kernel_settings import SYSCTL, VM_SYSCTL
 from proof.image.tree.check import Check
 from proof.image.tree.objections import (
     Own,
@@ -45,7 +46,7 @@ from proof.image.tree.paths import (
 )
 from proof.image.tree.plants import HASH, PEM, PKCS8, RSA, SEC1, capable, edit, folder, grouped, ln, owned, pipe, put
 from proof.image.tree.secrets import SECRETS
-from proof.image.tree.settings import ACCOUNTS, NO_SHELL, SYSCTL, VM_ACCOUNTS, VM_SYSCTL
+from proof.image.tree.settings import ACCOUNTS, NO_SHELL, VM_ACCOUNTS
 
 _COMMON: tuple[Check, ...] = (
     Check(

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from proof.declared.kernel_settings import SYSCTL, VM_SYSCTL
+from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
 from proof.image.tree.entries import MAX_FILE, Tree, forwarder, matches, way
 from proof.image.tree.paths import (
     BANNED,
@@ -23,10 +25,9 @@ from proof.image.tree.paths import (
     UNITS,
     VENDOR,
 )
-from proof.image.tree.rules import HOST_RULES, LINK_RULES, port_rules
 from proof.image.tree.secrets import PUBLISHED, SECRETS, TEST_SECRETS
 from proof.image.tree.services import FREE_KEYS, VENDOR_LINES, services
-from proof.image.tree.settings import INITTAB, NO_SHELL, SYSCTL, TEST_INITTAB, VM_SYSCTL
+from proof.image.tree.settings import INITTAB, NO_SHELL, TEST_INITTAB
 from proof.image.tree.syntax import chains, unit_lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proof.image.tree.listing import words
+from proof.declared.words import words
 
 MODULES = "usr/lib/modules/"
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from proof.image.tree.listing import words
+from proof.declared.words import words
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from proof.outside.numbered import FRAGMENT, IGMP, NO_NEXT, UDP_LITE
+from proof.scan.numbered import FRAGMENT, IGMP, NO_NEXT, UDP_LITE
 from proof.wire.frame import ARP, ICMP, ICMP6, IPV4, NEIGHBOUR_SOLICIT, TCP, UDP, Frame, parse
-from proof.wire.ledger import Ledger
+from proof.wire.frame_log import Ledger
 from proof.wire.target import Target, mac_bytes
 from proof.wire.wire import StreamWire, encode
 

@@ -18,17 +18,17 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from proof.outside import groups, link_layer
-from proof.outside.batch import BATCHES, Lazy, Volley, Walk, fire
 from proof.outside.catalogue import LONGEST, QUICK, SHOTS, Arsenal
 from proof.outside.resolution import slaac
 from proof.outside.targets import STRANGER_MAC, Aim
 from proof.result import Result, Verdict
+from proof.scan.controls import arp_question, ipv4_path
+from proof.scan.frame_batch import BATCHES, Lazy, Volley, Walk, fire
+from proof.scan.pace import Pace, SynControl
 from proof.wire import craft
-from proof.wire.controls import arp_question, ipv4_path
 from proof.wire.craft import Path
 from proof.wire.frame import Frame, parse
 from proof.wire.judge import PortJudge
-from proof.wire.pace import Pace, SynControl
 from proof.wire.target import BROADCAST, Target, eui64, mac_bytes
 from tests.unit.proof.simpeer import HOST_MAC, Peer, ether, ipv4, ipv6, vm_stack, wired
 from tests.unit.proof.simpeer import TARGET as SMALL

@@ -11,12 +11,12 @@ from contextlib import suppress
 import pytest
 
 from proof.outside.early import CONTROL_EVERY, INTERVAL, firing, mixture
-from proof.outside.scan import passive
+from proof.outside.passive import passive
 from proof.result import Result, Verdict
-from proof.wire.controls import wait_until_up
+from proof.scan.controls import wait_until_up
 from proof.wire.frame import Frame, parse
+from proof.wire.frame_log import Ledger
 from proof.wire.judge import PortJudge
-from proof.wire.ledger import Ledger
 from proof.wire.target import mac_bytes
 from proof.wire.wire import StreamWire, WireError
 from tests.unit.proof.simpeer import HOST_MAC, TARGET, Peer, Stack, ether, vm_stack, wired

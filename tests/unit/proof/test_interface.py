@@ -24,10 +24,10 @@ from scapy.utils import PcapNgReader
 
 from proof import device as hardware
 from proof import identity
-from proof.outside.batch import Volley
 from proof.outside.catalogue import Arsenal
 from proof.report.report import Report
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code
+from proof.scan.frame_batch import Volley
 from proof.wire.craft import tagged
 from proof.wire.frame import Frame
 from proof.wire.interface import SOL_PACKET, CouldNotTest, Facts, PacketWire, preflight, with_tag

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from proof.outside.numbered import Numbered, TcpPorts, UdpPorts
-from proof.outside.sweep import Sweep, run_sweep
-from proof.wire.controls import ipv4_path, ipv6_path
-from proof.wire.pace import Control, RefusalControl, SynControl
+from proof.scan.controls import ipv4_path, ipv6_path
+from proof.scan.numbered import Numbered, TcpPorts, UdpPorts
+from proof.scan.pace import Control, RefusalControl, SynControl
+from proof.scan.sweep import Sweep, run_sweep
 from tests.unit.proof.simpeer import TARGET, Peer, vm_stack, wired
 
 PORTS, CONTROL_PORT, CLOSED_PORT = 1200, 443, 40000

@@ -9,17 +9,19 @@ from collections.abc import Callable
 import pytest
 
 from proof.inside.spoof import run_spoof
-from proof.outside.batch import fire
 from proof.outside.catalogue import Arsenal
-from proof.outside.scan import passive, run_outside, sweep_result
-from proof.outside.sweep import sweep_tcp
+from proof.outside.passive import passive
+from proof.outside.run import run_outside
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code
-from proof.wire.controls import arp_question, ipv4_path, wait_until_up
+from proof.scan.controls import arp_question, ipv4_path, wait_until_up
+from proof.scan.frame_batch import fire
+from proof.scan.pace import Pace, SynControl
+from proof.scan.sweep import sweep_tcp
+from proof.scan.sweep_result import sweep_result
 from proof.wire.frame import Frame
+from proof.wire.frame_log import Ledger
 from proof.wire.judge import PortJudge
-from proof.wire.ledger import Ledger
 from proof.wire.neighbour import answer
-from proof.wire.pace import Pace, SynControl
 from proof.wire.target import mac_bytes
 from proof.wire.wire import StreamWire, WireError
 from tests.unit.proof.simpeer import HOST_MAC, TARGET, Peer, Stack, arp_reply, ether, ipv4, vm_stack, wired

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from proof.outside.numbered import FRAGMENT, PIM, ROUTING, SPORTS, Protocols, TcpPorts, UdpPorts
-from proof.outside.scan import QUICK_PORTS, _Sweeps, sample
-from proof.outside.sweep import KEPT, ranges, run_sweep, sweep_tcp
+from proof.outside.sweeps import QUICK_PORTS, Sweeps, sample
 from proof.result import Result, Verdict
-from proof.wire.controls import ipv4_path, ipv6_path
+from proof.scan.controls import ipv4_path, ipv6_path
+from proof.scan.numbered import FRAGMENT, PIM, ROUTING, SPORTS, Protocols, TcpPorts, UdpPorts
+from proof.scan.pace import CHUNK, CRAWL, Pace, RefusalControl, SynControl, Tally, clocked
+from proof.scan.pace import SPORTS as CONTROL_SPORTS
+from proof.scan.sweep import KEPT, ranges, run_sweep, sweep_tcp
 from proof.wire.craft import Path
 from proof.wire.frame import IPV4, UDP, Frame, parse
-from proof.wire.pace import CHUNK, CRAWL, Pace, RefusalControl, SynControl, Tally, clocked
-from proof.wire.pace import SPORTS as CONTROL_SPORTS
 from proof.wire.target import mac_bytes
 from proof.wire.wire import StreamWire, WireError
 from tests.unit.proof.simpeer import HOST_MAC, TARGET, Peer, Stack, ether, ipv4, ipv6, vm_stack, wired
@@ -39,7 +39,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def sweeps(peer: Peer, path: Path, ports: range = range(400)) -> tuple[Result, Result]:
     """Return what the sweep of UDP ports and that of protocols found."""
     with wired(peer) as wire:
-        results = _Sweeps(wire, TARGET, path, random.Random(1), lambda what, done, of: None).run(ports)
+        results = Sweeps(wire, TARGET, path, random.Random(1), lambda what, done, of: None).run(ports)
     assert results[0].verdict is Verdict.SEALED or results[0].name.startswith("tcp")
     return results[1], results[2]
 

@@ -20,11 +20,12 @@ from backend.guests.accelerator import Accelerator
 from backend.guests.machine_type import MICROVM
 from backend.guests.vm import Ends, command
 from backend.protocol import instructions as link
+from proof.declared.kernel_settings import SYSCTL
+from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
 from proof.host.system import channel, declaration, run_system
 from proof.host.system.answers import Processes
 from proof.host.system.processes import mask
 from proof.host.system.rules import _HEAD, _normal
-from proof.image.tree import HOST_RULES, LINK_RULES, SYSCTL, port_rules
 from proof.result import Result, Verdict
 from rootfs.spec.profile import WAYS, Forwarder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scapy.utils import PcapNgReader
 
-from proof.wire.ledger import MAX_REASONS, Ledger
+from proof.wire.frame_log import MAX_REASONS, Ledger
 from proof.wire.wire import MAX_FRAME, StreamWire, WireError, encode
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proof.scan.ports import GENERIC
 from proof.wire import frame as fr
 from proof.wire.craft import Path, tcp_reset, tcp_syn, udp
 from proof.wire.frame import Frame
-from proof.wire.ports import GENERIC
 from proof.wire.target import mac_bytes
 from proof.wire.wire import Tap, Wire
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import overload
 
 from proof.result import Result, Verdict
-from proof.wire.controls import Question, ask
+from proof.scan.controls import Question, ask
+from proof.scan.pace import Control, Pace, Tally, clocked, settle
 from proof.wire.frame import Frame
+from proof.wire.frame_log import Offences
 from proof.wire.judge import Judge
-from proof.wire.ledger import Offences
-from proof.wire.pace import Control, Pace, Tally, clocked, settle
 from proof.wire.wire import Tap, Wire, WireError
 
 BATCHES = (3840, 960, 240, 240)

@@ -16,10 +16,10 @@ from scapy.layers.inet import IP, in4_chksum
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.packet import Raw
 
+from proof.scan.ports import GENERIC, UDP_PAYLOADS
 from proof.wire import frame as fr
 from proof.wire.craft import Path, ping, tcp_reset, tcp_syn, udp
 from proof.wire.frame import Frame
-from proof.wire.ports import GENERIC, UDP_PAYLOADS
 from proof.wire.target import mac_bytes
 
 ATTEMPTS = 8

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from proof.outside.numbered import ATTEMPTS, Numbered, TcpPorts
-from proof.wire.controls import Question, ask
+from proof.scan.controls import Question, ask
+from proof.scan.numbered import ATTEMPTS, Numbered, TcpPorts
+from proof.scan.pace import Control, Pace, SynControl, Tally, clocked, settle
+from proof.scan.ports import GENERIC
 from proof.wire.craft import Path, udp
 from proof.wire.frame import Frame
-from proof.wire.pace import Control, Pace, SynControl, Tally, clocked, settle
-from proof.wire.ports import GENERIC
 from proof.wire.target import mac_bytes
 from proof.wire.wire import Tap, Wire
 
