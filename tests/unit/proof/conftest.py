@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.outside.batch.LISTEN", 0.05)
-    monkeypatch.setattr("proof.outside.batch.BRACKET_TIMEOUT", 0.5)
+    monkeypatch.setattr("proof.scan.frame_batch.LISTEN", 0.05)
+    monkeypatch.setattr("proof.scan.frame_batch.BRACKET_TIMEOUT", 0.5)
     monkeypatch.setattr("proof.inside.spoof.LISTEN", 0.05)
-    monkeypatch.setattr("proof.wire.pace.PATIENCE", 0.15)
+    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.15)

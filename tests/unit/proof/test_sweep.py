@@ -33,7 +33,7 @@ VM, TESTER = mac_bytes(TARGET.vm_mac), mac_bytes(TARGET.tester_mac)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.outside.sweep.CLOSED_TIMEOUT", 0.05)
+    monkeypatch.setattr("proof.scan.sweep.CLOSED_TIMEOUT", 0.05)
 
 
 def sweeps(peer: Peer, path: Path, ports: range = range(400)) -> tuple[Result, Result]:
@@ -87,7 +87,7 @@ def test_an_answer_from_another_port_is_a_hole() -> None:
 
 
 def test_refusals_that_are_rationed_accuse_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.wire.pace.PATIENCE", 0.05)
+    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.05)
     udp, protocols = sweeps(Peer([vm(refuses=3)]), V4, range(100))
     assert udp.verdict is Verdict.NOT_TESTED
     assert protocols.verdict is Verdict.NOT_TESTED
@@ -238,7 +238,7 @@ def test_a_wire_that_dies_ends_the_sweep() -> None:
 
 
 def test_the_window_finds_a_fast_peer_and_spares_a_lossy_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.wire.pace.PATIENCE", 0.5)
+    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.5)
 
     def window(loss: float) -> tuple[Pace, Tally]:
         pace, rng = Pace(), random.Random(1)
@@ -257,7 +257,7 @@ def test_the_window_finds_a_fast_peer_and_spares_a_lossy_one(monkeypatch: pytest
 
 
 def test_a_batch_that_the_deadline_cut_short_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.wire.pace.PATIENCE", 2)
+    monkeypatch.setattr("proof.scan.pace.PATIENCE", 2)
     rng = random.Random(1)
     frames, control = [TcpPorts(V4, rng).frame(1, 0)] * 200_000, SynControl(V4, 443, rng)
     with wired(Peer([vm()])) as wire, wire.tap() as tap:
@@ -296,7 +296,7 @@ def test_what_loss_may_explain_is_not_called_silent() -> None:
 
 
 def test_a_wire_that_loses_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.wire.pace.PATIENCE", 0.02)
+    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.02)
     asked, rng = Counter[int | None](), random.Random(1)
 
     def is_lost(frame: Frame) -> bool:
@@ -313,9 +313,9 @@ def test_a_wire_that_loses_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_lost_control_is_missed_by_the_answers_of_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.wire.pace.PATIENCE", 1.5)
+    monkeypatch.setattr("proof.scan.pace.PATIENCE", 1.5)
     cuts, asked, rng = list[float](), Counter[int | None](), random.Random(1)
-    monkeypatch.setattr("proof.wire.pace.Pace.lost", lambda pace: cuts.append(time.monotonic()))
+    monkeypatch.setattr("proof.scan.pace.Pace.lost", lambda pace: cuts.append(time.monotonic()))
 
     def is_lost(frame: Frame) -> bool:
         asked[frame.dport] += frame.flags == 2
