@@ -17,8 +17,9 @@ from rootfs.base.errors import SallyportError
 from rootfs.build import OUT
 from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, debian
 from rootfs.tasks import collection as image
-from rootfs.tree import c_style
 from tests.bench.tasks import collection as bench
+from tests.lint import parts
+from tests.lint.parts import PARTS
 from tests.mutants.tasks import mutants
 
 
@@ -121,18 +122,25 @@ def _drawn() -> int:
     return int(done.stdout[:8], 16) if done.returncode == 0 else random.SystemRandom().randrange(2**32)
 
 
-@task(help=NEWEST | {"fix": "format Python and C in place first"})
+@task(
+    help=NEWEST
+    | {
+        "part": f"{', '.join(PARTS)}, or all",
+        "fix": "format Python and C in place first",
+    }
+)
 @building
-def lint(context: Context, fix: bool = False) -> None:
-    """Check style and types: ruff, mypy --strict, clang-format, clang-tidy."""
-    toolbox = debian().tools
+def lint(_: Context, part: str = "all", fix: bool = False) -> None:
+    """Check style, types and hazards: ruff, mypy --strict, shellcheck, oxlint, clang-format, clang-tidy."""
+    root = OUT.parent
     if fix:
-        _python(context, "ruff", "format", ".")
-        c_style.rewrite(toolbox)
-    _python(context, "ruff", "check", ".")
-    _python(context, "ruff", "format", "--check", ".")
-    _python(context, "mypy")
-    c_style.check(toolbox)
+        parts.fix(root, lambda: debian().tools)
+    failed = [
+        name for name in (PARTS if part == "all" else [part]) if not parts.check(name, root, lambda: debian().tools)
+    ]
+    if failed:
+        _console.print(f"[red]lint found something in: {', '.join(failed)}[/]")
+        raise Exit(code=1)
     _console.print("[green]clean[/]")
 
 

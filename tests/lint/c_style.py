@@ -1,0 +1,35 @@
+"""Style and hazards of the C sources: clang-format and clang-tidy of the tools tree, settings in the project's root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rootfs.base.tools_tree import Tools
+
+_SHIPPED = "backend/forwarder"
+_FOLDERS = (_SHIPPED, "tests/fuzz", "tests/bench/c")
+_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-DPy_LIMITED_API=0x030B0000", "-I/usr/include/python3.13")
+
+
+def _sources(root: Path) -> list[str]:
+    found = [path for folder in _FOLDERS for path in sorted((root / folder).rglob("*.[ch]"))]
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def check(root: Path, tools: Tools) -> None:
+    """Read every C source of the checkout at ``root``.
+
+    Raises:
+        CommandError: one is not formatted, or clang-tidy found something; with what the program said.
+    """
+    sources = _sources(root)
+    tools.run(["clang-format-19", "--dry-run", "--Werror", *sources], build=root)
+    # Not BPF: it is another machine's C, and the kernel's verifier reads it.
+    modules = [path for path in sources if path.startswith(_SHIPPED) and path.endswith(".c")]
+    modules = [path for path in modules if not path.endswith(".bpf.c")]
+    tools.run(["clang-tidy-19", "--quiet", *modules, "--", *_FLAGS], build=root)
+
+
+def rewrite(root: Path, tools: Tools) -> None:
+    """Format every C source of the checkout at ``root`` in place."""
+    tools.run(["clang-format-19", "-i", *_sources(root)], build=root)
