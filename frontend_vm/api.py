@@ -17,24 +17,16 @@ import msgspec
 from msgspec import Struct
 from tornado.web import Application
 
-from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.link import Link, Unreachable
 from frontend_vm.problem import Problem
-from frontend_vm.protocol.instructions import (
-    AnyInstruction,
-    Done,
-    Hostname,
-    HostnameSet,
-    Password,
-    PasswordSet,
-    Ports,
-    PortsList,
-    Result,
-    Session,
-    Status,
-    StatusGet,
-    SystemReboot,
-)
+from frontend_vm.protocol.base import Done, Result
+from frontend_vm.protocol.fields import Hostname, Password
+from frontend_vm.protocol.instructions import AnyInstruction
 from frontend_vm.protocol.peers import Peer
+from frontend_vm.protocol.port import Ports, PortsList
+from frontend_vm.protocol.refusal import Refused
+from frontend_vm.protocol.session import PasswordSet, Session
+from frontend_vm.protocol.system import HostnameSet, Status, StatusGet, SystemReboot
 from frontend_vm.settings import peer_at
 from frontend_vm.web import PAGES, Handler, NotFound, Page, Server
 

@@ -74,8 +74,9 @@ class Frontend:
                 listener.close()
 
     async def _follow_certificate(self) -> None:
-        from frontend_vm.link import Refused, Unreachable
-        from frontend_vm.protocol.instructions import Certificate, CertificateGet
+        from frontend_vm.link import Unreachable
+        from frontend_vm.protocol.refusal import Refused
+        from frontend_vm.protocol.vm import Certificate, CertificateGet
         from frontend_vm.web import server_context
 
         used = self._directory / "web.crt"

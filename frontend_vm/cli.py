@@ -10,23 +10,15 @@ from typing import Protocol
 
 import msgspec
 
-from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.link import Link, Unreachable
 from frontend_vm.log import printable
 from frontend_vm.port_report import report
-from frontend_vm.protocol.instructions import (
-    MAX_PASSWORD,
-    MAX_PREPARED,
-    MIN_PREPARED,
-    Done,
-    Hostname,
-    HostnameSet,
-    PasswordSet,
-    Ports,
-    PortsList,
-    Status,
-    StatusGet,
-    SystemReboot,
-)
+from frontend_vm.protocol.base import Done
+from frontend_vm.protocol.fields import MAX_PASSWORD, MAX_PREPARED, MIN_PREPARED, Hostname
+from frontend_vm.protocol.port import Ports, PortsList
+from frontend_vm.protocol.refusal import Refused
+from frontend_vm.protocol.session import PasswordSet
+from frontend_vm.protocol.system import HostnameSet, Status, StatusGet, SystemReboot
 
 OK, FAILED, USAGE = 0, 1, 2
 """Exit statuses."""

@@ -14,29 +14,15 @@ from typing import TypeVar
 import msgspec
 
 from frontend_vm.logins import Logins
-from frontend_vm.protocol.instructions import (
-    BACKEND_NAME,
-    HEARTBEAT_INTERVAL,
-    MAX_LINE,
-    AnyInstruction,
-    Done,
-    Error,
-    Heartbeat,
-    Password,
-    Reply,
-    Request,
-    Result,
-    Service,
-    Session,
-    SessionClose,
-    SessionOpen,
-    decode_reply,
-    decode_request,
-    encode,
-)
+from frontend_vm.protocol.base import Done, Error, Result
+from frontend_vm.protocol.codec import MAX_LINE, Reply, Request, decode_reply, decode_request, encode
+from frontend_vm.protocol.fields import Password, Service
+from frontend_vm.protocol.instructions import AnyInstruction
+from frontend_vm.protocol.link_plan import BACKEND_NAME
 from frontend_vm.protocol.peers import Peer
-from frontend_vm.refusal import Refused as Refused
-from frontend_vm.refusal import Unreachable as Unreachable
+from frontend_vm.protocol.refusal import Refused
+from frontend_vm.protocol.session import Session, SessionClose, SessionOpen
+from frontend_vm.protocol.vm import HEARTBEAT_INTERVAL, Heartbeat
 from frontend_vm.settings import load_identity
 
 log = logging.getLogger("link")
@@ -68,6 +54,10 @@ def client_context(directory: Path) -> ssl.SSLContext:
         raise OSError(f"{trusted}: {error}") from error
     load_identity(context, directory, "link")
     return context
+
+
+class Unreachable(Exception):
+    """The backend gave no answer; the text is a sentence for the operator."""
 
 
 class Link:
@@ -125,7 +115,7 @@ class Link:
             self._seq = max(self._seq, result.last_seq)
             result = await self._exchange(do, token)
         if isinstance(result, Error):
-            raise Refused(result)
+            raise Refused.by_backend(result)
         if not isinstance(result, expect):
             raise Unreachable("The backend gave an answer of the wrong kind.")
         return result
@@ -192,7 +182,7 @@ class Link:
         if writer is None:
             raise Unreachable("The backend is not reachable.")
         if len(self._pending) >= MAX_PENDING:
-            raise Refused(Error(code="limited", message="Too many requests at once.", retry_after_s=1.0))
+            raise Refused("limited", "Too many requests at once.", retry_after_s=1.0)
         seq = max(self._seq + 1, time.time_ns())
         if seq > LAST_SEQ:
             raise Unreachable("The backend's sequence is exhausted.")
@@ -200,7 +190,7 @@ class Link:
             line = encode(Request(v=1, seq=seq, do=do, token=token))
             decode_request(line)  # what the backend would refuse as malformed never leaves
         except (msgspec.MsgspecError, ValueError) as error:
-            raise Refused(Error(code="malformed", message=str(error))) from error
+            raise Refused("malformed", str(error)) from error
         self._seq = seq
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._pending.append((seq, answer))

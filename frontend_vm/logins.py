@@ -11,9 +11,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from frontend_vm.protocol.instructions import Error, Session, SessionOpen
 from frontend_vm.protocol.peers import Peer
-from frontend_vm.refusal import Refused
+from frontend_vm.protocol.refusal import Refused
+from frontend_vm.protocol.session import Session, SessionOpen
 from frontend_vm.rooms import Room
 
 MAX_UNDER_WAY = 2
@@ -97,14 +97,14 @@ class Logins:
 
     async def _wait(self, turn: _Turn, peer: Peer, deadline: float) -> None:
         if (loser := self._waiting.enter(turn, peer)) and not loser.done():
-            loser.set_exception(Refused(Error("limited", "Too many logins at once.", retry_after_s=1.0)))
+            loser.set_exception(Refused("limited", "Too many logins at once.", retry_after_s=1.0))
         self._start()
         try:
             async with asyncio.timeout_at(deadline):
                 await turn
         except TimeoutError:
             wait = max(1.0, self._closed.get(peer.address, 0.0) - asyncio.get_running_loop().time())
-            raise Refused(Error("limited", "Too many failed logins.", retry_after_s=wait)) from None
+            raise Refused("limited", "Too many failed logins.", retry_after_s=wait) from None
 
     def _start(self) -> None:
         """Send whoever may go; the others when their address is looked at again."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from frontend_vm.log import printable
-from frontend_vm.protocol.instructions import Counter, Port
+from frontend_vm.protocol.port import Counter, Port
 from frontend_vm.words import WORDS
 
 WIDTH = 80

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from frontend_vm.protocol.instructions import BACKEND_ADDRESS, BACKEND_PORT
+from frontend_vm.protocol.link_plan import BACKEND_ADDRESS, BACKEND_PORT
 from frontend_vm.protocol.peers import UNKNOWN, Peer
 
 DEFAULT_DIRECTORY = Path("/run/frontend")

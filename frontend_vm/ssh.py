@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from frontend_vm.cli import FAILED, OK, Cancelled, CommandLine, Overlong, complete
-from frontend_vm.link import Link, Refused, Unreachable
+from frontend_vm.link import Link, Unreachable
 from frontend_vm.log import printable
 from frontend_vm.protocol.peers import UNKNOWN
+from frontend_vm.protocol.refusal import Refused
 from frontend_vm.rooms import Room
 from frontend_vm.settings import peer_at
 from frontend_vm.terminal import MAX_LINE_LENGTH, TerminalSession, asyncssh

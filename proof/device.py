@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import scapy
 from rich.console import Console
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.identity import (
     ASK_EVERY,
     PATIENCE,
@@ -90,15 +90,15 @@ class ByHand:
 def target(profile: Profile, identity: Identity) -> Target:
     """Return what the device of this profile promises at its port."""
     interface = profile.management.interface
-    macs = {"link0": link.BACKEND_MAC, "br0": link.BRIDGE_MAC}
+    macs = {"link0": link_plan.BACKEND_MAC, "br0": link_plan.BRIDGE_MAC}
     return Target(
         vm_mac=identity.vm_mac,
         vm_ipv4=str(interface.ip),
         prefix=str(interface.network),
         tester_ipv4=tester_address(interface),
         host_macs={"mgmt0": identity.port_mac, **macs} if identity.port_mac else macs,
-        host_ipv4=(link.BACKEND_ADDRESS,),
-        vm_link_ipv4=link.FRONTEND_ADDRESS,
+        host_ipv4=(link_plan.BACKEND_ADDRESS,),
+        vm_link_ipv4=link_plan.FRONTEND_ADDRESS,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from socket import inet_aton
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.wire import craft
 from proof.wire import frame as fr
 from proof.wire.frame import Frame
@@ -45,7 +45,7 @@ def normal_mac(text: str, option: str) -> str:
     mac = text.strip().lower().replace("-", ":")
     if mac and not MAC.match(mac):
         raise SallyportError(
-            f"{option}: {text!r} is not a MAC address", f"write it as {link.ACCESS_MAC_PREFIX}:12:34:56"
+            f"{option}: {text!r} is not a MAC address", f"write it as {link_plan.ACCESS_MAC_PREFIX}:12:34:56"
         )
     return mac
 
@@ -100,9 +100,9 @@ def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: 
         CouldNotTest: nobody, somebody else or several have answered, or others speak on the wire.
         SallyportError: ``mac`` or ``port_mac`` cannot be right.
     """
-    if mac and not mac.startswith(link.ACCESS_MAC_PREFIX):
+    if mac and not mac.startswith(link_plan.ACCESS_MAC_PREFIX):
         raise SallyportError(
-            f"{mac} is not the address of a front-end VM, which begins with {link.ACCESS_MAC_PREFIX}",
+            f"{mac} is not the address of a front-end VM, which begins with {link_plan.ACCESS_MAC_PREFIX}",
             "after that it has the last three bytes of the port's own address, which is on the device's label",
         )
     if not company.answers:
@@ -111,7 +111,7 @@ def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: 
             "is the device up, the cable in its management port, and the profile the device's own?",
         )
     macs = sorted({hardware for _, hardware in company.answers})
-    vms = [found for found in macs if found.startswith(link.ACCESS_MAC_PREFIX)]
+    vms = [found for found in macs if found.startswith(link_plan.ACCESS_MAC_PREFIX)]
     vm_mac = mac or (vms[0] if len(vms) == 1 else "")
     # A host that answers alone is a device to go on with only if the user named just this address.
     if not vm_mac or not {vm_mac, port_mac} & set(macs):
@@ -126,7 +126,7 @@ def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: 
             "--port-mac is the burned-in address of the device's management port, not of this machine's",
         )
     others = {*company.speakers, *(name for pair in company.answers for name in pair)}
-    others -= {vm_mac, link.BACKEND_MAC, link.BRIDGE_MAC, link.FRONTEND_MAC}
+    others -= {vm_mac, link_plan.BACKEND_MAC, link_plan.BRIDGE_MAC, link_plan.FRONTEND_MAC}
     ports = sorted(name for name in others if name[8:] == vm_mac[8:])
     if strangers := sorted(others - set(ports)):
         raise CouldNotTest(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from driver.machine import PORT_MAC, MachineError
 from proof.host.audit_log import run_traces
 from proof.host.listeners import expected, run_host
@@ -29,7 +29,7 @@ from proof.wire.target import LinkTarget
 from proof.wire.wire import WireError
 
 ALL = range(65536)
-LINK = LinkTarget(host_macs={"mgmt0": PORT_MAC, "br0": link.BRIDGE_MAC})
+LINK = LinkTarget(host_macs={"mgmt0": PORT_MAC, "br0": link_plan.BRIDGE_MAC})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _spoof(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
 
 
 def _forwarding(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
-    macs = (link.BACKEND_MAC, link.FRONTEND_MAC)
+    macs = (link_plan.BACKEND_MAC, link_plan.FRONTEND_MAC)
     return run_forwarding(rig.wire, rig.run_vm, rig.run_host, rig.target, LINK, link_macs=macs, seed=effort.seed)
 
 

@@ -21,7 +21,7 @@ import scapy
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from driver.machine import PORT_MAC, Machine, MachineError
 from driver.steps import step
 from proof.image import trees
@@ -55,13 +55,13 @@ def target(image: ImageFile) -> Target:
     """What the image promises at its port."""
     interface = image.profile.management.interface
     return Target(
-        vm_mac=f"{link.ACCESS_MAC_PREFIX}{PORT_MAC[8:]}",
+        vm_mac=f"{link_plan.ACCESS_MAC_PREFIX}{PORT_MAC[8:]}",
         vm_ipv4=str(interface.ip),
         prefix=str(interface.network),
         tester_ipv4=str(interface.network[-2] if interface.ip != interface.network[-2] else interface.network[-3]),
-        host_macs={"mgmt0": PORT_MAC, "link0": link.BACKEND_MAC, "br0": link.BRIDGE_MAC},
-        host_ipv4=(link.BACKEND_ADDRESS,),
-        vm_link_ipv4=link.FRONTEND_ADDRESS,
+        host_macs={"mgmt0": PORT_MAC, "link0": link_plan.BACKEND_MAC, "br0": link_plan.BRIDGE_MAC},
+        host_ipv4=(link_plan.BACKEND_ADDRESS,),
+        vm_link_ipv4=link_plan.FRONTEND_ADDRESS,
         tcp_open=frozenset({22, 443} | ({2022} if image.test_access else set())),
     )
 

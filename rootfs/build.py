@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-import backend.protocol.instructions
+from backend.protocol import link_plan
 from rootfs.artifact import blockmap, disk, gpt, layout, sbom
 from rootfs.artifact.disk import Verity
 from rootfs.base import licenses, packages
@@ -126,7 +126,7 @@ def values(recipe: Recipe, engine: str) -> dict[str, object]:
         "engine": engine,
         "profile": recipe.profile,
         "version": version(),
-        "link": backend.protocol.instructions,
+        "link": link_plan,
         "layout": layout,
         "test_access": recipe.test_access,
     }

@@ -14,14 +14,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.common import store
-from backend.protocol.instructions import Count, Machine
+from backend.protocol.fields import Count
+from backend.protocol.vm import VmStatus
 
 LIMIT = 16384
 """Bytes of the file at most."""
 EVENTS = 16
 """Events in it at most. The daemon looks once a second, and a VM that dies at once is started again more slowly."""
 TEXT = 200
-"""Characters of a text in it at most: `Machine` has to fit in one message together with the rest of `Status`."""
+"""Characters of a text in it at most: `VmStatus` has to fit in one message together with the rest of `Status`."""
 
 
 Text = Annotated[str, Meta(max_length=TEXT)]
@@ -91,10 +92,10 @@ def read(path: Path) -> MachineState | None:
         return None
 
 
-def machine(state: MachineState | None, now: float | None = None) -> Machine:
+def machine(state: MachineState | None, now: float | None = None) -> VmStatus:
     """The wire form; `now` is CLOCK_MONOTONIC in seconds, by default the present."""
     if state is None:
-        return Machine(
+        return VmStatus(
             state="starting",
             accelerator="tcg",
             accelerator_reason="not known yet",
@@ -103,7 +104,7 @@ def machine(state: MachineState | None, now: float | None = None) -> Machine:
             last_exit="",
         )
     uptime = (time.monotonic() if now is None else now) - state.started_at
-    return Machine(
+    return VmStatus(
         state=state.state,
         accelerator=state.accelerator,
         accelerator_reason=state.accelerator_reason,

@@ -22,17 +22,23 @@ from backend.daemon.sessions import OpenSession, Sessions, session_name
 from backend.daemon.settings import Settings
 from backend.daemon.throttle import Throttle
 from backend.daemon.worker import Worker
-from backend.protocol import instructions as ins
+from backend.protocol.base import Done, Error
+from backend.protocol.codec import Request
+from backend.protocol.instructions import AnyInstruction
 from backend.protocol.peers import Peer
+from backend.protocol.port import Ports, PortsList
 from backend.protocol.refusal import Refused
+from backend.protocol.session import PasswordSet, Session, SessionClose, SessionOpen
+from backend.protocol.system import HostnameSet, Status, StatusGet, SystemReboot
+from backend.protocol.vm import Certificate, CertificateGet, Heartbeat
 
 log = logging.getLogger("actions")
 
-AnyResult = ins.Done | ins.Session | ins.Status | ins.Ports | ins.Certificate | ins.Error
+AnyResult = Done | Session | Status | Ports | Certificate | Error
 
 POLL_S = 0.05
 """How often to look whether a host name is in force."""
-BEGUN = (ins.HostnameSet, ins.PasswordSet, ins.SystemReboot)
+BEGUN = (HostnameSet, PasswordSet, SystemReboot)
 """Also audited before they are carried out, so that a power cut in the middle leaves a trace."""
 
 
@@ -84,7 +90,7 @@ class Actions:
         self._changing = asyncio.Lock()
         self._reboot: asyncio.TimerHandle | None = None
 
-    async def execute(self, request: ins.Request, connected_at: float) -> AnyResult:
+    async def execute(self, request: Request, connected_at: float) -> AnyResult:
         """Carry out one request and give the answer to it.
 
         Args:
@@ -93,7 +99,7 @@ class Actions:
         """
         do = request.do
         name = str(do.__struct_config__.tag)
-        peer = f"{do.service} {do.address}" if isinstance(do, ins.SessionOpen) else ""
+        peer = f"{do.service} {do.address}" if isinstance(do, SessionOpen) else ""
         admitted = False
         session = None
         try:
@@ -108,8 +114,8 @@ class Actions:
         except Exception:
             # The details may hold paths and more: they are for the host's log, not for the VM.
             log.exception("%s", name)
-            result = ins.Error("failed", "internal error; the appliance's log has the details")
-        if isinstance(result, ins.Error):
+            result = Error("failed", "internal error; the appliance's log has the details")
+        if isinstance(result, Error):
             if admitted and isinstance(do, BEGUN):
                 await self._tell(do, session, peer, result.code, result.message)
             else:
@@ -118,8 +124,8 @@ class Actions:
                     "instruction", instruction=name, peer=peer, outcome=result.code, detail=result.message
                 )
         elif isinstance(do, BEGUN):
-            await self._tell(do, session, peer, "ok", do.hostname if isinstance(do, ins.HostnameSet) else "")
-        elif isinstance(result, ins.Session):
+            await self._tell(do, session, peer, "ok", do.hostname if isinstance(do, HostnameSet) else "")
+        elif isinstance(result, Session):
             opened = session_name(result.token)
             await self._audit.record(
                 "instruction", kind=SESSIONS, instruction=name, peer=peer, session=opened, outcome="ok"
@@ -134,7 +140,7 @@ class Actions:
         await self._tell_ends()
 
     async def _tell(
-        self, do: ins.AnyInstruction, session: OpenSession | None, peer: str, outcome: str, detail: str = ""
+        self, do: AnyInstruction, session: OpenSession | None, peer: str, outcome: str, detail: str = ""
     ) -> None:
         await self._audit.record(
             "instruction",
@@ -180,11 +186,11 @@ class Actions:
             self._sessions.close_all("vm")
             self._throttle.forget()
 
-    def _admit(self, request: ins.Request) -> OpenSession | None:
+    def _admit(self, request: Request) -> OpenSession | None:
         session = None
-        if not isinstance(request.do, ins.Heartbeat):
+        if not isinstance(request.do, Heartbeat):
             self._follow_vm()
-        if not isinstance(request.do, ins.SessionOpen | ins.Heartbeat | ins.CertificateGet):
+        if not isinstance(request.do, SessionOpen | Heartbeat | CertificateGet):
             session = self._sessions.find(request.token)
             if session is None:
                 raise Refused("denied", "no such session; log in")
@@ -192,42 +198,42 @@ class Actions:
             raise Refused("limited", "too many changes", retry_after_s=wait)
         return session
 
-    async def _carry_out(self, do: ins.AnyInstruction, session: OpenSession | None, connected_at: float) -> AnyResult:
+    async def _carry_out(self, do: AnyInstruction, session: OpenSession | None, connected_at: float) -> AnyResult:
         match do:
-            case ins.Heartbeat():
+            case Heartbeat():
                 self._heartbeats.beat(connected_at)
-                return ins.Done()
-            case ins.CertificateGet():
+                return Done()
+            case CertificateGet():
                 return self._certificate()
-            case ins.SessionOpen():
+            case SessionOpen():
                 return await self._open_session(do)
         # Not an assertion, which -O would remove.
         if session is None:
             raise Refused("denied", "no such session; log in")
         match do:
-            case ins.SessionClose():
+            case SessionClose():
                 self._sessions.close(session)
-            case ins.StatusGet():
+            case StatusGet():
                 return self._host.get(self._audit.state())
-            case ins.PortsList():
+            case PortsList():
                 return await self._list_ports()
-            case ins.HostnameSet():
+            case HostnameSet():
                 await self._set_hostname(do.hostname)
-            case ins.PasswordSet():
+            case PasswordSet():
                 await self._passwords.change(do.old, do.new, session.peer)
                 self._sessions.close_others(session)
-            case ins.SystemReboot():
+            case SystemReboot():
                 self.schedule_reboot()
-        return ins.Done()
+        return Done()
 
-    def _certificate(self) -> ins.Certificate:
+    def _certificate(self) -> Certificate:
         public = self._presented.get()
         if public is None:
             raise Refused("failed", "there is no certificate that can be read")
         self._presented.announce([])  # to be compared with what the VM then shows
-        return ins.Certificate(pem=public.certificate)
+        return Certificate(pem=public.certificate)
 
-    async def _open_session(self, do: ins.SessionOpen) -> ins.Session:
+    async def _open_session(self, do: SessionOpen) -> Session:
         try:
             peer = Peer.parse(do.address)
         except ValueError:
@@ -238,9 +244,9 @@ class Actions:
         await self._passwords.check(do.user, do.password, peer)
         if start != self._vm_start:
             raise Refused("denied", "the front-end VM was started anew; log in")
-        return ins.Session(token=self._sessions.open(do.service, peer), idle_s=int(self._settings.session_idle_s))
+        return Session(token=self._sessions.open(do.service, peer), idle_s=int(self._settings.session_idle_s))
 
-    async def _list_ports(self) -> ins.Ports:
+    async def _list_ports(self) -> Ports:
         try:
             return await self._ports.get()
         except OSError as error:

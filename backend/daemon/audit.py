@@ -27,8 +27,8 @@ from backend.daemon import chain
 from backend.daemon.chain import Chain, Entry
 from backend.daemon.ring import Kind, Rings
 from backend.daemon.worker import Worker
-from backend.protocol.instructions import AuditLog
 from backend.protocol.refusal import printable
+from backend.protocol.system import AuditLog
 
 log = logging.getLogger("audit")
 

@@ -23,7 +23,7 @@ from backend.common import store
 from backend.daemon import opaque
 from backend.daemon.throttle import Throttle
 from backend.daemon.worker import Worker
-from backend.protocol.instructions import OPERATOR
+from backend.protocol.fields import OPERATOR
 from backend.protocol.peers import Peer
 from backend.protocol.refusal import Refused
 

@@ -17,7 +17,7 @@ from backend.common import store, vm_state
 from backend.daemon import storage
 from backend.daemon.identity import Presented
 from backend.daemon.settings import Settings
-from backend.protocol.instructions import AuditLog, Status
+from backend.protocol.system import AuditLog, Status
 
 log = logging.getLogger("status")
 

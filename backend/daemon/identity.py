@@ -47,7 +47,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.common import store
-from backend.protocol.instructions import Hostname
+from backend.protocol.fields import Hostname
 
 log = logging.getLogger("identity")
 

@@ -31,7 +31,7 @@ from backend.daemon.throttle import Throttle
 from backend.daemon.validator import Gate
 from backend.daemon.vm_watch import VmWatch
 from backend.daemon.worker import Worker
-from backend.protocol.instructions import OPERATOR
+from backend.protocol.fields import OPERATOR
 
 log = logging.getLogger("daemon")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from backend.protocol.instructions import MAX_PASSWORD, MAX_PREPARED, MIN_PREPARED
+from backend.protocol.fields import MAX_PASSWORD, MAX_PREPARED, MIN_PREPARED
 
 GOOD = frozenset("LMNPS")
 """Major categories: letters, marks, numbers, punctuation, symbols. Others are spaces, controls, format characters,

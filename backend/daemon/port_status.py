@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from backend.common.limits import Clock
-from backend.protocol.instructions import Ports
+from backend.protocol.port import Ports
 
 LIMIT = 65536
 """Bytes of one answer."""

@@ -19,7 +19,8 @@ from backend.daemon.audit import Audit
 from backend.daemon.link import LinkKeys
 from backend.daemon.settings import Settings
 from backend.daemon.validator import Gate
-from backend.protocol import instructions as ins
+from backend.protocol.base import Error, ErrorCode
+from backend.protocol.codec import MAX_LINE, Reply, encode
 from backend.protocol.refusal import Refused
 
 log = logging.getLogger("server")
@@ -36,9 +37,9 @@ PAUSED = frozenset({"malformed", "version", "replayed", "limited", "denied"})
 class _Closing(Exception):
     """The connection cannot go on; carries the last reply."""
 
-    def __init__(self, code: ins.ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
-        self.error = ins.Error(code, message)
+        self.error = Error(code, message)
 
 
 class LinkServer:
@@ -115,7 +116,7 @@ class LinkServer:
     async def _handshake(self, sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
         # `_line` has read one byte when it asks for the rest; the reader's limit does not count the newline.
-        reader = asyncio.StreamReader(limit=ins.MAX_LINE - 2, loop=loop)
+        reader = asyncio.StreamReader(limit=MAX_LINE - 2, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(
             lambda: protocol,
@@ -145,13 +146,13 @@ class LinkServer:
             except _Closing as closing:
                 error = closing.error
                 await self._audit.reject("message", peer=where, outcome=error.code, detail=error.message)
-                await self._send(writer, ins.Reply(0, error))
+                await self._send(writer, Reply(0, error))
                 await _drop_input(reader)
                 return
             if line is None:
                 return
             reply = await self._answer(line, where, connected_at)
-            if isinstance(reply.result, ins.Error) and reply.result.code in PAUSED:
+            if isinstance(reply.result, Error) and reply.result.code in PAUSED:
                 await asyncio.sleep(self._settings.pause_s)
             await self._send(writer, reply)
 
@@ -170,25 +171,25 @@ class LinkServer:
         except TimeoutError:
             raise _Closing("incomplete", f"the line did not end within {self._settings.line_s:g} s") from None
         except asyncio.LimitOverrunError:
-            raise _Closing("oversized", f"a line has at most {ins.MAX_LINE} bytes") from None
+            raise _Closing("oversized", f"a line has at most {MAX_LINE} bytes") from None
         except (asyncio.IncompleteReadError, OSError):
             raise _Closing("incomplete", "the connection ended within a line") from None
 
-    async def _answer(self, line: bytes, where: str, connected_at: float) -> ins.Reply:
+    async def _answer(self, line: bytes, where: str, connected_at: float) -> Reply:
         try:
             request = self._gate.admit(line)
         except Refused as refused:
             error = refused.error
             await self._audit.reject("message", peer=where, outcome=error.code, detail=error.message)
-            return ins.Reply(refused.seq, error)
-        return ins.Reply(request.seq, await self._actions.execute(request, connected_at))
+            return Reply(refused.seq, error)
+        return Reply(request.seq, await self._actions.execute(request, connected_at))
 
-    async def _send(self, writer: asyncio.StreamWriter, reply: ins.Reply) -> None:
+    async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
         try:
-            line = ins.encode(reply)
+            line = encode(reply)
         except ValueError:
             log.exception("reply")
-            line = ins.encode(ins.Reply(reply.seq, ins.Error("failed", "the answer does not fit in one message")))
+            line = encode(Reply(reply.seq, Error("failed", "the answer does not fit in one message")))
         writer.write(line)
         # TimeoutError is an OSError: a peer that does not read has gone away.
         async with asyncio.timeout(self._settings.write_s):

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.daemon.throttle import LOOKS, Rates
-from backend.protocol import instructions
+from backend.protocol import link_plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Places and limits. Times are seconds."""
 
-    address: str = instructions.BACKEND_ADDRESS
-    port: int = instructions.BACKEND_PORT
+    address: str = link_plan.BACKEND_ADDRESS
+    port: int = link_plan.BACKEND_PORT
     device: str = "link0"
     """The listening socket hears this interface only (SO_BINDTODEVICE); empty: any, for tests."""
 
-    peer: str = instructions.FRONTEND_ADDRESS
+    peer: str = link_plan.FRONTEND_ADDRESS
     """Connections from any other address are closed before their handshake."""
 
     link: Path = Path("/run/sallyport/link")

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from backend.common import store
-from backend.protocol.instructions import Storage, StorageState
+from backend.protocol.system import Storage, StorageState
 
 log = logging.getLogger("storage")
 

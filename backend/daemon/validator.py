@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.common.limits import Bucket, Clock
-from backend.protocol.instructions import VERSION, Request, decode_request
+from backend.protocol.codec import VERSION, Request, decode_request
 from backend.protocol.refusal import Refused
 
 SEQ_FREE = 2**62

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from backend.protocol.instructions import Counter, Port
+from backend.protocol.port import Counter, Port
 
 PORT = "mgmt0"
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from backend.forwarder.capture import Capture
 from backend.forwarder.errors import ForwarderError
-from backend.protocol.instructions import Port
+from backend.protocol.port import Port
 
 RUN = Path("/run/sallyport/port")
 CAPTURE_NAME = "capture.pcapng"

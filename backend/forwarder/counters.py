@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.protocol.instructions import Counter
+from backend.protocol.port import Counter
 
 VERDICTS = (
     "passed",

@@ -11,7 +11,7 @@ from backend.forwarder import errors
 from backend.forwarder.capture import Capture, NoCapture
 from backend.forwarder.config import Config
 from backend.forwarder.counters import Counts
-from backend.protocol.instructions import LINK_NETWORK
+from backend.protocol.link_plan import LINK_NETWORK
 
 PORT, TAP = "mgmt0", "access0"
 FROM_PORT, FROM_VM = 0, 1

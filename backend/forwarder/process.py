@@ -38,7 +38,7 @@ from backend.forwarder.control import LINE, RUN, Control
 from backend.forwarder.counters import named
 from backend.forwarder.errors import AlreadyRunningError, ConfigError
 from backend.forwarder.interface import Interface
-from backend.protocol.instructions import Fault, Port, Ports
+from backend.protocol.port import Fault, Port, Ports
 
 VHOST = "vhost-user.sock"
 log = logging.getLogger("forwarder")

@@ -13,7 +13,7 @@ from msgspec import Struct
 from backend.guests import machine_type, tsc
 from backend.guests.accelerator import Accelerator
 from backend.guests.machine_type import Machine
-from backend.protocol.instructions import FRONTEND_MAC
+from backend.protocol.link_plan import FRONTEND_MAC
 
 FILES = Path("/usr/share/sallyport/frontend")
 GUEST = Path("/run/sallyport/guest")

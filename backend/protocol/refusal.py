@@ -1,20 +1,23 @@
-"""How a request is turned down: one exception that carries the `Error` for the front-end."""
+"""How a request is turned down: one exception that carries the `Error`, on both ends of the link."""
 
 from __future__ import annotations
 
-from backend.protocol.instructions import Error, ErrorCode
+from .base import Error, ErrorCode
 
-TEXT = 200
+MAX_TEXT = 200
 """Characters of a message at most: it may quote what the peer sent, and a reply has to fit in one line."""
 
 
 def printable(text: str) -> str:
-    """`text` in printable ASCII, at most `TEXT` characters: safe in logs, terminals and replies."""
-    return text[:TEXT].encode("unicode_escape").decode("ascii")[:TEXT]
+    """`text` in printable ASCII, at most `MAX_TEXT` characters: safe in logs, terminals and replies."""
+    return text[:MAX_TEXT].encode("unicode_escape").decode("ascii")[:MAX_TEXT]
 
 
 class Refused(Exception):
     """The request is not carried out.
+
+    On the host: what becomes the reply. In the VM: what the backend replied, or would have replied to a request that
+    was therefore not sent.
 
     Attributes:
         error: The answer.
@@ -29,3 +32,10 @@ class Refused(Exception):
         self.error = Error(
             code=code, message=printable(message), retry_after_s=round(retry_after_s, 3), last_seq=last_seq
         )
+
+    @classmethod
+    def by_backend(cls, error: Error) -> Refused:
+        """The exception for an error that the backend answered, which is kept as it came."""
+        refused = cls(error.code, error.message)
+        refused.error = error
+        return refused

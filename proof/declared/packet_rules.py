@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from rootfs.spec.profile import Forwarder
 
-_MANAGED = f"ip saddr {link.FRONTEND_ADDRESS} ip daddr {link.BACKEND_ADDRESS} tcp dport {link.BACKEND_PORT}"
+_MANAGED = (
+    f"ip saddr {link_plan.FRONTEND_ADDRESS} ip daddr {link_plan.BACKEND_ADDRESS} tcp dport {link_plan.BACKEND_PORT}"
+)
 HOST_RULES: Mapping[str, tuple[str, ...]] = {
     "inet host input_host": (
         "type filter hook input priority filter; policy drop;",
@@ -23,17 +25,17 @@ HOST_RULES: Mapping[str, tuple[str, ...]] = {
     "inet host output_host": (
         "type filter hook output priority filter; policy drop;",
         'oif "lo" accept',
-        f'oifname "link0" ip saddr {link.BACKEND_ADDRESS} ip daddr {link.FRONTEND_ADDRESS} tcp sport '
-        f"{link.BACKEND_PORT} accept",
+        f'oifname "link0" ip saddr {link_plan.BACKEND_ADDRESS} ip daddr {link_plan.FRONTEND_ADDRESS} tcp sport '
+        f"{link_plan.BACKEND_PORT} accept",
         "counter name output_dropped",
     ),
 }
 LINK_RULES: Mapping[str, tuple[str, ...]] = {
     "netdev link from_vm": (
         'type filter hook ingress device "link0" priority filter; policy drop;',
-        f"ether saddr != {link.FRONTEND_MAC} counter name spoofed drop",
-        f"ether type arp arp saddr ip {link.FRONTEND_ADDRESS} arp daddr ip {link.BACKEND_ADDRESS} accept",
-        f"ether type ip ether daddr {link.BACKEND_MAC} ip hdrlength 5 ip frag-off & 0x3fff == 0 {_MANAGED} accept",
+        f"ether saddr != {link_plan.FRONTEND_MAC} counter name spoofed drop",
+        f"ether type arp arp saddr ip {link_plan.FRONTEND_ADDRESS} arp daddr ip {link_plan.BACKEND_ADDRESS} accept",
+        f"ether type ip ether daddr {link_plan.BACKEND_MAC} ip hdrlength 5 ip frag-off & 0x3fff == 0 {_MANAGED} accept",
         "counter name other",
     ),
 }
@@ -94,7 +96,7 @@ def _judged(forwarder: Forwarder, device: str) -> tuple[str, ...]:
         drop("meta protocol ip meta length < 20", "runt"),
         drop("meta protocol arp meta length < 28", "runt"),
         *(
-            drop(f"{field} {link.LINK_NETWORK}", "link_address")
+            drop(f"{field} {link_plan.LINK_NETWORK}", "link_address")
             for field in ("ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip")
         ),
         *rates,

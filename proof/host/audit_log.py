@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from backend.daemon.audit import KINDS
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.result import Result, Verdict
 
 GROUP = "audit"
@@ -29,7 +29,7 @@ SETTLE = 10.0
 _KNOCK = f"""
 import socket
 for _ in range({KNOCKS}):
-    s = socket.create_connection(({link.BACKEND_ADDRESS!r}, {link.BACKEND_PORT}), 10)
+    s = socket.create_connection(({link_plan.BACKEND_ADDRESS!r}, {link_plan.BACKEND_PORT}), 10)
     s.sendall(b"no handshake\\n")
     s.settimeout(10)
     while s.recv(4096): pass

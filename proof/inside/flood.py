@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.daemon.settings import Settings
-from backend.protocol.instructions import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME
+from backend.protocol.link_plan import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME
 from proof.inside.misuse import FRONT_END, ReportError, RunVm, Script
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError

@@ -23,7 +23,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.daemon.settings import Settings
-from backend.protocol.instructions import BACKEND_NAME, MAX_LINE
+from backend.protocol.codec import MAX_LINE
+from backend.protocol.link_plan import BACKEND_NAME
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 

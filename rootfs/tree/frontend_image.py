@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import backend.protocol.instructions
+from backend.protocol import link_plan
 from rootfs.base import licenses
 from rootfs.base.cache import digest_code, digest_path
 from rootfs.base.tools_tree import Tools
@@ -30,7 +30,7 @@ BUILD_ONLY = {"*.config"}
 
 def values(profile: Profile) -> dict[str, object]:
     """What the VM's templates may use."""
-    return {"profile": profile, "version": version(), "link": backend.protocol.instructions}
+    return {"profile": profile, "version": version(), "link": link_plan}
 
 
 def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ()) -> Path:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backend.protocol import instructions
-from backend.protocol.instructions import LINK_NETWORK
+from backend.protocol import link_plan
+from backend.protocol.link_plan import LINK_NETWORK
 from rootfs.base.errors import SallyportError
 from rootfs.base.process import environment
 from rootfs.base.version import PROJECT
@@ -82,7 +82,7 @@ def _bridge(bed: Bed, rules: str = "", *, netfilter: bool = False) -> None:
 def appliance_rules(name: Literal["ring", "kernel"]) -> str:
     """The rules that keep the host's stack off the port, as the image has them: they are part of the cost."""
     device = profile.load("qemu").model_copy(update={"forwarder": Forwarder(port=name, vm="tap")})
-    return overlay.render(_RULES, {"profile": device, "link": instructions})
+    return overlay.render(_RULES, {"profile": device, "link": link_plan})
 
 
 @contextmanager

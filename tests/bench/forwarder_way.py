@@ -15,7 +15,7 @@ from pathlib import Path
 import backend.forwarder
 from backend.forwarder import counters, policy
 from backend.forwarder.config import Config, Direction, Limit
-from backend.protocol.instructions import LINK_NETWORK
+from backend.protocol.link_plan import LINK_NETWORK
 from tests.bench.forwarder_bed import FAR_MAC, PORT, TAP
 
 BPF = "kernel.bpf.o"

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.wire.frame import parse
 from proof.wire.interface import ETH_P_ALL, PACKET_AUXDATA, SOL_PACKET, with_tag
 from proof.wire.target import Target, mac_bytes
@@ -32,7 +32,7 @@ ADDRESS = "192.168.42.1"
 
 def vm_mac(port_mac: str) -> str:
     """The VM's address at a port."""
-    return f"{link.ACCESS_MAC_PREFIX}{port_mac[8:]}"
+    return f"{link_plan.ACCESS_MAC_PREFIX}{port_mac[8:]}"
 
 
 def appliance(port_mac: str = PORT_MAC) -> list[Stack]:
@@ -42,7 +42,7 @@ def appliance(port_mac: str = PORT_MAC) -> list[Stack]:
 
 def planted(port_mac: str = PORT_MAC) -> list[Stack]:
     """The stacks of an appliance whose host holds the link's address at the port, too."""
-    return [*appliance(port_mac), Stack(mac_bytes(port_mac), {socket.inet_aton(link.BACKEND_ADDRESS)})]
+    return [*appliance(port_mac), Stack(mac_bytes(port_mac), {socket.inet_aton(link_plan.BACKEND_ADDRESS)})]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from tests.mutants.mutant import ON_PORT, Mutant, listener, qemu
 from tests.mutants.plants import Code, Edit, OnHost, background
 
@@ -57,7 +57,7 @@ HOST: tuple[Mutant, ...] = (
         "host-service-on-link",
         "link",
         "A service of the host listens on the link, and the rules let it.",
-        OnHost((*_OPEN_LINK, *listener(link.BACKEND_ADDRESS, 8080).lines)),
+        OnHost((*_OPEN_LINK, *listener(link_plan.BACKEND_ADDRESS, 8080).lines)),
         "link",
         ("link/tcp*",),
     ),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.declared.words import words
 from rootfs.spec.profile import Forwarder
 
@@ -221,7 +221,7 @@ def qemu_words(forwarder: Forwarder, arch: str) -> Mapping[str, tuple[str, ...]]
         "-device": (
             "virtio-blk-device,drive=root",
             f"virtio-net-device,netdev=access,mac={_MAC},ctrl_vlan=off",
-            f"virtio-net-device,netdev=link,mac={link.FRONTEND_MAC}",
+            f"virtio-net-device,netdev=link,mac={link_plan.FRONTEND_MAC}",
             "virtio-rng-device",
         ),
         "-sandbox": ("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.host.system.answers import Space, port_space
 from proof.host.system.channel import AnswerError, said
 from proof.host.system.declaration import POLICIES
@@ -27,8 +27,8 @@ def _host_interface(interface: Mapping[str, Any]) -> Iterator[str]:
     if name == "lo":
         expected = [["127.0.0.1/8"]]
     elif name == "link0":
-        expected = [[f"{link.BACKEND_ADDRESS}/{link.LINK_PREFIX}"]]
-        if interface.get("address") != link.BACKEND_MAC:
+        expected = [[f"{link_plan.BACKEND_ADDRESS}/{link_plan.LINK_PREFIX}"]]
+        if interface.get("address") != link_plan.BACKEND_MAC:
             yield f"link0 has the MAC {interface.get('address')}"
     else:
         # A NIC that is not the management port is not the host's business either.
@@ -90,8 +90,8 @@ def _host_route(route: Mapping[str, Any]) -> str:
     text = f"{kind} {where} by {route.get('gateway', 'nobody')} at {route.get('dev')}"
     if "gateway" in route or "via" in route or "nexthops" in route or route.get("dev") not in ("lo", "link0"):
         return text
-    local = {"127.0.0.0/8", "127.0.0.1", link.BACKEND_ADDRESS}
-    if (kind == "local" and where not in local) or (kind == "unicast" and where != link.LINK_NETWORK):
+    local = {"127.0.0.0/8", "127.0.0.1", link_plan.BACKEND_ADDRESS}
+    if (kind == "local" and where not in local) or (kind == "unicast" and where != link_plan.LINK_NETWORK):
         return text
     return "" if kind in ("local", "unicast", "broadcast") else text
 
@@ -120,7 +120,7 @@ def judge_routes(spaces: Mapping[str, Space]) -> Finding:
                 wrong = wrong or f"{route.get('dst')} at {route.get('dev')}"
             if wrong:
                 finding.holes.append(f"{name}: route {wrong}")
-            if name == "host" and route.get("dst") == link.LINK_NETWORK:
+            if name == "host" and route.get("dst") == link_plan.LINK_NETWORK:
                 finding.seen.add("the route to the VM")
         found = {(rule.get("priority"), rule.get("table")) for rule in policies}
         if found - POLICIES or len(policies) > len(POLICIES):

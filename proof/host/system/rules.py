@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
 from proof.host.system.answers import Reference, Space, port_space
 from proof.host.system.channel import AnswerError
@@ -24,7 +24,7 @@ def _volatile(key: str, within: str, value: Mapping[str, Any]) -> bool:
         return key in ("handle", "packets", "bytes")
     if within == "set" and key == "elem" and "table" in value:
         elements = value["elem"]
-        return isinstance(elements, list) and all(str(e).startswith(link.ACCESS_MAC_PREFIX) for e in elements[:2])
+        return isinstance(elements, list) and all(str(e).startswith(link_plan.ACCESS_MAC_PREFIX) for e in elements[:2])
     return key == "handle"
 
 

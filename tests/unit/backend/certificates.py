@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from backend.protocol.instructions import BACKEND_NAME, FRONTEND_NAME
+from backend.protocol.link_plan import BACKEND_NAME, FRONTEND_NAME
 
 START = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 

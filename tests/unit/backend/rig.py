@@ -14,7 +14,10 @@ from backend.daemon import chain
 from backend.daemon.audit import KINDS
 from backend.daemon.main import Daemon
 from backend.daemon.settings import Settings
-from backend.protocol import instructions as ins
+from backend.protocol import link_plan
+from backend.protocol.codec import Reply, Request, decode_reply, encode
+from backend.protocol.instructions import AnyInstruction
+from backend.protocol.session import SessionOpen
 
 DEADLINE_S = 10.0
 NEW_PASSWORD = "correct horse battery"
@@ -40,25 +43,25 @@ class Client:
         self.reader = reader
         self.writer = writer
 
-    async def raw(self, data: bytes) -> ins.Reply:
+    async def raw(self, data: bytes) -> Reply:
         """Send bytes as they are; the next reply."""
         self.writer.write(data)
         return await self.reply()
 
-    async def reply(self) -> ins.Reply:
+    async def reply(self) -> Reply:
         """The next reply."""
         async with asyncio.timeout(DEADLINE_S):
-            return ins.decode_reply(await self.reader.readuntil(b"\n"))
+            return decode_reply(await self.reader.readuntil(b"\n"))
 
-    async def ask(self, do: ins.AnyInstruction, token: str | None = None) -> Any:
+    async def ask(self, do: AnyInstruction, token: str | None = None) -> Any:
         """Have an instruction carried out; its result."""
         seq = self._rig.next_seq()
-        reply = await self.raw(ins.encode(ins.Request(v=1, seq=seq, do=do, token=token)))
+        reply = await self.raw(encode(Request(v=1, seq=seq, do=do, token=token)))
         assert reply.seq == seq
         return reply.result
 
     async def login(self, password: str, user: str = "admin", address: str = "192.0.2.7") -> Any:
-        return await self.ask(ins.SessionOpen(user=user, password=password, service="https", address=address))
+        return await self.ask(SessionOpen(user=user, password=password, service="https", address=address))
 
     async def ended(self) -> bytes:
         """What still comes until the backend closes the connection; fails if it does not."""
@@ -102,7 +105,7 @@ class Rig:
             "127.0.0.1",
             self.daemon.port,
             ssl=context or self.context(),
-            server_hostname=ins.BACKEND_NAME,
+            server_hostname=link_plan.BACKEND_NAME,
             local_addr=(source, 0),
         )
         self._writers.append(writer)

@@ -26,7 +26,9 @@ from backend.daemon.audit import CHANGES, KINDS, REJECTED, SESSIONS, SYSTEM, Aud
 from backend.daemon.ring import Kind, Ring, Rings
 from backend.daemon.settings import Settings
 from backend.daemon.worker import Worker
-from backend.protocol import instructions as ins
+from backend.protocol.base import Done
+from backend.protocol.session import PasswordSet, SessionClose
+from backend.protocol.system import HostnameSet, StatusGet
 from rootfs.base.version import PROJECT
 from tests.unit.backend.rig import NEW_PASSWORD, Now, read_audit, read_log, run, running, until
 
@@ -349,7 +351,7 @@ def test_the_running_backend_says_what_it_only_counted_and_what_it_dropped(
                 await client.raw(b"nonsense\n")
             await until(lambda: bool(rig.audit(event="audit.summary", suppressed=4)))
             # The disk is full once: the oldest log of least weight makes room, and the name is stored.
-            await client.ask(ins.HostnameSet("stored"), token)
+            await client.ask(HostnameSet("stored"), token)
             assert (settings.data / "hostname").read_bytes() == b"stored\n"
             await until(lambda: bool(rig.audit(event="audit.dropped")))
             assert "rejected-0000000001" in rig.audit(event="audit.dropped")[0]["detail"]
@@ -371,11 +373,11 @@ def test_what_is_left_of_the_burst_survives_a_restart(settings: Settings, monkey
         async with running(few) as rig:
             client = await rig.connect()
             token = (await client.login(rig.first_password if rig.console else NEW_PASSWORD)).token
-            codes = [(await client.ask(ins.PasswordSet(old="wrong", new=NEW_PASSWORD), token)).code]
+            codes = [(await client.ask(PasswordSet(old="wrong", new=NEW_PASSWORD), token)).code]
             for _ in range(times - 1):
-                codes.append((await client.ask(ins.HostnameSet("x"), token)).code)
+                codes.append((await client.ask(HostnameSet("x"), token)).code)
             if rig.console:
-                assert await client.ask(ins.PasswordSet(old=rig.first_password, new=NEW_PASSWORD), token) == ins.Done()
+                assert await client.ask(PasswordSet(old=rig.first_password, new=NEW_PASSWORD), token) == Done()
             return codes
 
     async def test() -> None:
@@ -489,9 +491,9 @@ def test_each_end_of_a_session_is_audited_with_its_reason(settings: Settings, ch
             client, first = await rig.operator()
             password = rig.first_password
             tokens = [first] + [(await client.login(password)).token for _ in range(2)]
-            assert isinstance(await client.ask(ins.SessionClose(), tokens[2]), ins.Done)
+            assert isinstance(await client.ask(SessionClose(), tokens[2]), Done)
             other = (await client.login(password)).token
-            assert await client.ask(ins.PasswordSet(old=password, new=NEW_PASSWORD), other) == ins.Done()
+            assert await client.ask(PasswordSet(old=password, new=NEW_PASSWORD), other) == Done()
             machine_state.write(settings.machine_state, vm_state("a" * 16, 1))
             await until(lambda: bool(rig.audit(event="vm.start")))
             machine_state.write(settings.machine_state, vm_state("a" * 16, 2))
@@ -549,7 +551,7 @@ def test_the_status_tells_whether_the_log_is_whole_and_where_it_ends(settings: S
         async with running(replace(settings, hostname_s=0.0)) as rig:
             client, token = await rig.operator()
             password = rig.first_password
-            await client.ask(ins.HostnameSet("x"), token)
+            await client.ask(HostnameSet("x"), token)
         path = only(settings.data / "audit")
         lines = path.read_bytes().splitlines()
         path.write_bytes(lines[0].replace(b"begun", b"BEGUN") + b"\n" + lines[1] + b"\n")
@@ -560,7 +562,7 @@ def test_the_status_tells_whether_the_log_is_whole_and_where_it_ends(settings: S
 
     async def told(client: Any, token: str, last: bytes) -> None:
         async with asyncio.timeout(5):
-            while (found := (await client.ask(ins.StatusGet(), token)).audit).state == "checking":  # noqa: ASYNC110
+            while (found := (await client.ask(StatusGet(), token)).audit).state == "checking":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert found.state == "broken"
         assert "entry 2: does not name the hash" in found.fault
@@ -585,7 +587,7 @@ def test_a_folder_that_is_none_costs_the_log_and_no_login(
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            assert (await client.ask(ins.StatusGet(), token)).hostname
+            assert (await client.ask(StatusGet(), token)).hostname
 
     run(test())
 

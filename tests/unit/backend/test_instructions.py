@@ -21,7 +21,13 @@ from backend.daemon import host_status
 from backend.daemon.identity import Presented, Public
 from backend.daemon.settings import Settings
 from backend.forwarder import counters
-from backend.protocol import instructions as ins
+from backend.protocol.base import Done, Error
+from backend.protocol.codec import Reply, encode
+from backend.protocol.instructions import AnyInstruction
+from backend.protocol.port import Counter, Fault, Port, Ports, PortsList
+from backend.protocol.session import PasswordSet, Session, SessionClose, SessionOpen
+from backend.protocol.system import AuditLog, HostnameSet, Status, StatusGet, SystemReboot
+from backend.protocol.vm import Certificate, CertificateGet, Heartbeat
 from rootfs.base.version import PROJECT
 from tests.unit.backend.certificates import web_certificate
 from tests.unit.backend.conftest import started
@@ -31,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("cheap_hash")
 
 START_ID = "0f" * 16
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-PORT = ins.Port(
+PORT = Port(
     name="mgmt0",
     mac="52:54:00:00:00:01",
     carrier=True,
@@ -42,8 +48,8 @@ PORT = ins.Port(
     way="ring",
     vm="vhost-user",
     vm_up=True,
-    verdicts=[ins.Counter("rx_passed", 7, 700)],
-    faults=[ins.Fault("legacy", 1)],
+    verdicts=[Counter("rx_passed", 7, 700)],
+    faults=[Fault("legacy", 1)],
 )
 
 
@@ -87,11 +93,11 @@ async def root_unit(rig: Rig) -> AsyncIterator[None]:
         task.cancel()
 
 
-AUDIT = ins.AuditLog("broken", "x" * 120, 2**63, "0" * 64)
+AUDIT = AuditLog("broken", "x" * 120, 2**63, "0" * 64)
 
 
-def assert_error(result: Any, code: str) -> ins.Error:
-    assert isinstance(result, ins.Error)
+def assert_error(result: Any, code: str) -> Error:
+    assert isinstance(result, Error)
     assert result.code == code
     return result
 
@@ -104,8 +110,8 @@ def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
             )
             vm_state.write(settings.machine_state, state)
             client, token = await rig.operator()
-            status = await client.ask(ins.StatusGet(), token)
-            assert isinstance(status, ins.Status)
+            status = await client.ask(StatusGet(), token)
+            assert isinstance(status, Status)
             assert (status.hostname, status.product, status.version) == ("sallyport", "Sallyport", "0.1.0")
             assert (status.profile, status.engine, status.image) == ("qemu-x86_64", "debian", "5a" * 32)
             assert status.boot_id == BOOT_ID
@@ -126,13 +132,13 @@ def test_the_certificate_is_everybodys_and_a_new_one_is_shown(settings: Settings
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            assert_error(await client.ask(ins.CertificateGet()), "failed")
+            assert_error(await client.ask(CertificateGet()), "failed")
             rig.console.clear()
             for pem in (first, second):
                 settings.identity.write_bytes(msgspec.json.encode(Public(certificate=pem, ssh="SHA256:abc")))
                 for _ in range(2):
-                    assert await client.ask(ins.CertificateGet()) == ins.Certificate(pem)
-                status = await client.ask(ins.StatusGet(), token)
+                    assert await client.ask(CertificateGet()) == Certificate(pem)
+                status = await client.ask(StatusGet(), token)
                 assert (status.web_fingerprint[:48], status.ssh_fingerprint) == (rig.console[2].strip(), "SHA256:abc")
                 assert len(rig.console) == 5
                 rig.console.clear()
@@ -149,10 +155,10 @@ def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
             client, token = await rig.operator()
             # It runs now; then the supervisor's unit is started anew, and counts from one again.
             started(settings.machine_state)
-            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            assert isinstance(await client.ask(StatusGet(), token), Status)
             started(settings.machine_state, "a5" * 16)
-            assert_error(await client.ask(ins.StatusGet(), token), "denied")
-            assert isinstance(await client.login(rig.first_password), ins.Session)
+            assert_error(await client.ask(StatusGet(), token), "denied")
+            assert isinstance(await client.login(rig.first_password), Session)
 
     run(test())
 
@@ -162,16 +168,16 @@ def test_sessions_end_when_nobody_can_say_which_vm_runs(settings: Settings, cont
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            assert isinstance(await client.ask(StatusGet(), token), Status)
             if content is None:
                 settings.machine_state.unlink()
             else:
                 settings.machine_state.write_bytes(content)
-            assert_error(await client.ask(ins.StatusGet(), token), "denied")
+            assert_error(await client.ask(StatusGet(), token), "denied")
             assert "which front-end VM" in assert_error(await client.login(rig.first_password), "failed").message
             started(settings.machine_state)
-            assert_error(await client.ask(ins.StatusGet(), token), "denied")
-            assert isinstance(await client.login(rig.first_password), ins.Session)
+            assert_error(await client.ask(StatusGet(), token), "denied")
+            assert isinstance(await client.login(rig.first_password), Session)
 
     run(test())
 
@@ -190,7 +196,7 @@ def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Se
     vm_state.write(settings.machine_state, state)
     status = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT)
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
-    assert ins.encode(ins.Reply(1, status))
+    assert encode(Reply(1, status))
 
 
 def test_ports_are_asked_from_the_port_process_once_for_many(settings: Settings) -> None:
@@ -198,13 +204,13 @@ def test_ports_are_asked_from_the_port_process_once_for_many(settings: Settings)
         async with running(settings) as rig:
             client, token = await rig.operator()
             other = await rig.connect()
-            ports = ins.Ports([PORT])
+            ports = Ports([PORT])
             async with port_process(settings, msgspec.json.encode(ports)) as answers:
-                assert await client.ask(ins.PortsList(), token) == ports
-                assert await other.ask(ins.PortsList(), token) == ports
+                assert await client.ask(PortsList(), token) == ports
+                assert await other.ask(PortsList(), token) == ports
                 assert len(answers) == 1
                 await asyncio.sleep(0.55)
-                assert await other.ask(ins.PortsList(), token) == ports
+                assert await other.ask(PortsList(), token) == ports
                 assert len(answers) == 2
 
     run(test())
@@ -227,9 +233,9 @@ def test_a_port_process_that_talks_nonsense_is_an_error(settings: Settings, answ
         async with running(settings) as rig:
             client, token = await rig.operator()
             async with port_process(settings, answer):
-                assert_error(await client.ask(ins.PortsList(), token), "failed")
-            async with port_process(settings, msgspec.json.encode(ins.Ports([PORT]))):
-                assert isinstance(await client.ask(ins.PortsList(), token), ins.Ports)
+                assert_error(await client.ask(PortsList(), token), "failed")
+            async with port_process(settings, msgspec.json.encode(Ports([PORT]))):
+                assert isinstance(await client.ask(PortsList(), token), Ports)
 
     run(test())
 
@@ -240,9 +246,9 @@ def test_a_port_process_that_hangs_or_is_gone_is_an_error(settings: Settings, mo
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            assert_error(await client.ask(ins.PortsList(), token), "failed")
+            assert_error(await client.ask(PortsList(), token), "failed")
             async with port_process(settings, b'{"type":', hang=True):
-                assert_error(await client.ask(ins.PortsList(), token), "failed")
+                assert_error(await client.ask(PortsList(), token), "failed")
 
     run(test())
 
@@ -251,10 +257,10 @@ def test_the_largest_honest_answer_of_the_forwarder_fits_in_a_message(settings: 
     """All verdicts and all faults there are, each counted as high as 64 bits go, and the longest words elsewhere."""
     most = 2**64 - 1
     header = (PROJECT / "backend/forwarder/core/vhost_fault.h").read_text()
-    faults = [ins.Fault(name, most) for name in re.findall(r'X\(FAULT_\w+, "(\w+)"', header) if name != "none"]
+    faults = [Fault(name, most) for name in re.findall(r'X\(FAULT_\w+, "(\w+)"', header) if name != "none"]
     counts = tuple(((most, most),) * len(counters.VERDICTS) for _ in counters.DIRECTIONS)
     numbers = dict.fromkeys(("rx_frames", "rx_bytes", "tx_frames", "tx_bytes"), most)
-    port = ins.Port(
+    port = Port(
         name="m" * 15,  # IFNAMSIZ - 1 (linux/if.h)
         mac="52:54:00:00:00:01",
         carrier=False,
@@ -265,14 +271,14 @@ def test_the_largest_honest_answer_of_the_forwarder_fits_in_a_message(settings: 
         faults=faults,
         **numbers,
     )
-    line = ins.encode(ins.Reply(2**63 - 1, ins.Ports([port])))
+    line = encode(Reply(2**63 - 1, Ports([port])))
     assert 3000 < len(line) < 3800  # as the comment at MAX_LINE says
 
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            async with port_process(settings, msgspec.json.encode(ins.Ports([port]))):
-                assert await client.ask(ins.PortsList(), token) == ins.Ports([port])
+            async with port_process(settings, msgspec.json.encode(Ports([port]))):
+                assert await client.ask(PortsList(), token) == Ports([port])
 
     run(test())
 
@@ -281,9 +287,9 @@ def test_more_ports_than_fit_in_a_message_is_an_error(settings: Settings) -> Non
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            async with port_process(settings, msgspec.json.encode(ins.Ports([PORT] * 50))):
-                assert_error(await client.ask(ins.PortsList(), token), "failed")
-                assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            async with port_process(settings, msgspec.json.encode(Ports([PORT] * 50))):
+                assert_error(await client.ask(PortsList(), token), "failed")
+                assert isinstance(await client.ask(StatusGet(), token), Status)
 
     run(test())
 
@@ -292,7 +298,7 @@ def test_a_host_name_is_stored_and_in_force_when_the_answer_comes(settings: Sett
     async def test() -> None:
         async with running(settings) as rig, root_unit(rig):
             client, token = await rig.operator()
-            assert await client.ask(ins.HostnameSet("gate-7"), token) == ins.Done()
+            assert await client.ask(HostnameSet("gate-7"), token) == Done()
             assert rig.hostname == "gate-7"
             assert (settings.data / "hostname").read_bytes() == b"gate-7\n"
             entries = rig.audit(instruction="hostname.set", peer="https 192.0.2.7")
@@ -306,7 +312,7 @@ def test_a_host_name_that_nobody_applies_fails_after_the_deadline(settings: Sett
     async def test() -> None:
         async with running(replace(settings, hostname_s=0.2)) as rig:
             client, token = await rig.operator()
-            assert_error(await client.ask(ins.HostnameSet("gate-8"), token), "failed")
+            assert_error(await client.ask(HostnameSet("gate-8"), token), "failed")
             assert [entry["outcome"] for entry in rig.audit(instruction="hostname.set")] == ["begun", "failed"]
 
     run(test())
@@ -317,10 +323,10 @@ def test_an_unexpected_error_is_told_without_details(settings: Settings) -> None
         async with running(settings) as rig:
             client, token = await rig.operator()
             settings.request.rmdir()
-            error = assert_error(await client.ask(ins.HostnameSet("gate-9"), token), "failed")
+            error = assert_error(await client.ask(HostnameSet("gate-9"), token), "failed")
             assert str(settings.request) not in error.message
             assert [entry["outcome"] for entry in rig.audit(instruction="hostname.set")] == ["begun", "failed"]
-            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+            assert isinstance(await client.ask(StatusGet(), token), Status)
 
     run(test())
 
@@ -329,7 +335,7 @@ def test_a_reboot_is_audited_and_answered_before_it_is_asked_for(settings: Setti
     async def test() -> None:
         async with running(replace(settings, reboot_delay_s=0.2)) as rig:
             client, token = await rig.operator()
-            assert await client.ask(ins.SystemReboot(), token) == ins.Done()
+            assert await client.ask(SystemReboot(), token) == Done()
             assert not (settings.request / "reboot").exists()
             assert [entry["outcome"] for entry in rig.audit(instruction="system.reboot")] == ["begun", "ok"]
             await until((settings.request / "reboot").exists)
@@ -341,7 +347,7 @@ def test_a_promised_reboot_is_not_forgotten_when_the_daemon_is_stopped(settings:
     async def test() -> None:
         async with running(replace(settings, reboot_delay_s=60.0)) as rig:
             client, token = await rig.operator()
-            assert await client.ask(ins.SystemReboot(), token) == ins.Done()
+            assert await client.ask(SystemReboot(), token) == Done()
         assert (settings.request / "reboot").exists()
 
     run(test())
@@ -353,18 +359,18 @@ def test_heartbeats_reach_the_supervisor_and_need_none(settings: Settings) -> No
             before = time.monotonic()
             client = await rig.connect()
             after = time.monotonic()
-            assert await client.ask(ins.Heartbeat()) == ins.Done()
+            assert await client.ask(Heartbeat()) == Done()
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
                 supervisor.bind(str(settings.heartbeat))
                 supervisor.settimeout(5)
-                assert await client.ask(ins.Heartbeat()) == ins.Done()
+                assert await client.ask(Heartbeat()) == Done()
                 connected_at = heartbeat.decode(supervisor.recv(100))
                 assert connected_at is not None
                 assert before < connected_at < after
                 # A supervisor that does not read: its queue fills, nobody waits for it.
                 for _ in range(300):
-                    assert await client.ask(ins.Heartbeat()) == ins.Done()
-            assert await client.ask(ins.Heartbeat()) == ins.Done()
+                    assert await client.ask(Heartbeat()) == Done()
+            assert await client.ask(Heartbeat()) == Done()
             assert not rig.audit(instruction="vm.heartbeat")
 
     run(test())
@@ -373,23 +379,23 @@ def test_heartbeats_reach_the_supervisor_and_need_none(settings: Settings) -> No
 @pytest.mark.parametrize(
     "do",
     [
-        ins.StatusGet(),
-        ins.PortsList(),
-        ins.HostnameSet("x"),
-        ins.PasswordSet(old="x", new=NEW_PASSWORD),
-        ins.SystemReboot(),
-        ins.SessionClose(),
+        StatusGet(),
+        PortsList(),
+        HostnameSet("x"),
+        PasswordSet(old="x", new=NEW_PASSWORD),
+        SystemReboot(),
+        SessionClose(),
     ],
     ids=lambda do: type(do).__name__,
 )
-def test_without_a_session_nothing_happens(settings: Settings, do: ins.AnyInstruction) -> None:
+def test_without_a_session_nothing_happens(settings: Settings, do: AnyInstruction) -> None:
     async def test() -> None:
         async with running(replace(settings, reboot_delay_s=0.02)) as rig:
             client, token = await rig.operator()
             before = sorted(path.name for path in settings.request.iterdir())
             for wrong in None, "A" * 43, token[:-1] + ("A" if token[-1] != "A" else "B"):
                 assert_error(await client.ask(do, wrong), "denied")
-            assert await client.ask(ins.SessionClose(), token) == ins.Done()
+            assert await client.ask(SessionClose(), token) == Done()
             assert_error(await client.ask(do, token), "denied")
             await asyncio.sleep(0.05)
             assert sorted(path.name for path in settings.request.iterdir()) == before
@@ -412,7 +418,7 @@ def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -
             # Whoever comes from elsewhere does not wait, whichever name is guessed at.
             assert_error(await clients[0].login(rig.first_password, user="root", address="192.0.2.8"), "denied")
             await asyncio.sleep(limited.retry_after_s)
-            assert isinstance(await clients[0].login(rig.first_password), ins.Session)
+            assert isinstance(await clients[0].login(rig.first_password), Session)
             outcomes = [entry["outcome"] for entry in rig.audit(instruction="session.open")]
             assert outcomes == ["denied"] * 3 + ["limited"] * 3 + ["denied", "ok"]
             assert rig.audit(instruction="session.open")[-1]["peer"] == "https 192.0.2.7"
@@ -421,14 +427,14 @@ def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -
 
 
 @pytest.mark.parametrize(
-    "do", [ins.HostnameSet("x"), ins.SessionOpen(user="admin", password="wrong", service="ssh", address="::")]
+    "do", [HostnameSet("x"), SessionOpen(user="admin", password="wrong", service="ssh", address="::")]
 )
-def test_who_is_not_let_in_cannot_fill_the_audit_log(settings: Settings, do: ins.AnyInstruction) -> None:
+def test_who_is_not_let_in_cannot_fill_the_audit_log(settings: Settings, do: AnyInstruction) -> None:
     async def test() -> None:
         async with running(settings) as rig:
             client, _ = await rig.operator()
             for _ in range(80):
-                assert isinstance(await client.ask(do), ins.Error)
+                assert isinstance(await client.ask(do), Error)
             assert 50 <= len(rig.audit()) <= 58
         assert rig.audit(event="audit.summary")[0]["suppressed"] >= 26
 
@@ -451,15 +457,15 @@ def test_a_new_password_ends_other_sessions_and_survives_a_restart(settings: Set
             client, token = await rig.operator()
             first = rig.first_password
             other = (await client.login(first)).token
-            assert_error(await client.ask(ins.PasswordSet(old="wrong", new=NEW_PASSWORD), token), "denied")
-            assert await client.ask(ins.PasswordSet(old=first, new=NEW_PASSWORD), token) == ins.Done()
-            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
-            assert_error(await client.ask(ins.StatusGet(), other), "denied")
+            assert_error(await client.ask(PasswordSet(old="wrong", new=NEW_PASSWORD), token), "denied")
+            assert await client.ask(PasswordSet(old=first, new=NEW_PASSWORD), token) == Done()
+            assert isinstance(await client.ask(StatusGet(), token), Status)
+            assert_error(await client.ask(StatusGet(), other), "denied")
         async with running(settings) as rig:
             assert rig.console == []
             client = await rig.connect()
             assert_error(await client.login(first), "denied")
-            assert isinstance(await client.login(NEW_PASSWORD), ins.Session)
+            assert isinstance(await client.login(NEW_PASSWORD), Session)
         log = json.dumps(read_audit(settings.data)) + (settings.data / "credential.json").read_text()
         for secret in first, NEW_PASSWORD, token, other, 'wrong"':
             assert secret not in log
@@ -473,7 +479,7 @@ def test_a_peer_that_is_no_address_is_refused(settings: Settings, address: str) 
         async with running(settings) as rig:
             client = await rig.connect()
             assert_error(await client.login(rig.first_password, address=address), "malformed")
-            assert isinstance(await client.login(rig.first_password), ins.Session)
+            assert isinstance(await client.login(rig.first_password), Session)
 
     run(test())
 
@@ -482,11 +488,11 @@ def test_a_wrong_old_password_counts_as_a_failed_login(settings: Settings) -> No
     async def test() -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
-            change = ins.PasswordSet(old="wrong", new=NEW_PASSWORD)
+            change = PasswordSet(old="wrong", new=NEW_PASSWORD)
             for code in "denied", "denied", "denied", "limited":
                 assert_error(await client.ask(change, token), code)
             assert_error(await client.login(rig.first_password), "limited")
-            assert isinstance(await client.login(rig.first_password, address="192.0.2.8"), ins.Session)
+            assert isinstance(await client.login(rig.first_password, address="192.0.2.8"), Session)
 
     run(test())
 
@@ -496,9 +502,9 @@ def test_changes_are_limited(settings: Settings) -> None:
         async with running(replace(settings, change_burst=4.0, change_rate=0.01)) as rig, root_unit(rig):
             client, token = await rig.operator()
             for number in range(4):
-                assert await client.ask(ins.HostnameSet(f"n{number}"), token) == ins.Done()
-            assert assert_error(await client.ask(ins.HostnameSet("n4"), token), "limited").retry_after_s > 1.0
-            assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
+                assert await client.ask(HostnameSet(f"n{number}"), token) == Done()
+            assert assert_error(await client.ask(HostnameSet("n4"), token), "limited").retry_after_s > 1.0
+            assert isinstance(await client.ask(StatusGet(), token), Status)
             assert rig.hostname == "n3"
 
     run(test())
@@ -516,9 +522,9 @@ def test_a_full_disk_takes_neither_the_daemon_nor_the_reboot_away(
             with monkeypatch.context() as broken:
                 broken.setattr("backend.daemon.ring.Ring.append", full)
                 broken.setattr("backend.daemon.actions.store.replace", full)
-                assert_error(await client.ask(ins.HostnameSet("x"), token), "failed")
-                assert isinstance(await client.ask(ins.StatusGet(), token), ins.Status)
-            assert await client.ask(ins.SystemReboot(), token) == ins.Done()
+                assert_error(await client.ask(HostnameSet("x"), token), "failed")
+                assert isinstance(await client.ask(StatusGet(), token), Status)
+            assert await client.ask(SystemReboot(), token) == Done()
             # What was lost: that it began, and that it failed.
             assert rig.audit(instruction="system.reboot", outcome="begun")[0]["lost"] == 2
 
@@ -529,7 +535,7 @@ def test_the_stored_files_are_private(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig, root_unit(rig):
             client, token = await rig.operator()
-            await client.ask(ins.HostnameSet("x"), token)
+            await client.ask(HostnameSet("x"), token)
 
     run(test())
     modes = {path.name: path.stat().st_mode & 0o777 for path in settings.data.iterdir()}

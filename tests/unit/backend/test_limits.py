@@ -10,9 +10,11 @@ import pytest
 from backend.common.limits import Bucket, SlowDown
 from backend.daemon.sessions import Sessions
 from backend.daemon.validator import SEQ_FREE, Gate
-from backend.protocol import instructions as ins
+from backend.protocol.codec import Request, encode
+from backend.protocol.fields import Token
 from backend.protocol.peers import Peer
 from backend.protocol.refusal import Refused
+from backend.protocol.vm import Heartbeat
 from tests.unit.backend.rig import Now
 
 HERE = Peer.parse("192.0.2.7")
@@ -79,13 +81,13 @@ def test_the_session_that_is_idle_longest_makes_room() -> None:
 def test_tokens_fit_the_schema_and_are_not_kept() -> None:
     sessions = Sessions(most=3, idle_s=100, life_s=1000)
     token = sessions.open("ssh", HERE)
-    msgspec.convert(token, ins.Token)
+    msgspec.convert(token, Token)
     assert token not in repr(vars(sessions))
     assert token.encode() not in b"".join(sessions._by_digest)
 
 
 def _line(seq: int) -> bytes:
-    return ins.encode(ins.Request(v=1, seq=seq, do=ins.Heartbeat()))
+    return encode(Request(v=1, seq=seq, do=Heartbeat()))
 
 
 def test_a_vm_cannot_use_up_the_numbers_for_its_successors() -> None:

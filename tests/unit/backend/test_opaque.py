@@ -14,7 +14,7 @@ from backend.daemon import opaque
 from backend.daemon.credential import Passwords
 from backend.daemon.throttle import Rates, Throttle
 from backend.daemon.worker import Worker
-from backend.protocol.instructions import MAX_PASSWORD, MAX_PREPARED
+from backend.protocol.fields import MAX_PASSWORD, MAX_PREPARED
 from backend.protocol.peers import Peer
 from backend.protocol.refusal import Refused
 

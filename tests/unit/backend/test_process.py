@@ -15,7 +15,8 @@ from typing import Self
 import pytest
 
 from backend.daemon.settings import Settings
-from backend.protocol import instructions as ins
+from backend.protocol.base import Error
+from backend.protocol.session import Session
 from tests.unit.backend.rig import DEADLINE_S, Rig, read_audit, run, until
 
 START = """
@@ -94,7 +95,7 @@ def test_ready_watchdog_console_and_a_clean_stop(settings: Settings) -> None:
 
 async def _login(process: Process, password: str) -> None:
     client = await process.rig().connect()
-    assert isinstance(await client.login(password), ins.Session)
+    assert isinstance(await client.login(password), Session)
     client.writer.transport.abort()
 
 
@@ -127,7 +128,7 @@ def test_a_damaged_credential_is_told_on_the_console_and_the_daemon_stays(settin
     async def refused(process: Process) -> None:
         client = await process.rig().connect()
         result = await client.login("anything")
-        assert isinstance(result, ins.Error)
+        assert isinstance(result, Error)
         assert result.code == "failed"
         client.writer.transport.abort()
 

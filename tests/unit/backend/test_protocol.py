@@ -12,7 +12,11 @@ from dataclasses import replace
 import pytest
 
 from backend.daemon.settings import Settings
-from backend.protocol import instructions as ins
+from backend.protocol.base import Done, Error
+from backend.protocol.codec import MAX_LINE, Request, encode
+from backend.protocol.session import SessionOpen
+from backend.protocol.system import Status, StatusGet
+from backend.protocol.vm import Heartbeat
 from tests.unit.backend.rig import DEADLINE_S, Client, Rig, run, running, until
 
 pytestmark = pytest.mark.usefixtures("cheap_hash")
@@ -23,7 +27,7 @@ HEARTBEAT = b'{"v":1,"seq":%d,"do":{"type":"vm.heartbeat"}}\n'
 async def assert_alive(rig: Rig, source: str = "127.0.0.1") -> None:
     """The positive control after every attack: an honest client is served."""
     client = await rig.connect(source=source)
-    assert isinstance(await client.ask(ins.Heartbeat()), ins.Done)
+    assert isinstance(await client.ask(Heartbeat()), Done)
     client.writer.transport.abort()
 
 
@@ -73,12 +77,12 @@ def test_a_bad_line_gets_an_error_and_an_audit_entry_and_the_connection_goes_on(
         async with running(settings) as rig:
             client = await rig.connect()
             reply = await client.raw(line)
-            assert isinstance(reply.result, ins.Error)
+            assert isinstance(reply.result, Error)
             assert reply.result.code == code
             assert reply.result.message.isprintable()
             assert reply.result.message.isascii()
             assert len(rig.audit(event="message", outcome=code)) == 1
-            assert isinstance(await client.ask(ins.Heartbeat()), ins.Done)
+            assert isinstance(await client.ask(Heartbeat()), Done)
 
     run(test())
 
@@ -88,11 +92,11 @@ def test_a_line_of_the_largest_size_is_read_and_one_byte_more_is_oversized(setti
         async with running(settings) as rig:
             client = await rig.connect()
             line = HEARTBEAT % rig.next_seq()
-            padded = line[:-1] + b" " * (ins.MAX_LINE - len(line)) + b"\n"
+            padded = line[:-1] + b" " * (MAX_LINE - len(line)) + b"\n"
             assert len(padded) == 4096
-            assert (await client.raw(padded)).result == ins.Done()
+            assert (await client.raw(padded)).result == Done()
             reply = await client.raw(padded[:-1] + b" \n")
-            assert isinstance(reply.result, ins.Error)
+            assert isinstance(reply.result, Error)
             assert reply.result.code == "oversized"
             assert await client.ended() == b""
             assert len(rig.audit(event="message", outcome="oversized")) == 1
@@ -111,7 +115,7 @@ def test_an_endless_line_is_oversized_and_its_reply_is_not_lost_to_a_reset(setti
                 await client.writer.drain()
                 await asyncio.sleep(0.02)
             reply = await client.reply()
-            assert isinstance(reply.result, ins.Error)
+            assert isinstance(reply.result, Error)
             assert reply.result.code == "oversized"
             assert await client.ended() == b""
 
@@ -130,7 +134,7 @@ def test_a_half_sent_line_is_incomplete_even_when_bytes_trickle_in(settings: Set
 
             task = asyncio.create_task(trickle())
             reply = await client.reply()
-            assert isinstance(reply.result, ins.Error)
+            assert isinstance(reply.result, Error)
             assert reply.result.code == "incomplete"
             task.cancel()
             assert await client.ended() == b""
@@ -160,14 +164,14 @@ def test_an_idle_connection_is_closed_and_a_used_one_is_not(settings: Settings) 
 
             async def use() -> None:
                 while True:
-                    await used.ask(ins.Heartbeat())
+                    await used.ask(Heartbeat())
                     await asyncio.sleep(0.1)
 
             task = asyncio.create_task(use())
             assert await idle.ended() == b""
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            assert isinstance(await used.ask(ins.Heartbeat()), ins.Done)
+            assert isinstance(await used.ask(Heartbeat()), Done)
 
     run(test())
 
@@ -176,13 +180,13 @@ def test_a_replay_is_refused_on_every_connection_and_names_the_last_seq(settings
     async def test() -> None:
         async with running(settings) as rig:
             one, two = await rig.connect(), await rig.connect()
-            assert (await one.raw(HEARTBEAT % 10)).result == ins.Done()
+            assert (await one.raw(HEARTBEAT % 10)).result == Done()
             for client in one, two:
                 for seq in 10, 9, 1:
                     reply = await client.raw(HEARTBEAT % seq)
-                    assert isinstance(reply.result, ins.Error)
+                    assert isinstance(reply.result, Error)
                     assert (reply.seq, reply.result.code, reply.result.last_seq) == (seq, "replayed", 10)
-            assert (await two.raw(HEARTBEAT % 11)).result == ins.Done()
+            assert (await two.raw(HEARTBEAT % 11)).result == Done()
             assert len(rig.audit(event="message", outcome="replayed")) == 6
 
     run(test())
@@ -202,13 +206,13 @@ def test_requests_are_limited_over_all_connections(settings: Settings) -> None:
     async def test() -> None:
         async with running(replace(settings, request_burst=10.0, request_rate=5.0)) as rig:
             clients = [await rig.connect() for _ in range(2)]
-            results = [await clients[index % 2].ask(ins.Heartbeat()) for index in range(12)]
-            assert [type(result) for result in results[:10]] == [ins.Done] * 10
+            results = [await clients[index % 2].ask(Heartbeat()) for index in range(12)]
+            assert [type(result) for result in results[:10]] == [Done] * 10
             limited = results[-1]
             assert limited.code == "limited"
             assert 0.0 < limited.retry_after_s <= 0.2
             await asyncio.sleep(limited.retry_after_s + 0.05)
-            assert isinstance(await clients[0].ask(ins.Heartbeat()), ins.Done)
+            assert isinstance(await clients[0].ask(Heartbeat()), Done)
             assert rig.audit(event="message", outcome="limited")
 
     run(test())
@@ -272,7 +276,7 @@ def test_no_session_ticket_is_handed_out(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
             client = await rig.connect()
-            await client.ask(ins.Heartbeat())
+            await client.ask(Heartbeat())
             session = client.writer.get_extra_info("ssl_object").session
             assert session is None or not session.has_ticket
 
@@ -288,7 +292,7 @@ def test_a_connection_flood_leaves_eight_and_frees_their_places(settings: Settin
             for _ in range(60):
                 over = await rig.plain()
                 assert await over.ended() == b""
-            assert isinstance(await honest[0].ask(ins.Heartbeat()), ins.Done)
+            assert isinstance(await honest[0].ask(Heartbeat()), Done)
             assert 1 <= len(rig.audit(event="connection", outcome="limited")) <= 51
             for client in kept:
                 assert await client.ended() == b""
@@ -334,9 +338,7 @@ def test_random_bytes_do_not_bring_it_down(settings: Settings) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}")
     dice = random.Random(seed)
-    good = ins.encode(
-        ins.Request(v=1, seq=5, do=ins.SessionOpen(user="admin", password="x", service="ssh", address="::"))
-    )
+    good = encode(Request(v=1, seq=5, do=SessionOpen(user="admin", password="x", service="ssh", address="::")))
 
     def mutant() -> bytes:
         kind = dice.randrange(4)
@@ -370,9 +372,9 @@ def test_random_bytes_do_not_bring_it_down(settings: Settings) -> None:
                 with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                     await converse(with_tls)
                 with_tls.writer.transport.abort()
-                await operator.ask(ins.Heartbeat())  # the operator's connection is not idle
+                await operator.ask(Heartbeat())  # the operator's connection is not idle
             rig._seq = 2**61  # the mutants have used up some numbers
-            status = await operator.ask(ins.StatusGet(), token)
-            assert isinstance(status, ins.Status), f"seed {seed}: {status}"
+            status = await operator.ask(StatusGet(), token)
+            assert isinstance(status, Status), f"seed {seed}: {status}"
 
     run(test())

@@ -15,7 +15,7 @@ from backend.daemon import host_status, storage
 from backend.daemon.identity import Presented
 from backend.daemon.main import Daemon
 from backend.daemon.settings import Settings
-from backend.protocol import instructions as ins
+from backend.protocol.system import AuditLog, Storage, StorageState
 from tests.unit.backend.rig import read_audit, run, until
 
 ROOM = 10**6
@@ -32,7 +32,7 @@ def slots(folder: Path, *devices: str) -> None:
 
 
 @pytest.mark.parametrize("found", ["ok", "repaired", "copy", "temporary"])
-def test_what_was_found_at_the_start_is_told(tmp_path: Path, found: ins.StorageState) -> None:
+def test_what_was_found_at_the_start_is_told(tmp_path: Path, found: StorageState) -> None:
     (tmp_path / "storage.json").write_text(f'{{"state": "{found}"}}\n')
     assert storage.at_start(tmp_path / "storage.json") == found
     assert storage.state(found, disk(), failed=False, second=False).state == found
@@ -64,7 +64,7 @@ def test_the_worst_that_holds_is_told() -> None:
 
 
 def test_every_state_but_the_good_one_says_what_it_means() -> None:
-    assert set(storage.TEXTS) == set(get_args(ins.StorageState))
+    assert set(storage.TEXTS) == set(get_args(StorageState))
     assert [state for state, text in storage.TEXTS.items() if not text] == ["ok"]
 
 
@@ -79,16 +79,14 @@ def test_status_has_it(settings: Settings) -> None:
     settings.storage.write_text('{"state": "repaired"}')
     slots(settings.block_devices, "vda2")
     host = host_status.HostStatus(settings, Presented(settings.identity, print))
-    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage == ins.Storage(
-        "repaired", storage.TEXTS["repaired"]
-    )
+    assert host.get(AuditLog("whole", "", 0, "0" * 64)).storage == Storage("repaired", storage.TEXTS["repaired"])
     (settings.ext4 / "vda4").mkdir(parents=True)
     (settings.ext4 / "vda4/errors_count").write_text("0\n")
-    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage.state == "repaired"
+    assert host.get(AuditLog("whole", "", 0, "0" * 64)).storage.state == "repaired"
     (settings.ext4 / "vda4/errors_count").write_text("1\n")
-    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage.state == "read-only"
+    assert host.get(AuditLog("whole", "", 0, "0" * 64)).storage.state == "read-only"
     slots(settings.block_devices, "vdb2")
-    assert host.get(ins.AuditLog("whole", "", 0, "0" * 64)).storage.state == "second-disk"
+    assert host.get(AuditLog("whole", "", 0, "0" * 64)).storage.state == "second-disk"
 
 
 def test_a_second_disk_ends_in_a_restart_with_a_word_on_the_console(settings: Settings, tmp_path: Path) -> None:

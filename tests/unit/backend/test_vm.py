@@ -21,7 +21,7 @@ from backend.common import tap
 from backend.guests import accelerator, machine_type, tsc, vm
 from backend.guests.accelerator import Accelerator
 from backend.guests.machine_type import Machine
-from backend.protocol.instructions import FRONTEND_MAC
+from backend.protocol.link_plan import FRONTEND_MAC
 
 KVM, TCG = Accelerator("kvm", "a test says so"), Accelerator("tcg", "a test says so")
 TAP, VHOST = vm.Ends(access=7, link=8), vm.Ends(access=None, link=8)

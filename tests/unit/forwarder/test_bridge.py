@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from backend.forwarder import bridge, control, process
-from backend.protocol.instructions import Counter, Port, Ports
+from backend.protocol.port import Counter, Port, Ports
 from tests.unit.forwarder.rig import settings
 
 LINK: dict[str, Any] = {

@@ -23,7 +23,7 @@ from scapy.utils import RawPcapNgReader
 
 from backend.forwarder import control
 from backend.forwarder.errors import ForwarderError
-from backend.protocol.instructions import Port, Ports
+from backend.protocol.port import Port, Ports
 from rootfs.base.version import PROJECT
 from tests.unit.forwarder.rig import (
     VM_MAC,

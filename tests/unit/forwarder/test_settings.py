@@ -13,7 +13,7 @@ import pytest
 
 from backend.forwarder import config, counters, policy
 from backend.forwarder.errors import ConfigError
-from backend.protocol import instructions
+from backend.protocol import link_plan
 from rootfs.base.version import PROJECT
 from rootfs.spec import profile as profiles
 from rootfs.tree import overlay
@@ -77,7 +77,7 @@ def test_no_file_or_no_json_is_the_same_error(tmp_path: Path, content: bytes | N
 )
 def test_the_image_renders_what_the_forwarder_reads(tmp_path: Path, port: Any, vm: Any) -> None:
     profile = profiles.load("qemu").model_copy(update={"forwarder": profiles.Forwarder(port=port, vm=vm)})
-    values = {"profile": profile, "link": instructions}
+    values = {"profile": profile, "link": link_plan}
     (tmp_path / "port.json").write_text(overlay.render(TEMPLATE, values))
     read = config.read(tmp_path / "port.json")
     assert (read.port, read.vm, read.vm_memory_mib) == (port, vm, profile.vm.memory_mib)
@@ -166,5 +166,5 @@ def test_the_rules_let_out_what_the_forwarder_marked(port: Any) -> None:
     mark = re.search(r"#define POLICY_MARK (0x[0-9a-f]+)", (CORE / "policy.h").read_text())
     assert mark is not None
     profile = profiles.load("qemu").model_copy(update={"forwarder": profiles.Forwarder(port=port, vm="tap")})
-    rules = overlay.render(TEMPLATE.with_name("port.nft.j2"), {"profile": profile, "link": instructions})
+    rules = overlay.render(TEMPLATE.with_name("port.nft.j2"), {"profile": profile, "link": link_plan})
     assert rules.count(f"meta mark {mark.group(1)} accept") == 2  # at the port and at the tap

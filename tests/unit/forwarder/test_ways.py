@@ -27,7 +27,7 @@ from backend.forwarder import config, policy
 from backend.forwarder import datapaths as ways
 from backend.forwarder.counters import named
 from backend.forwarder.kernel_datapath import KernelWay
-from backend.protocol import instructions
+from backend.protocol import link_plan
 from rootfs.base.version import PROJECT
 from rootfs.spec import profile as profiles
 from rootfs.tree import overlay
@@ -97,7 +97,7 @@ class Guest:
 
 
 def rendered(device: profiles.Profile, path: str) -> str:
-    return overlay.render(HOST / path, {"profile": device, "link": instructions})
+    return overlay.render(HOST / path, {"profile": device, "link": link_plan})
 
 
 @contextlib.contextmanager
@@ -186,7 +186,7 @@ def bed(way: str, settings: dict[str, Any], folder: Path, room: int = 0) -> Iter
     device = profiles.load("qemu").model_copy(update={"forwarder": forwarder})
     (folder / "port.json").write_text(rendered(device, "etc/sallyport/port.json.j2"))
     read = config.read(folder / "port.json")
-    packed = policy.pack(read, MAC, instructions.LINK_NETWORK)
+    packed = policy.pack(read, MAC, link_plan.LINK_NETWORK)
     with Row() as row:
         row.mtu(ROOM)
         for old, new in (("m0", "mgmt0"), ("t0", "access0")):

@@ -13,34 +13,13 @@ from typing import Any
 from msgspec import structs
 
 from backend.daemon import opaque
-from frontend_vm.protocol.instructions import (
-    MAX_LINE,
-    AnyInstruction,
-    AuditLog,
-    Certificate,
-    CertificateGet,
-    Counter,
-    Done,
-    Error,
-    Heartbeat,
-    HostnameSet,
-    Machine,
-    PasswordSet,
-    Port,
-    Ports,
-    PortsList,
-    Reply,
-    Request,
-    Session,
-    SessionClose,
-    SessionOpen,
-    Status,
-    StatusGet,
-    Storage,
-    SystemReboot,
-    decode_request,
-    encode,
-)
+from frontend_vm.protocol.base import Done, Error
+from frontend_vm.protocol.codec import MAX_LINE, Reply, Request, decode_request, encode
+from frontend_vm.protocol.instructions import AnyInstruction
+from frontend_vm.protocol.port import Counter, Port, Ports, PortsList
+from frontend_vm.protocol.session import PasswordSet, Session, SessionClose, SessionOpen
+from frontend_vm.protocol.system import AuditLog, HostnameSet, Status, StatusGet, Storage, SystemReboot
+from frontend_vm.protocol.vm import Certificate, CertificateGet, Heartbeat, VmStatus
 from frontend_vm.words import WORDS
 
 AnyResult = Done | Session | Status | Ports | Certificate | Error
@@ -180,7 +159,7 @@ class FakeBackend:
             data_total=1_073_741_824,
             data_available=961_741_824,
             storage=self.storage,
-            machine=Machine(
+            machine=VmStatus(
                 state="running",
                 accelerator="kvm",
                 accelerator_reason="a trial guest ran to its end on /dev/kvm in 0.4 s",

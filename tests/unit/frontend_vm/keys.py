@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
-from frontend_vm.protocol.instructions import BACKEND_NAME, FRONTEND_NAME
+from frontend_vm.protocol.link_plan import BACKEND_NAME, FRONTEND_NAME
 
 Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from frontend_vm import api, problem, web
-from frontend_vm.protocol.instructions import HostnameSet, SessionOpen
+from frontend_vm.protocol.session import SessionOpen
+from frontend_vm.protocol.system import HostnameSet
 from tests.unit.frontend_vm.rig import CLIENT, DEADLINE, error_code, running, until
 
 

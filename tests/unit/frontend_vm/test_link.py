@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from frontend_vm import app, link, log
-from frontend_vm.link import Refused, Unreachable
-from frontend_vm.protocol.instructions import Done, Heartbeat, HostnameSet
+from frontend_vm.link import Unreachable
+from frontend_vm.protocol.base import Done
+from frontend_vm.protocol.refusal import Refused
+from frontend_vm.protocol.system import HostnameSet
+from frontend_vm.protocol.vm import Heartbeat
 from frontend_vm.settings import Settings, load_settings
 from tests.unit.frontend_vm.keys import make_configuration
 from tests.unit.frontend_vm.rig import error_code, running, until

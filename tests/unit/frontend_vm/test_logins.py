@@ -12,9 +12,9 @@ import pytest
 
 from frontend_vm import logins
 from frontend_vm.logins import Logins
-from frontend_vm.protocol.instructions import Error, Session, SessionOpen
 from frontend_vm.protocol.peers import Peer
-from frontend_vm.refusal import Refused
+from frontend_vm.protocol.refusal import Refused
+from frontend_vm.protocol.session import Session, SessionOpen
 from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.rig import running, until
 
@@ -37,7 +37,7 @@ class Host:
         self.asked += 1
         wait = self._open_at.get(do.address, 0.0) - time.monotonic()
         if wait > 0:
-            raise Refused(Error("limited", "", retry_after_s=wait))
+            raise Refused("limited", "", retry_after_s=wait)
         self.looks.append(do.address)
         self.at_once += 1
         assert self.at_once <= logins.MAX_UNDER_WAY
@@ -47,7 +47,7 @@ class Host:
             self.at_once -= 1
         if do.password != PASSWORD:
             self._open_at[do.address] = time.monotonic() + self.slow_s
-            raise Refused(Error("denied", "", retry_after_s=self.slow_s))
+            raise Refused("denied", "", retry_after_s=self.slow_s)
         return Session(TOKEN, 600)
 
 
@@ -178,7 +178,7 @@ def test_a_wait_that_is_too_long_is_told(monkeypatch: pytest.MonkeyPatch, code: 
 
         async def ask(do: SessionOpen) -> Session:
             asked.append(do)
-            raise Refused(Error("limited" if code == "limited" else "denied", "", retry_after_s=60.0))
+            raise Refused("limited" if code == "limited" else "denied", "", retry_after_s=60.0)
 
         queue = Logins(ask)
         for expected in (code, "limited"):

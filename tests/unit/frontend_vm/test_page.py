@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 
-from frontend_vm.protocol.instructions import Counter, Fault, Storage
+from frontend_vm.protocol.port import Counter, Fault
+from frontend_vm.protocol.system import Storage
 from frontend_vm.words import WORDS
 from tests.unit.frontend_vm.fake_backend import BRIDGE_ONLY, PASSWORD
 from tests.unit.frontend_vm.rig import DEADLINE, Rig, running

@@ -8,7 +8,7 @@ import pytest
 
 from backend.forwarder.counters import VERDICTS
 from frontend_vm.port_report import WIDTH, report, rows
-from frontend_vm.protocol.instructions import Counter, Fault, Port
+from frontend_vm.protocol.port import Counter, Fault, Port
 
 
 def port(counts: dict[str, int], **changes: Any) -> Port:

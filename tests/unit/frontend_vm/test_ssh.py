@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from frontend_vm import cli, ssh
-from frontend_vm.protocol.instructions import Fault, Ports, Storage
+from frontend_vm.protocol.port import Fault, Ports
+from frontend_vm.protocol.system import Storage
 from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.rig import DEADLINE, expect, running, until
 

@@ -6,7 +6,7 @@ import re
 from typing import get_args, get_type_hints
 
 from backend.forwarder import counters
-from frontend_vm.protocol.instructions import Port
+from frontend_vm.protocol.port import Port
 from frontend_vm.words import WORDS
 from rootfs.base.version import PROJECT
 

@@ -26,7 +26,7 @@ from backend.daemon.server import LinkServer
 from backend.daemon.sessions import OpenSession, Sessions
 from backend.daemon.settings import Settings
 from backend.daemon.validator import Gate
-from backend.protocol import instructions as ins
+from backend.protocol.instructions import AnyInstruction
 from backend.protocol.peers import UNKNOWN
 from proof.inside import misuse
 from proof.inside.misuse import ATTACKS, SCRIPT, Report, ReportError, judge, plan, run_misuse
@@ -179,14 +179,14 @@ def ignore_fields(patch: pytest.MonkeyPatch) -> None:
     class Loose(msgspec.Struct):
         v: int
         seq: int
-        do: ins.AnyInstruction
+        do: AnyInstruction
         token: Any = None
 
     patch.setattr("backend.daemon.validator.decode_request", msgspec.json.Decoder(Loose).decode)
 
 
 def take_longer_lines(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("backend.protocol.instructions.MAX_LINE", 8192)
+    patch.setattr("backend.protocol.codec.MAX_LINE", 8192)
 
 
 def wait_for_ever(patch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 from backend.guests.accelerator import Accelerator
 from backend.guests.machine_type import MICROVM
 from backend.guests.vm import Ends, command
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.declared.kernel_settings import SYSCTL
 from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
 from proof.host.system import channel, declaration, run_system
@@ -166,7 +166,7 @@ def network(way: Forwarder) -> dict[str, Any]:
     ]
     host = [
         interface("lo", "LOOPBACK UP LOWER_UP", "00:00:00:00:00:00", "127.0.0.1/8"),
-        interface("link0", "BROADCAST UP LOWER_UP", link.BACKEND_MAC, "169.254.254.1/30"),
+        interface("link0", "BROADCAST UP LOWER_UP", link_plan.BACKEND_MAC, "169.254.254.1/30"),
     ]
     names = ["mgmt0"] + (["access0"] if way.vm == "tap" else []) + (["br0"] if way.port == "bridge" else [])
     nics = [interface(name, "BROADCAST NOARP UP LOWER_UP") | {"mtu": way.port_mtu} for name in names]

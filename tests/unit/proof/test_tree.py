@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.protocol import instructions as link
+from backend.protocol import link_plan
 from proof.image.tree import entries, objections, paths, run, run_tree
 from proof.image.tree.check import Check
 from proof.image.tree.checks import HOST_CHECKS, VM_CHECKS
@@ -37,7 +37,7 @@ LINE = (
 
 def trees(folder: Path, way: str = "ring", *, test: bool = False) -> tuple[Path, Path]:
     """What the overlays make for a way, with stand-ins for what the packages bring."""
-    values = {"profile": load("qemu", way), "version": "0", "engine": "debian", "link": link, "test_access": test}
+    values = {"profile": load("qemu", way), "version": "0", "engine": "debian", "link": link_plan, "test_access": test}
     host, vm = folder / "host", folder / "vm"
     for tree, names in ((host, ["host", "host_test"]), (vm, ["frontend_vm", "frontend_vm_test"])):
         overlay.skeleton(tree)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.protocol import instructions
+from backend.protocol import link_plan
 from rootfs import build
 from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
@@ -249,10 +249,10 @@ def test_the_hosts_stack_talks_to_the_backends_port_of_the_link_only() -> None:
     link = [line for line in accepting if '"lo"' not in line and line != "counter name link_in accept"]
     assert len(accepting) == len(link) + 3
     for line in link:
-        assert f"{instructions.BACKEND_PORT}" in line
+        assert f"{link_plan.BACKEND_PORT}" in line
         assert '"link0"' in line
-        assert instructions.FRONTEND_ADDRESS in line
-        assert instructions.BACKEND_ADDRESS in line
+        assert link_plan.FRONTEND_ADDRESS in line
+        assert link_plan.BACKEND_ADDRESS in line
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.protocol import instructions
+from backend.protocol import link_plan
 from rootfs.base.version import PROJECT
 from rootfs.spec import profile
 from rootfs.tree import overlay
@@ -33,7 +33,7 @@ def found(tmp_path: Path, match: str, devices: dict[str, str]) -> str:
         (net / name / "device").symlink_to(tmp_path / "sys/devices" / place)
     device = profile.load("qemu")
     management = profile.ManagementPort.model_validate({"match": match, "address": "192.168.42.1/24"})
-    values = {"profile": device.model_copy(update={"management": management}), "link": instructions}
+    values = {"profile": device.model_copy(update={"management": management}), "link": link_plan}
     text = overlay.render(SCRIPT, values)
     functions = text[text.index("nics() {") : text.index("if ! ip -n mgmt link show mgmt0")]
     code = functions.replace("/sys/class/net", str(net)) + "find_port"
