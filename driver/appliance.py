@@ -8,7 +8,8 @@ import ssl
 import time
 from typing import Any
 
-from driver.machine import Machine, MachineError
+from driver.errors import MachineError
+from driver.machine import QemuMachine
 from driver.steps import step
 
 PASSWORD = r"sallyport: first password for admin: (\S+)"  # noqa: S105 - where the console shows it
@@ -82,7 +83,7 @@ class Api:
         return body
 
 
-def wait_managed(machine: Machine, api: Api, timeout: float = BOOT_TIMEOUT, answer: float = 5.0) -> float:
+def wait_managed(machine: QemuMachine, api: Api, timeout: float = BOOT_TIMEOUT, answer: float = 5.0) -> float:
     """Wait until the UI answers, within ``answer`` seconds, and has its backend; returns seconds since power-on.
 
     Raises:
@@ -100,7 +101,7 @@ def wait_managed(machine: Machine, api: Api, timeout: float = BOOT_TIMEOUT, answ
     return time.monotonic() - machine.powered_on_at
 
 
-def first_password(machine: Machine, timeout: float = 60.0, *, start: int = 0) -> str:
+def first_password(machine: QemuMachine, timeout: float = 60.0, *, start: int = 0) -> str:
     """The password that the serial console shows.
 
     Raises:

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from driver.appliance import FINGERPRINTS, PASSWORD, Api, wait_managed
-from driver.machine import Forward, Machine, MachineError, check_port
+from driver.errors import MachineError
+from driver.machine import QemuMachine
+from driver.ports import Forward, check_port
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.errors import SallyportError
 from rootfs.base.tools_tree import Tools
@@ -50,7 +52,7 @@ def run(tools: Tools, image: ImageFile, console: Console, *, https: int, ssh: in
     kept = _persistent(image) if persist else None
     log = OUT / "run" / f"{image.name}.serial.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with Machine(tools, image, forward=Forward(https, ssh), persist=kept, console=serial, log=log) as machine:
+    with QemuMachine(tools, image, forward=Forward(https, ssh), persist=kept, console=serial, log=log) as machine:
         machine.run()
         api = Api(https)
         if serial:
@@ -89,7 +91,7 @@ def _persistent(image: ImageFile) -> Path:
     return kept
 
 
-def _welcome(machine: Machine, https: int, ssh: int, seconds: float, kept: Path | None, log: Path | None) -> Table:
+def _welcome(machine: QemuMachine, https: int, ssh: int, seconds: float, kept: Path | None, log: Path | None) -> Table:
     match = re.search(PASSWORD, machine.serial)
     if match:
         first_login = f"[bold]{match.group(1)}[/]  (on the serial console until somebody has logged in)"

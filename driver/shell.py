@@ -10,7 +10,7 @@ from pathlib import Path
 
 import paramiko
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from rootfs.base.scratch import socket_path
 from rootfs.tree import qa_access
 

@@ -1,7 +1,7 @@
 """A test image under attack: booted once, then taken back to the same moment before each group of probes.
 
 Its port is a hub of two: the probes' wire, and a user network that carries the root shell in the VM. `Rig.alone` pulls
-the latter out for as long as frames at the port are evidence. What is saved (`Machine.save`) is the whole appliance
+the latter out for as long as frames at the port are evidence. What is saved (`QemuMachine.save`) is the whole appliance
 with the VM inside it, so that going back takes a second or two where a boot takes most of a minute.
 """
 
@@ -19,7 +19,10 @@ from typing import Self
 
 import paramiko
 
-from driver.machine import Forward, Machine, MachineError, Saved, free_port
+from driver.errors import MachineError
+from driver.machine import QemuMachine
+from driver.ports import Forward, free_port
+from driver.saved import Saved
 from driver.shell import HostShell, vm_shell, wait_host_shell
 from driver.steps import step
 from proof.result import Verdict
@@ -40,8 +43,8 @@ _HALT = (
     "while grep -h State: /proc/$pid/task/*/status | grep -qv '(stopped)'; do :; done"
 )
 _GO_ON = f"kill -CONT {_QEMU}"
-"""The VM inside while the machine is saved; see `Machine.save`. Its processors are out of guest mode when each thread
-has stopped, which is some time after the signal."""
+"""The VM inside while the machine is saved; see `driver.saved.save`. Its processors are out of guest mode when each
+thread has stopped, which is some time after the signal."""
 Say = Callable[[str], None]
 
 
@@ -67,7 +70,7 @@ class Rig:
         self._port = free_port()
         self._kept, self._running = ExitStack(), ExitStack()
         self._vm: paramiko.SSHClient | None = None
-        self.machine: Machine
+        self.machine: QemuMachine
         self.wire: StreamWire
         self.host: HostShell
 
@@ -121,7 +124,7 @@ class Rig:
         self._running = stack = ExitStack()
         self.wire, path = stack.enter_context(listening(self.folder / f"{name}.pcapng", None))
         forward, log = Forward(test_shell=self._port), self.folder / f"{name}.serial.log"
-        machine = Machine(
+        machine = QemuMachine(
             self.tools,
             self.image,
             wire=path,

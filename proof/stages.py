@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from backend.protocol import link_plan
-from driver.machine import PORT_MAC, MachineError
+from driver.command_line import PORT_MAC
+from driver.errors import MachineError
 from proof.host.audit_log import run_traces
 from proof.host.listeners import expected, run_host
 from proof.host.system import run_system

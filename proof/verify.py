@@ -22,7 +22,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from backend.protocol import link_plan
-from driver.machine import PORT_MAC, Machine, MachineError
+from driver.command_line import PORT_MAC
+from driver.errors import MachineError
+from driver.machine import QemuMachine
 from driver.steps import step
 from proof.image import trees
 from proof.image.flash import GROUP
@@ -101,7 +103,7 @@ def outside(tools: Tools, image: ImageFile, folder: Path, effort: Effort, *, say
     ledger = Ledger(PortJudge(wanted))
     with ExitStack() as stack:
         wire, path = stack.enter_context(listening(folder / "port.pcapng", ledger))
-        machine = stack.enter_context(Machine(tools, image, wire=path, log=folder / "serial.log"))
+        machine = stack.enter_context(QemuMachine(tools, image, wire=path, log=folder / "serial.log"))
         wire.wait_connected(10)
         wire.mark_power_on()
         with firing(wire, wanted, random.Random(effort.seed)) as early:

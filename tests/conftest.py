@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from driver.appliance import Api, first_password, wait_managed
-from driver.machine import Forward, Machine, MachineError, free_port
+from driver.errors import MachineError
+from driver.machine import QemuMachine
+from driver.ports import Forward, free_port
 from driver.shell import HostShell, wait_host_shell
 from driver.steps import step
 from rootfs import build as images
@@ -133,7 +135,7 @@ def testing(build_image: Callable[[Recipe], Built]) -> Built:
 class Appliance:
     """A managed appliance: UI up, password known, root shell on the host."""
 
-    machine: Machine
+    machine: QemuMachine
     forward: Forward
     host: HostShell
     password: str
@@ -154,7 +156,7 @@ def appliance(tools: Tools, testing: Built) -> Iterator[Appliance]:
     medium.fill(flashed, medium.pattern(testing.image.stat().st_size))
     medium.flash(tools, testing.image, flashed)
     try:
-        with Machine(tools, image, forward=forward, persist=flashed, log=log) as machine:
+        with QemuMachine(tools, image, forward=forward, persist=flashed, log=log) as machine:
             machine.run()
             seconds = wait_managed(machine, Api(forward.https))
             host = wait_host_shell(machine.shell_socket)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from proof.image import flash_image
 from proof.image.own_files import ours
 from proof.image.rebuild import Remaker

@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from driver.appliance import Api, first_password, wait_managed
-from driver.machine import Forward, Machine, MachineError, free_port
+from driver.errors import MachineError
+from driver.machine import QemuMachine
+from driver.ports import Forward, free_port
 from driver.shell import HostShell, wait_host_shell
 from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile, open_image
@@ -63,7 +65,7 @@ def power_on(tools: Tools, image: ImageFile, log: Path) -> float:
         seconds until its UI is up.
     """
     port = free_port()
-    with Machine(tools, image, forward=Forward(https=port), log=log) as machine:
+    with QemuMachine(tools, image, forward=Forward(https=port), log=log) as machine:
         machine.run()
         return wait_managed(machine, Api(port))
 
@@ -71,7 +73,7 @@ def power_on(tools: Tools, image: ImageFile, log: Path) -> float:
 def _kills(runs: int, tools: Tools, built: Built, log: Path, say: Callable[[int], None]) -> tuple[float, ...]:
     """One boot of the test image, whose VM is killed from the host's root shell again and again."""
     port = free_port()
-    with Machine(tools, open_image(built.image), forward=Forward(https=port), log=log) as machine:
+    with QemuMachine(tools, open_image(built.image), forward=Forward(https=port), log=log) as machine:
         machine.run()
         wait_managed(machine, Api(port))
         password = first_password(machine)
@@ -86,7 +88,7 @@ def _kills(runs: int, tools: Tools, built: Built, log: Path, say: Callable[[int]
             host.close()
 
 
-def kill(machine: Machine, host: HostShell, port: int, password: str) -> float:
+def kill(machine: QemuMachine, host: HostShell, port: int, password: str) -> float:
     """Kill the settled VM once; returns seconds until the UI is back.
 
     Raises:

@@ -21,7 +21,9 @@ from typing import Any
 from rich.console import Console
 
 from driver.appliance import Api, wait_managed
-from driver.machine import Forward, Machine, MachineError, free_port
+from driver.errors import MachineError
+from driver.machine import QemuMachine
+from driver.ports import Forward, free_port
 from driver.shell import HostShell, vm_shell, wait_host_shell
 from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile, open_image
@@ -96,7 +98,7 @@ def run(runs: int, console: Console) -> dict[str, list[float]]:
 class _Appliance:
     """A booted test image with the way into its VM."""
 
-    def __init__(self, machine: Machine, forward: Forward, host: HostShell) -> None:
+    def __init__(self, machine: QemuMachine, forward: Forward, host: HostShell) -> None:
         self._machine, self._forward, self._host = machine, forward, host
         self._way_in = free_port()
         address = machine.image.profile.management.interface.ip
@@ -149,7 +151,7 @@ class _Appliance:
 @contextmanager
 def _booted(tools: Tools, image: ImageFile) -> Iterator[_Appliance]:
     forward = Forward(https=free_port(), test_shell=free_port())
-    with Machine(tools, image, forward=forward) as machine:
+    with QemuMachine(tools, image, forward=forward) as machine:
         machine.run()
         wait_managed(machine, Api(forward.https))
         host = wait_host_shell(machine.shell_socket)

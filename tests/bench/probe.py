@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.common.tap import open_tap
-from driver.machine import MachineError
+from driver.errors import MachineError
 from proof import verify
 from proof.rig import Rig
 from proof.scan.controls import ipv4_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from proof.image import flash_image
 from proof.image.flash import initrd, table, uki
 from proof.image.flash.table import Disk

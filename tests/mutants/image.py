@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from proof.image.flash import initrd, table
 from tests.mutants.forge import Forge, replaced
 from tests.mutants.mutant import Mutant

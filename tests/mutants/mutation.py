@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from proof import verify
 from proof.image import flash_image, trees
 from proof.image.own_files import ours

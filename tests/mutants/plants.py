@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from proof.image.rebuild import Remaker
 from proof.image.trees import Trees
 from proof.rig import UP_TIMEOUT, Rig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from driver.machine import PORT_MAC
+from driver.command_line import PORT_MAC
 from tests.mutants.mutant import ON_PORT, PORT_STAGE, Mutant
 from tests.mutants.plants import AtBoot, Code, Edit, OnHost, background
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from driver.appliance import Api, first_password, wait_managed
-from driver.machine import Forward, Machine, free_port
+from driver.machine import QemuMachine
+from driver.ports import Forward, free_port
 from rootfs import build as images
 from rootfs.artifact.imagefile import open_image
 from rootfs.base.tools_tree import Tools
@@ -28,7 +29,7 @@ ANSWER_S = 20.0
 
 def test_a_box_without_virtualization_has_its_page_and_says_what_runs_the_vm(tools: Tools, release: Built) -> None:
     forward, log = Forward(https=free_port()), images.OUT / "plain-serial.log"
-    with Machine(tools, open_image(release.image), forward=forward, log=log, cpu=PLAIN) as machine:
+    with QemuMachine(tools, open_image(release.image), forward=forward, log=log, cpu=PLAIN) as machine:
         machine.run()
         api = Api(forward.https)
         print(f"UI after {wait_managed(machine, api, BOUND_S, ANSWER_S):.0f} s")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from driver.appliance import Api, first_password, wait_managed
-from driver.machine import Forward, Machine, free_port
+from driver.machine import QemuMachine
+from driver.ports import Forward, free_port
 from rootfs import build as images
 from rootfs.artifact import gpt, layout
 from rootfs.artifact.gpt import Table
@@ -33,7 +34,7 @@ def starter(image: Path, target: Path) -> None:
         file.write(source.read(esp.size))
 
 
-def plug(machine: Machine, image: Path, port: str) -> None:
+def plug(machine: QemuMachine, image: Path, port: str) -> None:
     """Plug in a disk that has the image, write-protected."""
     file = {"driver": "file", "filename": machine.path_of(image)}
     machine.qmp("blockdev-add", **{"driver": "raw", "node-name": f"disk-{port}", "read-only": True, "file": file})
@@ -47,7 +48,9 @@ def test_a_late_disk_is_waited_for_and_a_second_one_is_refused(tools: Tools, rel
     extra = [w for n, p in enumerate(PORTS, 1) for w in ("-device", f"pcie-root-port,id={p},chassis={n},slot={n}")]
     log = images.OUT / "test-disks.log"
     try:
-        with Machine(tools, image, forward=forward, persist=disk, log=log, shown=[image.path], extra=extra) as machine:
+        with QemuMachine(
+            tools, image, forward=forward, persist=disk, log=log, shown=[image.path], extra=extra
+        ) as machine:
             machine.run()
             for seconds in (5, 10, 25):
                 machine.wait_serial(f"waiting for a disk with a partition slot-a, {seconds}", 120)

@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from driver.appliance import FINGERPRINTS, Api, first_password, wait_managed
-from driver.machine import MachineError
+from driver.errors import MachineError
 from driver.shell import vm_shell
 from rootfs.artifact import gpt
 from rootfs.tree import qa_access

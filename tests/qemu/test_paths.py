@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from driver.machine import Forward, Machine
+from driver.machine import QemuMachine
+from driver.ports import Forward
 from driver.shell import HostShell
 from proof.rig import listening
 from rootfs.base.tools_tree import Tools
@@ -34,7 +35,7 @@ def test_a_machine_in_an_odd_place(tools: Tools, name: str, tmp_path: Path, monk
             file.truncate(SIZE)
     with (
         listening(odd / "wire.pcapng", None) as (wire, path),
-        Machine(
+        QemuMachine(
             Tools(odd / "tools"), image, wire=path, forward=Forward(), persist=disk, log=odd / "console"
         ) as machine,
     ):
@@ -46,8 +47,8 @@ def test_a_machine_in_an_odd_place(tools: Tools, name: str, tmp_path: Path, monk
         saved = machine.save(odd / "kept")
     assert list((odd / "tmp").iterdir()) == []
     assert stat.S_IMODE((odd / "console").stat().st_mode) == 0o600, "it may have a password"
-    with Machine(Tools(odd / "tools"), image, saved=saved) as again:
+    with QemuMachine(Tools(odd / "tools"), image, saved=saved) as again:
         again.run()
         assert again.alive()
-    with Machine(Tools(odd / "tools"), image) as again:
+    with QemuMachine(Tools(odd / "tools"), image) as again:
         assert again.qmp("query-name") == {"name": "an-image"}

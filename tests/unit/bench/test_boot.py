@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from rootfs.build import Built
 from tests.bench import boot
 
@@ -74,7 +74,7 @@ def appliance(monkeypatch: pytest.MonkeyPatch) -> Appliance:
 
     monkeypatch.setattr(boot, "time", SimpleNamespace(monotonic=lambda: it.now, sleep=sleep))
     monkeypatch.setattr(boot, "Engine", lambda cache: SimpleNamespace(tools=None))
-    monkeypatch.setattr(boot, "Machine", Machine)
+    monkeypatch.setattr(boot, "QemuMachine", Machine)
     monkeypatch.setattr(boot, "Api", Api)
     monkeypatch.setattr(boot, "wait_managed", it.wait_managed)
     monkeypatch.setattr(boot, "open_image", lambda path: path)

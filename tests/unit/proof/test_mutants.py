@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from driver.machine import MachineError
+from driver.errors import MachineError
 from driver.shell import HostShell
 from proof.inside.misuse import ATTACKS
 from proof.result import Result, Verdict
