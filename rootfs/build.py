@@ -35,7 +35,8 @@ from rootfs.tree.kernel import Kernel
 OUT = PROJECT / "out"
 CACHE = OUT / "cache"
 _INIT = PROJECT / "overlays/host_initramfs/init.j2"
-SOURCES_ONLY = {"core", "kernel", "pyproject.toml", "*.pyi", *extension.OUTPUTS}
+SOURCES_ONLY = {"core", "kernel", "lan", "pyproject.toml", "*.pyi", *extension.FORWARDER.outputs}
+"""What the host's image has not of backend/: sources, and the guest LAN, which no profile has."""
 _APPLETS = (
     *("sh", "mount", "umount", "insmod", "switch_root", "sleep", "echo", "grep", "reboot", "cat", "mkdir", "cp"),
     *("chroot", "timeout"),
@@ -165,7 +166,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
     base, wish = engine.root("host", defconfig.HOST)
     linux = _kernel(engine, recipe)
     linux.require_console(recipe.profile.console, f"profile {recipe.profile.name!r}: console")
-    compiled = extension.build(engine)
+    compiled = extension.build(engine, extension.FORWARDER)
     extra = [*([PROJECT / "overlays/host_test"] if recipe.test_access else []), *recipe.extra]
     overlays = [*wish.overlays, *extra]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend": vm.name, "version": version()}
@@ -184,7 +185,7 @@ def _root(engines: Engines, recipe: Recipe, vm: Path) -> Path:
             overlay.apply(directory, tree, known)
         (tree / "etc/hostname").write_text(wish.hostname + "\n")
         installed = frontend.install_package(PROJECT / "backend", tree, SOURCES_ONLY)
-        for name in extension.OUTPUTS:
+        for name in extension.FORWARDER.outputs:
             shutil.copyfile(compiled / name, installed / "forwarder" / name)
             (installed / "forwarder" / name).chmod(0o644)
         compile_python(engine.tools, output, "tree/usr/lib/python3/dist-packages/backend")

@@ -2,7 +2,8 @@
 
 ``python3 -m backend.lan.main FILE`` is the process. FILE is JSON: the ports by name, each with its MAC address and
 the IP addresses that it owns. Nothing else is ever an address of the LAN: nothing is learnt, nothing is flooded
-(``core/lan.c`` says what passes). SIGHUP reads the table anew while frames move, SIGTERM ends it.
+(``core/lan.c`` and ``core/lan_frame.c`` say what passes). SIGHUP reads the table anew while frames move, SIGTERM ends
+it.
 
     {"ports": [{"name": "vm-a", "kind": "vhost-user", "socket": "/run/lan/vm-a.sock",
                 "mac": "02:5a:11:00:01:01", "addresses": ["10.77.0.1", "fd77::1"]},
@@ -27,13 +28,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.common import tap
-from backend.forwarder import _core, errors
+from backend.forwarder import errors
 from backend.forwarder.config import Limit
 from backend.forwarder.counters import VERDICTS
 from backend.forwarder.data_path import DataPath
 from backend.forwarder.errors import ConfigError, ForwarderError
 from backend.forwarder.policy import parse_mac
 from backend.forwarder.process import listen
+from backend.lan import _lan
 
 MAX_PORTS = 64
 FROM_VM = 1
@@ -167,7 +169,7 @@ def _words(limit: Limit | None) -> tuple[int, int]:
 
 
 def open_tap(name: str) -> int:
-    """Open this host's end of a tap with the virtio header that ``_core.tap`` wants; made if the process may.
+    """Open this host's end of a tap with the virtio header that ``_lan.tap`` wants; made if the process may.
 
     Raises:
         ForwarderError: no /dev/net/tun, no permission, or somebody else has it open.
@@ -191,7 +193,7 @@ class GuestLan:
         self._listeners: list[socket.socket] = []
         limits = tuple((*_words(port.limit), *_words(port.question_limit)) for port in config.ports)
         self._endpoints = [self._open(port) for port in config.ports]
-        self._lan = _core.Lan(self._endpoints, config.max_frame, limits)
+        self._lan = _lan.Lan(self._endpoints, config.max_frame, limits)
         self.run, self.stop = self._lan.run, self._lan.stop
         self.provision(config)
 
@@ -226,17 +228,17 @@ class GuestLan:
     def _identity(port: VhostUserPort | TapPort) -> tuple[str, str]:
         return port.name, port.socket if isinstance(port, VhostUserPort) else port.interface
 
-    def _open(self, port: VhostUserPort | TapPort) -> _core.Endpoint:
+    def _open(self, port: VhostUserPort | TapPort) -> _lan.Endpoint:
         if isinstance(port, TapPort):
             descriptor = open_tap(port.interface)
             try:
-                return _core.tap(descriptor, FROM_VM)
+                return _lan.tap(descriptor, FROM_VM)
             finally:
                 os.close(descriptor)
         try:
             listener = listen(Path(port.socket))
             self._listeners.append(listener)
-            return _core.vhost_user(listener.fileno(), port.memory_mib << 20, True, FROM_VM)
+            return _lan.vhost_user(listener.fileno(), port.memory_mib << 20, True, FROM_VM)
         except OSError as error:
             raise errors.from_os(error, port.socket) from error
 

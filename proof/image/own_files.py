@@ -33,11 +33,11 @@ def ours(engine: Engine, image: ImageFile, folder: Path) -> tuple[Mapping[str, O
     """
     recipe = Recipe(image.profile, test_access=image.test_access)
     test = ["host_test", "frontend_vm_test"] if image.test_access else []
-    compiled = extension.build(engine)
+    compiled = extension.build(engine, extension.FORWARDER)
     host, vm = folder / "host", folder / "vm"
     _lay(host / "tree", ["host", *test[:1]], images.values(recipe, image.engine))
     code = frontend.install_package(PROJECT / "backend", host / "tree", images.SOURCES_ONLY)
-    for name in extension.OUTPUTS:
+    for name in extension.FORWARDER.outputs:
         shutil.copyfile(compiled / name, code / "forwarder" / name)
     _lay(vm / "tree", ["frontend_vm", *test[1:]], frontend.values(image.profile))
     frontend.install_package(frontend.SOURCE, vm / "tree", frontend.BUILD_ONLY)

@@ -55,7 +55,11 @@ BELOW = 0.7
 """Share of its own rate at which a way must lose nothing."""
 QUIET = 0.1
 """Processors that other programs may keep busy before the figures are called into question."""
-_LAN_SOURCES = ("lan.c", "table.c", "memory.c", "loop.c", "offload.c")
+_LAN_SOURCES = (
+    *(f"backend/lan/core/{name}" for name in ("lan.c", "lan_frame.c", "table.c")),
+    *(f"backend/forwarder/core/{name}" for name in ("loop.c", "offload.c")),
+    "tests/unit/forwarder/c/memory.c",
+)
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,14 @@ from rootfs.base.version import PROJECT
 from tests.bench.forwarder_bed import FAR, FAR_IP, FAR_MAC, OUT, OUT_MAC, Bed, Space
 
 SOURCES = PROJECT / "tests/bench/c"
-CORE = PROJECT / "backend/forwarder/core"
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2")
 _WARM_S = 0.3
 _SETTLE_S = 0.1
 _TCP_PORT = 5001
 
 
-def compile_program(name: str, directory: Path, core: Sequence[str] = (), *, static: bool = False) -> Path:
-    """Compile ``tests/bench/c/<name>.c`` with this machine's compiler, together with sources of the C core.
+def compile_program(name: str, directory: Path, sources: Sequence[str] = (), *, static: bool = False) -> Path:
+    """Compile ``tests/bench/c/<name>.c`` with this machine's compiler, together with other sources of the project.
 
     Raises:
         SallyportError: there is no compiler.
@@ -37,7 +36,7 @@ def compile_program(name: str, directory: Path, core: Sequence[str] = (), *, sta
     if compiler is None:
         raise SallyportError("this machine has no C compiler for the benchmark's programs", "apt-get install gcc")
     program = directory / name
-    words: list[str | Path] = [SOURCES / f"{name}.c", *(CORE / source for source in core), f"-I{CORE}", "-pthread"]
+    words: list[str | Path] = [SOURCES / f"{name}.c", *(PROJECT / source for source in sources), "-pthread"]
     run([compiler, *_FLAGS, *(["-static"] if static else []), *words, "-o", program])
     return program
 

@@ -11,8 +11,8 @@
 
 #include <sys/un.h>
 
+#include "../../backend/forwarder/core/vhost_net.h"
 #include "must.h"
-#include "vhost_net.h"
 
 #define PAGE 4096U
 #define REGION_BYTES (8 * PAGE)

@@ -1,6 +1,6 @@
 /* Frames of hostile guests through the guest LAN.
  *
- * Build with lan.c, table.c, loop.c and memory.c. An input is a row of records: a byte with the sender (bits 0-1),
+ * An input is a row of records: a byte with the sender (bits 0-1),
  * where the frame is split into parts (bit 2), whether a tag lies beside it (bit 3) and segments are asked for (bit 4);
  * two bytes of length, big-endian; the frame. Three ports; port i has the addresses 10.0.0.(i+1) and fd00::(i+1), and
  * the MAC address 02:00:00:00:00:(i+1).
@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lan.h"
-#include "memory.h"
+#include "../../backend/lan/core/lan.h"
+#include "../unit/forwarder/c/memory.h"
 
 #define PORTS 3
 #define TAG_BESIDE 8

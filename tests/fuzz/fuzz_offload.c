@@ -11,8 +11,8 @@
 #include <endian.h>
 #include <string.h>
 
+#include "../../backend/forwarder/core/offload.h"
 #include "must.h"
-#include "offload.h"
 
 #define HEAD 24
 #define LONGEST FRAME_MAX

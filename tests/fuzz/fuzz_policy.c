@@ -9,8 +9,8 @@
  */
 #include <string.h>
 
+#include "../../backend/forwarder/core/policy.h"
 #include "must.h"
-#include "policy.h"
 
 #define HEAD 32 /* bytes of an input in front of the frame */
 #define TAKES 24

@@ -31,15 +31,17 @@ from rootfs.tree.extension import COMPILER
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
-CORE = PROJECT / "backend/forwarder/core"
+SOURCES = {name: PROJECT / name for name in ("backend/forwarder/core", "backend/lan/core", "tests/unit/forwarder/c")}
+"""Folders of C that targets are linked with, by their path in the working directory."""
 OUT = PROJECT / "out/fuzz"
+_FUZZ = "tests/fuzz"
 
 Start = Callable[[Sequence[str], Path], "subprocess.Popen[bytes]"]
 """Starts a program with the directory as its working directory and both its outputs in one pipe."""
 
 FLAGS = (
     "-std=c11 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-result "
-    "-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icore -Ifuzz"
+    "-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all"
 )
 INPUT_SECONDS = 25
 """One input may take as long before it counts as a hang; all of them take milliseconds."""
@@ -53,8 +55,8 @@ class Target:
     """One fuzz target."""
 
     name: str
-    core: tuple[str, ...]
-    """Files of backend/forwarder/core that it is linked with."""
+    sources: tuple[str, ...]
+    """Files below the project's root that it is linked with."""
     helpers: tuple[str, ...] = ()
     """Files of tests/fuzz beside its own."""
     longest: int = 4096
@@ -67,16 +69,21 @@ class Target:
         return f"./fuzz_{self.name}"
 
 
-_VHOST = ("vhost_user.c", "vhost_net.c", "vhost_message.c", "virtqueue.c", "guest_memory.c", "offload.c")
+def _core(*names: str) -> tuple[str, ...]:
+    return tuple(f"backend/forwarder/core/{name}" for name in names)
+
+
+_VHOST = _core("vhost_user.c", "vhost_net.c", "vhost_message.c", "virtqueue.c", "guest_memory.c", "offload.c")
+_LAN = tuple(f"backend/lan/core/{name}" for name in ("lan.c", "lan_frame.c", "table.c"))
 _FRONT_END = ("front_end.c", "records.c")
 _GUARD = ("-Wl,--wrap=mmap,--wrap=munmap",)  # the pages around guest memory, see front_end.h
 
 TARGETS = (
     Target("vhost_user", _VHOST, _FRONT_END, 2048, _GUARD),
     Target("virtqueue", _VHOST, _FRONT_END, 1536, _GUARD),
-    Target("offload", ("offload.c",), longest=400),
+    Target("offload", _core("offload.c"), longest=400),
     Target("policy", (), longest=160),
-    Target("lan", ("lan.c", "table.c", "loop.c", "memory.c"), longest=4096),
+    Target("lan", (*_LAN, "tests/unit/forwarder/c/memory.c", *_core("loop.c")), longest=4096),
 )
 
 
@@ -181,7 +188,7 @@ def _follow(
 
 def _lay_out(work: Path, targets: Sequence[Target]) -> None:
     """Copy sources and inputs to where programs see them."""
-    for name, source in (("core", CORE), ("fuzz", HERE)):
+    for name, source in (SOURCES | {_FUZZ: HERE}).items():
         shutil.rmtree(work / name, ignore_errors=True)
         (work / name).mkdir(parents=True)
         for path in sorted(source.glob("*.[ch]")):
@@ -200,8 +207,8 @@ def build(start: Start, work: Path, target: Target) -> None:
     Raises:
         SallyportError: the compiler refused; with what it said.
     """
-    sources = [f"fuzz/fuzz_{target.name}.c", *(f"fuzz/{name}" for name in target.helpers)]
-    sources += [f"core/{name}" for name in target.core]
+    sources = [f"{_FUZZ}/{name}" for name in (f"fuzz_{target.name}.c", *target.helpers)]
+    sources += target.sources
     command = ["clang", *FLAGS.split(), *sources, *target.link, "-o", target.binary]
     lines: list[str] = []
     if _follow(start, command, work, lines.append, 600) != 0:

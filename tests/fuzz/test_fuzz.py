@@ -34,14 +34,14 @@ def test_a_short_search_finds_nothing(tools: Tools, tmp_path: Path) -> None:
 
 def test_a_check_that_is_missing_is_found(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without the check that a descriptor's index is inside the table, a target must break."""
-    core = tmp_path / "core"
-    shutil.copytree(run.CORE, core)
+    core, name = tmp_path / "core", "backend/forwarder/core"
+    shutil.copytree(run.SOURCES[name], core)
     source = core / "virtqueue.c"
     text = source.read_text()
     check = "if (index >= size)"
     assert check in text
     source.write_text(text.replace(check, "if (index >= size && index == 0)"))
-    monkeypatch.setattr(run, "CORE", core)
+    monkeypatch.setitem(run.SOURCES, name, core)
     report = run.replay(run.on_tree(tools), ["virtqueue"], CONSOLE, work=tmp_path / "work")
     assert not report.ok
     assert report.exit_code == 1

@@ -170,13 +170,20 @@ def test_only_backend_runs_on_the_host_and_only_frontend_in_the_vm(release: Buil
 def test_the_forwarder_is_compiled_and_its_sources_stay_outside(release: Built) -> None:
     forwarder = release.host_tree / "usr/lib/python3/dist-packages/backend/forwarder"
     names = {path.name for path in forwarder.iterdir()}
-    assert {*extension.OUTPUTS, "process.pyc", "datapaths.pyc"} <= names
-    for name in extension.OUTPUTS:
+    assert {*extension.FORWARDER.outputs, "process.pyc", "datapaths.pyc"} <= names
+    for name in extension.FORWARDER.outputs:
         head = (forwarder / name).read_bytes()[:20]
         machine = int.from_bytes(head[18:20], "little")  # e_machine (System V ABI): 62 is x86-64, 247 is BPF
         assert (head[:4], machine) == (b"\x7fELF", 247 if name.endswith(".o") else 62), name
     assert not names & {"core", "kernel"}
     assert [path.name for path in forwarder.rglob("*") if path.suffix in (".c", ".h", ".pyi", ".py")] == []
+
+
+def test_no_image_has_the_guest_lan(release: Built) -> None:
+    """No profile has one: neither its Python code nor its extension module is on the host."""
+    backend = release.host_tree / "usr/lib/python3/dist-packages/backend"
+    names = {part for path in backend.rglob("*") for part in path.relative_to(backend).parts}
+    assert [name for name in names if name == "lan" or name.startswith("_lan.")] == []
 
 
 def test_one_schema_at_both_ends(release: Built) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rootfs.base.tools_tree import Tools
+from rootfs.tree.extension import STANDARD
 
-_SHIPPED = "backend/forwarder"
-_FOLDERS = (_SHIPPED, "tests/fuzz", "tests/bench/c")
-_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-DPy_LIMITED_API=0x030B0000", "-I/usr/include/python3.13")
+_MODULES = ("backend", "tests/unit/forwarder/c")
+_FOLDERS = (*_MODULES, "tests/fuzz", "tests/bench/c")
+_FLAGS = (*STANDARD, "-I/usr/include/python3.13")
 
 
 def _sources(root: Path) -> list[str]:
@@ -25,7 +26,7 @@ def check(root: Path, tools: Tools) -> None:
     sources = _sources(root)
     tools.run(["clang-format-19", "--dry-run", "--Werror", *sources], build=root)
     # Not BPF: it is another machine's C, and the kernel's verifier reads it.
-    modules = [path for path in sources if path.startswith(_SHIPPED) and path.endswith(".c")]
+    modules = [path for path in sources if path.startswith(_MODULES) and path.endswith(".c")]
     modules = [path for path in modules if not path.endswith(".bpf.c")]
     tools.run(["clang-tidy-19", "--quiet", *modules, "--", *_FLAGS], build=root)
 

@@ -95,7 +95,7 @@ static const struct {
 
 static const unsigned long PRCTLS[] = {PR_SET_TIMERSLACK, PR_SET_NAME};
 
-PyObject *python_drop_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
+PyObject *lockdown_drop_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
 
@@ -137,7 +137,7 @@ static int allow_all(scmp_filter_ctx filter) {
     return result;
 }
 
-PyObject *python_confine(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
+PyObject *lockdown_confine(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int result;
 

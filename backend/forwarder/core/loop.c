@@ -1,6 +1,19 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+void loop_begin(void) {
+    /* The default slack of 50 us would double the nap (prctl(2), PR_SET_TIMERSLACK). */
+    prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+}
+
+void loop_nap(void) {
+    static const struct timespec nap = {.tv_nsec = LOOP_NAP_NS};
+
+    nanosleep(&nap, NULL);
+}
 
 int loop_wait_for(struct endpoint *const *endpoints, unsigned n, uint64_t want_frames, uint64_t want_room, int stop_fd,
                   int timeout_ms) {

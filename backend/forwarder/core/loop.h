@@ -5,6 +5,19 @@
 #include "frame.h"
 
 #define LOOP_ENDPOINTS 64
+#define LOOP_SLEEP_MS 250 /* most that a data path sleeps without looking at its endpoints */
+
+/* Under load a data path looks again after a nap rather than being woken for each frame: frames gather to batches, and
+ * who sends them does not pay for waking us.
+ */
+#define LOOP_NAP_NS 40000
+#define LOOP_NAP_FRAMES 4 /* in one nap's time are worth a nap: 100,000 frames/s */
+
+/* Called by the data path's thread before its first round: naps are to be no longer than LOOP_NAP_NS. */
+void loop_begin(void);
+
+/* Sleep for LOOP_NAP_NS. */
+void loop_nap(void);
 
 /* Arm `n` endpoints (at most LOOP_ENDPOINTS), sleep for `timeout_ms` at most (-1: without limit), wake those that were
  * armed. Bit i of `want_frames` and `want_room` says what endpoint i shall wake us for; all may wake us for their

@@ -3,45 +3,24 @@
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <time.h>
 
+#include "clock.h"
 #include "loop.h"
 
-/* Three ways to wait. Under load the data path looks again after a nap rather than being woken for each frame: frames
- * gather to batches, and who sends them does not pay for waking us. With few frames it sleeps in poll(2). Between the
- * two it stays awake: to wake a processor takes longer than all else that happens to a frame (20 us and more where the
- * processor is itself a virtual one), so if the next frame is due soon we look for it until it is here, and offer the
- * processor to everybody else at each look. If somebody takes it for long, the processor is not ours to wait on, and
- * for a while we sleep.
+/* Three ways to wait. Under load the data path looks again after a nap (loop.h) rather than being woken for each frame.
+ * With few frames it sleeps in poll(2). Between the two it stays awake: to wake a processor takes longer than all else
+ * that happens to a frame (20 us and more where the processor is itself a virtual one), so if the next frame is due
+ * soon we look for it until it is here, and offer the processor to everybody else at each look. If somebody takes it
+ * for long, the processor is not ours to wait on, and for a while we sleep.
  */
-#define NAP_NS 40000
-#define NAP_FRAMES 4       /* in one nap's time are worth a nap: 100,000 frames/s */
 #define AWAKE_NS 400000    /* most that we stay awake; at 4,000 frames/s the next one is due in 250 us */
 #define LONG_NS 1000000    /* longer gaps count as so long: the first frames after a silence soon count again */
 #define LOST_NS 500000     /* between two looks: somebody had the processor */
 #define MEEK_NS 1000000000 /* how long we only sleep after that */
 #define LOOK_ROUNDS 64
-#define SLEEP_MS 250
-
-static uint64_t clock_ns(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
-}
 
 static enum direction other(enum direction from) {
     return from == FROM_PORT ? FROM_VM : FROM_PORT;
-}
-
-static bool take(uint64_t *full_at, const struct limit *limit, uint64_t now_ns, uint32_t frames) {
-    uint64_t next = limit_take(limit, *full_at, now_ns, frames);
-
-    if (next != 0) {
-        *full_at = next;
-    }
-    return next != 0;
 }
 
 static enum verdict judge(struct path *path, enum direction from, const struct frame *frame, uint64_t now_ns) {
@@ -53,10 +32,10 @@ static enum verdict judge(struct path *path, enum direction from, const struct f
     if (verdict != VERDICT_PASSED) {
         return verdict;
     }
-    if (parsed.group && !take(&path->full_at[from][1], &path->policy.group_rate[from], now_ns, segments)) {
+    if (parsed.group && !limit_spend(&path->policy.group_rate[from], &path->full_at[from][1], now_ns, segments)) {
         return VERDICT_GROUP_RATE;
     }
-    if (!take(&path->full_at[from][0], &path->policy.rate[from], now_ns, segments)) {
+    if (!limit_spend(&path->policy.rate[from], &path->full_at[from][0], now_ns, segments)) {
         return VERDICT_RATE;
     }
     return VERDICT_PASSED;
@@ -142,13 +121,11 @@ static bool pace_awake(struct pace *pace, uint64_t now_ns) {
 }
 
 int path_run(struct path *path) {
-    static const struct timespec nap = {.tv_nsec = NAP_NS};
     struct pace pace = {.gap_ns = LONG_NS};
     unsigned since_wait = 0; /* frames */
     unsigned since_look = 0; /* rounds */
 
-    /* The default slack of 50 us would double the nap (prctl(2), PR_SET_TIMERSLACK). */
-    prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+    loop_begin();
     for (;;) {
         uint64_t now_ns = clock_ns();
         unsigned moved = path_move(path, FROM_PORT, now_ns) + path_move(path, FROM_VM, now_ns);
@@ -166,12 +143,12 @@ int path_run(struct path *path) {
             /* A flood must keep us neither from control traffic nor from being stopped. */
             since_look = 0;
             stop = loop_wait(path->end, DIRECTIONS, path->stop_fd, 0);
-        } else if (moved == 0 && since_wait >= NAP_FRAMES) {
+        } else if (moved == 0 && since_wait >= LOOP_NAP_FRAMES) {
             since_wait = 0;
             path->naps++;
-            nanosleep(&nap, NULL);
+            loop_nap();
         } else if (moved == 0 && pace_awake(&pace, now_ns)) {
-            if (now_ns - pace.awake_ns > NAP_NS / NAP_FRAMES) {
+            if (now_ns - pace.awake_ns > LOOP_NAP_NS / LOOP_NAP_FRAMES) {
                 since_wait = 0; /* what comes next is no load */
             }
             sched_yield();
@@ -182,7 +159,7 @@ int path_run(struct path *path) {
             if (capture_is_on(&path->capture)) {
                 capture_flush(&path->capture);
             }
-            stop = loop_wait(path->end, DIRECTIONS, path->stop_fd, SLEEP_MS);
+            stop = loop_wait(path->end, DIRECTIONS, path->stop_fd, LOOP_SLEEP_MS);
         }
         if (stop != 0) {
             return stop > 0 ? 0 : -1;

@@ -1,12 +1,12 @@
-#include "path.h"
+#include "path_python.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "python.h"
+#include "endpoint_python.h"
+#include "path.h"
 
 struct path_object {
     PyObject_HEAD struct path *path;
@@ -43,7 +43,7 @@ static PyObject *path_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     }
     for (int i = 0; i < DIRECTIONS; i++) {
-        endpoint[i] = endpoint_of(ends[i]);
+        endpoint[i] = endpoint_python_of(ends[i]);
         if (endpoint[i] == NULL) {
             return NULL;
         }
@@ -63,7 +63,7 @@ static PyObject *path_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return raise_errno("cannot make a path");
     }
     for (int i = 0; i < DIRECTIONS; i++) {
-        if (endpoint_take(ends[i]) == NULL) {
+        if (endpoint_python_take(ends[i]) == NULL) {
             Py_DECREF(self);
             return NULL;
         }
@@ -222,7 +222,7 @@ static PyType_Spec path_spec = {
     .slots = path_slots,
 };
 
-int path_add_to(PyObject *module) {
+int path_python_add_to(PyObject *module) {
     PyObject *type = PyType_FromSpec(&path_spec);
     int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Path", type);
 

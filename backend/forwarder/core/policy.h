@@ -258,4 +258,17 @@ POLICY_INLINE uint64_t limit_take(const struct limit *limit, uint64_t full_at, u
     return to - now_ns > limit->burst_ns ? 0 : to;
 }
 
+/* The same for a bucket that one thread has for itself: takes `frames` out of it and returns 1, or returns 0 if they
+ * are too many.
+ */
+POLICY_INLINE int limit_spend(const struct limit *limit, uint64_t *full_at, uint64_t now_ns, uint32_t frames) {
+    uint64_t next = limit_take(limit, *full_at, now_ns, frames);
+
+    if (next == 0) {
+        return 0;
+    }
+    *full_at = next;
+    return 1;
+}
+
 #endif

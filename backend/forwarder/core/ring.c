@@ -11,9 +11,9 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "offload.h"
 
 /* linux/if_vlan.h of the kernel: what the TPID is when the ring does not say. */
@@ -51,13 +51,6 @@ struct ring {
 };
 
 #define LARGE_BYTES (FRAME_MAX + 64)
-
-static uint64_t clock_ns(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
-}
 
 static struct ring *ring_of(struct endpoint *endpoint) {
     return (struct ring *)endpoint; /* its first member */

@@ -1,9 +1,9 @@
+#include "ring_python.h"
+
+#include "endpoint_python.h"
 #include "ring.h"
 
-#include "python.h"
-
-/* ring(interface: str, mac: bytes | None, direction: int) -> Endpoint */
-PyObject *python_ring(PyObject *module, PyObject *args) {
+PyObject *ring_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *interface, *step;
     struct bytes mac;
     int from;
@@ -17,5 +17,5 @@ PyObject *python_ring(PyObject *module, PyObject *args) {
         return NULL;
     }
     endpoint = ring_open(interface, (const uint8_t *)mac.data, (enum direction)from, &step);
-    return endpoint == NULL ? raise_errno(step) : endpoint_wrap(module, endpoint);
+    return endpoint == NULL ? raise_errno(step) : endpoint_python_wrap(endpoint);
 }

@@ -1,17 +1,13 @@
-#include "vhost_net.h"
+#include "vhost_user_python.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "python.h"
+#include "endpoint_python.h"
+#include "vhost_net.h"
 
-/* vhost_user(listen_fd: int, max_memory: int, offload: bool, direction_from: int) -> Endpoint
- *
- * `listen_fd` is a listening unix stream socket; it is duplicated. `max_memory`: bytes of guest memory at most.
- */
-PyObject *python_vhost_user(PyObject *module, PyObject *args) {
+PyObject *vhost_user_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
     int listen_fd, offload, from, listener, listening = 0, flags;
     socklen_t size = sizeof listening;
     long long max_memory;
@@ -48,7 +44,7 @@ PyObject *python_vhost_user(PyObject *module, PyObject *args) {
         close(listener);
         return PyErr_NoMemory();
     }
-    return endpoint_wrap(module, endpoint);
+    return endpoint_python_wrap(endpoint);
 }
 
 static int put(PyObject *dict, const char *name, PyObject *value) {
@@ -62,12 +58,7 @@ static PyObject *number(const uint64_t *counter) {
     return PyLong_FromUnsignedLongLong(__atomic_load_n(counter, __ATOMIC_RELAXED));
 }
 
-/* vhost_user_state(endpoint: Endpoint) -> dict[str, object]
- *
- * connections, disconnections, refused, signals, features: int; faults: dict[str, int], reasons that never were left
- * out; last_fault: str | None, a sentence.
- */
-PyObject *python_vhost_user_state(PyObject *Py_UNUSED(module), PyObject *args) {
+PyObject *vhost_user_python_state(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *object, *state, *faults;
     struct endpoint *endpoint;
     struct vhost_user *device;
@@ -76,7 +67,7 @@ PyObject *python_vhost_user_state(PyObject *Py_UNUSED(module), PyObject *args) {
     if (!PyArg_ParseTuple(args, "O", &object)) {
         return NULL;
     }
-    endpoint = endpoint_of(object);
+    endpoint = endpoint_python_of(object);
     if (endpoint == NULL) {
         return NULL;
     }

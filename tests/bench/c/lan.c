@@ -22,8 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "lan.h"
-#include "memory.h"
+#include "../../../backend/lan/core/lan.h"
+#include "../../unit/forwarder/c/memory.h"
 
 #define PORTS 8
 #define ADDRESSES 1000

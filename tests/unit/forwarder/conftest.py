@@ -1,6 +1,8 @@
-"""The forwarder's tests run the very modules that go into the image: built here if they are not current."""
+"""The forwarder's tests load the modules that images have, and `TESTING`: all are built here if not current."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,10 +13,27 @@ from rootfs.base.errors import SallyportError
 from rootfs.engines.debian.engine import Engine
 from rootfs.tree import extension
 
+HERE = Path(__file__).parent
+TESTING = extension.Extension(
+    "extension-testing",
+    "Forwarder's test module (C)",
+    {
+        "pyproject.toml": HERE / "c/pyproject.toml",
+        "backend/forwarder/core": extension.PACKAGE / "forwarder/core",
+        "backend/lan/core": extension.PACKAGE / "lan/core",
+        "tests/unit/forwarder/c": HERE / "c",
+    },
+    "tests/unit/forwarder",
+    ("_testing.abi3.so",),
+    HERE,
+)
+
 
 def pytest_configure() -> None:
     # Before any test is collected: the test modules import what is built here.
     try:
-        extension.install(Engine(Cache(build.CACHE, Console(stderr=True))))
+        debian = Engine(Cache(build.CACHE, Console(stderr=True)))
+        for wanted in (extension.FORWARDER, extension.LAN, TESTING):
+            extension.install(debian, wanted)
     except SallyportError as error:
         pytest.exit(f"the forwarder's C part cannot be built: {error}\nwhat to do: {error.hint}", returncode=1)

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from backend.forwarder import _core
 from backend.forwarder.counters import VERDICTS
+from tests.unit.forwarder import _testing
 
 WAIT_MS = 5000
 """For what must come: long, as the machines that test are busy; a test that passes does not wait for it."""
@@ -46,13 +46,13 @@ def table(ports: int) -> list[Entry]:
 class Switchboard:
     """A LAN that runs in a thread, and the other sides of its ports."""
 
-    lan: _core.Lan
-    ports: Sequence[_core.Endpoint]
+    lan: _testing.Lan
+    ports: Sequence[_testing.Endpoint]
 
     def send(self, port: int, *frames: bytes) -> None:
         """From the guest at ``port``."""
         for frame in frames:
-            assert _core.memory_inject(self.ports[port], frame)
+            assert _testing.memory_inject(self.ports[port], frame)
 
     def counted(self, port: int) -> dict[str, int]:
         """Frames from ``port`` by verdict; those without any are left out."""
@@ -63,7 +63,7 @@ class Switchboard:
         """``want`` frames that arrive at ``port``; fewer if they do not come in time."""
         got: list[bytes] = []
         while len(got) < want:
-            more = _core.memory_collect(self.ports[port], want - len(got), WAIT_MS)
+            more = _testing.memory_collect(self.ports[port], want - len(got), WAIT_MS)
             if not more:
                 break
             got += more
@@ -71,7 +71,7 @@ class Switchboard:
 
     def drained(self) -> list[list[bytes]]:
         """Everything that has arrived, at each port."""
-        return [_core.memory_collect(port, 1 << 16) for port in self.ports]
+        return [_testing.memory_collect(port, 1 << 16) for port in self.ports]
 
     def settle(self, port: int, to: int, control: bytes) -> list[list[bytes]]:
         """Send the control from ``port`` to ``to``, wait for it there, and tell what arrived before it, everywhere.
@@ -81,10 +81,10 @@ class Switchboard:
         got: list[bytes] = []
         self.send(port, control)
         while control not in got:
-            more = _core.memory_collect(self.ports[to], 1 << 16, WAIT_MS)
+            more = _testing.memory_collect(self.ports[to], 1 << 16, WAIT_MS)
             assert more, f"the positive control did not arrive: {self.counted(port)}"
             got += more
-        everywhere = [_core.memory_collect(endpoint, 1 << 16) for endpoint in self.ports]
+        everywhere = [_testing.memory_collect(endpoint, 1 << 16) for endpoint in self.ports]
         got.remove(control)
         everywhere[to] = got + everywhere[to]
         return everywhere
@@ -99,11 +99,11 @@ def switchboard(
     max_frame: int = 1514,
     limits: tuple[tuple[int, int, int, int] | None, ...] | None = None,
     entries: Sequence[Entry] | None = None,
-    extra: Sequence[_core.Endpoint] = (),
+    extra: Sequence[_testing.Endpoint] = (),
 ) -> Iterator[Switchboard]:
     """A running LAN of memory endpoints, and of ``extra`` ones behind them."""
-    endpoints = [_core.memory(slots, slot_bytes, 1) for _ in range(ports)]
-    lan = _core.Lan([*endpoints, *extra], max_frame, limits)
+    endpoints = [_testing.memory(slots, slot_bytes, 1) for _ in range(ports)]
+    lan = _testing.Lan([*endpoints, *extra], max_frame, limits)
     lan.provision(table(ports) if entries is None else entries)
     thread = threading.Thread(target=lan.run, daemon=True)
     thread.start()

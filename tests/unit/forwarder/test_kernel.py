@@ -29,9 +29,10 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from backend.forwarder import _core, _kernel, datapaths, errors, kernel_datapath
+from backend.forwarder import _kernel, datapaths, errors, kernel_datapath
 from backend.forwarder.counters import VERDICTS
 from backend.forwarder.kernel_datapath import KernelWay
+from tests.unit.forwarder import _testing
 from tests.unit.forwarder.policies import BROADCAST, FROM_PORT, FROM_VM, PEER_MAC, VM_MAC, Limit, Policy
 
 OBJECT = datapaths.BPF_OBJECT if datapaths.BPF_OBJECT.exists() else Path(_kernel.__file__).with_name("kernel.bpf.o")
@@ -383,7 +384,7 @@ def test_bpf_and_c_decide_alike() -> None:
             action, _ = programs.run(direction, sent)
             after = programs.counters()[direction]
             changed = [i for i in range(len(VERDICTS)) if after[i] != before[i]]
-            expected = _core.check(packed, direction, sent, 0)
+            expected = _testing.check(packed, direction, sent, 0)
             assert changed == [expected], (direction, sent.hex())
             assert after[expected] == (before[expected][0] + 1, before[expected][1] + len(sent))
             assert action == (SHOT if expected else REDIRECT)
@@ -402,7 +403,7 @@ def test_bpf_and_c_decide_alike_on_a_wire(place: Place) -> None:
         for direction, sent in generated(seed, 200):
             tagged = sent[12:14] in (b"\x81\x00", b"\x88\xa8")
             rest = sent[:12] + sent[16:] if tagged else sent
-            expected = _core.check(packed, direction, rest, int.from_bytes(sent[12:16], "big") if tagged else 0)
+            expected = _testing.check(packed, direction, rest, int.from_bytes(sent[12:16], "big") if tagged else 0)
             before = counted(way, direction)
             place.wires[direction].send(sent)
             assert verdict_after(way, direction, before) == VERDICTS[expected], (direction, sent.hex())

@@ -28,7 +28,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from backend.forwarder import _core
+from tests.unit.forwarder import _testing
 from tests.unit.forwarder.switchboard import WAIT_MS, Switchboard, ipv4, ipv6, mac, packed, switchboard, table
 
 ALL = "ff:ff:ff:ff:ff:ff"
@@ -336,17 +336,17 @@ def test_no_round_that_has_begun_uses_the_old_table_when_provision_returns() -> 
     entries = table(32)
     moved = [(address, 32 if port == 31 else port, owner) for address, port, owner in entries]
     for _ in range(30):
-        ports = [_core.memory(64, 256, 1) for _ in range(33)]
-        lan = _core.Lan(ports)
+        ports = [_testing.memory(64, 256, 1) for _ in range(33)]
+        lan = _testing.Lan(ports)
         lan.provision(entries)
         for port, frame in flood:
-            while _core.memory_inject(ports[port], frame):
+            while _testing.memory_inject(ports[port], frame):
                 pass
         thread = threading.Thread(target=lan.run, daemon=True)
         thread.start()
         lan.provision(moved)
-        assert _core.memory_inject(ports[30], last)
-        assert _core.memory_collect(ports[32], 1, WAIT_MS) == [last]
+        assert _testing.memory_inject(ports[30], last)
+        assert _testing.memory_collect(ports[32], 1, WAIT_MS) == [last]
         lan.stop()
         thread.join(WAIT_MS / 1000)
 
@@ -408,7 +408,7 @@ def test_a_full_receiver_loses_its_own_frames_only() -> None:
 
 
 def test_one_that_goes_away_does_not_stop_the_others(board: Switchboard) -> None:
-    _core.memory_set_up(board.ports[1], False)
+    _testing.memory_set_up(board.ports[1], False)
     board.send(0, udp4(0, 1), udp6(0, 1))
     assert board.settle(0, 2, udp4(0, 2)) == [[], [], []]
     assert board.settle(1, 2, udp4(1, 2)) == [[], [], []]
@@ -435,7 +435,7 @@ def test_the_rate_of_questions_is_another() -> None:
 
 
 def test_stop_ends_it_once_and_for_all() -> None:
-    lan = _core.Lan([_core.memory(4, 64, 1)])
+    lan = _testing.Lan([_testing.memory(4, 64, 1)])
     thread = threading.Thread(target=lan.run, daemon=True)
     thread.start()
     lan.stop()
@@ -460,16 +460,16 @@ def test_an_idle_lan_uses_no_processor_time(board: Switchboard) -> None:
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="1 to 64 endpoints, not 0"):
-        _core.Lan([])
+        _testing.Lan([])
     with pytest.raises(ValueError, match="1 to 64 endpoints, not 65"):
-        _core.Lan([_core.memory(1, 64, 1) for _ in range(65)])
+        _testing.Lan([_testing.memory(1, 64, 1) for _ in range(65)])
     with pytest.raises(ValueError, match="max_frame"):
-        _core.Lan([_core.memory(1, 64, 1)], 13)
+        _testing.Lan([_testing.memory(1, 64, 1)], 13)
     with pytest.raises(ValueError, match="limits"):
-        _core.Lan([_core.memory(1, 64, 1)], 1514, ())
+        _testing.Lan([_testing.memory(1, 64, 1)], 1514, ())
     with pytest.raises(TypeError, match="want an Endpoint"):
-        _core.Lan([None])  # type: ignore[list-item]
-    assert len(_core.Lan([_core.memory(1, 64, 1) for _ in range(64)]).counters()) == 64
+        _testing.Lan([None])  # type: ignore[list-item]
+    assert len(_testing.Lan([_testing.memory(1, 64, 1) for _ in range(64)]).counters()) == 64
 
 
 def test_sixty_four_ports_speak_with_each_other() -> None:

@@ -11,7 +11,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from backend.forwarder import _core
+from tests.unit.forwarder import _testing
 from tests.unit.forwarder.rig import Row, frame, inside, needs_root, wait_for
 from tests.unit.forwarder.switchboard import Switchboard, ipv4, mac, switchboard, table
 from tests.unit.forwarder.vhost_frontend import MIB, NEXT, NO_HEADER, Frontend
@@ -33,7 +33,7 @@ def lan(tmp_path: Path) -> Iterator[tuple[Switchboard, list[Frontend]]]:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen(1)
-            ends.append(_core.vhost_user(listener.fileno(), 64 * MIB, True, 1))
+            ends.append(_testing.vhost_user(listener.fileno(), 64 * MIB, True, 1))
     with switchboard(0, extra=ends, entries=table(VMS)) as board:
         guests = [Frontend(path).start() for path in paths]
         for guest in guests:
@@ -70,7 +70,7 @@ def test_a_hostile_vm_is_stopped_alone(lan: tuple[Switchboard, list[Frontend]]) 
     bad.tx.describe(0, 0, 64, NEXT, bad.size)
     bad.tx.offer(0)
     bad.tx.publish()
-    assert wait_for(lambda: _core.vhost_user_state(board.ports[2])["faults"])
+    assert wait_for(lambda: _testing.vhost_user_state(board.ports[2])["faults"])
     assert not board.ports[2].up()
     guests[0].transmit(datagram(0, 2, b"to the one that was stopped"))
     guests[0].transmit(datagram(0, 1, b"still here"), head=1)

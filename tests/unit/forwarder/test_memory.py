@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from backend.forwarder import _core
+from tests.unit.forwarder import _testing
 from tests.unit.forwarder.policies import BROADCAST, FROM_PORT, FROM_VM, PEER_MAC, VM_MAC, Policy
 from tests.unit.forwarder.switchboard import WAIT_MS, ipv4, mac, packed, switchboard
 
@@ -36,41 +36,41 @@ def frame(text: bytes, size: int = 60) -> bytes:
 )
 def test_sizes_out_of_range_are_named(slots: int, slot_bytes: int, direction: int, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        _core.memory(slots, slot_bytes, direction)
-    assert _core.memory(4, 2048, 1).up()
+        _testing.memory(slots, slot_bytes, direction)
+    assert _testing.memory(4, 2048, 1).up()
 
 
 def test_every_slot_can_be_used_and_no_more() -> None:
     for slots in (1, 3, 4, 5):
-        endpoint = _core.memory(slots, 64, 1)
-        taken = [_core.memory_inject(endpoint, b"x" * 60) for _ in range(slots + 2)]
+        endpoint = _testing.memory(slots, 64, 1)
+        taken = [_testing.memory_inject(endpoint, b"x" * 60) for _ in range(slots + 2)]
         assert taken == [True] * slots + [False, False]
 
 
 def test_a_frame_longer_than_a_slot_is_refused() -> None:
-    endpoint = _core.memory(2, 100, 1)
+    endpoint = _testing.memory(2, 100, 1)
     with pytest.raises(ValueError, match="101 bytes is longer than a slot"):
-        _core.memory_inject(endpoint, bytes(101))
-    assert _core.memory_inject(endpoint, bytes(100))
+        _testing.memory_inject(endpoint, bytes(101))
+    assert _testing.memory_inject(endpoint, bytes(100))
 
 
 def test_only_endpoints_in_memory_have_an_other_side() -> None:
-    endpoint = _core.memory(2, 100, 1)
-    for wrong in (None, "endpoint", _core):
+    endpoint = _testing.memory(2, 100, 1)
+    for wrong in (None, "endpoint", _testing):
         with pytest.raises(TypeError, match="want an Endpoint"):
-            _core.memory_collect(wrong, 1)  # type: ignore[arg-type]
-    assert _core.memory_collect(endpoint, 1) == []
+            _testing.memory_collect(wrong, 1)  # type: ignore[arg-type]
+    assert _testing.memory_collect(endpoint, 1) == []
 
 
 def test_offload_and_tag_out_of_range_are_named() -> None:
-    endpoint = _core.memory(2, 100, 1)
+    endpoint = _testing.memory(2, 100, 1)
     with pytest.raises(ValueError, match=r"offload\[0\]"):
-        _core.memory_inject(endpoint, bytes(60), (256, 0, 0, 0, 0, 0))
+        _testing.memory_inject(endpoint, bytes(60), (256, 0, 0, 0, 0, 0))
     with pytest.raises(ValueError, match=r"tag\[1\]"):
-        _core.memory_inject(endpoint, bytes(60), None, (0x8100, 65536))
+        _testing.memory_inject(endpoint, bytes(60), None, (0x8100, 65536))
     with pytest.raises(TypeError, match="offload"):
-        _core.memory_inject(endpoint, bytes(60), (1, 2, 3))  # type: ignore[arg-type]
-    assert _core.memory_inject(endpoint, bytes(60), (255, 0, 0, 0, 0, 65535), (0x8100, 65535))
+        _testing.memory_inject(endpoint, bytes(60), (1, 2, 3))  # type: ignore[arg-type]
+    assert _testing.memory_inject(endpoint, bytes(60), (255, 0, 0, 0, 0, 65535), (0x8100, 65535))
 
 
 def test_frames_keep_order_and_bytes_through_many_turns_of_the_ring() -> None:
@@ -84,21 +84,21 @@ def test_frames_keep_order_and_bytes_through_many_turns_of_the_ring() -> None:
 
 
 def test_one_endpoint_belongs_to_one_lan() -> None:
-    endpoint = _core.memory(2, 100, 1)
-    lan = _core.Lan([endpoint])
+    endpoint = _testing.memory(2, 100, 1)
+    lan = _testing.Lan([endpoint])
     with pytest.raises(ValueError, match="in use already"):
-        _core.Lan([endpoint])
+        _testing.Lan([endpoint])
     assert len(lan.counters()) == 1
 
 
 def test_collect_waits_no_longer_than_told_and_is_woken_by_a_frame() -> None:
     with switchboard(2) as board:
         start = time.monotonic()
-        assert _core.memory_collect(board.ports[1], 1, 50) == []
+        assert _testing.memory_collect(board.ports[1], 1, 50) == []
         assert 0.045 <= time.monotonic() - start < WAIT_MS / 1000
         timer = threading.Timer(0.05, board.send, (0, frame(b"late")))
         timer.start()
-        assert _core.memory_collect(board.ports[1], 1, WAIT_MS) == [frame(b"late")]
+        assert _testing.memory_collect(board.ports[1], 1, WAIT_MS) == [frame(b"late")]
         timer.join()
 
 
@@ -118,43 +118,43 @@ def test_a_sleeping_data_path_is_woken_for_each_frame() -> None:
 
 def test_who_is_down_gets_nothing_and_is_back_afterwards() -> None:
     with switchboard(3) as board:
-        _core.memory_set_up(board.ports[1], False)
+        _testing.memory_set_up(board.ports[1], False)
         assert not board.ports[1].up()
         board.send(0, frame(b"lost"), frame(b"lost too"))
         control = mac(2) + frame(b"control")[6:30] + packed(ipv4(2)) + frame(b"control")[34:]
         assert board.settle(0, 2, control) == [[], [], []]
         assert board.counted(0) == {"passed": 1, "down": 2}
-        _core.memory_set_up(board.ports[1], True)
+        _testing.memory_set_up(board.ports[1], True)
         assert board.settle(0, 1, frame(b"found")) == [[], [], []]
 
 
 def test_a_receiver_with_smaller_slots_drops_what_is_too_long() -> None:
-    small = _core.memory(4, 100, 1)
+    small = _testing.memory(4, 100, 1)
     entries = [(packed(ipv4(0)), 0, mac(0)), (packed(ipv4(1)), 1, mac(1))]
     with switchboard(1, entries=entries, extra=[small]) as board:
         board.send(0, frame(b"long", 101), frame(b"fits", 100))
-        assert _core.memory_collect(small, 9, WAIT_MS) == [frame(b"fits", 100)]
+        assert _testing.memory_collect(small, 9, WAIT_MS) == [frame(b"fits", 100)]
         assert board.counted(0) == {"passed": 1, "oversized": 1}
 
 
 def test_work_for_the_receiver_goes_along() -> None:
     offload = (1, 0, 0, 0, 34, 6)
     with switchboard(2) as board:
-        assert _core.memory_inject(board.ports[0], frame(b"partial"), offload)
-        assert _core.memory_collect_offload(board.ports[1], 1, WAIT_MS) == [(frame(b"partial"), offload)]
+        assert _testing.memory_inject(board.ports[0], frame(b"partial"), offload)
+        assert _testing.memory_collect_offload(board.ports[1], 1, WAIT_MS) == [(frame(b"partial"), offload)]
 
 
 def test_a_tag_beside_the_frame_is_put_into_it() -> None:
     """The sender's tag lies beside the frame, as a packet ring gives it; the receiver's bytes have it in place."""
-    port, vm = _core.memory(8, 2048, FROM_PORT), _core.memory(8, 2048, FROM_VM)
-    path = _core.Path(port, vm, Policy().pack())
+    port, vm = _testing.memory(8, 2048, FROM_PORT), _testing.memory(8, 2048, FROM_VM)
+    path = _testing.Path(port, vm, Policy().pack())
     thread = threading.Thread(target=path.run, daemon=True)
     thread.start()
     plain = BROADCAST + PEER_MAC + b"\x86\xdd" + os.urandom(46)
     try:
-        assert _core.memory_inject(port, plain, (1, 0, 0, 0, 20, 6), (0x8100, 0x2005))
-        assert _core.memory_inject(port, VM_MAC + plain[6:])
-        got = _core.memory_collect_offload(vm, 1, WAIT_MS) + _core.memory_collect_offload(vm, 1, WAIT_MS)
+        assert _testing.memory_inject(port, plain, (1, 0, 0, 0, 20, 6), (0x8100, 0x2005))
+        assert _testing.memory_inject(port, VM_MAC + plain[6:])
+        got = _testing.memory_collect_offload(vm, 1, WAIT_MS) + _testing.memory_collect_offload(vm, 1, WAIT_MS)
     finally:
         path.stop()
         thread.join(WAIT_MS / 1000)

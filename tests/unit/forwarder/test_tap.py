@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.forwarder import _core
 from backend.lan import main as lan_module
+from tests.unit.forwarder import _testing
 from tests.unit.forwarder.rig import inside, ip, needs_root
 from tests.unit.forwarder.switchboard import WAIT_MS, Switchboard, ipv4, ipv6, mac, packed, switchboard, table
 
@@ -56,7 +56,7 @@ def host_and_guest(namespace: str, mtu: int = 1500, offloads: int = 0) -> Iterat
     with inside(namespace):
         descriptor = lan_module.open_tap(TAP)
     fcntl.ioctl(descriptor, TUNSETOFFLOAD, offloads)
-    endpoint = _core.tap(descriptor, 1)
+    endpoint = _testing.tap(descriptor, 1)
     os.close(descriptor)
     ip("-n", namespace, "link", "set", TAP, "address", mac(HOST).hex(":"), "mtu", str(mtu), "up")
     ip("-n", namespace, "addr", "add", f"{ipv4(HOST)}/24", "dev", TAP)
@@ -108,21 +108,21 @@ def until(board: Switchboard, port: int, verdict: str, least: int = 1) -> int:
 
 def test_only_a_tap_with_the_virtio_header_will_do(namespace: str) -> None:
     with pytest.raises(OSError, match="not a tap") as caught:
-        _core.tap(-1, 1)
+        _testing.tap(-1, 1)
     assert caught.value.errno == errno.EBADF
     with Path("/dev/null").open() as null, pytest.raises(OSError, match="not a tap") as caught:
-        _core.tap(null.fileno(), 1)
+        _testing.tap(null.fileno(), 1)
     assert caught.value.errno == errno.ENOTTY
     with inside(namespace):
         from backend.common.tap import open_tap
 
         plain, descriptor = open_tap("plain0"), lan_module.open_tap(TAP)
     with pytest.raises(OSError, match="IFF_VNET_HDR") as caught:
-        _core.tap(plain, 1)
+        _testing.tap(plain, 1)
     assert caught.value.errno == errno.EINVAL
     with pytest.raises(ValueError, match="direction_from"):
-        _core.tap(descriptor, 2)
-    assert _core.tap(descriptor, 1).up()
+        _testing.tap(descriptor, 2)
+    assert _testing.tap(descriptor, 1).up()
     os.close(plain)
     os.close(descriptor)
 
@@ -152,7 +152,7 @@ def test_a_jumbo_frame(namespace: str) -> None:
 
 def test_a_checksum_left_to_the_kernel_is_good_there_and_a_bad_one_is_not(namespace: str) -> None:
     with host_and_guest(namespace) as board, receiver(namespace) as host:
-        assert _core.memory_inject(board.ports[GUEST], datagram(b"partial", summed=False), (1, 0, 0, 0, 34, 6))
+        assert _testing.memory_inject(board.ports[GUEST], datagram(b"partial", summed=False), (1, 0, 0, 0, 34, 6))
         assert host.recv(100) == b"partial"
         board.send(GUEST, datagram(b"wrong sum", summed=False), datagram(b"right sum"))
         assert host.recv(100) == b"right sum"
@@ -161,7 +161,7 @@ def test_a_checksum_left_to_the_kernel_is_good_there_and_a_bad_one_is_not(namesp
 def test_work_that_the_kernel_leaves_is_handed_on(namespace: str) -> None:
     with host_and_guest(namespace, offloads=TUN_F_CSUM) as board, receiver(namespace) as host:
         host.sendto(b"partial", (ipv4(GUEST), 9))
-        ((got, offload),) = _core.memory_collect_offload(board.ports[GUEST], 1, WAIT_MS)
+        ((got, offload),) = _testing.memory_collect_offload(board.ports[GUEST], 1, WAIT_MS)
         flags, gso_type, _, gso_size, csum_start, csum_offset = offload
         assert (flags & 1, gso_type, gso_size, csum_start, csum_offset) == (1, 0, 0, 34, 6)
         assert got.endswith(b"partial")
@@ -170,7 +170,7 @@ def test_work_that_the_kernel_leaves_is_handed_on(namespace: str) -> None:
 def test_work_that_the_kernel_may_not_leave_is_done(namespace: str) -> None:
     with host_and_guest(namespace) as board, receiver(namespace) as host:
         host.sendto(b"whole", (ipv4(GUEST), 9))
-        ((got, offload),) = _core.memory_collect_offload(board.ports[GUEST], 1, WAIT_MS)
+        ((got, offload),) = _testing.memory_collect_offload(board.ports[GUEST], 1, WAIT_MS)
         assert offload[0] & 1 == 0
         pseudo = packed(ipv4(HOST)) + packed(ipv4(GUEST)) + b"\0\x11" + got[38:40]
         assert checksum(pseudo + got[34:]) == b"\0\0"
@@ -184,11 +184,11 @@ def test_a_segmentation_left_to_the_kernel_is_taken_and_an_unknown_one_is_not(na
     whole = whole[:23] + b"\x06\0\0" + whole[26:34]
     whole = whole[:24] + checksum(whole[14:34]) + whole[26:] + tcp + bytes(4000)
     with host_and_guest(namespace) as board:
-        assert _core.memory_inject(board.ports[GUEST], whole, (1, 1, 54, 1000, 34, 16))
+        assert _testing.memory_inject(board.ports[GUEST], whole, (1, 1, 54, 1000, 34, 16))
         (reset,) = board.collect(GUEST, 1)
         assert (reset[23], reset[47] & 4) == (6, 4)
         assert board.counted(GUEST) == {"passed": 1}
-        assert _core.memory_inject(board.ports[GUEST], whole, (1, 9, 54, 1000, 34, 16))
+        assert _testing.memory_inject(board.ports[GUEST], whole, (1, 9, 54, 1000, 34, 16))
         assert until(board, GUEST, "failed") == 1
 
 
@@ -241,13 +241,13 @@ def test_a_flood_is_bounded_and_what_passes_is_whole(namespace: str) -> None:
         seen = 0
         for i in range(20000):
             host.sendto(i.to_bytes(4, "big") * 10, (ipv4(GUEST), 9))
-            for got in _core.memory_collect(board.ports[GUEST], 1000):
+            for got in _testing.memory_collect(board.ports[GUEST], 1000):
                 assert got[42:46] * 10 == got[42:]
                 seen += 1
         counted: dict[str, int] = {}
         while counted != (counted := board.counted(HOST)):  # until nothing is on its way any more
             time.sleep(0.2)
-            seen += len(_core.memory_collect(board.ports[GUEST], 1 << 15))
+            seen += len(_testing.memory_collect(board.ports[GUEST], 1 << 15))
         assert seen == counted["passed"] > 1000
         assert counted["passed"] + counted.get("no_buffer", 0) <= 20000
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from backend.forwarder import _core, counters
+from backend.forwarder import counters
+from tests.unit.forwarder import _testing
 from tests.unit.forwarder import vhost_frontend as vhost
 from tests.unit.forwarder.policies import FROM_PORT, FROM_VM, PEER_MAC, VM_MAC, Policy
 from tests.unit.forwarder.vhost_frontend import RX, TX, Connection, Frontend, Region, Request
@@ -46,10 +47,10 @@ class Port:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self.path)
         listener.listen(2)
-        self.port = _core.memory(256, 65553, FROM_PORT)
-        self.vm = _core.vhost_user(listener.fileno(), LIMIT, offload, FROM_VM)
+        self.port = _testing.memory(256, 65553, FROM_PORT)
+        self.vm = _testing.vhost_user(listener.fileno(), LIMIT, offload, FROM_VM)
         listener.close()
-        self.run = _core.Path(self.port, self.vm, Policy(max_frame=max_frame).pack())
+        self.run = _testing.Path(self.port, self.vm, Policy(max_frame=max_frame).pack())
         self.thread = threading.Thread(target=self.run.run)
         self.thread.start()
         self.frontends: list[Frontend] = []
@@ -62,15 +63,15 @@ class Port:
 
     def arrived(self, timeout_ms: int = 3000) -> list[bytes]:
         """What came out of the port."""
-        return _core.memory_collect(self.port, 64, timeout_ms)
+        return _testing.memory_collect(self.port, 64, timeout_ms)
 
     def inject(self, data: bytes, *rest: object) -> None:
         """A frame that comes in at the port."""
-        assert _core.memory_inject(self.port, data, *rest)  # type: ignore[arg-type]
+        assert _testing.memory_inject(self.port, data, *rest)  # type: ignore[arg-type]
 
     def state(self) -> dict[str, Any]:
         """Of the NIC."""
-        return dict(_core.vhost_user_state(self.vm))
+        return dict(_testing.vhost_user_state(self.vm))
 
     def counted(self, direction: int, verdict: str) -> int:
         """Frames of a verdict."""
@@ -1021,7 +1022,7 @@ def test_a_guest_that_writes_to_everything_meanwhile(port: Port) -> None:
             at = queue.base + generator.randrange(queue.bytes(queue.size))
             try:
                 guest.transmit(frame(b"%d" % i), head=i % 64)
-                _core.memory_inject(port.port, frame(b"%d" % i, 60 + 40 * i, to_vm=True))
+                _testing.memory_inject(port.port, frame(b"%d" % i, 60 + 40 * i, to_vm=True))
                 guest.memory[at] = generator.randrange(256)
                 os.eventfd_write(queue.kick, 1)
             except (OSError, IndexError):
@@ -1047,20 +1048,20 @@ def test_it_takes_a_listening_socket_only(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
         plain.bind(str(tmp_path / "socket"))
         with pytest.raises(ValueError, match="listening"):
-            _core.vhost_user(plain.fileno(), LIMIT, True, FROM_VM)
+            _testing.vhost_user(plain.fileno(), LIMIT, True, FROM_VM)
     with pytest.raises(OSError, match="cannot use the vhost-user socket"):
-        _core.vhost_user(9999, LIMIT, True, FROM_VM)
+        _testing.vhost_user(9999, LIMIT, True, FROM_VM)
 
 
 @pytest.mark.parametrize(("memory", "direction"), [(0, 1), (-1, 1), (1, 2), (1, -1)])
 def test_its_numbers_are_checked(memory: int, direction: int) -> None:
     with pytest.raises(ValueError, match="want a number of bytes"):
-        _core.vhost_user(0, memory, True, direction)
+        _testing.vhost_user(0, memory, True, direction)
 
 
 def test_only_a_vhost_user_endpoint_has_such_a_state() -> None:
     with pytest.raises(TypeError, match="vhost_user"):
-        _core.vhost_user_state(_core.memory(2, 100, FROM_PORT))
+        _testing.vhost_user_state(_testing.memory(2, 100, FROM_PORT))
 
 
 def test_it_closes_what_it_opened(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rootfs.base.cache import Cache, digest_path
 from rootfs.base.errors import SallyportError
 from rootfs.engines.debian.engine import Engine
 from rootfs.tree import extension
+from rootfs.tree.extension import FORWARDER, LAN, Extension
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,11 @@ def debian() -> Engine:
 
 @pytest.fixture(scope="module")
 def built(debian: Engine) -> Path:
-    return extension.build(debian)
+    return extension.build(debian, FORWARDER)
 
 
 def test_there_are_two_modules_and_the_bpf_programs(built: Path) -> None:
-    assert sorted(path.name for path in built.iterdir()) == sorted(extension.OUTPUTS)
+    assert sorted(path.name for path in built.iterdir()) == sorted(FORWARDER.outputs)
     with (built / "kernel.bpf.o").open("rb") as stream:
         programs = ELFFile(stream)
         assert programs["e_machine"] == "EM_BPF"
@@ -36,9 +38,9 @@ def test_there_are_two_modules_and_the_bpf_programs(built: Path) -> None:
         assert programs.get_section_by_name(".debug_info") is None
 
 
-@pytest.mark.parametrize("name", extension.OUTPUTS[:2])
-def test_modules_are_hardened(built: Path, name: str) -> None:
-    with (built / name).open("rb") as stream:
+@pytest.mark.parametrize(("of", "name"), [(of, name) for of in (FORWARDER, LAN) for name in of.modules])
+def test_modules_are_hardened(debian: Engine, of: Extension, name: str) -> None:
+    with (extension.build(debian, of) / name).open("rb") as stream:
         module = ELFFile(stream)
         segments = {segment["p_type"]: segment for segment in module.iter_segments()}
         assert "PT_GNU_RELRO" in segments
@@ -65,11 +67,12 @@ def test_a_module_that_needs_a_newer_c_library_is_refused(tmp_path: Path, debian
 
 
 def test_what_is_there_already_stays_and_what_differs_is_replaced(tmp_path: Path, debian: Engine, built: Path) -> None:
-    extension.install(debian, tmp_path)
+    here = replace(FORWARDER, target=tmp_path)
+    extension.install(debian, here)
     before = {path.name: path.stat() for path in tmp_path.iterdir()}
-    assert set(before) == set(extension.OUTPUTS)
+    assert set(before) == set(FORWARDER.outputs)
     (tmp_path / "_core.abi3.so").write_bytes(b"old")
-    extension.install(debian, tmp_path)
+    extension.install(debian, here)
     after = {path.name: path.stat() for path in tmp_path.iterdir()}
     assert (tmp_path / "_core.abi3.so").read_bytes() == (built / "_core.abi3.so").read_bytes()
     assert after["_kernel.abi3.so"].st_ino == before["_kernel.abi3.so"].st_ino
@@ -87,11 +90,10 @@ def test_outputs_beside_the_sources_change_no_digest(tmp_path: Path) -> None:
     assert digest_path(tmp_path) != before
 
 
-def test_a_compiler_error_names_file_and_line(tmp_path: Path, debian: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = tmp_path / "backend"
-    subprocess.run(["cp", "-r", str(extension.PACKAGE), str(copy)], check=True)
-    broken = copy / "forwarder/core/loop.c"
+def test_a_compiler_error_names_file_and_line(tmp_path: Path, debian: Engine) -> None:
+    copy = tmp_path / "core"
+    subprocess.run(["cp", "-r", str(FORWARDER.sources["forwarder/core"]), str(copy)], check=True)
+    broken = copy / "loop.c"
     broken.write_text(broken.read_text() + "int broken(void) { int unused; return 0; }\n")
-    monkeypatch.setattr(extension, "PACKAGE", copy)
     with pytest.raises(SallyportError, match=r"forwarder/core/loop\.c:\d+"):
-        extension.build(Engine(Cache(build.CACHE, Console(stderr=True))))
+        extension.build(debian, replace(FORWARDER, sources={**FORWARDER.sources, "forwarder/core": copy}))

@@ -1,11 +1,11 @@
-/* memory() and the functions of its other side, for Python. */
-#include <errno.h>
+#include "memory_python.h"
+
 #include <string.h>
 
+#include "../../../../backend/forwarder/core/endpoint_python.h"
 #include "memory.h"
-#include "python.h"
 
-PyObject *python_memory(PyObject *module, PyObject *args) {
+PyObject *memory_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
     struct endpoint *endpoint;
     int slots;
     int slot_bytes;
@@ -27,11 +27,11 @@ PyObject *python_memory(PyObject *module, PyObject *args) {
     if (endpoint == NULL) {
         return raise_errno("make an endpoint in memory");
     }
-    return endpoint_wrap(module, endpoint);
+    return endpoint_python_wrap(endpoint);
 }
 
 static struct endpoint *memory_argument(PyObject *object) {
-    struct endpoint *endpoint = endpoint_of(object);
+    struct endpoint *endpoint = endpoint_python_of(object);
 
     if (endpoint != NULL && !memory_is(endpoint)) {
         PyErr_SetString(PyExc_TypeError, "want an Endpoint that memory() made");
@@ -92,7 +92,7 @@ static PyObject *inject(struct endpoint *endpoint, const Py_buffer *bytes, const
     return PyBool_FromLong(1);
 }
 
-PyObject *python_memory_inject(PyObject *Py_UNUSED(module), PyObject *args) {
+PyObject *memory_python_inject(PyObject *Py_UNUSED(module), PyObject *args) {
     static const long offload_limits[6] = {0xff, 0xff, 0xffff, 0xffff, 0xffff, 0xffff};
     static const long tag_limits[2] = {0xffff, 0xffff};
     struct endpoint *endpoint;
@@ -166,15 +166,15 @@ static PyObject *collect(PyObject *args, const char *format, bool with_offload) 
     return list;
 }
 
-PyObject *python_memory_collect(PyObject *Py_UNUSED(module), PyObject *args) {
+PyObject *memory_python_collect(PyObject *Py_UNUSED(module), PyObject *args) {
     return collect(args, "Oi|i:memory_collect", false);
 }
 
-PyObject *python_memory_collect_offload(PyObject *Py_UNUSED(module), PyObject *args) {
+PyObject *memory_python_collect_offload(PyObject *Py_UNUSED(module), PyObject *args) {
     return collect(args, "Oi|i:memory_collect_offload", true);
 }
 
-PyObject *python_memory_set_up(PyObject *Py_UNUSED(module), PyObject *args) {
+PyObject *memory_python_set_up(PyObject *Py_UNUSED(module), PyObject *args) {
     struct endpoint *endpoint;
     PyObject *object;
     int up;

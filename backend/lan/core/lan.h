@@ -4,8 +4,9 @@
 
 #include <pthread.h>
 
-#include "frame.h"
-#include "loop.h"
+#include "../../forwarder/core/frame.h"
+#include "../../forwarder/core/loop.h"
+#include "lan_frame.h"
 #include "table.h"
 
 #define LAN_PORTS LOOP_ENDPOINTS
@@ -16,19 +17,6 @@ struct lan_port {
     struct limit group_rate; /* of those with a group address as destination */
     uint64_t full_at[2];
     struct counter counters[VERDICTS]; /* of frames from here */
-};
-
-/* What a frame says, read in the first pass over a batch. */
-struct lan_look {
-    const uint8_t *head;
-    struct address source;
-    struct address destination;
-    const struct entry *source_place;
-    const struct entry *destination_place;
-    enum verdict verdict;
-    bool group;  /* the destination is a group address */
-    bool asks;   /* ... and may be: an ARP request, a neighbour solicitation */
-    bool claims; /* a neighbour advertisement: its target, too, must be the sender's */
 };
 
 struct lan {

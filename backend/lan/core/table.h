@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "policy.h"
+#include "../../forwarder/core/policy.h"
 
 #define TABLE_ENTRIES 65536
 #define TABLE_PROBES 8

@@ -20,7 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "offload.h"
+#include "../../forwarder/core/offload.h"
 
 #define HEADER sizeof(struct virtio_net_hdr)
 #define BUFFER (FRAME_MAX + 1)

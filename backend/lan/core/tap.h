@@ -2,7 +2,7 @@
 #ifndef SALLYPORT_TAP_H
 #define SALLYPORT_TAP_H
 
-#include "frame.h"
+#include "../../forwarder/core/frame.h"
 
 /* `fd` is a tap queue opened with IFF_NO_PI and IFF_VNET_HDR; it is duplicated, its file description becomes
  * non-blocking. Whether the kernel may leave checksums and segmentation to the receiver is what the opener set by

@@ -1,9 +1,10 @@
-/* The policy alone, for tests: what the process says of a frame must be what the BPF program says of it. */
+#include "check_python.h"
+
 #include <string.h>
 
-#include "python.h"
+#include "../../../../backend/forwarder/core/frame.h"
 
-PyObject *python_check(PyObject *Py_UNUSED(module), PyObject *args) {
+PyObject *check_python(PyObject *Py_UNUSED(module), PyObject *args) {
     struct bytes packed, frame;
     int from;
     unsigned outer_tag;

@@ -14,8 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "../../../../backend/forwarder/core/clock.h"
 
 #define LINE 64 /* bytes of a cache line */
 
@@ -374,17 +375,10 @@ void memory_return(struct endpoint *endpoint) {
     signal_sleeper(&memory->out.producer_sleeps, memory->data_path_fd);
 }
 
-static int64_t clock_ms(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 bool memory_wait(struct endpoint *endpoint, int timeout_ms) {
     struct memory *memory = memory_of(endpoint);
     struct pollfd fd = {.fd = memory->other_fd, .events = POLLIN};
-    int64_t deadline = clock_ms() + timeout_ms;
+    uint64_t deadline_ms = clock_ns() / 1000000 + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
     int left = timeout_ms;
 
     /* Woken is not yet given: the signal may be of a frame that was found without waiting, the time before. */
@@ -394,7 +388,7 @@ bool memory_wait(struct endpoint *endpoint, int timeout_ms) {
             break;
         }
         drain(memory->other_fd);
-        left = timeout_ms < 0 ? -1 : (int)(deadline - clock_ms());
+        left = timeout_ms < 0 ? -1 : (int)(int64_t)(deadline_ms - clock_ns() / 1000000);
     }
     __atomic_store_n(&memory->out.consumer_sleeps, false, __ATOMIC_RELAXED);
     return memory_peek(endpoint) != NULL;

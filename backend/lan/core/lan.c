@@ -8,9 +8,7 @@
  *
  * A guest speaks for itself alone. Source MAC and source IP must be the table's for the port that a frame comes from;
  * so must what ARP and neighbour advertisements claim, or claim to be about to use. Guests are no routers to each
- * other: router advertisements and redirects are refused. The datagrams of these protocols count only with a hop limit
- * of 255 (RFC 4861, 6.1 and 8.1), so one with this hop limit that hides what it is behind extension headers (RFC 7113)
- * is refused likewise.
+ * other: router advertisements and redirects are refused (lan_frame.c).
  *
  * Ports take turns. A batch is read in passes: the first reads headers and has the table's slots fetched, the second
  * looks them up, the third sends each port its share. The memory of the slots is larger than the first-level cache;
@@ -20,171 +18,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
-/* As in path.c: under load a nap gathers a batch. */
-#define NAP_NS 40000
-#define NAP_FRAMES 4
-#define SLEEP_MS 250
+#include "../../forwarder/core/clock.h"
+
 #define LOOK_FRAMES 4096 /* after so many there is a look at control traffic */
-
-#define IPV4 0x0800 /* IANA, IEEE 802 Numbers */
-#define ARP 0x0806
-#define IPV6 0x86dd
-
-#define IPV4_HEADER 20 /* RFC 791, 3.1 */
-#define IPV6_HEADER 40 /* RFC 8200, 3 */
-#define ARP_MESSAGE 28 /* RFC 826, for Ethernet and IPv4 */
-#define ND_MESSAGE 24  /* RFC 4861, 4.3 and 4.4: up to and with the target address */
-
-#define ICMPV6 58
-#define ROUTER_ADVERTISEMENT 134 /* RFC 4861, 4.2 to 4.5 */
-#define NEIGHBOUR_SOLICITATION 135
-#define NEIGHBOUR_ADVERTISEMENT 136
-#define REDIRECT 137
-
-static const uint8_t broadcast[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-
-static uint64_t clock_ns(void) {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
-}
-
-/* `at` is layer 3, `have` how many of its bytes can be read, `len` how many the frame has. */
-static enum verdict read_ipv4(struct lan_look *look, const uint8_t *at, uint32_t have, uint32_t len) {
-    uint32_t header;
-
-    if (have < IPV4_HEADER) {
-        return VERDICT_RUNT;
-    }
-    header = (at[0] & 15U) * 4;
-    if (at[0] >> 4 != 4 || header < IPV4_HEADER || policy_be16(at + 2) < header || policy_be16(at + 2) > len) {
-        return VERDICT_RUNT;
-    }
-    look->source = table_ipv4(at + 12);
-    look->destination = table_ipv4(at + 16);
-    return VERDICT_PASSED;
-}
-
-static enum verdict read_arp(struct lan_look *look, const uint8_t *at, uint32_t have) {
-    /* Ethernet, IPv4, their lengths; then the operation, of which there are request (1) and reply (2). */
-    static const uint8_t kind[7] = {0, 1, 8, 0, 6, 4, 0};
-
-    if (have < ARP_MESSAGE) {
-        return VERDICT_RUNT;
-    }
-    if (memcmp(at, kind, sizeof(kind)) != 0 || (at[7] != 1 && at[7] != 2)) {
-        return VERDICT_ETHERTYPE;
-    }
-    if (!policy_same_mac(at + 8, look->head + 6)) {
-        return VERDICT_SPOOFED;
-    }
-    look->source = table_ipv4(at + 14);
-    look->destination = table_ipv4(at + 24);
-    if (look->source.low == 0) {
-        look->source = look->destination; /* a probe, which is a claim (RFC 5227, 2.1.1) */
-    }
-    look->asks = at[7] == 1 && policy_same_mac(look->head, broadcast);
-    return VERDICT_PASSED;
-}
-
-static bool is_extension(uint8_t next_header) {
-    /* IANA, IPv6 Extension Header Types; encrypted payload (50) is not read by anybody without its key. */
-    return next_header == 0 || next_header == 43 || next_header == 44 || next_header == 51 || next_header == 60 ||
-           next_header == 135 || next_header == 139 || next_header == 140 || next_header >= 253;
-}
-
-/* Is the datagram sent to the solicited-node group of its target, by the group's MAC (RFC 4291, 2.7.1; RFC 2464, 7)? */
-static bool to_solicited_node(const uint8_t *mac, const uint8_t *destination, const uint8_t *target) {
-    static const uint8_t prefix[13] = {0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff};
-
-    return memcmp(destination, prefix, sizeof(prefix)) == 0 && memcmp(destination + 13, target + 13, 3) == 0 &&
-           mac[0] == 0x33 && mac[1] == 0x33 && memcmp(mac + 2, destination + 12, 4) == 0;
-}
-
-/* What a datagram with a hop limit of 255 may be to its receiver: neighbour discovery. */
-static enum verdict read_nd(struct lan_look *look, const uint8_t *at, uint32_t have) {
-    const uint8_t *message = at + IPV6_HEADER;
-    uint8_t type;
-
-    if (is_extension(at[6])) {
-        return VERDICT_SPOOFED;
-    }
-    if (at[6] != ICMPV6) {
-        return VERDICT_PASSED;
-    }
-    if (have < IPV6_HEADER + 1) {
-        return VERDICT_RUNT;
-    }
-    type = message[0];
-    if (type == ROUTER_ADVERTISEMENT || type == REDIRECT) {
-        return VERDICT_SPOOFED;
-    }
-    if (type != NEIGHBOUR_SOLICITATION && type != NEIGHBOUR_ADVERTISEMENT) {
-        return VERDICT_PASSED;
-    }
-    if (have < IPV6_HEADER + ND_MESSAGE || policy_be16(at + 4) < ND_MESSAGE) {
-        return VERDICT_RUNT;
-    }
-    if (type == NEIGHBOUR_ADVERTISEMENT) {
-        look->claims = true;
-    } else if (to_solicited_node(look->head, at + 24, message + 8)) {
-        look->destination = table_ipv6(message + 8);
-        if ((look->source.high | look->source.low) == 0) {
-            look->source = look->destination; /* so is duplicate address detection (RFC 4862, 5.4.2) */
-        }
-        look->asks = true;
-    }
-    return VERDICT_PASSED;
-}
-
-static enum verdict read_ipv6(struct lan_look *look, const uint8_t *at, uint32_t have, uint32_t len) {
-    if (have < IPV6_HEADER || at[0] >> 4 != 6 || policy_be16(at + 4) > len - IPV6_HEADER) {
-        return VERDICT_RUNT;
-    }
-    look->source = table_ipv6(at + 8);
-    look->destination = table_ipv6(at + 24);
-    return at[7] == 255 ? read_nd(look, at, have) : VERDICT_PASSED;
-}
-
-/* First pass: may such a frame pass, and between which addresses? */
-static enum verdict read_frame(const struct lan *lan, struct lan_look *look, const struct frame *frame) {
-    uint32_t have = (uint32_t)frame->part[0].iov_len;
-    const uint8_t *at;
-    uint32_t len;
-
-    look->head = frame->part[0].iov_base;
-    look->asks = look->claims = false;
-    if (frame->parts == 0 || have < POLICY_ETHER || frame->len < have) {
-        return VERDICT_RUNT;
-    }
-    if (frame->tag_tpid != 0) {
-        return VERDICT_TAGS;
-    }
-    if (frame_wire_len(frame) > lan->max_frame) {
-        return VERDICT_OVERSIZED;
-    }
-    look->group = (look->head[0] & 1) != 0;
-    at = look->head + POLICY_ETHER;
-    have -= POLICY_ETHER;
-    len = frame->len - POLICY_ETHER;
-    switch (policy_be16(look->head + 12)) {
-    case IPV4:
-        return read_ipv4(look, at, have, len);
-    case IPV6:
-        return read_ipv6(look, at, have, len);
-    case ARP:
-        return read_arp(look, at, have);
-    default:
-        return policy_is_tag(policy_be16(look->head + 12)) ? VERDICT_TAGS : VERDICT_ETHERTYPE;
-    }
-}
 
 static void read_batch(struct lan *lan, unsigned n) {
     for (unsigned i = 0; i < n; i++) {
@@ -193,7 +32,7 @@ static void read_batch(struct lan *lan, unsigned n) {
     for (unsigned i = 0; i < n; i++) {
         struct lan_look *look = &lan->looks[i];
 
-        look->verdict = read_frame(lan, look, &lan->frames[i]);
+        look->verdict = lan_frame_read(look, &lan->frames[i], lan->max_frame);
         if (look->verdict == VERDICT_PASSED) {
             look->source_place = table_place(lan->table, &look->source);
             look->destination_place = table_place(lan->table, &look->destination);
@@ -208,18 +47,9 @@ static bool owns(const struct entry *entry, unsigned port, const uint8_t *mac) {
 }
 
 static bool claim_is_true(const struct lan *lan, unsigned port, const uint8_t *head) {
-    const struct address target = table_ipv6(head + POLICY_ETHER + IPV6_HEADER + 8);
+    const struct address target = lan_frame_claimed(head);
 
     return owns(table_find(table_place(lan->table, &target), &target), port, head + 6);
-}
-
-static bool take(const struct limit *limit, uint64_t *full_at, uint64_t now_ns, uint32_t frames) {
-    uint64_t next = limit->cost_ns == 0 ? now_ns : limit_take(limit, *full_at, now_ns, frames);
-
-    if (next != 0) {
-        *full_at = next;
-    }
-    return next != 0;
 }
 
 /* Second pass: whose is it? On VERDICT_PASSED, `*to` is the port that gets the frame. */
@@ -242,10 +72,10 @@ static enum verdict judge(struct lan *lan, unsigned from, const struct frame *fr
     if (owner == NULL || owner->port == from || (!look->group && !policy_same_mac(owner->mac, look->head))) {
         return VERDICT_DESTINATION;
     }
-    if (look->group && !take(&port->group_rate, &port->full_at[1], now_ns, 1)) {
+    if (look->group && !limit_spend(&port->group_rate, &port->full_at[1], now_ns, 1)) {
         return VERDICT_GROUP_RATE;
     }
-    if (!take(&port->rate, &port->full_at[0], now_ns, frame_segments(frame))) {
+    if (!limit_spend(&port->rate, &port->full_at[0], now_ns, frame_segments(frame))) {
         return VERDICT_RATE;
     }
     *to = owner->port;
@@ -368,7 +198,6 @@ static int sleep_or_stop(struct lan *lan, uint64_t want_frames, int timeout_ms) 
 }
 
 static int run(struct lan *lan) {
-    static const struct timespec nap = {.tv_nsec = NAP_NS};
     unsigned since_wait = 0; /* frames */
     unsigned since_look = 0;
 
@@ -384,12 +213,12 @@ static int run(struct lan *lan) {
         moved = lan_round(lan, clock_ns());
         since_wait += moved;
         since_look += moved;
-        if (moved == 0 && since_wait >= NAP_FRAMES) {
+        if (moved == 0 && since_wait >= LOOP_NAP_FRAMES) {
             since_wait = 0;
-            nanosleep(&nap, NULL);
+            loop_nap();
         } else if (moved == 0) {
             since_wait = since_look = 0;
-            result = sleep_or_stop(lan, all_ports(lan), SLEEP_MS);
+            result = sleep_or_stop(lan, all_ports(lan), LOOP_SLEEP_MS);
         } else if (since_look >= LOOK_FRAMES) {
             since_look = 0;
             result = sleep_or_stop(lan, 0, 0);
@@ -412,8 +241,7 @@ int lan_run(struct lan *lan) {
     }
     lan->running = true;
     pthread_mutex_unlock(&lan->lock);
-    /* The default slack of 50 us would double the nap (prctl(2), PR_SET_TIMERSLACK). */
-    prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+    loop_begin();
     result = run(lan);
     pthread_mutex_lock(&lan->lock);
     lan->running = false;

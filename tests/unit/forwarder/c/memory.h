@@ -2,7 +2,7 @@
 #ifndef SALLYPORT_MEMORY_H
 #define SALLYPORT_MEMORY_H
 
-#include "frame.h"
+#include "../../../../backend/forwarder/core/frame.h"
 
 #define MEMORY_MAX_SLOTS 65536
 

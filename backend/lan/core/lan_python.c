@@ -1,10 +1,10 @@
-/* The type Lan, for Python. */
-#include <errno.h>
+#include "lan_python.h"
+
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../forwarder/core/endpoint_python.h"
 #include "lan.h"
-#include "python.h"
 
 struct lan_object {
     PyObject_HEAD struct lan *lan;
@@ -36,7 +36,7 @@ static int add_ports(struct lan *lan, PyObject *endpoints, PyObject *limits) {
         if (read_limits(limits, i, &rate, &group_rate) != 0) {
             return -1;
         }
-        endpoint = endpoint_take(PyTuple_GetItem(endpoints, i));
+        endpoint = endpoint_python_take(PyTuple_GetItem(endpoints, i));
         if (endpoint == NULL) {
             return -1;
         }
@@ -61,7 +61,7 @@ static int check_arguments(PyObject *endpoints, PyObject *limits, unsigned max_f
         return -1;
     }
     for (Py_ssize_t i = 0; i < ports; i++) {
-        if (endpoint_of(PyTuple_GetItem(endpoints, i)) == NULL) {
+        if (endpoint_python_of(PyTuple_GetItem(endpoints, i)) == NULL) {
             return -1;
         }
     }
@@ -274,13 +274,13 @@ static PyType_Slot lan_slots[] = {
 };
 
 static PyType_Spec lan_spec = {
-    .name = "backend.forwarder._core.Lan",
+    .name = "backend.lan._lan.Lan",
     .basicsize = sizeof(struct lan_object),
     .flags = Py_TPFLAGS_DEFAULT,
     .slots = lan_slots,
 };
 
-int lan_add_to(PyObject *module) {
+int lan_python_add_to(PyObject *module) {
     PyObject *type = PyType_FromSpec(&lan_spec);
     int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Lan", type);
 

@@ -1,10 +1,9 @@
-/* tap(), for Python. */
+#include "tap_python.h"
+
+#include "../../forwarder/core/endpoint_python.h"
 #include "tap.h"
 
-#include "python.h"
-
-/* tap(fd: int, direction_from: int) -> Endpoint */
-PyObject *python_tap(PyObject *module, PyObject *args) {
+PyObject *tap_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
     struct endpoint *endpoint;
     int fd;
     int from;
@@ -19,5 +18,5 @@ PyObject *python_tap(PyObject *module, PyObject *args) {
     if (endpoint == NULL) {
         return raise_errno("the file descriptor is not a tap opened with IFF_NO_PI and IFF_VNET_HDR");
     }
-    return endpoint_wrap(module, endpoint);
+    return endpoint_python_wrap(endpoint);
 }
