@@ -165,6 +165,18 @@ def _python(context: Context, *words: str) -> None:
         raise Exit(code=status)
 
 
+@task(help={"serve": "serve them on http://127.0.0.1:8000 and build again when a page changes, until Ctrl-C"})
+@friendly
+def docs(_: Context, serve: bool = False) -> None:
+    """Build the documents: out/docs/index.html. A link that leads nowhere is an error."""
+    from docs.generate import site
+
+    if serve:
+        site.serve("127.0.0.1:8000")
+    else:
+        _note(str(site.build(OUT / "docs")))
+
+
 @task(help={"all": "the caches of Python tools, too"})
 @friendly
 def clean(_: Context, all: bool = False) -> None:
@@ -191,4 +203,4 @@ def _note(text: str) -> None:
 
 verification = Collection("verify", proof.check, mutants)
 verification.add_task(proof.verify, name="run", default=True)
-namespace = Collection(run, test, fuzz, lint, lock, clean, image, verification, bench)
+namespace = Collection(run, test, fuzz, lint, lock, docs, clean, image, verification, bench)

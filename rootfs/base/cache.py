@@ -221,7 +221,20 @@ def remove(path: Path) -> None:
 
 
 OURS = (
-    *("cache", "buildroot", "compare", "legal", "matrix", "run", "verify", "bench", "fuzz", "test-*", "sallyport-*"),
+    *(
+        "cache",
+        "buildroot",
+        "compare",
+        "docs",
+        "legal",
+        "matrix",
+        "run",
+        "verify",
+        "bench",
+        "fuzz",
+        "test-*",
+        "sallyport-*",
+    ),
     *("SHA256SUMS", ".SHA256SUMS.new", ".sums.lock", ".publish-*", ".work-*", ".extension-*", "*-serial.log"),
 )
 """What the project makes in ``out/``."""

@@ -35,8 +35,11 @@ class Disk(_Part):
     """The flash image: its partitions' sizes in MiB, and what disk it is for."""
 
     esp_mib: int = Field(ge=48, le=1024)
+    """The partition that firmware reads: one unified kernel image (kernel and initramfs) for each slot."""
     slot_mib: int = Field(ge=64, le=4096)
-    data_mib: int = Field(le=65536)
+    """Each of the two slots: a root file system with its hash tree. Nothing is installed into the second one yet."""
+    data_mib: int = Field(le=65536, json_schema_extra={"minimum": LEAST_DATA_MIB})
+    """The partition for what survives a reboot: passwords, host name, keys, audit logs."""
     sector_bytes: Literal[512, 4096] = 512
     """Logical sectors of the disk. An image is for one of the two: firmware looks for the partition table in the second
     sector, and reads the FAT by sectors. On Linux: `blockdev --getss /dev/sdX`."""
@@ -90,10 +93,13 @@ class Limits(_Part):
     """Token buckets of one direction, of all frames and of groups': frames per second (0: no limit), frames at once."""
 
     rate: int = Field(default=200_000, ge=0, le=config.MAX_RATE)
+    """All frames of the direction, per second; 0: no limit."""
     burst: int = Field(default=8_192, ge=1, le=config.MAX_BURST)
+    """How many of them may come at once."""
     group_rate: int = Field(default=2_000, ge=0, le=config.MAX_RATE)
-    """Broadcast and multicast."""
+    """Broadcast and multicast frames, per second; 0: no limit."""
     group_burst: int = Field(default=512, ge=1, le=config.MAX_BURST)
+    """How many of them may come at once."""
 
 
 class Forwarder(_Part):
@@ -144,14 +150,18 @@ class FrontendVm(_Part):
     """Resources of the front-end VM."""
 
     memory_mib: int = Field(ge=96, le=4096)
+    """Its memory."""
     cpus: int = Field(ge=1, le=16)
+    """Its virtual processors."""
 
 
 class Modules(_Part):
     """Kernel modules of the host; none but these (and what they depend on) is in the image or can be loaded."""
 
     initrd: tuple[Module, ...]
+    """Loaded in the initramfs, in this order: what the disk and the verified root file system need."""
     host: tuple[Module, ...]
+    """Loaded at the start of the host, in this order: NICs, KVM, what the datapath needs."""
 
     @field_validator("initrd", "host", mode="before")
     @classmethod
@@ -163,8 +173,11 @@ class Profile(_Part):
     """One hardware model."""
 
     name: Name
+    """The file's name without ``.toml``; it is in the name of every image of the profile."""
     description: str
+    """What hardware it is for, in a few words."""
     arch: Literal["x86_64", "aarch64"]
+    """Architecture of host and front-end VM."""
     kernel: Literal["cloud", "generic"]
     """Kernel flavour of engine ``debian``: ``cloud`` for virtual machines, ``generic`` for hardware."""
     console: Console

@@ -1,0 +1,44 @@
+"""Puts what the code says into a page."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import jinja2
+
+from docs.generate import environment, instructions, profile, reports, rest_api, ssh, tasks
+from docs.generate.markdown import sentence, text
+
+_MODULES = (environment, instructions, profile, reports, rest_api, ssh, tasks)
+
+
+def value(where: str) -> Any:
+    """A name of the code: ``value("frontend_vm.api:MAX_SESSIONS")``.
+
+    Raises:
+        AttributeError: the module has no such name.
+        ImportError: there is no such module.
+    """
+    module, _, name = where.partition(":")
+    found: Any = importlib.import_module(module)
+    for step in name.split("."):
+        found = getattr(found, step)
+    return found
+
+
+def render(markdown: str, path: str) -> str:
+    """A page with every ``{{ ... }}`` replaced; one without any as it is.
+
+    Raises:
+        ValueError: the page names what the code does not have.
+    """
+    if "{{" not in markdown:
+        return markdown
+    settings = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - Markdown
+    settings.globals |= {module.__name__.rpartition(".")[2]: module for module in _MODULES}
+    settings.globals |= {"value": value, "sentence": sentence, "text": text}
+    try:
+        return settings.from_string(markdown).render()
+    except (jinja2.TemplateError, AttributeError, ImportError) as error:
+        raise ValueError(f"docs/{path}: {error}") from error
