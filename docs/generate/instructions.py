@@ -9,23 +9,25 @@ from msgspec import Struct
 from msgspec import inspect as types
 
 from backend.daemon.settings import Settings
-from backend.protocol import instructions
-from backend.protocol.instructions import AnyInstruction, ErrorCode, Reply, Request
+from backend.protocol import base
+from backend.protocol.base import Done, ErrorCode, Instruction
+from backend.protocol.codec import Reply, Request, encode
+from backend.protocol.instructions import INSTRUCTIONS
+from backend.protocol.system import HostnameSet
 from docs.generate.markdown import code, sentence, table, text
 from docs.generate.messages import HEAD, name_of, rows, structs
 from docs.generate.source import comments, notes
 
 
-def kinds() -> dict[str, type[Struct]]:
+def kinds() -> dict[str, type[Instruction]]:
     """Every instruction by its ``type``."""
-    return {name_of(kind): kind for kind in typing.get_args(AnyInstruction)}
+    return {kind.name(): kind for kind in INSTRUCTIONS}
 
 
 def example() -> str:
     """A request as it goes over the link, and its reply."""
-    request = Request(v=1, seq=7, do=instructions.HostnameSet(hostname="gate-3"), token="A" * 43)
-    reply = Reply(seq=7, result=instructions.Done())
-    return "\n".join(instructions.encode(message).decode().strip() for message in (request, reply))
+    request = Request(v=1, seq=7, do=HostnameSet(hostname="gate-3"), token="A" * 43)
+    return "\n".join(encode(message).decode().strip() for message in (request, Reply(seq=7, result=Done())))
 
 
 def request() -> str:
@@ -36,9 +38,22 @@ def request() -> str:
 
 
 def overview() -> str:
-    """Every instruction in a line."""
-    found = [[f"[`{name}`](#{kind.__name__.lower()})", sentence(kind.__doc__)] for name, kind in kinds().items()]
-    return table(["`type`", "what it does"], found)
+    """Every instruction in a line, with its policy."""
+    found = []
+    for name, kind in kinds().items():
+        policy = kind.policy
+        changes = "yes" if policy.mutating else ""
+        found.append(
+            [
+                f"[`{name}`](#{kind.__name__.lower()})",
+                sentence(kind.__doc__),
+                policy.who,
+                changes,
+                policy.audit,
+                policy.rate,
+            ]
+        )
+    return table(["`type`", "what it does", "who", "mutating", "audit", "rate"], found)
 
 
 def reference() -> str:
@@ -57,7 +72,7 @@ def replies() -> str:
 
 def errors() -> str:
     """Every code of an error, and when it is the answer."""
-    said = comments(instructions, "ErrorCode")
+    said = comments(base, "ErrorCode")
     return table(["`code`", "when"], [[code(name), said.get(name, "")] for name in typing.get_args(ErrorCode)])
 
 
@@ -71,9 +86,9 @@ def _section(title: str, kind: type[Struct]) -> str:
 def limits() -> str:
     """Every number of the daemon's settings: what it allows and how long it waits."""
     said = notes(Settings)
-    rows = [
+    found = [
         [code(field.name), f"{field.default:.4g}", text(said.get(field.name))]
         for field in dataclasses.fields(Settings)
         if field.type in ("int", "float") and field.name != "port"
     ]
-    return table(["setting", "value", "meaning"], rows)
+    return table(["setting", "value", "meaning"], found)

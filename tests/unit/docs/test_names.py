@@ -28,7 +28,7 @@ def test_every_name_in_a_document_exists(file: Path) -> None:
         ("see `rootfs/spec/profiles/*.tom`", "no file or folder: rootfs/spec/profiles/*.tom"),
         ("see `nothing.py`", "no file of that name: nothing.py"),
         ("`python3 -I -m backend.nothing check`", "no module or name in one: backend.nothing"),
-        ("`backend.protocol.instructions.NOTHING`", "no module or name in one: backend.protocol.instructions.NOTHING"),
+        ("`backend.protocol.codec.NOTHING`", "no module or name in one: backend.protocol.codec.NOTHING"),
     ],
 )
 def test_a_name_that_does_not_exist_is_found(text: str, complaint: str) -> None:
@@ -40,7 +40,7 @@ def test_a_name_that_does_not_exist_is_found(text: str, complaint: str) -> None:
     [
         "`invoke image --profile path/to/mine.toml --newest`, `invoke --list`, `.ci/setup && .venv/bin/invoke run`",
         "`--way`, `--yes`, `$SALLYPORT_CCACHE`, `out/docs/index.html`, `/data/sallyport`, `sda/1`",
-        "`rootfs/spec/profiles/*.toml`, `tasks.py`, `backend/`, `backend.protocol.instructions.MAX_LINE`",
+        "`rootfs/spec/profiles/*.toml`, `tasks.py`, `backend/`, `backend.protocol.codec.MAX_LINE`",
     ],
 )
 def test_names_that_exist_are_no_complaint(text: str) -> None:
