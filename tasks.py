@@ -15,7 +15,7 @@ from rootfs.base.cli_errors import NEWEST, building, friendly
 from rootfs.base.cli_errors import console as _console
 from rootfs.base.errors import SallyportError
 from rootfs.build import OUT
-from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, debian
+from rootfs.tasks import ENGINES, PROFILE, WAY_HELP, build, package_sets
 from rootfs.tasks import collection as image
 from tests.bench.tasks import collection as bench
 from tests.lint import parts
@@ -53,7 +53,13 @@ def run(
     runner.check_ports(https, ssh)  # before a build of minutes
     subject = imagefile.open_image(Path(image) if image else build(profile, way).image)
     runner.run(
-        debian(subject.profile.arch).emulator, subject, _console, https=https, ssh=ssh, persist=persist, serial=serial
+        package_sets(subject.profile.arch).emulator,
+        subject,
+        _console,
+        https=https,
+        ssh=ssh,
+        persist=persist,
+        serial=serial,
     )
 
 
@@ -72,7 +78,7 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
     """Attack the forwarder's parsers with libFuzzer, ASan and UBSan. Exit code: 1 if one of them broke."""
     from tests.fuzz import run as fuzzer
 
-    start, targets = fuzzer.on_tree(debian().tools), [target] if target else []
+    start, targets = fuzzer.on_tree(package_sets().tools), [target] if target else []
     if replay:
         report = fuzzer.replay(start, targets, _console, inputs=[] if replay == "all" else [Path(replay)])
     else:
@@ -134,10 +140,9 @@ def lint(_: Context, part: str = "all", fix: bool = False) -> None:
     """Check style, types and hazards: ruff, mypy --strict, shellcheck, oxlint, clang-format, clang-tidy."""
     root = OUT.parent
     if fix:
-        parts.fix(root, lambda: debian().tools)
-    failed = [
-        name for name in (PARTS if part == "all" else [part]) if not parts.check(name, root, lambda: debian().tools)
-    ]
+        parts.fix(root, lambda: package_sets().tools)
+    chosen = PARTS if part == "all" else [part]
+    failed = [name for name in chosen if not parts.check(name, root, lambda: package_sets().tools)]
     if failed:
         _console.print(f"[red]lint found something in: {', '.join(failed)}[/]")
         raise Exit(code=1)

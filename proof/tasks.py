@@ -12,7 +12,7 @@ from rootfs.base.cli_errors import NEWEST, building, friendly
 from rootfs.base.cli_errors import console as _console
 from rootfs.build import OUT, Recipe
 from rootfs.spec import profile as profiles
-from rootfs.tasks import PROFILE, WAY_HELP, build, debian, make
+from rootfs.tasks import PROFILE, WAY_HELP, build, make, package_sets
 
 
 @task(
@@ -79,7 +79,7 @@ def verify(
             else prover.test_variant(subject, lambda d: make(Recipe(d, test_access=True), subject.engine))
         )
         folder = Path(report) if report else OUT / "verify" / subject.name
-        result = prover.verify(debian(subject.profile.arch), subject, inner, folder, _console, effort)
+        result = prover.verify(package_sets(subject.profile.arch), subject, inner, folder, _console, effort)
     files = reports.publish(result, folder, Path(key) if key else None)
     if json:
         print(reports.to_json(result))

@@ -43,10 +43,10 @@ from proof.wire.wire import WireError
 from rootfs.artifact.imagefile import ImageFile, open_image
 from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.tools_tree import Tools
 from rootfs.base.version import version
 from rootfs.build import OUT, Built, Recipe
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec.profile import Profile
 
 _MAX_SUMS = 1 << 20
@@ -165,12 +165,12 @@ def unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> Result:
 
 
 def verify(
-    engine: Engine, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, effort: Effort
+    sets: PackageSets, image: ImageFile, test_image: ImageFile | None, folder: Path, console: Console, effort: Effort
 ) -> Report:
     """Run the whole proof; what could not be tested is in the report as such.
 
     Args:
-        engine: has tools, and QEMU, for the image's architecture.
+        sets: has the tools tree, and QEMU, for the image's architecture.
         image: what is proven: its port while it runs, and its files.
         test_image: the same host with test access, for the probes from inside; None leaves them out, and says so.
         folder: where captures and logs go.
@@ -198,7 +198,7 @@ def verify(
 
         def at_port() -> list[Result]:
             bar.say(f"booting {image.name}", 0, 0)
-            found, seconds = outside(engine.emulator, image, folder, effort, say=bar.say)
+            found, seconds = outside(sets.emulator, image, folder, effort, say=bar.say)
             facts["first answer at the port"] = f"{seconds:.0f} s after power-on"
             return found
 
@@ -206,11 +206,11 @@ def verify(
             if test_image is None:
                 raise MachineError("there is no test image")
             facts["probed from inside"] = f"{test_image.name}, sha256 {test_image.sha256()}"
-            found, more = inside(engine.emulator, test_image, folder, effort, say=bar.say)
+            found, more = inside(sets.emulator, test_image, folder, effort, say=bar.say)
             facts.update(more)
             return found
 
-        part("tree", "the files of the image", lambda: trees.prove(engine, image, say=bar.say))
+        part("tree", "the files of the image", lambda: trees.prove(sets, image, say=bar.say))
         part("outside", "the management port of the running image", at_port)
         part("inside", "the link from a root shell in the VM", from_inside)
     results.append(unchanged(before, digests(image)))

@@ -19,9 +19,10 @@ from rootfs.base.cache import KEEP, Cache, remove
 from rootfs.base.cli_errors import NEWEST, building, friendly
 from rootfs.base.cli_errors import console as _console
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets, require
 from rootfs.base.version import shown
 from rootfs.build import OUT, Built, Recipe
-from rootfs.engines.debian.engine import Engine
+from rootfs.engines.debian.engine import lock as newest_packages
 from rootfs.spec import defconfig
 from rootfs.spec import profile as profiles
 from rootfs.spec.architecture import ALL, X86_64
@@ -53,22 +54,23 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
     """
     if engine not in ENGINES:
         raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
-    arch = recipe.profile.arch
-    host = frontend = debian(arch, offline=offline)
-    if engine != host.name:
-        from rootfs.engines.buildroot.engine import Engine as FromSource
+    engines = images.debian(recipe.profile, Cache(images.CACHE, _console), offline=offline)
+    if engine != engines.name:
+        from rootfs.engines.buildroot.engine import Engine
 
+        arch = recipe.profile.arch
         builder = buildroot_builder(buildroot, arch=arch, offline=offline)
-        frontend = FromSource(Cache(images.CACHE, _console), builder, offline=offline)
-        host = host if engine == "buildroot-vm" else frontend
+        from_source = Engine(package_sets(arch, offline=offline), builder)
+        host = engines.host if engine == "buildroot-vm" else from_source
+        engines = images.Engines(engine, host, from_source)
         recipe = dataclasses.replace(recipe, tag="-".join(word for word in (engine, recipe.tag) if word))
-    host.prepare(images.flavours(recipe))
-    return images.make(recipe, _console, engines=images.Engines(engine, host, frontend))
+    engines.host.prepare()
+    return images.make(recipe, _console, engines=engines)
 
 
-def debian(arch: str = X86_64.name, *, offline: bool = False) -> Engine:
-    """Engine `debian` for an architecture, with the project's cache."""
-    return Engine(Cache(images.CACHE, _console), arch=ALL[arch], offline=offline)
+def package_sets(arch: str = X86_64.name, *, offline: bool = False) -> PackageSets:
+    """The package sets that the build uses for an architecture, in the project's cache."""
+    return PackageSets(Cache(images.CACHE, _console), arch, ALL[arch].debian, offline=offline)
 
 
 @task(
@@ -138,7 +140,7 @@ def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2
 @friendly
 def lock(_: Context) -> None:
     """Resolve all packages anew and write rootfs/base/packages.lock."""
-    sets = debian().lock()
+    sets = newest_packages(Cache(images.CACHE, _console))
     packages.write_lock(sets)
     _console.print(f"{shown(packages.LOCK)}: {sum(len(found) for found in sets.values())} packages")
 
@@ -220,12 +222,12 @@ def compare(_: Context, a: str, b: str, json: bool = False) -> None:
     from rootfs.artifact import compare as comparing
     from rootfs.artifact.imagefile import open_image
 
-    engine = debian()
+    sets = package_sets()
     images_ = (open_image(Path(a)), open_image(Path(b)))
     folder = OUT / "compare"
     remove(folder)
     folder.mkdir(parents=True)
-    found = comparing.compare(engine.tools, engine.explain, images_, folder)
+    found = comparing.compare(sets.tools, sets.compare, images_, folder)
     if json:
         print(comparing.to_json(found))
     elif not found:
@@ -278,15 +280,15 @@ def buildroot_builder(buildroot: str, *, jobs: int = 0, arch: str = X86_64.name,
     others = distcc.read(os.environ.get(distcc.SETTING, ""))
     if others.nodes:
         _require_locked(distcc.SETTING)
-    engine = debian(arch, offline=offline)
-    engine.require(lambda: engine.workshop, lambda: engine.prebuilt)
-    shop = sandbox.prepare(engine, others)
+    sets = package_sets(arch, offline=offline)
+    require([lambda: sets.sandbox, lambda: sets.prebuilt])
+    made = sandbox.prepare(sets, others)
     downloads, ccache = (
         Path(os.environ.get(name) or OUT / "buildroot" / folder)
         for name, folder in ((DOWNLOADS, "dl"), (CCACHE, "ccache"))
     )
     compiler = Path(os.environ[TOOLCHAIN]) if os.environ.get(TOOLCHAIN) else None
-    return Builder(tree, OUT / "buildroot", downloads, ccache, jobs or others.jobs, _console, shop, ALL[arch], compiler)
+    return Builder(tree, OUT / "buildroot", downloads, ccache, jobs or others.jobs, _console, made, ALL[arch], compiler)
 
 
 @task(
@@ -382,9 +384,9 @@ def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch
     port, jobs = port or distcc.PORT, jobs or distcc.Farm().jobs
     words = distcc.command(listen, allow, port, jobs)
     _require_locked("image.node")
-    shop = sandbox.prepare(debian(_architecture(arch)))
+    made = sandbox.prepare(package_sets(_architecture(arch)))
     _console.print(f"{distcc.SETTING}={listen}:{port}/{jobs}", highlight=False)
-    shop.serve(words)
+    made.serve(words)
 
 
 collection = Collection("image")

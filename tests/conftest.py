@@ -19,10 +19,10 @@ from rootfs import build as images
 from rootfs import tasks
 from rootfs.artifact.imagefile import open_image
 from rootfs.base.cache import Cache
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.scratch import place
 from rootfs.base.tools_tree import Tools
 from rootfs.build import Built, Recipe
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec import profile
 from tests import medium
 from tests.timing import Timing
@@ -91,15 +91,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
-    """Engine `debian` with the project's cache."""
-    return Engine(Cache(images.CACHE, CONSOLE))
+def package_sets() -> PackageSets:
+    """The package sets that the build uses, in the project's cache."""
+    return PackageSets(Cache(images.CACHE, CONSOLE))
 
 
 @pytest.fixture(scope="session")
-def tools(engine: Engine) -> Tools:
+def tools(package_sets: PackageSets) -> Tools:
     """The tools tree."""
-    return engine.tools
+    return package_sets.tools
 
 
 @pytest.fixture(scope="session")

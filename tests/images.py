@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rootfs.artifact.imagefile import Boot, ImageFile, Manifest
+from rootfs.artifact.imagefile import ImageFile
+from rootfs.artifact.manifest import Boot, Manifest
 from rootfs.spec import profile as profiles
 
 

@@ -20,8 +20,8 @@ from proof.result import Result
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.artifact.unpack import VM
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import toolset
 from rootfs.base.tools_tree import Confined, left, own
-from rootfs.build import toolset
 
 _MIB = 1 << 20
 MAX_INITRD = initrd.MAX_ARCHIVE
@@ -77,7 +77,7 @@ class Flash:
                 return [slot_b, unknown("whole", regions.WHOLE.tried, str(error))]
 
     def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[Remade, str]:
-        if self._image.manifest.boot.tools != toolset(self._remaker.engine):
+        if self._image.manifest.boot.tools != toolset(self._remaker.sets.tools):
             raise TreeError("the image was made by other tools than this checkout has: take the one that made it")
         if self._image.manifest.boot.stub != hashlib.sha256(self._remaker.stub).hexdigest():
             raise TreeError("the manifest tells of another stub than this checkout's packages have")
@@ -95,7 +95,7 @@ class Flash:
         target = copy.parent / "uki.efi"
         try:
             # A file of it may be as long as it says, in clusters that go in a circle.
-            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.engine.arch.uki}"
+            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.arch.uki}"
             self._ask(copy, "prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
         except SallyportError as error:
             raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
@@ -108,7 +108,7 @@ class Flash:
             return Region(name, view, other, *parts[name])
 
         known = self._image.manifest.boot
-        boots = self._remaker.engine.arch.uki
+        boots = self._remaker.arch.uki
         start, _ = parts["slot-a"]
         # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
         (system,) = struct.unpack("<Q", view.read(start + 40, 8).ljust(8, b"\0"))
@@ -163,7 +163,7 @@ class Flash:
             said = self._ask(copy, "mdir", "-/", "-a", "-b", "-i", copy.name, "::")
         except SallyportError:
             return None
-        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._remaker.engine.arch.uki))
+        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._remaker.arch.uki))
 
     def _data(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
         """What is in the data partition's root directory (debugfs(8)), or in a copy's with one more file."""
@@ -192,7 +192,7 @@ class Flash:
                 raise SallyportError(f"{argv[0]} lists more than {MAX_LINES} files")
 
         words = ["prlimit", f"--cpu={MAX_SECONDS}", *argv]
-        return self._remaker.engine.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
+        return self._remaker.sets.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
 
     def _box(self) -> Path:
         """A new directory for what one question is about."""

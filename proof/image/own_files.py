@@ -9,47 +9,48 @@ from pathlib import Path
 
 from proof.image.tree.entries import MAX_FILE, Tree
 from proof.image.tree.objections import Own
-from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.bytecode import compile_python
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.version import PROJECT
-from rootfs.build import Recipe
-from rootfs.engines.debian.engine import Engine, compile_python
-from rootfs.tree import extension, overlay
+from rootfs.tree import extension, host_image, overlay
 from rootfs.tree import frontend_image as frontend
 
 _PACKAGES = "usr/lib/python3/dist-packages"
 
 
-def ours(engine: Engine, image: ImageFile, folder: Path) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
+def ours(sets: PackageSets, image: ImageFile, folder: Path) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
     """What this checkout puts into the host's root file system and into the VM's, by path.
 
     Args:
-        engine: has the tools.
+        sets: has the tools tree.
         image: what its manifest says.
         folder: an empty one.
 
     Raises:
         SallyportError: it cannot be made.
     """
-    recipe = Recipe(image.profile, test_access=image.test_access)
     test = ["host_test", "frontend_vm_test"] if image.test_access else []
-    compiled = extension.build(engine, extension.FORWARDER)
+    compiled = extension.build(sets, extension.FORWARDER)
     host, vm = folder / "host", folder / "vm"
-    _lay(host / "tree", ["host", *test[:1]], images.values(recipe, image.engine))
-    code = frontend.install_package(PROJECT / "backend", host / "tree", images.SOURCES_ONLY)
+    _lay(
+        host / "tree",
+        ["host", *test[:1]],
+        host_image.values(image.profile, image.engine, test_access=image.test_access),
+    )
+    code = frontend.install_package(PROJECT / "backend", host / "tree", host_image.SOURCES_ONLY)
     for name in extension.FORWARDER.outputs:
         shutil.copyfile(compiled / name, code / "forwarder" / name)
     _lay(vm / "tree", ["frontend_vm", *test[1:]], frontend.values(image.profile))
     frontend.install_package(frontend.SOURCE, vm / "tree", frontend.BUILD_ONLY)
     for build, package in ((host, "backend"), (vm, "frontend_vm")):
-        compile_python(engine.tools, build, f"tree/{_PACKAGES}/{package}")
+        compile_python(sets.tools, build, f"tree/{_PACKAGES}/{package}")
     return _listed(host / "tree"), _listed(vm / "tree")
 
 
 def _lay(tree: Path, overlays: Sequence[str], values: Mapping[str, object]) -> None:
     tree.mkdir(parents=True)
-    for name in overlays:
-        overlay.apply(PROJECT / "overlays" / name, tree, values)
+    overlay.lay([PROJECT / "overlays" / name for name in overlays], tree, values)
 
 
 def _listed(root: Path) -> dict[str, Own]:

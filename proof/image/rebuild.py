@@ -18,14 +18,14 @@ from typing import Self
 from proof.image.flash import initrd
 from proof.image.flash.view import View
 from proof.image.tree.entries import MAX_FILE, Tree, TreeError
-from rootfs import build as images
 from rootfs.artifact import disk
-from rootfs.artifact.disk import Verity
 from rootfs.artifact.imagefile import ImageFile
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.version import version
-from rootfs.build import Recipe
-from rootfs.engines.debian.engine import Engine
+from rootfs.spec.architecture import ALL
 from rootfs.tree import frontend_image as frontend
+from rootfs.tree import host_image, verity
+from rootfs.tree.verity import Verity
 
 _MODULES = "usr/lib/modules"
 _CHUNK = 1 << 20
@@ -111,12 +111,13 @@ class Remaker:
     """Makes images anew in a folder of its own; the same image but once. A context manager.
 
     Args:
-        engine: has the tools, and the stub.
+        sets: has the tools tree, and the stub.
         folder: where there is room.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine = engine
+    def __init__(self, sets: PackageSets, folder: Path) -> None:
+        self.sets = sets
+        self.arch = ALL[sets.arch]
         self._folder = folder
         self._roots: dict[str, _Root] = {}
         self._made: dict[str, Remade] = {}
@@ -133,11 +134,11 @@ class Remaker:
     @property
     def stub(self) -> bytes:
         """The code that loads what a unified kernel image has."""
-        return (self._boot / f"usr/lib/systemd/boot/efi/linux{self.engine.arch.efi}.efi.stub").read_bytes()
+        return (self._boot / f"usr/lib/systemd/boot/efi/linux{self.arch.efi}.efi.stub").read_bytes()
 
     @property
     def _boot(self) -> Path:
-        return self.engine.boot / "tree"
+        return self.sets.boot / "tree"
 
     def remake(
         self, image: ImageFile, view: View, slot: int, length: int, host: Callable[[], Path], kernel: bytes
@@ -186,8 +187,7 @@ class Remaker:
         try:
             _only_plain(Tree(vm))
             carried = Carried(archive)
-            engine = self.engine
-            made = frontend.initrd(folder, vm, carried, image.profile, arch=engine.arch, tools=engine.tools)
+            made = frontend.initrd(folder, vm, carried, image.profile, arch=self.arch, tools=self.sets.tools)
             return made.read_bytes()
         except TreeError:
             raise
@@ -202,12 +202,12 @@ class Remaker:
         return folder
 
     def _root(self, image: ImageFile, folder: Path, host: Path) -> _Root:
-        tools, tree = self.engine.tools, Tree(host)
+        tools, tree = self.sets.tools, Tree(host)
         _only_plain(tree)
-        recipe = Recipe(image.profile, test_access=image.test_access)
-        images.initrd(folder, host, _Installed(tree), recipe, image.engine, tools=tools)
+        values = host_image.values(image.profile, image.engine, test_access=image.test_access)
+        host_image.initrd(folder, host, _Installed(tree), image.profile, values, tools=tools)
         tools.run(["zstd", "-q", "-d", "initrd", "-o", "archive"], build=folder)
-        return _Root(folder, disk.seal(tools, folder, folder / "root"))
+        return _Root(folder, verity.seal(tools, folder, folder / "root"))
 
     def _image(self, image: ImageFile, folder: Path, root: _Root, kernel: bytes) -> Remade:
         (folder / "linux").write_bytes(kernel)
@@ -215,10 +215,10 @@ class Remaker:
         build.mkdir()
         os.link(root.folder / "root.verity", build / "root.verity")
         made = disk.assemble(
-            self.engine.tools,
+            self.sets.tools,
             build,
             profile=image.profile,
-            arch=self.engine.arch,
+            arch=self.arch,
             boot=self._boot,
             kernel=folder / "linux",
             initrd=root.folder / "initrd",

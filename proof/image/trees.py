@@ -19,9 +19,9 @@ from proof.result import Result, Verdict
 from rootfs.artifact import unpack as unpacking
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.scratch import disposable
 from rootfs.base.tools_tree import BUILD, Confined, Tools
-from rootfs.engines.debian.engine import Engine
 
 _PREFIX = "sallyport-tree-"
 
@@ -91,19 +91,19 @@ def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
         yield unpack(tools, image, directory)
 
 
-def prove(engine: Engine, image: ImageFile, *, say: Progress) -> list[Result]:
+def prove(sets: PackageSets, image: ImageFile, *, say: Progress) -> list[Result]:
     """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
     say("the files of the image", 0, 0)
     with (
         disposable(_PREFIX, image.path.parent) as folder,
-        Remaker(engine, folder) as remaker,
+        Remaker(sets, folder) as remaker,
     ):
         return look(remaker, image)
 
 
 def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Result]:
     """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
-    tools = remaker.engine.tools
+    tools = remaker.sets.tools
     with ExitStack() as stack:
         folder = stack.enter_context(disposable(_PREFIX, image.path.parent))
 
@@ -119,7 +119,7 @@ def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Resu
             if files:
                 # Not in a directory that a confined program had.
                 place = stack.enter_context(disposable(_PREFIX, image.path.parent))
-                made = ours(remaker.engine, image, place / "ours")
+                made = ours(remaker.sets, image, place / "ours")
                 results += check(tools, replace(trees(), ours=made))
                 results.append(flash_image.vm_initramfs(remaker, image, trees().host, trees().vm))
         except SallyportError as error:

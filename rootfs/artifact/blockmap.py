@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rootfs.artifact.gpt import Table
-from rootfs.artifact.layout import BLOCK
+from rootfs.spec.blocks import BLOCK
 
 _CHUNK = 2**20
 

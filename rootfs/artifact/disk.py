@@ -1,64 +1,21 @@
-"""The flash image: verified root, unified kernel image, partitions, block map."""
+"""The flash image: unified kernel image, system and data partition, partition table, block map."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs.artifact import blockmap, gpt, layout
 from rootfs.base.errors import SallyportError
 from rootfs.base.tools_tree import Confined, Tools, left
 from rootfs.spec.architecture import Arch
+from rootfs.spec.blocks import BLOCK, group_blocks
 from rootfs.spec.profile import Disk, Profile
+from rootfs.tree.verity import SEALED, Verity
 
 _MAX_UKI = 1 << 28
 STUB_PACKAGE = "systemd-boot-efi"
 """The package that has the stub."""
-
-
-@dataclass(frozen=True)
-class Verity:
-    """A dm-verity device (kernel: device-mapper/verity.rst); the hash tree follows the data."""
-
-    blocks: int
-    """Data blocks of 4096 bytes; also where the hash tree begins."""
-    root_hash: str
-    salt: str
-
-    @property
-    def argument(self) -> str:
-        """As the initrd reads it from the kernel's command line."""
-        return f"sallyport.roothash={self.root_hash} sallyport.verity={self.blocks},{self.salt}"
-
-
-def seal(tools: Tools, build: Path, root: Path) -> Verity:
-    """Append the hash tree to a copy of ``root``: ``build/root.verity``.
-
-    Raises:
-        CommandError: veritysetup failed.
-    """
-    sealed = build / "root.verity"
-    shutil.copyfile(root, sealed)
-    size = sealed.stat().st_size
-    padded = -(-size // layout.BLOCK) * layout.BLOCK
-    with sealed.open("r+b") as file:
-        file.truncate(padded)
-    # The salt need not be secret, only differ from image to image; derived, so that a rebuild gives the same bytes.
-    salt = hashlib.sha256(b"sallyport verity salt" + hashlib.sha256(root.read_bytes()).digest()).hexdigest()
-    printed = tools.run(
-        [
-            *("veritysetup", "format", sealed.name, sealed.name, "--no-superblock", "--hash", "sha256"),
-            *("--hash-offset", str(padded), "--data-blocks", str(padded // layout.BLOCK), "--salt", salt),
-        ],
-        build=build,
-    )
-    match = re.search(r"^Root hash:\s+([0-9a-f]{64})$", printed, re.MULTILINE)
-    if match is None:
-        raise SallyportError("veritysetup printed no root hash", f"it said: {printed}")
-    return Verity(padded // layout.BLOCK, match.group(1), salt)
 
 
 def assemble(
@@ -81,7 +38,7 @@ def assemble(
         CommandError: a tool failed.
         SallyportError: the root file system does not fit its slot.
     """
-    room, size = profile.disk.slot_mib * 2**20, (build / "root.verity").stat().st_size
+    room, size = profile.disk.slot_mib * 2**20, (build / SEALED).stat().st_size
     if size > room:
         raise SallyportError(
             f"profile {profile.name!r}: disk.slot_mib: the root file system takes {size / 2**20:.1f} MiB of "
@@ -112,7 +69,7 @@ def assemble(
     _data_partition(tools, build, profile.disk, identity)
     table = layout.table(profile.disk, identity)
     image = build / "disk.img"
-    content = {"esp": "esp.vfat", "slot-a": "root.verity", "data": "data.ext4"}
+    content = {"esp": "esp.vfat", "slot-a": SEALED, "data": "data.ext4"}
     with image.open("wb") as file:
         file.truncate(table.size)
         gpt.write(file, table)
@@ -155,7 +112,7 @@ def _data_partition(tools: Tools, build: Path, disk: Disk, identity: str) -> Non
     extended = f"hash_seed={own['hash']},root_owner=0:0,nodiscard,lazy_itable_init=0,lazy_journal_init=0"
     tools.run(
         [
-            *("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(layout.BLOCK), "-g", str(layout.group_blocks(disk))),
+            *("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-g", str(group_blocks(disk))),
             *("-L", "data", "-U", str(own["file-system"]), "-m", "0", "-e", "remount-ro"),
             *("-O", "^metadata_csum_seed", "-E", extended, "data.ext4", f"{disk.data_mib}M"),
         ],

@@ -4,48 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from rootfs.artifact import gpt, layout
+from rootfs.artifact.manifest import MAX_MANIFEST, Manifest
 from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
 from rootfs.spec.profile import Profile
 
-MAX_MANIFEST = 16 << 20
-"""Bytes of a manifest; the largest that the project makes has less than 1 MiB."""
 _KEEP = "keep the manifest that `invoke image` made beside the image: it tells which machine the image is for"
-_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Path = Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-class Boot(BaseModel):
-    """SHA-256 of what of the unified kernel image nothing else of the image can tell."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    kernel: _Digest
-    stub: _Digest
-    tools: _Digest
-    """What compressed and put together the rest."""
-
-
-class Manifest(BaseModel):
-    """Of what a manifest says, what is read back; it was handed to us with the image, and is as hostile as that."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    name: str = Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
-    """Names the directory of the image's report, so it must be one plain word."""
-    profile: Profile
-    """All of it and not its name: the image may be of a profile that is not in this tree."""
-    test_access: bool
-    engine: Literal["debian", "buildroot", "buildroot-vm"]
-    root_hash: _Digest
-    boot: Boot
-    files: dict[_Path, _Digest] = Field(max_length=100_000)
-    """Of the host's root file system: path to SHA-256."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,6 @@ VOLUME = 0x53414C4C
 """Serial number of the FAT file system."""
 _NAMESPACE = UUID("5a11e907-0000-4000-8000-000000000001")
 """Names the project's identifiers (RFC 9562, version 5): the same inputs give the same ones."""
-BLOCK = 4096
-"""Bytes of a block of ext4, of dm-verity and of the block map: whole sectors of every disk."""
 
 
 def identifier(identity: str, what: str) -> UUID:
@@ -53,11 +51,3 @@ def table(disk: Disk, identity: str) -> Table:
         parts.append(Partition(name, kind, identifier(identity, name), start, size))
         start += size
     return Table(disk.sector_bytes, start + ALIGNMENT, identifier(identity, "disk"), tuple(parts))
-
-
-def group_blocks(disk: Disk) -> int:
-    """Blocks of a group of the data partition's ext4: a quarter of it, at most what ext4 can.
-
-    The second group begins with a copy of the superblock (ext4(5), sparse_super), so even the smallest has one.
-    """
-    return min(8 * BLOCK, disk.data_mib * 2**20 // BLOCK // 4)

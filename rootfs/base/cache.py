@@ -108,7 +108,7 @@ class Cache:
         provide(self.directory)
         busy = f"  … {title} [dim](another build is at it)[/]"
         # Another build at the same time may want the same output.
-        with alone(self.directory / f".{name}.lock", lambda: self.console.print(busy, highlight=False)):
+        with exclusive_lock(self.directory / f".{name}.lock", lambda: self.console.print(busy, highlight=False)):
             return self._step(output, title, inputs, build)
 
     def _step(self, output: Path, title: str, inputs: Mapping[str, str], build: Callable[[Path], None]) -> Path:
@@ -171,7 +171,7 @@ class Cache:
 
 
 @contextmanager
-def alone(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+def exclusive_lock(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock (flock(2)) against other builds at the same time.
 
     Args:

@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from elftools.common.exceptions import ELFError
@@ -14,6 +14,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from rootfs.base.errors import SallyportError
+from rootfs.base.file_tree import files
 from rootfs.spec.architecture import X86_64, Arch
 
 _LIBRARY_DIRECTORIES = (
@@ -21,15 +22,6 @@ _LIBRARY_DIRECTORIES = (
     "usr/lib64",
     "usr/lib/{triplet}/systemd",  # RUNPATH of systemd's own programs
 )
-
-
-def files(tree: Path) -> Iterator[str]:
-    """Every file and symbolic link of a tree, as sorted relative POSIX paths."""
-    for directory, names, leaves in os.walk(tree):
-        names.sort()
-        links = [name for name in names if (Path(directory) / name).is_symlink()]
-        for leaf in sorted(leaves + links):
-            yield (Path(directory) / leaf).relative_to(tree).as_posix()
 
 
 def needed(file: Path) -> list[str]:
@@ -46,7 +38,9 @@ def needed(file: Path) -> list[str]:
         return [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
 
 
-def choose(tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, *, idle: bool = False) -> list[str]:
+def choose(
+    tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, may_exclude_nothing: bool = False
+) -> list[str]:
     """The relative paths to keep, links' targets and needed libraries included.
 
     Args:
@@ -54,7 +48,7 @@ def choose(tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, *, 
         keep: globs; a leading ``!`` takes out again; the last match wins.
         where: names the declaration in messages.
         arch: what the tree is for.
-        idle: whether a glob that takes out may match nothing: the tree was made without it.
+        may_exclude_nothing: whether a glob that takes out may match nothing: the tree was made without such files.
 
     Raises:
         SallyportError: a glob matches nothing, or a needed library is not in the tree.
@@ -72,7 +66,7 @@ def choose(tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, *, 
                 used.add(glob)
         if verdict:
             chosen.add(path)
-    if useless := [glob for take, _, glob in rules if glob not in used and (take or not idle)]:
+    if useless := [glob for take, _, glob in rules if glob not in used and (take or not may_exclude_nothing)]:
         raise SallyportError(f"{where}: nothing matches {', '.join(sorted(useless))}", "take it out or mend the path")
     queue = sorted(chosen)
     everything = set(present)

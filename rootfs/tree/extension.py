@@ -21,10 +21,10 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from rootfs.base import tools_tree
 from rootfs.base.cache import digest_code, digest_path
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.tools_tree import Tools
 from rootfs.base.version import PROJECT
-from rootfs.engines.debian.engine import Engine
-from rootfs.spec.architecture import X86_64, Arch
+from rootfs.spec.architecture import ALL, X86_64, Arch
 
 PACKAGE = PROJECT / "backend"
 OLDEST_GLIBC = (2, 36)
@@ -98,7 +98,7 @@ LAN = Extension(
 )
 
 
-def build(debian: Engine, extension: Extension) -> Path:
+def build(sets: PackageSets, extension: Extension) -> Path:
     """Compile an extension.
 
     Returns:
@@ -108,12 +108,12 @@ def build(debian: Engine, extension: Extension) -> Path:
         CommandError: the compiler refused a source; with what it said.
         SallyportError: a module needs a newer C library than `OLDEST_GLIBC`.
     """
-    toolbox = debian.tools
+    toolbox = sets.tools
     inputs = {name: digest_path(path) for name, path in extension.sources.items()}
     inputs |= {"tools": toolbox.tree.parent.name} | digest_code(tools_tree, sys.modules[__name__])
-    arch = debian.arch
+    arch = ALL[sets.arch]
     if arch is not X86_64:
-        inputs["sysroot"] = debian.sysroot.tree.parent.name
+        inputs["sysroot"] = sets.sysroot.tree.parent.name
 
     def make(output: Path) -> None:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".extension-") as temporary:
@@ -122,7 +122,7 @@ def build(debian: Engine, extension: Extension) -> Path:
                 target = work / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
-            _compile(toolbox, work, arch, None if arch is X86_64 else debian.sysroot.tree)
+            _compile(toolbox, work, arch, None if arch is X86_64 else sets.sysroot.tree)
             for name in extension.modules:
                 module = work / "lib" / extension.package / name
                 check_versions(module)
@@ -131,7 +131,7 @@ def build(debian: Engine, extension: Extension) -> Path:
                 _compile_bpf(toolbox, work, extension.bpf)
                 shutil.copyfile(work / extension.outputs[-1], output / extension.outputs[-1])
 
-    return debian.cache.step(f"{extension.step}{arch.suffix}", extension.title, inputs, make)
+    return sets.cache.step(f"{extension.step}{arch.suffix}", extension.title, inputs, make)
 
 
 def _compile(toolbox: Tools, work: Path, arch: Arch, sysroot: Path | None) -> None:
@@ -185,9 +185,9 @@ def check_versions(module: Path) -> None:
             )
 
 
-def install(debian: Engine, extension: Extension) -> None:
+def install(sets: PackageSets, extension: Extension) -> None:
     """Put the outputs beside the Python code, each by one rename, unless they are there."""
-    built = build(debian, extension)
+    built = build(sets, extension)
     for name in extension.outputs:
         there = extension.target / name
         if there.exists() and there.read_bytes() == (built / name).read_bytes():

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from backend.protocol import link_plan
-from rootfs.base import licenses
+from rootfs.base import file_tree, licenses
+from rootfs.base.bytecode import compile_python
 from rootfs.base.cache import digest_code, digest_path
+from rootfs.base.file_tree import link_tree
 from rootfs.base.tools_tree import Tools
 from rootfs.base.version import PROJECT, version
-from rootfs.engines.debian.engine import Engine, compile_python
-from rootfs.spec import defconfig
+from rootfs.engines.protocol import Engine
 from rootfs.spec.architecture import Arch
 from rootfs.spec.profile import Profile
-from rootfs.tree import initramfs, kernel, overlay, squashfs
+from rootfs.tree import busybox, initramfs, kernel, overlay, squashfs
 from rootfs.tree.initramfs import Modules
 from rootfs.tree.kernel import Kernel
 
 SOURCE = PROJECT / "frontend_vm"
-KERNEL = "cloud"
-"""Flavour of the VM's kernel, out of those of the engine."""
 MODULES = ("virtio_mmio", "virtio_blk", "squashfs", "qemu_fw_cfg", "virtio_net", "virtio_rng")
-INIT = PROJECT / "overlays/frontend_vm_initramfs/init.j2"
-_APPLETS = ("sh", "mount", "insmod", "switch_root", "sleep", "echo", "mkdir")
+INITRAMFS = PROJECT / "overlays/frontend_vm_initramfs"
 BUILD_ONLY = {"*.config"}
 
 
@@ -45,31 +44,32 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json`` and
         ``licenses.json``.
     """
-    base, wish = engine.root("frontend", defconfig.FRONTEND)
-    linux = Kernel(engine.cache, engine.tools, engine.kernel("frontend", KERNEL))
-    overlays = [*wish.overlays, *extra_overlays]
+    tools = engine.sets.tools
+    base, spec = engine.root("frontend")
+    linux = Kernel(engine.cache, tools, engine.kernel("frontend"))
+    overlays = [*spec.overlays, *extra_overlays]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}
     # A link, of which the digest above has only where it leads.
     inputs |= {"protocol": digest_path(SOURCE / "protocol")}
-    inputs |= {"overlays/frontend_vm_initramfs": digest_path(INIT.parent), "version": version()}
+    inputs |= {"overlays/frontend_vm_initramfs": digest_path(INITRAMFS), "version": version()}
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
-    inputs |= {"profile": profile.model_dump_json(), "hostname": wish.hostname}
-    inputs |= digest_code(initramfs, kernel, overlay, squashfs)
+    inputs |= {"profile": profile.model_dump_json(), "hostname": spec.hostname}
+    inputs |= {"busybox": digest_path(busybox.DECLARED)}
+    inputs |= digest_code(busybox, file_tree, initramfs, kernel, overlay, squashfs, sys.modules[__name__])
 
     def make(output: Path) -> None:
         tree = output / "tree"
-        overlay.link_tree(base / "tree", tree)
+        link_tree(base / "tree", tree)
         overlay.skeleton(tree)
-        for directory in overlays:
-            overlay.apply(directory, tree, values(profile))
-        (tree / "etc/hostname").write_text(wish.hostname + "\n")
+        overlay.lay(overlays, tree, values(profile))
+        (tree / "etc/hostname").write_text(spec.hostname + "\n")
         install_package(SOURCE, tree, BUILD_ONLY)
-        compile_python(engine.tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
-        initrd(output, base / "tree", linux, profile, arch=engine.arch, tools=engine.tools)
+        compile_python(tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
+        initrd(output, base / "tree", linux, profile, arch=engine.arch, tools=tools)
         shutil.copyfile(linux.image, output / "vmlinuz")
         # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
         # the VM, whose processor may be an emulated one, never unpacks anything.
-        squashfs.make(engine.tools, output, "tree", "root.squashfs", level=None)
+        squashfs.make(tools, output, "tree", "root.squashfs", level=None)
         for name in ("packages.json", licenses.FILE):
             shutil.copyfile(base / name, output / name)
 
@@ -91,10 +91,9 @@ def initrd(output: Path, base: Path, modules: Modules, profile: Profile, *, arch
         output,
         base=base,
         programs=(),
-        applets=_APPLETS,
         kernel=modules,
         modules=MODULES,
-        init=INIT,
+        overlay=INITRAMFS,
         values=values(profile),
         tools=tools,
         where=str(Path(__file__)),

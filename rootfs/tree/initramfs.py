@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from rootfs.base.file_tree import MERGED
 from rootfs.base.tools_tree import EPOCH, Tools
 from rootfs.engines import select_files
 from rootfs.spec.architecture import Arch
-from rootfs.tree.overlay import MERGED, render
+from rootfs.tree import busybox
+from rootfs.tree.overlay import render
 
 
 class Modules(Protocol):
@@ -29,10 +31,9 @@ def build(
     *,
     base: Path,
     programs: Iterable[str],
-    applets: Iterable[str],
     kernel: Modules,
     modules: Iterable[str],
-    init: Path,
+    overlay: Path,
     values: Mapping[str, object],
     tools: Tools,
     where: str,
@@ -45,11 +46,10 @@ def build(
         output: the step's directory.
         base: a tree to take programs and their libraries from.
         programs: paths in it.
-        applets: BusyBox applets to link.
         kernel: whose modules.
         modules: names of the modules that ``init`` loads, in order, by the list /modules.
-        init: the template of /init.
-        values: what it may use.
+        overlay: directory with ``init.j2``, the template of /init; its name is that of its BusyBox links.
+        values: what the template may use.
         tools: for compression.
         where: who names the modules, for messages.
         compress: with zstd; without where what carries it is compressed.
@@ -67,13 +67,12 @@ def build(
         (tree / name).symlink_to(target)
     chosen = select_files.choose(base, [arch.loader, "usr/bin/busybox", *programs], where, arch)
     select_files.copy(base, chosen, tree)
-    for applet in applets:
-        (tree / "usr/bin" / applet).symlink_to("busybox")
+    busybox.link(overlay.name, tree)
     paths = kernel.closure(modules, where)
     for path in paths:
         kernel.copy(path, tree / "modules.d" / Path(path).name.removesuffix(".xz"))
     (tree / "modules").write_text("".join(f"/modules.d/{Path(path).name.removesuffix('.xz')}\n" for path in paths))
-    (tree / "init").write_text(render(init, values))
+    (tree / "init").write_text(render(overlay / "init.j2", values))
     (tree / "init").chmod(0o755)
     (output / "initrd.cpio").write_bytes(archive(tree))
     if compress:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
 
 from rootfs.base.errors import SallyportError
-from rootfs.engines.select_files import files
+from rootfs.base.file_tree import MERGED, files
+from rootfs.tree import busybox
 
 SKELETON = ("data", "dev", "proc", "root", "run", "sys", "tmp", "var/tmp", "usr/bin", "usr/lib64", "usr/sbin")
 """Directories of every root file system: git keeps no empty ones."""
-MERGED = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
 
 
 def skeleton(tree: Path) -> None:
@@ -54,6 +54,17 @@ def _line(error: BaseException) -> int:
     return line
 
 
+def lay(overlays: Iterable[Path], tree: Path, values: Mapping[str, object]) -> None:
+    """Lay overlays over a tree, the last one on top; each with its links to BusyBox (`busybox.link`).
+
+    Raises:
+        SallyportError: a template cannot be rendered (`render`).
+    """
+    for directory in overlays:
+        busybox.link(directory.name, tree)
+        apply(directory, tree, values)
+
+
 def apply(overlay: Path, tree: Path, values: Mapping[str, object]) -> None:
     """Lay one overlay over a tree. A file replaces what is there; modes are 0644, or 0755 where it is executable.
 
@@ -74,8 +85,3 @@ def apply(overlay: Path, tree: Path, values: Mapping[str, object]) -> None:
         else:
             shutil.copyfile(source, target)
         target.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)
-
-
-def link_tree(source: Path, destination: Path) -> None:
-    """Copy a tree by hard links, symbolic links as they are."""
-    shutil.copytree(source, destination, symlinks=True, copy_function=os.link, dirs_exist_ok=True)

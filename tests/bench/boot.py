@@ -21,9 +21,9 @@ from driver.shell import HostShell, wait_host_shell
 from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile, open_image
 from rootfs.base.cache import Cache
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.tools_tree import Tools
 from rootfs.build import Built
-from rootfs.engines.debian.engine import Engine
 from tests.bench import figures
 from tests.bench.figures import Figure
 
@@ -41,7 +41,7 @@ def run(runs: int, output: Path, console: Console, test_built: Built, release_bu
         SallyportError: an image did not come up, so there is nothing to tell.
     """
     bench = figures.begin(runs, output, console)
-    tools = Engine(Cache(images.CACHE, Console(quiet=True))).tools
+    tools = PackageSets(Cache(images.CACHE, Console(quiet=True))).tools
     log = output.with_suffix(".serial.log")
     boots = []
     with console.status("power-on to UI") as status:

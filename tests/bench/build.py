@@ -21,10 +21,10 @@ from rootfs import build as images
 from rootfs.base import packages
 from rootfs.base.cache import Cache, remove
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.process import run as run_command
 from rootfs.base.version import PROJECT
 from rootfs.build import Built, Recipe
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec import profile
 from tests.bench import figures
 from tests.bench.figures import Figure, timed
@@ -173,7 +173,7 @@ def _sizes(shop: Workshop, built: Built, console: Console) -> list[Figure]:
     """What the host's slot holds, and what the VM's files come to when they are compressed on their own."""
     sizes = json.loads(built.manifest.read_text())["sizes"]
     host = (sizes["root_bytes"] + sizes["uki_bytes"]) / _MB
-    tools = Engine(Cache(shop.cache, shop.quiet)).tools
+    tools = PackageSets(Cache(shop.cache, shop.quiet)).tools
     squeezed = shop.directory / "squeezed"
     squeezed.mkdir()
     total = 0

@@ -15,7 +15,7 @@ from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.cache import Cache
 from rootfs.base.errors import SallyportError
-from rootfs.engines.debian.engine import Engine
+from rootfs.base.package_sets import PackageSets
 from tests.bench import boot, figures
 from tests.bench.figures import Figure
 
@@ -36,7 +36,7 @@ def run(runs: int, output: Path, console: Console, subjects: Sequence[ImageFile]
     if len({subject.path for subject in subjects}) < max(2, len(subjects)):
         raise SallyportError("one image cannot be compared", "name two or more: --image A --image B")
     bench = figures.begin(runs, output, console)
-    tools = Engine(Cache(images.CACHE, Console(quiet=True))).tools
+    tools = PackageSets(Cache(images.CACHE, Console(quiet=True))).tools
     boots: dict[Path, list[float]] = {subject.path: [] for subject in subjects}
     engines = {subject.engine for subject in subjects}
     with console.status("power-on to UI") as status:

@@ -28,10 +28,10 @@ from driver.shell import HostShell, vm_shell, wait_host_shell
 from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile, open_image
 from rootfs.base.cache import Cache
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.process import run as run_command
 from rootfs.base.tools_tree import Tools
 from rootfs.build import Recipe
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec import profile
 from tests.bench.forwarder import urgent
 from tests.bench.forwarder_traffic import compile_program
@@ -70,7 +70,7 @@ def run(runs: int, console: Console) -> dict[str, list[float]]:
     modules = bridge.modules.model_copy(update={"host": (*bridge.modules.host, "vhost_net")})
     bridge = bridge.model_copy(update={"modules": modules})
     peer = images.make(Recipe(bridge, test_access=True, extra=(OVERLAY,), tag="bench"), console)
-    tools = Engine(Cache(images.CACHE, Console(quiet=True))).tools
+    tools = PackageSets(Cache(images.CACHE, Console(quiet=True))).tools
     # It tells every attempt to reach a VM that is not up yet.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     found: dict[str, list[float]] = {}

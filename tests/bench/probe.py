@@ -42,10 +42,10 @@ from rootfs import build as images
 from rootfs.artifact.imagefile import open_image
 from rootfs.base.cache import Cache
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.process import environment
 from rootfs.base.tools_tree import Tools
 from rootfs.build import Built
-from rootfs.engines.debian.engine import Engine
 from tests.bench import figures
 from tests.bench.figures import Figure
 from tests.bench.forwarder_bed import Space
@@ -254,14 +254,14 @@ def run(runs: int, output: Path, console: Console, built: Built, *, rates: dict[
         SallyportError: the image does not come up, or a peer fails.
     """
     bench = figures.begin(runs, output, console)
-    engine = Engine(Cache(images.CACHE, Console(quiet=True)))
+    sets = PackageSets(Cache(images.CACHE, Console(quiet=True)))
     image = open_image(built.image)
     target = verify.target(image)
     seconds: dict[str, list[float]] = {}
     wrong: dict[str, list[int]] = {}
     with bed() as (space, tap), tempfile.TemporaryDirectory() as folder, console.status("") as status:
-        scanner = Scanner(space, target, engine.peers, rates)
-        with Rig(engine.tools, image, target, Path(folder), say=status.update, tap=tap) as rig:
+        scanner = Scanner(space, target, sets.peers, rates)
+        with Rig(sets.tools, image, target, Path(folder), say=status.update, tap=tap) as rig:
             for number in range(runs):
                 for name, scan in (("ours", scanner.ours), ("nmap", scanner.nmap), ("masscan", scanner.masscan)):
                     status.update(f"{name}, {number + 1} of {runs}")

@@ -12,7 +12,7 @@ from rootfs.artifact.compare import REPORT, compare
 from rootfs.artifact.imagefile import open_image
 from rootfs.build import Built, Recipe
 from rootfs.spec import profile as profiles
-from rootfs.tasks import debian
+from rootfs.tasks import package_sets
 
 pytestmark = pytest.mark.image
 
@@ -25,12 +25,12 @@ def test_the_file_that_differs_is_named_and_explained(
     (etc / "planted").write_text("a line that only one image has\n")
     recipe = Recipe(profiles.load("qemu"), extra=(etc.parent,), tag="compared")
     other = build_image(recipe)
-    engine = debian()
+    sets = package_sets()
     folder = tmp_path / "report"
     folder.mkdir()
     found = {
         file.path: file
-        for file in compare(engine.tools, engine.explain, (open_image(release.image), open_image(other.image)), folder)
+        for file in compare(sets.tools, sets.compare, (open_image(release.image), open_image(other.image)), folder)
     }
     assert found["host/etc/planted"].before is None
     # Its hash tree has another root, which is on the kernel's command line and makes the disk's identifiers.
@@ -43,6 +43,6 @@ def test_the_file_that_differs_is_named_and_explained(
 def test_a_copy_does_not_differ(release: Built, tmp_path: Path) -> None:
     for suffix in (".img", ".manifest.json"):
         shutil.copyfile(release.image.with_suffix(suffix), tmp_path / f"copy{suffix}")
-    engine = debian()
+    sets = package_sets()
     pair = open_image(release.image), open_image(tmp_path / "copy.img")
-    assert compare(engine.tools, engine.explain, pair, tmp_path) == []
+    assert compare(sets.tools, sets.compare, pair, tmp_path) == []

@@ -18,10 +18,10 @@ from proof.image import trees
 from proof.result import Verdict
 from rootfs.artifact.imagefile import open_image
 from rootfs.artifact.unpack import unpack
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.process import run
 from rootfs.base.tools_tree import Confined, Tools, left
 from rootfs.build import Built
-from rootfs.engines.debian.engine import Engine
 
 pytestmark = pytest.mark.image
 
@@ -119,7 +119,7 @@ class Turned(Tools):
 
 
 def test_links_that_a_confined_program_leaves_lead_nobody_astray(
-    engine: Engine, release: Built, tmp_path: Path
+    package_sets: PackageSets, release: Built, tmp_path: Path
 ) -> None:
     """Of the whole static proof, with an image that it has to take apart to say how it differs."""
     victim = tmp_path / "victim"
@@ -131,12 +131,12 @@ def test_links_that_a_confined_program_leaves_lead_nobody_astray(
     with image.open("r+b") as file:
         file.seek(-(2 << 20), os.SEEK_END)  # in the data partition
         file.write(b"x")
-    turned = Turned(engine.tools.tree, victim)
-    engine.__dict__["tools"] = turned
+    turned = Turned(package_sets.tools.tree, victim)
+    package_sets.__dict__["tools"] = turned
     try:
-        results = trees.prove(engine, open_image(image), say=lambda *_: None)
+        results = trees.prove(package_sets, open_image(image), say=lambda *_: None)
     finally:
-        engine.__dict__.pop("tools")
+        package_sets.__dict__.pop("tools")
     assert victim.read_text() == "as it was"
     assert any(result.verdict is Verdict.HOLE for result in results)
 

@@ -13,17 +13,17 @@ from proof.image import trees
 from proof.image.rebuild import Remaker
 from proof.result import Result, Verdict
 from rootfs.artifact.imagefile import ImageFile, open_image
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.process import run
 from rootfs.build import Built
-from rootfs.engines.debian.engine import Engine
 from tests.mutants.forge import Forge
 
 pytestmark = pytest.mark.image
 
 
 @pytest.fixture(scope="module")
-def remaker(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remaker]:
-    with Remaker(engine, tmp_path_factory.mktemp("flash") / "remade") as remaker:
+def remaker(package_sets: PackageSets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remaker]:
+    with Remaker(package_sets, tmp_path_factory.mktemp("flash") / "remade") as remaker:
         yield remaker
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.artifact import disk, gpt, layout
-from rootfs.artifact.disk import Verity
+from rootfs.artifact import disk, gpt
 from rootfs.base.errors import CommandError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.tools_tree import Tools
 from rootfs.build import Built
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec import architecture, profile
+from rootfs.spec.blocks import BLOCK
+from rootfs.tree import verity
+from rootfs.tree.verity import Verity
 from tests import medium
 
 pytestmark = pytest.mark.image
@@ -72,7 +73,7 @@ def appliance(tools: Tools, release: Built, target: Path) -> None:
 
 
 def blocks(content: bytes) -> list[bytes]:
-    return [content[at : at + layout.BLOCK] for at in range(0, len(content), layout.BLOCK)]
+    return [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
 
 
 def extract(image: Path, part: gpt.Partition, target: Path) -> None:
@@ -84,7 +85,7 @@ def extract(image: Path, part: gpt.Partition, target: Path) -> None:
 def differing(image: Path, flashed: Path) -> int:
     """How many blocks of the image are not what the medium has."""
     with image.open("rb") as one, flashed.open("rb") as other:
-        pairs = iter(lambda: (one.read(layout.BLOCK), other.read(layout.BLOCK)), (b"", b""))
+        pairs = iter(lambda: (one.read(BLOCK), other.read(BLOCK)), (b"", b""))
         return sum(a != b for a, b in itertools.takewhile(lambda pair: pair[0], pairs))
 
 
@@ -170,7 +171,7 @@ def whole(tools: Tools, folder: Path, image: Path, verity: Verity) -> gpt.Table:
 
 
 def verity_of(release: Built) -> Verity:
-    return Verity(**json.loads((release.host_tree.parent / "verity.json").read_text()))
+    return verity.load(release.host_tree.parent)
 
 
 def test_each_part_of_the_image_is_whole(tools: Tools, release: Built, folder: Path) -> None:
@@ -187,7 +188,7 @@ def test_each_part_of_the_image_is_whole(tools: Tools, release: Built, folder: P
 
 
 @pytest.fixture
-def large(engine: Engine, tools: Tools, release: Built, folder: Path) -> Callable[[], Path]:
+def large(package_sets: PackageSets, tools: Tools, release: Built, folder: Path) -> Callable[[], Path]:
     def make() -> Path:
         root = release.host_tree.parent
         shutil.copyfile(root / "root.verity", folder / "root.verity")
@@ -197,8 +198,8 @@ def large(engine: Engine, tools: Tools, release: Built, folder: Path) -> Callabl
             tools,
             folder,
             profile=device.model_copy(update={"disk": large}),
-            arch=engine.arch,
-            boot=engine.boot / "tree",
+            arch=architecture.X86_64,
+            boot=package_sets.boot / "tree",
             kernel=release.frontend / "vmlinuz",
             initrd=root / "initrd",
             verity=verity_of(release),

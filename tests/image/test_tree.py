@@ -16,7 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from rootfs.artifact.imagefile import open_image
 from rootfs.base.tools_tree import Tools
 from rootfs.build import Built
-from rootfs.engines.debian import engine
+from rootfs.engines import symbol_map
 from rootfs.spec import defconfig
 from rootfs.tree import extension
 
@@ -196,7 +196,7 @@ def test_one_schema_at_both_ends(release: Built) -> None:
 
 def test_every_symbol_of_the_defconfigs_is_served() -> None:
     for config in (defconfig.HOST, defconfig.FRONTEND):
-        assert engine.translate(defconfig.read(config)).packages
+        assert symbol_map.translate(defconfig.read(config)).packages
 
 
 @pytest.mark.parametrize(

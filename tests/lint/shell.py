@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rootfs import build
 from rootfs.spec import profile
-from rootfs.tree import frontend_image, overlay
+from rootfs.tree import frontend_image, host_image, overlay
 
 _SHEBANG = re.compile(rb"#!\s*(/usr)?/bin/(env )?(ba|da|a)?sh\b")
 _NOT_OURS = {".git", ".venv", "out", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
@@ -48,7 +47,7 @@ def values(overlay_name: str, device: profile.Profile, *, test_access: bool = Fa
         test_access: whether it is a test image.
     """
     if overlay_name.startswith("host"):
-        return build.values(build.Recipe(device, test_access=test_access), "debian")
+        return host_image.values(device, "debian", test_access=test_access)
     return frontend_image.values(device)
 
 

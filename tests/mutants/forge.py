@@ -25,8 +25,8 @@ class Forge:
     def __init__(self, remaker: Remaker, image: ImageFile) -> None:
         self._remaker, self._image = remaker, image
         self._folder = image.path.parent
-        self._tools = remaker.engine.tools
-        self.boots = remaker.engine.arch.uki
+        self._tools = remaker.sets.tools
+        self.boots = remaker.arch.uki
         """Where the firmware finds what it boots."""
 
     def begins(self, partition: str) -> int:
@@ -104,7 +104,7 @@ class Forge:
         for name in ("osrel", "cmdline", "linux", "initrd"):
             (self._folder / name).write_bytes(other.get(name) or self.section(f".{name}"))
         (self._folder / "stub").write_bytes(stub or self._remaker.stub)
-        efi = self._remaker.engine.arch.efi
+        efi = self._remaker.arch.efi
         self._tools.run(
             [
                 *("ukify", "build", "--linux=linux", "--initrd=initrd", "--cmdline=@cmdline", "--os-release=@osrel"),

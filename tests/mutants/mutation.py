@@ -36,8 +36,8 @@ from proof.wire.wire import WireError
 from rootfs import build as images
 from rootfs.artifact.imagefile import ImageFile, open_image
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.build import Built, Recipe
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec.profile import Profile
 from tests.mutants.mutant import Mutant
 from tests.mutants.plants import AtBoot, InImage, InTree
@@ -100,9 +100,9 @@ class Mutation:
     """Plants holes into the test image of one profile; a context manager, which keeps one machine for all of them."""
 
     def __init__(
-        self, engine: Engine, device: Profile, folder: Path, console: Console, *, effort: Effort, say: Progress
+        self, sets: PackageSets, device: Profile, folder: Path, console: Console, *, effort: Effort, say: Progress
     ) -> None:
-        self._engine, self._tools = engine, engine.tools
+        self._sets, self._tools = sets, sets.tools
         self._device, self._folder, self._console = device, folder, console
         self._effort, self._say = effort, say
         self._built: Built = images.make(Recipe(device, test_access=True), console)
@@ -125,13 +125,13 @@ class Mutation:
     def _remaker(self) -> Remaker:
         """Kept for all of them: few change what the image is made anew of."""
         beside = tempfile.TemporaryDirectory(prefix="sallyport-remade-", dir=self._built.image.parent)
-        return self._machine.enter_context(Remaker(self._engine, Path(self._machine.enter_context(beside))))
+        return self._machine.enter_context(Remaker(self._sets, Path(self._machine.enter_context(beside))))
 
     @cached_property
     def _ours(self) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
         """What this checkout puts into the image. As the manifest, it would find nearly every one in a tree."""
         with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as folder:
-            return ours(self._engine, open_image(self._built.image), Path(folder))
+            return ours(self._sets, open_image(self._built.image), Path(folder))
 
     def outcome(self, mutant: Mutant) -> Outcome:
         """Plant one and look for it."""
@@ -151,7 +151,7 @@ class Mutation:
         for stage in stages:
             try:
                 if stage == "tree":
-                    results += trees.prove(self._engine, open_image(self._built.image), say=self._say)
+                    results += trees.prove(self._sets, open_image(self._built.image), say=self._say)
                 else:
                     self._rig.restore(f"clean-{stage}")
                     results += STAGES[stage](self._rig, self._effort, self._say)
@@ -206,7 +206,7 @@ class Mutation:
 
 
 def run(
-    engine: Engine,
+    sets: PackageSets,
     device: Profile,
     folder: Path,
     console: Console,
@@ -219,7 +219,7 @@ def run(
     """Run mutants and clean rounds with progress on the console; keeps the outcomes in ``folder``/mutants.json.
 
     Args:
-        engine: has the tools, and QEMU.
+        sets: has the tools tree, and QEMU.
         device: whose test image is probed.
         folder: where captures and outcomes go.
         console: where progress and each outcome are told.
@@ -243,7 +243,7 @@ def run(
             )
 
         outcomes: list[Outcome] = []
-        with Mutation(engine, device, folder, console, effort=effort, say=bar.say) as mutation:
+        with Mutation(sets, device, folder, console, effort=effort, say=bar.say) as mutation:
             for mutant in mutants:
                 outcomes.append(mutation.outcome(mutant))
                 tell(outcomes[-1])

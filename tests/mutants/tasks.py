@@ -10,7 +10,7 @@ from rootfs.base.cli_errors import NEWEST, building
 from rootfs.base.cli_errors import console as _console
 from rootfs.build import OUT
 from rootfs.spec import profile as profiles
-from rootfs.tasks import PROFILE, debian
+from rootfs.tasks import PROFILE, package_sets
 
 
 @task(
@@ -37,7 +37,7 @@ def mutants(
         mutation.show_list(wanted, _console)
         return
     outcomes = mutation.run(
-        debian(), profiles.load(PROFILE), OUT / "verify" / "mutants", _console, wanted,
+        package_sets(), profiles.load(PROFILE), OUT / "verify" / "mutants", _console, wanted,
         clean=clean, stages=list(dict.fromkeys(mutant.stage for mutant in wanted)) if only else mutation.ROUND,
         effort=Effort(seed=seed, quick=True),
     )  # fmt: skip

@@ -15,8 +15,8 @@ from proof.stages import run_stages
 from rootfs import build as images
 from rootfs.artifact.imagefile import open_image
 from rootfs.base.cache import Cache
+from rootfs.base.package_sets import PackageSets
 from rootfs.build import Built, Recipe
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec import architecture, profile
 from tests.qemu.test_proof import CONSOLE, QUICK
 
@@ -27,12 +27,13 @@ STAGES = ("listeners", "system", "devices", "drops", "link")
 
 
 def test_the_port_is_sealed(build_image: Callable[[Recipe], Built], tmp_path: Path) -> None:
-    engine = Engine(Cache(images.CACHE, CONSOLE), arch=architecture.AARCH64)
+    arch = architecture.AARCH64
+    sets = PackageSets(Cache(images.CACHE, CONSOLE), arch.name, arch.debian)
     image = open_image(build_image(Recipe(profile.load("qemu-aarch64"), test_access=True)).image)
     with verify.Bar(CONSOLE) as bar:
-        files = trees.prove(engine, image, say=bar.say)
-        found, _ = verify.outside(engine.emulator, image, tmp_path, QUICK, say=bar.say)
-        with Rig(engine.emulator, image, verify.target(image), tmp_path, say=lambda text: bar.say(text, 0, 0)) as rig:
+        files = trees.prove(sets, image, say=bar.say)
+        found, _ = verify.outside(sets.emulator, image, tmp_path, QUICK, say=bar.say)
+        with Rig(sets.emulator, image, verify.target(image), tmp_path, say=lambda text: bar.say(text, 0, 0)) as rig:
             _, processes = rig.run_host("ps -o args")
             inside = run_stages(rig, STAGES, QUICK, bar.say)
     assert " -M virt," in processes

@@ -13,8 +13,8 @@ from proof.result import EXIT_SEALED, Verdict, exit_code
 from proof.stages import Effort
 from rootfs import build as images
 from rootfs.artifact.imagefile import open_image
+from rootfs.base.package_sets import PackageSets
 from rootfs.build import Built
-from rootfs.engines.debian.engine import Engine
 from rootfs.spec import profile
 from tests.mutants import MUTANTS, some
 from tests.mutants.mutant import Mutant
@@ -26,17 +26,17 @@ CONSOLE = Console(stderr=True)
 QUICK = Effort(seed=20260101, quick=True)
 
 
-def test_clean_image_is_sealed(engine: Engine, release: Built, testing: Built) -> None:
+def test_clean_image_is_sealed(package_sets: PackageSets, release: Built, testing: Built) -> None:
     """The controls must have been seen for this verdict."""
     folder = images.OUT / "verify" / "ci"
-    report = verify.verify(engine, open_image(release.image), open_image(testing.image), folder, CONSOLE, QUICK)
+    report = verify.verify(package_sets, open_image(release.image), open_image(testing.image), folder, CONSOLE, QUICK)
     write_report(report, folder)
     assert not [r for r in report.results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]
     assert exit_code(report.results) == EXIT_SEALED
 
 
 @pytest.fixture(scope="module")
-def mutation(engine: Engine, made_by: str) -> Iterator[Mutation]:
+def mutation(package_sets: PackageSets, made_by: str) -> Iterator[Mutation]:
     if made_by != "debian":
         pytest.skip("holes are planted into images of engine debian: it is the proof that is tested")
     folder = images.OUT / "verify" / "mutants"
@@ -44,7 +44,7 @@ def mutation(engine: Engine, made_by: str) -> Iterator[Mutation]:
     device = profile.load("qemu")
     with (
         verify.Bar(CONSOLE) as bar,
-        Mutation(engine, device, folder, CONSOLE, effort=QUICK, say=bar.say) as planted,
+        Mutation(package_sets, device, folder, CONSOLE, effort=QUICK, say=bar.say) as planted,
     ):
         yield planted
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from rich.console import Console
 
 from rootfs.base import packages
-from rootfs.base.cache import alone, digest_path
+from rootfs.base.cache import digest_path, exclusive_lock
 from rootfs.base.errors import SallyportError
 from rootfs.base.parallel import together
 from rootfs.base.process import Stopped
@@ -108,7 +108,7 @@ class Builder:
         return self.out / f"{name}{self.arch.suffix}"
 
     @contextmanager
-    def alone(self, names: Sequence[str]) -> Iterator[None]:
+    def locked(self, names: Sequence[str]) -> Iterator[None]:
         """Hold the output directories of these defconfigs against other processes; again in itself, it is held once.
 
         Whoever reads what was built holds it, too: make begins by writing the configuration anew.
@@ -120,7 +120,7 @@ class Builder:
                 self.out.mkdir(parents=True, exist_ok=True)
                 busy = f"  … {directory} [dim](another build is at it)[/]"
                 lock = directory.with_name(f".{directory.name}.lock")
-                held.enter_context(alone(lock, partial(self.console.print, busy, highlight=False)))
+                held.enter_context(exclusive_lock(lock, partial(self.console.print, busy, highlight=False)))
                 self._held.add(name)
                 held.callback(self._held.discard, name)
             yield
@@ -131,7 +131,7 @@ class Builder:
         Raises:
             SallyportError: Buildroot did not take it.
         """
-        with self.alone([name]):
+        with self.locked([name]):
             return self._output(name)
 
     def _output(self, name: str) -> tuple[Output, list[Package]]:
@@ -204,7 +204,7 @@ class Builder:
         Raises:
             SallyportError: source files are missing; a package failed; or a kernel lacks an option.
         """
-        with self.alone(names):
+        with self.locked(names):
             if again:
                 self._built.clear()
             outputs = {name: self.output(name)[0] for name in names if name not in self._built}
@@ -261,7 +261,7 @@ class Builder:
         Raises:
             SallyportError: it was not, or otherwise; or a licence is not what its hash says.
         """
-        with self.alone([name]):
+        with self.locked([name]):
             output, packages = self.output(name)
             self._check_origin(name, output)
             tally = building.Tally(output, packages)

@@ -15,13 +15,12 @@ from pathlib import Path
 
 from rootfs.base import licenses, packages
 from rootfs.base.errors import SallyportError
+from rootfs.base.file_tree import MERGED, files, merged
 from rootfs.base.licenses import Licenses
-from rootfs.engines import select_files
+from rootfs.engines import symbol_map
 from rootfs.engines.buildroot import linkage
 from rootfs.engines.buildroot.output import Package
-from rootfs.engines.debian.engine import read_map
 from rootfs.spec.architecture import Arch
-from rootfs.tree.overlay import MERGED
 
 _PYTHON = Path("usr/lib/python3/dist-packages")
 _PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
@@ -51,7 +50,7 @@ def prebuilt(fetched: Path, *, libc: bool = True) -> list[packages.Package]:
 
 def sbin() -> set[str]:
     """The programs that are in usr/sbin where that is a directory of its own: the choice of files says so."""
-    globs = [glob for entry in read_map().symbols.values() for glob in entry.keep]
+    globs = [glob for entry in symbol_map.read().symbols.values() for glob in entry.keep]
     return {glob.removeprefix("usr/sbin/") for glob in globs if glob.startswith("usr/sbin/")}
 
 
@@ -83,22 +82,22 @@ def gather(
     shutil.copytree(directory / "target", tree, symlinks=True)
     moved = _arrange(arch, tree)
     _linux(arch, directory, tree, output / "linux/tree")
-    files: dict[str, list[str]] = {}
+    brought: dict[str, list[str]] = {}
     for line in (directory / "build/packages-file-list.txt").read_text().splitlines():
         package, _, path = line.partition(",")
-        files.setdefault(package, []).append(_placed(arch, path.removeprefix("./"), moved))
-    files.setdefault(LINUX, [])  # one without modules leaves no file in the tree
-    inside = {package.name: package for package in listed if package.name in files and package.downloads}
+        brought.setdefault(package, []).append(_placed(arch, path.removeprefix("./"), moved))
+    brought.setdefault(LINUX, [])  # one without modules leaves no file in the tree
+    inside = {package.name: package for package in listed if package.name in brought and package.downloads}
     rows = [
         packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot", cpe=p.cpe)
         for p in inside.values()
     ]
     rows += binaries
-    brought: dict[str, list[str]] = json.loads((fetched / "files.json").read_text())
-    files |= {package.name: brought[package.name] for package in binaries}
-    as_they_are = [tree / name for package in binaries for name in brought[package.name]]
-    owned = {name for names in files.values() for name in names}
-    if lost := sorted(name for name in select_files.files(tree) if name not in owned and _is_program(tree / name)):
+    prebuilt_files: dict[str, list[str]] = json.loads((fetched / "files.json").read_text())
+    brought |= {package.name: prebuilt_files[package.name] for package in binaries}
+    as_they_are = [tree / name for package in binaries for name in prebuilt_files[package.name]]
+    owned = {name for names in brought.values() for name in names}
+    if lost := sorted(name for name in files(tree) if name not in owned and _is_program(tree / name)):
         raise SallyportError(
             f"of no package: {', '.join(lost[:5])}, and {len(lost)} in all: the bill of materials would not have them",
             "name the package that brings them in `_PREBUILT`, or where they were moved from in `_arrange`",
@@ -112,7 +111,7 @@ def gather(
     known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
     known |= licenses.read(fetched / "tree", [package.name for package in binaries])
     (output / "packages.json").write_text(json.dumps([asdict(row) for row in rows]))
-    (output / "files.json").write_text(json.dumps(files))
+    (output / "files.json").write_text(json.dumps(brought))
     licenses.save(known, output / licenses.FILE)
 
 
@@ -179,8 +178,7 @@ def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
 
 def _placed(arch: Arch, path: str, moved: dict[str, str]) -> str:
     """Where a file of Buildroot's list is now."""
-    top, _, rest = path.partition("/")
-    path = f"{MERGED[top]}/{rest}" if top in MERGED else path
+    path = merged(path)
     for old, new in moved.items():
         if path == old or path.startswith(f"{old}/"):
             return f"{new}{path.removeprefix(old)}"

@@ -20,6 +20,7 @@ from rootfs.base import cache, packages
 from rootfs.base.cache import digest_code, digest_path
 from rootfs.base.environment import UMASK
 from rootfs.base.errors import SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.base.process import environment
 from rootfs.base.tools_tree import Tools
 from rootfs.base.version import PROJECT
@@ -27,7 +28,7 @@ from rootfs.engines.buildroot import toolchain
 from rootfs.engines.buildroot.distcc import Farm
 from rootfs.engines.buildroot.output import Bench
 from rootfs.engines.buildroot.source import EXTERNAL
-from rootfs.engines.debian.engine import Engine
+from rootfs.spec.architecture import ALL
 
 OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
 SOURCE, INSIDE_PROJECT, PREBUILT = Path("/buildroot"), Path("/sallyport"), Path("/prebuilt")
@@ -44,7 +45,7 @@ _ALONE = Farm()
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Sandbox:
     """The user land.
 
     Args:
@@ -106,17 +107,17 @@ class _Bench:
         CCACHE,
     )
 
-    def __init__(self, workshop: Workshop, source: Path, output: Path, downloads: Path, ccache: Path) -> None:
-        self._tools = Tools(workshop.fetched / "tree")
+    def __init__(self, sandbox: Sandbox, source: Path, output: Path, downloads: Path, ccache: Path) -> None:
+        self._tools = Tools(sandbox.fetched / "tree")
         # Buildroot locks each folder of downloads by a file in it.
         self._binds = [(output, OUTPUT), (downloads, DOWNLOADS), (ccache, CCACHE)]
-        # Both compilers are of the workshop: what it is made of says more than the time stamp of a program.
-        self._compilers = workshop.identity
-        self._farm = workshop.farm
+        # Both compilers are of the sandbox: what it is made of says more than the time stamp of a program.
+        self._compilers = sandbox.identity
+        self._farm = sandbox.farm
         self._shown = [
-            *workshop.shown,
+            *sandbox.shown,
             (source, SOURCE),
-            (workshop.prebuilt / "tree", PREBUILT),
+            (sandbox.prebuilt / "tree", PREBUILT),
             *(
                 (PROJECT / name, INSIDE_PROJECT / name)
                 for name in (EXTERNAL.relative_to(PROJECT), "frontend_vm", "overlays")
@@ -135,21 +136,21 @@ class _Bench:
         return env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {})
 
 
-def prepare(debian: Engine, farm: Farm = _ALONE) -> Workshop:
-    """Make the workshop, if need be, out of Debian packages; it makes programs of that engine's architecture."""
-    fetched, prebuilt = debian.workshop, debian.prebuilt
+def prepare(sets: PackageSets, farm: Farm = _ALONE) -> Sandbox:
+    """Make the build sandbox from Debian packages, unless the cache has it; it builds for the sets' architecture."""
+    fetched, prebuilt, arch = sets.sandbox, sets.prebuilt, ALL[sets.arch]
 
     def build(output: Path) -> None:
         (output / "bin").mkdir()
         for name, program in _NAMES.items():
             (output / "bin" / name).symlink_to(f"/usr/bin/{program}")
         (output / "toolchain").mkdir()
-        toolchain.assemble(debian.arch, fetched, prebuilt, output / "toolchain")
+        toolchain.assemble(arch, fetched, prebuilt, output / "toolchain")
         (output / _DIGEST).write_text(digest_path(output / "toolchain", whole=True))
 
     inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)}
     # The digest must not be one of another making: builds would not know what was compiled before.
     inputs |= digest_code(toolchain, cache)
-    name = f"toolchain{debian.arch.suffix}"
-    added = debian.cache.step(name, f"Toolchain for Buildroot ({debian.arch.name})", inputs, build)
-    return Workshop(fetched, prebuilt, added, farm)
+    name = f"toolchain{arch.suffix}"
+    added = sets.cache.step(name, f"Toolchain for Buildroot ({arch.name})", inputs, build)
+    return Sandbox(fetched, prebuilt, added, farm)

@@ -73,7 +73,7 @@ def appliance(monkeypatch: pytest.MonkeyPatch) -> Appliance:
         it.now += seconds
 
     monkeypatch.setattr(boot, "time", SimpleNamespace(monotonic=lambda: it.now, sleep=sleep))
-    monkeypatch.setattr(boot, "Engine", lambda cache: SimpleNamespace(tools=None))
+    monkeypatch.setattr(boot, "PackageSets", lambda cache: SimpleNamespace(tools=None))
     monkeypatch.setattr(boot, "QemuMachine", Machine)
     monkeypatch.setattr(boot, "Api", Api)
     monkeypatch.setattr(boot, "wait_managed", it.wait_managed)

@@ -49,7 +49,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "out"
     monkeypatch.setattr(images, "OUT", directory)
     monkeypatch.setattr(images, "make", small_make)
-    monkeypatch.setattr(build, "Engine", lambda cache: SimpleNamespace(tools=SmallTools()))
+    monkeypatch.setattr(build, "PackageSets", lambda cache: SimpleNamespace(tools=SmallTools()))
     monkeypatch.setattr(build, "run_command", lambda argv, cwd, env: "  ✓ Host (nothing changed)\n")
     return directory
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rootfs import build
 from rootfs.base.cache import Cache
 from rootfs.base.errors import SallyportError
-from rootfs.engines.debian.engine import Engine
+from rootfs.base.package_sets import PackageSets
 from rootfs.tree import extension
 
 HERE = Path(__file__).parent
@@ -32,8 +32,8 @@ TESTING = extension.Extension(
 def pytest_configure() -> None:
     # Before any test is collected: the test modules import what is built here.
     try:
-        debian = Engine(Cache(build.CACHE, Console(stderr=True)))
+        sets = PackageSets(Cache(build.CACHE, Console(stderr=True)))
         for wanted in (extension.FORWARDER, extension.LAN, TESTING):
-            extension.install(debian, wanted)
+            extension.install(sets, wanted)
     except SallyportError as error:
         pytest.exit(f"the forwarder's C part cannot be built: {error}\nwhat to do: {error.hint}", returncode=1)

@@ -41,8 +41,7 @@ def trees(folder: Path, way: str = "ring", *, test: bool = False) -> tuple[Path,
     host, vm = folder / "host", folder / "vm"
     for tree, names in ((host, ["host", "host_test"]), (vm, ["frontend_vm", "frontend_vm_test"])):
         overlay.skeleton(tree)
-        for name in names if test else names[:1]:
-            overlay.apply(PROJECT / "overlays" / name, tree, values)
+        overlay.lay([PROJECT / "overlays" / name for name in (names if test else names[:1])], tree, values)
         put("usr/bin/busybox", mode=0o755)(tree)
         put("etc/hostname", "x\n")(tree)
     ln("etc/os-release", "../usr/lib/os-release")(host)

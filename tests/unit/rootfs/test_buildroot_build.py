@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def test_one_that_there_is_not_cannot_be_built_again(buildroot: Source, tmp_path
 def test_two_processes_do_not_build_in_the_same_directory(buildroot: Source, tmp_path: Path) -> None:
     complete(buildroot, tmp_path / "dl")
     made, other = builder(buildroot, tmp_path), builder(buildroot, tmp_path)
-    with made.alone(["host"]):
+    with made.locked(["host"]):
         made.build(["host"])
         second = threading.Thread(target=other.sources, args=(["host"],), daemon=True)
         second.start()
@@ -255,7 +256,8 @@ def test_several_are_built_at_the_same_time_and_each_tells_how_far_it_is(buildro
     assert made.build(list(defconfig.ALL)) == [tmp_path / "out" / name for name in defconfig.ALL]
     text = made.console.export_text()
     for name in defconfig.ALL:
-        assert f"{name}: 2 of 3 packages" in text
+        # What a build says is read a little after it was said: by then the last package may be done, too.
+        assert re.search(f"{name}: [23] of 3 packages", text)
         assert f"✓ {name} (Buildroot" in text
     (buildroot.directory / "fail").write_text("tiny-1\n")
     made.build(list(defconfig.ALL))  # it knows what it has built

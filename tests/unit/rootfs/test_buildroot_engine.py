@@ -12,9 +12,10 @@ import pytest
 
 from rootfs.base import licenses, packages
 from rootfs.base.errors import OfflineError, SallyportError
+from rootfs.base.package_sets import PackageSets
 from rootfs.engines.buildroot.engine import Engine
 from rootfs.engines.buildroot.output import Package
-from rootfs.engines.debian import engine as debian
+from rootfs.engines.debian.engine import Engine as DebianEngine
 from rootfs.spec import defconfig
 from rootfs.spec.architecture import X86_64
 from rootfs.tree.kernel import Kernel
@@ -55,7 +56,7 @@ class FinishedBuilder:
     def prebuilt(self) -> list[packages.Package]:
         return []
 
-    def alone(self, _names: list[str]) -> nullcontext[None]:
+    def locked(self, _names: list[str]) -> nullcontext[None]:
         return nullcontext()
 
     def build(self, _names: list[str]) -> list[Path]:
@@ -85,33 +86,33 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinishedBuilder:
     config = tmp_path / "small.config"
     config.write_text(CONFIG)
     monkeypatch.setitem(defconfig.ALL, "frontend", config)
-    monkeypatch.setattr("rootfs.engines.debian.engine.compile_python", lambda *_: None)
+    monkeypatch.setattr("rootfs.engines.root.compile_python", lambda *_: None)
     return FinishedBuilder(directory)
 
 
 @pytest.fixture
 def engine(builder: FinishedBuilder, desk: Desk, tmp_path: Path) -> Engine:
-    made = Engine(desk.cache(), builder)  # type: ignore[arg-type]
-    made.__dict__["tools"] = SimpleNamespace(tree=tmp_path / "tools/tree")
-    return made
+    sets = PackageSets(desk.cache())
+    sets.__dict__["tools"] = SimpleNamespace(tree=tmp_path / "tools/tree")
+    return Engine(sets, builder)  # type: ignore[arg-type]
 
 
 def test_of_a_build_is_kept_what_the_symbols_stand_for(engine: Engine, builder: FinishedBuilder) -> None:
-    base, wish = engine.root("frontend", defconfig.ALL["frontend"])
+    base, spec = engine.root("frontend")
     there = {path.relative_to(base / "tree").as_posix() for path in (base / "tree").rglob("*") if not path.is_dir()}
     python = {"usr/bin/python3", "usr/bin/python3.13", "usr/lib/python3.13/os.py", "usr/lib/python3.13/site-packages"}
     loader = {"usr/lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"}
     assert there == {"usr/bin/busybox"} | loader | python
-    assert wish.hostname == "small"
+    assert spec.hostname == "small"
     assert [package.name for package in packages.load(base)] == ["busybox"]
     assert licenses.load(base / licenses.FILE)["busybox"].names == ("MIT",)
-    engine.root("frontend", defconfig.ALL["frontend"])
+    engine.root("frontend")
     assert builder.asked == 1
 
 
 def test_its_kernel_is_one_as_the_other_engine_has_it(engine: Engine) -> None:
-    fetched = engine.kernel("frontend", "cloud")
-    linux = Kernel(engine.cache, engine.tools, fetched)
+    fetched = engine.kernel("frontend")
+    linux = Kernel(engine.cache, engine.sets.tools, fetched)
     assert linux.release == "6.12"
     assert linux.image.read_text() == "kernel"
     assert [package.name for package in packages.load(fetched)] == ["linux"]
@@ -124,14 +125,14 @@ def test_what_the_choice_of_files_does_not_know_is_found_before_the_build(
 ) -> None:
     (tmp_path / "small.config").write_text(f"{CONFIG}BR2_PACKAGE_LVM=y\n")
     with pytest.raises(SallyportError, match="does not know the symbol BR2_PACKAGE_LVM"):
-        engine.prepare([])
+        engine.prepare()
     assert builder.asked == 0
 
 
 def test_without_a_network_what_is_not_here_is_told_in_one_go(desk: Desk) -> None:
-    made = debian.Engine(desk.cache(), offline=True)
+    made = DebianEngine(PackageSets(desk.cache(), offline=True), host_kernel="cloud")
     with pytest.raises(
         OfflineError, match=r"for tools, .*for boot, .*for kernel-cloud, .*for host, .*for frontend: not here"
     ):
-        made.prepare(["cloud"])
+        made.prepare()
     assert not list(desk.directory.glob("packages-*"))

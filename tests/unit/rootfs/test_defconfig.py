@@ -8,9 +8,10 @@ import pytest
 
 from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
-from rootfs.engines.debian import engine
+from rootfs.engines import symbol_map
 from rootfs.spec import architecture, defconfig
 from rootfs.spec.architecture import Arch
+from rootfs.spec.root_spec import RootSpec
 
 CONFIGS = tuple(defconfig.ALL.values())
 
@@ -83,26 +84,26 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
         defconfig.read(tmp_path / "binary")
 
 
-def translate(tmp_path: Path, text: str) -> engine.Wish:
-    return engine.translate(defconfig.read(write(tmp_path, text)))
+def translate(tmp_path: Path, text: str) -> RootSpec:
+    return symbol_map.translate(defconfig.read(write(tmp_path, text)))
 
 
 def test_packages_and_files_of_all_symbols_are_united_without_repetition(tmp_path: Path) -> None:
-    wish = translate(tmp_path, "BR2_PACKAGE_NFTABLES=y\nBR2_INIT_SYSTEMD=y\nBR2_PACKAGE_LIBSECCOMP=y\n")
-    assert {"libc6", "nftables", "systemd"} <= set(wish.packages)
-    assert wish.packages.count("libseccomp2") == 1
-    assert "usr/sbin/nft" in wish.keep
-    assert wish.hostname == ""
+    spec = translate(tmp_path, "BR2_PACKAGE_NFTABLES=y\nBR2_INIT_SYSTEMD=y\nBR2_PACKAGE_LIBSECCOMP=y\n")
+    assert {"libc6", "nftables", "systemd"} <= set(spec.packages)
+    assert spec.packages.count("libseccomp2") == 1
+    assert "usr/sbin/nft" in spec.keep
+    assert spec.hostname == ""
 
 
 def test_host_name_and_overlays_are_read_from_their_symbols(tmp_path: Path) -> None:
-    wish = translate(
+    spec = translate(
         tmp_path,
         'BR2_TARGET_GENERIC_HOSTNAME="box"\n'
         'BR2_ROOTFS_OVERLAY="$(BR2_EXTERNAL_SALLYPORT_PATH)/../../overlays/host $(BR2_EXTERNAL_SALLYPORT_PATH)"\n',
     )
-    assert wish.hostname == "box"
-    assert wish.overlays == (PROJECT / "overlays/host", PROJECT / "rootfs/external")
+    assert spec.hostname == "box"
+    assert spec.overlays == (PROJECT / "overlays/host", PROJECT / "rootfs/external")
 
 
 def test_an_unknown_symbol_names_file_line_symbol_and_a_close_guess(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_an_unknown_symbol_names_file_line_symbol_and_a_close_guess(tmp_path: Pa
     assert str(caught.value).startswith(f"{tmp_path}/defconfig:2: ")
     assert "BR2_PACKAGE_NFTABLE" in str(caught.value)
     assert "did you mean BR2_PACKAGE_NFTABLES?" in caught.value.hint
-    assert "rootfs/engines/debian/map.toml" in caught.value.hint
+    assert "rootfs/engines/map.toml" in caught.value.hint
 
 
 def test_an_unknown_symbol_like_no_other_gets_no_guess(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_an_unknown_symbol_like_no_other_gets_no_guess(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_that_the_engine_cannot_serve_is_an_error(tmp_path: Path, line: str) -> None:
-    with pytest.raises(SallyportError, match=r"map\.toml serves") as caught:
+    with pytest.raises(SallyportError, match=r"map\.toml supports only") as caught:
         translate(tmp_path, f"BR2_x86_64=y\n{line}\n")
     assert str(caught.value).startswith(f"{tmp_path}/defconfig:2: BR2_")
 
@@ -144,24 +145,24 @@ def test_an_overlay_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[symbols.BR2_A]\nkeeps = []\n", "[symbols\n"])
 def test_a_broken_map_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     broken = tmp_path / "map.toml"
-    broken.write_text(engine.MAP.read_text() + text)
-    monkeypatch.setattr(engine, "MAP", broken)
+    broken.write_text(symbol_map.MAP.read_text() + text)
+    monkeypatch.setattr(symbol_map, "MAP", broken)
     with pytest.raises(SallyportError, match=str(broken)):
-        engine.read_map()
+        symbol_map.read()
 
 
 @pytest.mark.parametrize("target", architecture.ALL.values(), ids=tuple(architecture.ALL))
 @pytest.mark.parametrize("name", defconfig.ALL)
 def test_the_shipped_defconfigs_translate(name: str, target: Arch) -> None:
     symbols = defconfig.merged(target.configs(name, defconfig.ALL[name]))
-    wish = engine.translate(symbols, target)
-    assert target.loader in wish.keep
-    assert ("qemu-system-arm" in wish.packages) == (name == "host" and target is architecture.AARCH64)
-    assert "{" not in " ".join(wish.keep)
-    assert wish.hostname == symbols["BR2_TARGET_GENERIC_HOSTNAME"].value != ""
-    assert [path.parent.name for path in wish.overlays] == ["overlays"]
-    assert {"libc6", "busybox", "python3-minimal"} <= set(wish.packages)
-    assert "usr/bin/python3" in wish.keep
+    spec = symbol_map.translate(symbols, target)
+    assert target.loader in spec.keep
+    assert ("qemu-system-arm" in spec.packages) == (name == "host" and target is architecture.AARCH64)
+    assert "{" not in " ".join(spec.keep)
+    assert spec.hostname == symbols["BR2_TARGET_GENERIC_HOSTNAME"].value != ""
+    assert [path.parent.name for path in spec.overlays] == ["overlays"]
+    assert {"libc6", "busybox", "python3-minimal"} <= set(spec.packages)
+    assert "usr/bin/python3" in spec.keep
 
 
 def test_map_and_defconfigs_have_the_same_symbols() -> None:
@@ -172,7 +173,7 @@ def test_map_and_defconfigs_have_the_same_symbols() -> None:
         for part in a.configs(name, config)
     ]
     used = {name for part in parts for name in defconfig.read(part)}
-    assert used == set(engine.read_map().symbols)
+    assert used == set(symbol_map.read().symbols)
 
 
 def test_the_shipped_defconfigs_let_nobody_log_in() -> None:

@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from rootfs.artifact import disk, gpt, layout
-from rootfs.artifact.disk import Verity
 from rootfs.base.errors import SallyportError
 from rootfs.spec import profile
 from rootfs.spec.architecture import X86_64
 from rootfs.spec.profile import Disk, Profile
+from rootfs.tree import verity as dm_verity
+from rootfs.tree.verity import Verity
 from tests.unit.rootfs.conftest import FakeTools
 
 HASH, SALT = "ab" * 32, "cd" * 32
@@ -25,7 +26,7 @@ def seal(tmp_path: Path, size: int, printed: str = f"UUID:\nRoot hash:      \t{H
     root = tmp_path / "root.squashfs"
     root.write_bytes(b"x" * size)
     tools = FakeTools(lambda _command, _build: printed)
-    return disk.seal(tools, tmp_path, root), tools
+    return dm_verity.seal(tools, tmp_path, root), tools
 
 
 @pytest.mark.parametrize(("size", "blocks"), [(1, 1), (4096, 1), (4097, 2)])

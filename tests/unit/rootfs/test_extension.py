@@ -14,19 +14,19 @@ from rich.console import Console
 from rootfs import build
 from rootfs.base.cache import Cache, digest_path
 from rootfs.base.errors import SallyportError
-from rootfs.engines.debian.engine import Engine
+from rootfs.base.package_sets import PackageSets
 from rootfs.tree import extension
 from rootfs.tree.extension import FORWARDER, LAN, Extension
 
 
 @pytest.fixture(scope="module")
-def debian() -> Engine:
-    return Engine(Cache(build.CACHE, Console(stderr=True)))
+def sets() -> PackageSets:
+    return PackageSets(Cache(build.CACHE, Console(stderr=True)))
 
 
 @pytest.fixture(scope="module")
-def built(debian: Engine) -> Path:
-    return extension.build(debian, FORWARDER)
+def built(sets: PackageSets) -> Path:
+    return extension.build(sets, FORWARDER)
 
 
 def test_there_are_two_modules_and_the_bpf_programs(built: Path) -> None:
@@ -39,8 +39,8 @@ def test_there_are_two_modules_and_the_bpf_programs(built: Path) -> None:
 
 
 @pytest.mark.parametrize(("of", "name"), [(of, name) for of in (FORWARDER, LAN) for name in of.modules])
-def test_modules_are_hardened(debian: Engine, of: Extension, name: str) -> None:
-    with (extension.build(debian, of) / name).open("rb") as stream:
+def test_modules_are_hardened(sets: PackageSets, of: Extension, name: str) -> None:
+    with (extension.build(sets, of) / name).open("rb") as stream:
         module = ELFFile(stream)
         segments = {segment["p_type"]: segment for segment in module.iter_segments()}
         assert "PT_GNU_RELRO" in segments
@@ -55,24 +55,26 @@ def test_modules_are_hardened(debian: Engine, of: Extension, name: str) -> None:
     assert exported == {f"PyInit_{name.partition('.')[0]}"}
 
 
-def test_a_module_that_needs_a_newer_c_library_is_refused(tmp_path: Path, debian: Engine) -> None:
+def test_a_module_that_needs_a_newer_c_library_is_refused(tmp_path: Path, sets: PackageSets) -> None:
     source = "#include <stdlib.h>\nlong parse(const char *text) { return strtol(text, 0, 0); }\n"
     (tmp_path / "new.c").write_text(source)
     compiler = [extension.COMPILER[0], "-shared", "-fPIC", "new.c", "-o", "new.so"]
-    debian.tools.run([*compiler, "-D_GNU_SOURCE"], build=tmp_path)
+    sets.tools.run([*compiler, "-D_GNU_SOURCE"], build=tmp_path)
     with pytest.raises(SallyportError, match=r"new\.so needs GLIBC_2\.38"):
         extension.check_versions(tmp_path / "new.so")
-    debian.tools.run([*compiler, "-std=c99"], build=tmp_path)
+    sets.tools.run([*compiler, "-std=c99"], build=tmp_path)
     extension.check_versions(tmp_path / "new.so")
 
 
-def test_what_is_there_already_stays_and_what_differs_is_replaced(tmp_path: Path, debian: Engine, built: Path) -> None:
+def test_what_is_there_already_stays_and_what_differs_is_replaced(
+    tmp_path: Path, sets: PackageSets, built: Path
+) -> None:
     here = replace(FORWARDER, target=tmp_path)
-    extension.install(debian, here)
+    extension.install(sets, here)
     before = {path.name: path.stat() for path in tmp_path.iterdir()}
     assert set(before) == set(FORWARDER.outputs)
     (tmp_path / "_core.abi3.so").write_bytes(b"old")
-    extension.install(debian, here)
+    extension.install(sets, here)
     after = {path.name: path.stat() for path in tmp_path.iterdir()}
     assert (tmp_path / "_core.abi3.so").read_bytes() == (built / "_core.abi3.so").read_bytes()
     assert after["_kernel.abi3.so"].st_ino == before["_kernel.abi3.so"].st_ino
@@ -90,10 +92,10 @@ def test_outputs_beside_the_sources_change_no_digest(tmp_path: Path) -> None:
     assert digest_path(tmp_path) != before
 
 
-def test_a_compiler_error_names_file_and_line(tmp_path: Path, debian: Engine) -> None:
+def test_a_compiler_error_names_file_and_line(tmp_path: Path, sets: PackageSets) -> None:
     copy = tmp_path / "core"
     subprocess.run(["cp", "-r", str(FORWARDER.sources["forwarder/core"]), str(copy)], check=True)
     broken = copy / "loop.c"
     broken.write_text(broken.read_text() + "int broken(void) { int unused; return 0; }\n")
     with pytest.raises(SallyportError, match=r"forwarder/core/loop\.c:\d+"):
-        extension.build(debian, replace(FORWARDER, sources={**FORWARDER.sources, "forwarder/core": copy}))
+        extension.build(sets, replace(FORWARDER, sources={**FORWARDER.sources, "forwarder/core": copy}))

@@ -12,6 +12,7 @@ from rootfs.artifact.gpt import Partition, Table
 from rootfs.artifact.imagefile import partitions
 from rootfs.base.errors import SallyportError
 from rootfs.spec import profile
+from rootfs.spec.blocks import BLOCK, group_blocks
 from rootfs.spec.profile import LEAST_DATA_MIB, Disk
 
 MIB = 2**20
@@ -63,10 +64,10 @@ def test_identifiers_belong_to_the_content_not_to_the_day() -> None:
 @pytest.mark.parametrize("data_mib", [LEAST_DATA_MIB, 64, 128, 65536])
 def test_even_the_smallest_data_partition_has_a_second_superblock(data_mib: int) -> None:
     disk = Disk(**SIZES | {"data_mib": data_mib})  # type: ignore[arg-type]
-    group = layout.group_blocks(disk)
-    assert 256 <= group <= 8 * layout.BLOCK
+    group = group_blocks(disk)
+    assert 256 <= group <= 8 * BLOCK
     assert group % 8 == 0  # mke2fs(8)
-    assert 2 * group * layout.BLOCK <= data_mib * MIB
+    assert 2 * group * BLOCK <= data_mib * MIB
 
 
 @pytest.mark.parametrize(

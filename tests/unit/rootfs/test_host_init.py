@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.artifact import layout
 from rootfs.base.version import PROJECT
-from rootfs.spec import profile
+from rootfs.spec import blocks, profile
 from rootfs.tree import overlay
 
 HASH, SALT = "ab" * 32, "cd" * 32
@@ -20,7 +19,7 @@ STOP = 'fail() { echo "$1"; exit 1; }\n'
 
 def part(first: str, last: str) -> str:
     """From the line ``first`` to one that begins with ``last``."""
-    values = {"profile": profile.load("qemu"), "layout": layout}
+    values = {"profile": profile.load("qemu"), "blocks": blocks}
     text = overlay.render(PROJECT / "overlays/host_initramfs/init.j2", values)
     found = re.search(rf"^{re.escape(first)}.*?^{re.escape(last)}", text, re.MULTILINE | re.DOTALL)
     assert found is not None, first

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from backend.protocol import link_plan
-from rootfs import build
+from rootfs.base import file_tree
 from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
 from rootfs.spec import profile
 from rootfs.tree import frontend_image as frontend
-from rootfs.tree import overlay
+from rootfs.tree import host_image, overlay
 
 PROFILES = ("qemu", "qemu-aarch64", "x86-64-uefi")
 WAYS = {
@@ -72,7 +72,7 @@ def laid(tmp_path: Path) -> Path:
     (base / "etc/linked").symlink_to("/etc/kept")
     (base / "etc/shadow").write_text("secret")
     (base / "etc/shadow").chmod(0o600)
-    overlay.link_tree(base, tree)
+    file_tree.link_tree(base, tree)
     (over / "etc/replaced").write_text("new")
     (over / "etc/rendered.j2").write_text("is {{ x }}")
     (over / "etc/linked").write_text("a file now")
@@ -121,7 +121,7 @@ def test_the_original_of_a_hard_linked_file_stays_as_it_was(laid: Path) -> None:
 
 def test_the_skeleton_has_the_links_of_the_merged_usr(tmp_path: Path) -> None:
     overlay.skeleton(tmp_path)
-    assert {name: os.readlink(tmp_path / name) for name in overlay.MERGED} == overlay.MERGED
+    assert {name: os.readlink(tmp_path / name) for name in file_tree.MERGED} == file_tree.MERGED
     assert all((tmp_path / name).is_dir() for name in (*overlay.SKELETON, "bin"))
 
 
@@ -131,7 +131,7 @@ def device_with(way: str, name: str = "qemu") -> profile.Profile:
 
 def values(file: Path, device: profile.Profile, *, test_access: bool = False) -> dict[str, object]:
     if file.relative_to(PROJECT / "overlays").parts[0].startswith("host"):
-        return build.values(build.Recipe(device, test_access=test_access), "debian")
+        return host_image.values(device, "debian", test_access=test_access)
     return frontend.values(device)
 
 
