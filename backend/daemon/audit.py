@@ -37,7 +37,8 @@ SESSIONS = Kind("sessions", files=4, file_bytes=2 * 2**20, rate=1 / 30, burst=50
 SYSTEM = Kind("system", files=4, file_bytes=2**20, rate=1 / 60, burst=100.0)
 REJECTED = Kind("rejected", files=4, file_bytes=2**20, rate=1 / 30, burst=50.0)
 KINDS = (CHANGES, SESSIONS, SYSTEM, REJECTED)
-"""By weight: when the disk is full, the last one gives up its oldest file first."""
+"""By importance: when the disk is full, the last one gives up its oldest file first."""
+BY_NAME = {kind.name: kind for kind in KINDS}
 BYTES = sum(kind.files * kind.file_bytes for kind in KINDS)
 """Of all files at most. The data partition has room for them (rootfs/spec/profile.py)."""
 FOLDER = Path("/data/sallyport/audit")

@@ -16,19 +16,25 @@ import sys
 import threading
 from collections.abc import Callable
 
+from backend.common.heartbeat import Heartbeats
 from backend.common.notify import notify, watchdog_interval
 from backend.daemon import storage
-from backend.daemon.actions import Actions
 from backend.daemon.audit import CHANGES, KINDS, SYSTEM, Audit
 from backend.daemon.credential import Passwords
+from backend.daemon.executor import Executor
+from backend.daemon.handlers.registry import Services
 from backend.daemon.host_status import HostStatus
 from backend.daemon.identity import Presented
 from backend.daemon.link import listen, load_keys
+from backend.daemon.port_status import PortStatus
+from backend.daemon.reboot import Reboot
 from backend.daemon.ring import Rings
 from backend.daemon.server import LinkServer
+from backend.daemon.sessions import Sessions
 from backend.daemon.settings import Settings
 from backend.daemon.throttle import Throttle
-from backend.daemon.validator import Gate
+from backend.daemon.validator import RequestValidator
+from backend.daemon.vm_binding import VmBinding
 from backend.daemon.vm_watch import VmWatch
 from backend.daemon.worker import Worker
 from backend.protocol.fields import OPERATOR
@@ -116,24 +122,30 @@ class Daemon:
         passwords = Passwords(settings.data / "credential.json", disk, cpu, throttle)
         first_password = await passwords.start()
         left = [entry.budget for entry in await audit.recent(CHANGES) if entry.budget is not None]
-        actions = Actions(
-            settings,
-            audit,
-            passwords,
-            throttle,
-            host,
-            disk,
-            presented,
+        sessions = Sessions(settings.sessions, settings.session_idle_s, settings.session_life_s)
+        reboot = Reboot(settings.request / "reboot", settings.reboot_delay_s)
+        services = Services(
+            settings=settings,
+            audit=audit,
+            passwords=passwords,
+            sessions=sessions,
+            vm=VmBinding(settings.machine_state, sessions, throttle),
+            host=host,
+            presented=presented,
+            ports=PortStatus(settings.port_status),
+            heartbeats=Heartbeats(settings.heartbeat),
+            reboot=reboot,
+            disk=disk,
             hostname=self._hostname,
-            changes=left[-1] if left else None,
         )
-        stack.push_async_callback(actions.close)
+        executor = Executor(services, changes=left[-1] if left else None)
+        stack.push_async_callback(executor.close)
         watch = VmWatch(settings.machine_state, audit)
         await watch.start()
         listener = stack.enter_context(listen(settings))
         self.port = listener.getsockname()[1]
-        gate = Gate(settings.request_rate, settings.request_burst)
-        server = LinkServer(settings, keys, listener, gate, actions, audit)
+        validator = RequestValidator(settings.request_rate, settings.request_burst)
+        server = LinkServer(settings, keys, listener, validator, executor, audit)
         await audit.record(
             "backend.start", kind=SYSTEM, outcome="failed" if passwords.problem else "ok", detail=passwords.problem
         )
@@ -141,8 +153,8 @@ class Daemon:
             await audit.record("storage", kind=SYSTEM, outcome=host.storage, detail=text)
         self.serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_end, self.serving)
-        stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, actions)))
-        stack.push_async_callback(_end, asyncio.create_task(_look(watch, actions, audit)))
+        stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, reboot)))
+        stack.push_async_callback(_end, asyncio.create_task(_look(watch, executor, audit)))
         presented.announce([] if first_password is None else first_password_lines(first_password))
         if passwords.problem:
             self._console(
@@ -152,7 +164,7 @@ class Daemon:
                 ]
             )
 
-    async def _refuse_second_disk(self, audit: Audit, actions: Actions) -> None:
+    async def _refuse_second_disk(self, audit: Audit, reboot: Reboot) -> None:
         """Restart as soon as there is a second disk of an appliance's: the first program of the host refuses both.
 
         Which of them the firmware started is not known any more, and the settings are those of the faster one.
@@ -162,18 +174,18 @@ class Daemon:
         text = storage.TEXTS["second-disk"]
         log.error(text)
         self._console([f"sallyport: {text}"])
-        actions.schedule_reboot()
+        reboot.schedule()
         await audit.record("storage", kind=SYSTEM, outcome="second-disk", detail=text)
 
 
-async def _look(watch: VmWatch, actions: Actions, audit: Audit) -> None:
+async def _look(watch: VmWatch, executor: Executor, audit: Audit) -> None:
     """Audit, once a second, what happens without a request."""
     checking = asyncio.create_task(audit.check())
     try:
         while True:
             try:
                 await watch.look()
-                await actions.look()
+                await executor.look()
                 await audit.flush()
             except Exception:
                 log.exception("audit")

@@ -14,11 +14,11 @@ import ssl
 import time
 
 from backend.common.limits import Bucket
-from backend.daemon.actions import Actions
 from backend.daemon.audit import Audit
+from backend.daemon.executor import Executor
 from backend.daemon.link import LinkKeys
 from backend.daemon.settings import Settings
-from backend.daemon.validator import Gate
+from backend.daemon.validator import RequestValidator
 from backend.protocol.base import Error, ErrorCode
 from backend.protocol.codec import MAX_LINE, Reply, encode
 from backend.protocol.refusal import Refused
@@ -46,13 +46,13 @@ class LinkServer:
     """Serves the link until cancelled."""
 
     def __init__(
-        self, settings: Settings, keys: LinkKeys, listener: socket.socket, gate: Gate, actions: Actions, audit: Audit
+        self, settings: Settings, keys: LinkKeys, listener: socket.socket, validator: RequestValidator, executor: Executor, audit: Audit
     ) -> None:
         self._settings = settings
         self._keys = keys
         self._listener = listener
-        self._gate = gate
-        self._actions = actions
+        self._validator = validator
+        self._executor = executor
         self._audit = audit
         self._connects = Bucket(settings.connect_rate, settings.connect_burst)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,12 +177,12 @@ class LinkServer:
 
     async def _answer(self, line: bytes, where: str, connected_at: float) -> Reply:
         try:
-            request = self._gate.admit(line)
+            request = self._validator.admit(line)
         except Refused as refused:
             error = refused.error
             await self._audit.reject("message", peer=where, outcome=error.code, detail=error.message)
             return Reply(refused.seq, error)
-        return Reply(request.seq, await self._actions.execute(request, connected_at))
+        return Reply(request.seq, await self._executor.execute(request, connected_at))
 
     async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
         try:

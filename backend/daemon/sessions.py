@@ -61,16 +61,16 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_digest)
 
-    def open(self, service: str, peer: Peer) -> str:
-        """Open a session and give its token; the one that was idle longest makes room where there is none."""
+    def open(self, service: str, peer: Peer) -> tuple[str, OpenSession]:
+        """Open a session; returns its token and itself. If the table is full, the session idle for longest ends."""
         self.expire()
         if len(self._by_digest) >= self._most:
             self.close(min(self._by_digest.values(), key=lambda session: session.used_at), "evicted")
         token = secrets.token_urlsafe(32)
         now = self._clock()
         digest = _digest(token)
-        self._by_digest[digest] = OpenSession(digest, service, peer, now, now)
-        return token
+        session = self._by_digest[digest] = OpenSession(digest, service, peer, now, now)
+        return token, session
 
     def find(self, token: str | None) -> OpenSession | None:
         """The session of `token`, which counts as used now; None if it is not (or no longer) open."""
@@ -110,8 +110,3 @@ class Sessions:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def session_name(token: str) -> str:
-    """What the audit log calls the session of a token."""
-    return _digest(token).hex()[:NAME]

@@ -22,17 +22,17 @@ Clients that count nanoseconds since 1970 stay below the first number until 2116
 NOT_A_MESSAGE = (msgspec.DecodeError, ValueError, RecursionError)
 
 
-class Glance(Struct):
+class Envelope(Struct):
     """The two fields that a message of any version has."""
 
     v: int = VERSION
     seq: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
-_glance_decoder = msgspec.json.Decoder(Glance)
+_envelope_decoder = msgspec.json.Decoder(Envelope)
 
 
-class Gate:
+class RequestValidator:
     """Admits requests; one for all connections, as ``seq`` and the rate are global."""
 
     def __init__(self, rate: float, burst: float, clock: Clock = time.monotonic) -> None:
@@ -70,9 +70,9 @@ class Gate:
 
 def _refusal(line: bytes, error: Exception) -> Refused:
     try:
-        glance = _glance_decoder.decode(line)
+        envelope = _envelope_decoder.decode(line)
     except NOT_A_MESSAGE:
-        glance = Glance()
-    if glance.v != VERSION:
-        return Refused("version", f"this backend speaks version {VERSION} only", seq=glance.seq)
-    return Refused("malformed", "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error), seq=glance.seq)
+        envelope = Envelope()
+    if envelope.v != VERSION:
+        return Refused("version", f"this backend speaks version {VERSION} only", seq=envelope.seq)
+    return Refused("malformed", "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error), seq=envelope.seq)

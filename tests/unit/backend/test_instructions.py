@@ -102,6 +102,7 @@ def assert_error(result: Any, code: str) -> Error:
     return result
 
 
+@pytest.mark.instruction("status.get")
 def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -125,6 +126,7 @@ def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     run(test())
 
 
+@pytest.mark.instruction("certificate.get")
 def test_the_certificate_is_everybodys_and_a_new_one_is_shown(settings: Settings) -> None:
     """The VM asks while nobody is logged in. What the console shows is the host's file, not what the VM would like."""
     first, second = (web_certificate(name) for name in ("first", "second"))
@@ -199,6 +201,7 @@ def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Se
     assert encode(Reply(1, status))
 
 
+@pytest.mark.instruction("ports.list")
 def test_ports_are_asked_from_the_port_process_once_for_many(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -294,6 +297,7 @@ def test_more_ports_than_fit_in_a_message_is_an_error(settings: Settings) -> Non
     run(test())
 
 
+@pytest.mark.instruction("hostname.set")
 def test_a_host_name_is_stored_and_in_force_when_the_answer_comes(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig, root_unit(rig):
@@ -331,6 +335,7 @@ def test_an_unexpected_error_is_told_without_details(settings: Settings) -> None
     run(test())
 
 
+@pytest.mark.instruction("system.reboot")
 def test_a_reboot_is_audited_and_answered_before_it_is_asked_for(settings: Settings) -> None:
     async def test() -> None:
         async with running(replace(settings, reboot_delay_s=0.2)) as rig:
@@ -353,6 +358,7 @@ def test_a_promised_reboot_is_not_forgotten_when_the_daemon_is_stopped(settings:
     run(test())
 
 
+@pytest.mark.instruction("vm.heartbeat")
 def test_heartbeats_reach_the_supervisor_and_need_none(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -388,6 +394,7 @@ def test_heartbeats_reach_the_supervisor_and_need_none(settings: Settings) -> No
     ],
     ids=lambda do: type(do).__name__,
 )
+@pytest.mark.instruction("session.close")
 def test_without_a_session_nothing_happens(settings: Settings, do: AnyInstruction) -> None:
     async def test() -> None:
         async with running(replace(settings, reboot_delay_s=0.02)) as rig:
@@ -405,6 +412,7 @@ def test_without_a_session_nothing_happens(settings: Settings, do: AnyInstructio
     run(test())
 
 
+@pytest.mark.instruction("session.open")
 def test_logins_are_audited_and_slowed_for_all_connections(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -451,6 +459,7 @@ def test_logins_in_parallel_do_not_slip_past_the_slow_down(settings: Settings) -
     run(test())
 
 
+@pytest.mark.instruction("password.set")
 def test_a_new_password_ends_other_sessions_and_survives_a_restart(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
@@ -521,7 +530,7 @@ def test_a_full_disk_takes_neither_the_daemon_nor_the_reboot_away(
             client, token = await rig.operator()
             with monkeypatch.context() as broken:
                 broken.setattr("backend.daemon.ring.Ring.append", full)
-                broken.setattr("backend.daemon.actions.store.replace", full)
+                broken.setattr("backend.common.store.replace", full)
                 assert_error(await client.ask(HostnameSet("x"), token), "failed")
                 assert isinstance(await client.ask(StatusGet(), token), Status)
             assert await client.ask(SystemReboot(), token) == Done()

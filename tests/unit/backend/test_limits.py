@@ -9,7 +9,7 @@ import pytest
 
 from backend.common.limits import Bucket, SlowDown
 from backend.daemon.sessions import Sessions
-from backend.daemon.validator import SEQ_FREE, Gate
+from backend.daemon.validator import SEQ_FREE, RequestValidator
 from backend.protocol.codec import Request, encode
 from backend.protocol.fields import Token
 from backend.protocol.peers import Peer
@@ -51,7 +51,7 @@ def test_failed_logins_wait_twice_as_long_each_time_up_to_eight_seconds() -> Non
 def test_sessions_end_when_idle_and_at_the_end_of_their_life() -> None:
     now = Now()
     sessions = Sessions(most=4, idle_s=10, life_s=100, clock=now)
-    token = sessions.open("ssh", HERE)
+    token = sessions.open("ssh", HERE)[0]
     for _ in range(12):
         now.s += 8
         found = sessions.find(token)
@@ -59,7 +59,7 @@ def test_sessions_end_when_idle_and_at_the_end_of_their_life() -> None:
         assert found.where == "ssh 192.0.2.7"
     now.s += 8
     assert sessions.find(token) is None
-    token = sessions.open("ssh", HERE)
+    token = sessions.open("ssh", HERE)[0]
     now.s += 10
     assert sessions.find(token) is None
     assert len(sessions) == 0
@@ -70,17 +70,17 @@ def test_the_session_that_is_idle_longest_makes_room() -> None:
     sessions = Sessions(most=3, idle_s=100, life_s=1000, clock=now)
     tokens = []
     for _ in range(3):
-        tokens.append(sessions.open("ssh", HERE))
+        tokens.append(sessions.open("ssh", HERE)[0])
         now.s += 1
     sessions.find(tokens[0])
-    tokens.append(sessions.open("https", HERE))
+    tokens.append(sessions.open("https", HERE)[0])
     assert [sessions.find(token) is not None for token in tokens] == [True, False, True, True]
     assert len(sessions) == 3
 
 
 def test_tokens_fit_the_schema_and_are_not_kept() -> None:
     sessions = Sessions(most=3, idle_s=100, life_s=1000)
-    token = sessions.open("ssh", HERE)
+    token = sessions.open("ssh", HERE)[0]
     msgspec.convert(token, Token)
     assert token not in repr(vars(sessions))
     assert token.encode() not in b"".join(sessions._by_digest)
@@ -92,32 +92,32 @@ def _line(seq: int) -> bytes:
 
 def test_a_vm_cannot_use_up_the_numbers_for_its_successors() -> None:
     now = Now()
-    gate = Gate(1e6, 1e6, now)
-    assert gate.admit(_line(1)).seq == 1
-    assert gate.admit(_line(SEQ_FREE)).seq == SEQ_FREE
+    validator = RequestValidator(1e6, 1e6, now)
+    assert validator.admit(_line(1)).seq == 1
+    assert validator.admit(_line(SEQ_FREE)).seq == SEQ_FREE
     for greedy in 2**63 - 1, SEQ_FREE + 2**40:
         with pytest.raises(Refused) as refused:
-            gate.admit(_line(greedy))
+            validator.admit(_line(greedy))
         assert (refused.value.error.code, refused.value.error.last_seq) == ("replayed", SEQ_FREE)
     # The honest successor, whose clock is behind, goes on from last_seq.
-    assert gate.admit(_line(SEQ_FREE + 1))
+    assert validator.admit(_line(SEQ_FREE + 1))
     now.s += 1
-    assert gate.admit(_line(SEQ_FREE + 2**31))
+    assert validator.admit(_line(SEQ_FREE + 2**31))
 
 
 def test_a_client_clock_that_jumps_ahead_is_followed() -> None:
-    gate = Gate(1e6, 1e6, Now())
-    assert gate.admit(_line(1))
-    assert gate.admit(_line(time.time_ns()))
-    assert gate.admit(_line(4 * 10**18))
+    validator = RequestValidator(1e6, 1e6, Now())
+    assert validator.admit(_line(1))
+    assert validator.admit(_line(time.time_ns()))
+    assert validator.admit(_line(4 * 10**18))
 
 
 def test_a_refused_request_uses_its_number_up() -> None:
-    gate = Gate(1.0, 1.0, Now())
-    gate.admit(_line(1))
+    validator = RequestValidator(1.0, 1.0, Now())
+    validator.admit(_line(1))
     with pytest.raises(Refused) as refused:
-        gate.admit(_line(2))
+        validator.admit(_line(2))
     assert (refused.value.seq, refused.value.error.code) == (2, "limited")
     with pytest.raises(Refused) as refused:
-        gate.admit(_line(2))
+        validator.admit(_line(2))
     assert refused.value.error.code == "replayed"

@@ -25,7 +25,7 @@ from backend.daemon.main import Daemon
 from backend.daemon.server import LinkServer
 from backend.daemon.sessions import OpenSession, Sessions
 from backend.daemon.settings import Settings
-from backend.daemon.validator import Gate
+from backend.daemon.validator import RequestValidator
 from backend.protocol.instructions import AnyInstruction
 from backend.protocol.peers import UNKNOWN
 from proof.inside import misuse
@@ -117,17 +117,17 @@ def test_the_backend_stands_it(settings: Settings, attack: str) -> None:
 
 
 def accept_replays(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Gate, "_check_order", lambda self, seq: None)
+    patch.setattr(RequestValidator, "_check_order", lambda self, seq: None)
 
 
 def accept_the_same_again(patch: pytest.MonkeyPatch) -> None:
-    real = Gate._check_order
+    real = RequestValidator._check_order
 
-    def check(gate: Gate, seq: int) -> None:
-        if seq != gate._last_seq:
-            real(gate, seq)
+    def check(validator: RequestValidator, seq: int) -> None:
+        if seq != validator._last_seq:
+            real(validator, seq)
 
-    patch.setattr(Gate, "_check_order", check)
+    patch.setattr(RequestValidator, "_check_order", check)
 
 
 def accept_far_ahead(patch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def ignore_fields(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_longer_lines(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("backend.protocol.codec.MAX_LINE", 8192)
+    patch.setattr("backend.daemon.server.MAX_LINE", 8192)
 
 
 def wait_for_ever(patch: pytest.MonkeyPatch) -> None:
