@@ -46,7 +46,13 @@ class LinkServer:
     """Serves the link until cancelled."""
 
     def __init__(
-        self, settings: Settings, keys: LinkKeys, listener: socket.socket, validator: RequestValidator, executor: Executor, audit: Audit
+        self,
+        settings: Settings,
+        keys: LinkKeys,
+        listener: socket.socket,
+        validator: RequestValidator,
+        executor: Executor,
+        audit: Audit,
     ) -> None:
         self._settings = settings
         self._keys = keys

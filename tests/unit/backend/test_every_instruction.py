@@ -86,7 +86,9 @@ def test_every_instruction_has_one_handler(kind: type[Instruction]) -> None:
 
 @pytest.mark.parametrize("kind", INSTRUCTIONS, ids=lambda kind: kind.name())
 def test_every_instruction_has_a_test(kind: type[Instruction]) -> None:
-    assert kind.name() in names_in_marks(), f'no test in tests/unit/backend is marked @pytest.mark.instruction("{kind.name()}")'
+    assert kind.name() in names_in_marks(), (
+        f'no test in tests/unit/backend is marked @pytest.mark.instruction("{kind.name()}")'
+    )
 
 
 def test_every_mark_names_an_instruction() -> None:
