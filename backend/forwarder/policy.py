@@ -5,10 +5,9 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-from backend.forwarder.config import Config, Direction, Limit
+from backend.forwarder.config import MAX_ETHERTYPES, Config, Direction, Limit
 
-_STRUCT = struct.Struct("=6sBB16HIIII8Q")
-_ETHERTYPES = 16
+_STRUCT = struct.Struct(f"=6sBB{MAX_ETHERTYPES}HIIII8Q")
 
 
 def parse_mac(text: str) -> bytes:
@@ -26,8 +25,14 @@ def parse_mac(text: str) -> bytes:
     return mac
 
 
-def _limit(limit: Limit) -> tuple[int, int]:
-    cost = 0 if limit.rate == 0 else max(1, 1_000_000_000 // limit.rate)
+def bucket(limit: Limit | None) -> tuple[int, int]:
+    """A limit as C takes it (``struct limit`` of ``core/policy.h``): nanoseconds of one frame, and of the burst.
+
+    Both are 0 where there is no limit.
+    """
+    if limit is None or limit.rate == 0:
+        return 0, 0
+    cost = max(1, 1_000_000_000 // limit.rate)
     return cost, cost * limit.burst
 
 
@@ -40,10 +45,10 @@ def pack(config: Config, vm_mac: bytes, link_network: str) -> bytes:
         link_network: IPv4 network of the link to the backend, which must not appear on the port.
     """
     link = ipaddress.IPv4Network(link_network)
-    ethertypes = [*config.ethertypes, *[0] * (_ETHERTYPES - len(config.ethertypes))]
+    ethertypes = [*config.ethertypes, *[0] * (MAX_ETHERTYPES - len(config.ethertypes))]
     directions: tuple[Direction, ...] = (config.from_port, config.from_vm)
-    rates = [number for direction in directions for number in _limit(direction.all)]
-    groups = [number for direction in directions for number in _limit(direction.group)]
+    rates = [number for direction in directions for number in bucket(direction.all)]
+    groups = [number for direction in directions for number in bucket(direction.group)]
     return _STRUCT.pack(
         vm_mac,
         config.tags,

@@ -33,7 +33,7 @@ from backend.forwarder.config import Limit
 from backend.forwarder.counters import VERDICTS
 from backend.forwarder.data_path import DataPath
 from backend.forwarder.errors import ConfigError, ForwarderError
-from backend.forwarder.policy import parse_mac
+from backend.forwarder.policy import bucket, parse_mac
 from backend.forwarder.process import listen
 from backend.lan import _lan
 
@@ -163,11 +163,6 @@ def entries(config: Config) -> list[Entry]:
     return table
 
 
-def _words(limit: Limit | None) -> tuple[int, int]:
-    cost = 0 if limit is None or limit.rate == 0 else max(1, 1_000_000_000 // limit.rate)
-    return cost, 0 if limit is None else cost * limit.burst
-
-
 def open_tap(name: str) -> int:
     """Open this host's end of a tap with the virtio header that ``_lan.tap`` wants; made if the process may.
 
@@ -191,7 +186,7 @@ class GuestLan:
         self._ports = [self._identity(port) for port in config.ports]
         self._names = [port.name for port in config.ports]
         self._listeners: list[socket.socket] = []
-        limits = tuple((*_words(port.limit), *_words(port.question_limit)) for port in config.ports)
+        limits = tuple((*bucket(port.limit), *bucket(port.question_limit)) for port in config.ports)
         self._endpoints = [self._open(port) for port in config.ports]
         self._lan = _lan.Lan(self._endpoints, config.max_frame, limits)
         self.run, self.stop = self._lan.run, self._lan.stop

@@ -7,9 +7,10 @@ import ipaddress
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from backend.daemon import audit
 from backend.forwarder import config
@@ -89,33 +90,43 @@ class ManagementPort(_Part):
         return ipaddress.IPv4Interface(self.address)
 
 
+def _range(kind: object) -> FieldInfo:
+    """The range of one of the forwarder's types (msgspec's `Meta`), for pydantic."""
+    (meta,) = get_args(kind)[1:]
+    bounds = {name: getattr(meta, name) for name in ("ge", "le", "min_length", "max_length")}
+    found: FieldInfo = Field(**{name: bound for name, bound in bounds.items() if bound is not None})
+    return found
+
+
 class Limits(_Part):
     """Token buckets of one direction, of all frames and of groups': frames per second (0: no limit), frames at once."""
 
-    rate: int = Field(default=200_000, ge=0, le=config.MAX_RATE)
+    rate: Annotated[int, _range(config.Rate)] = 200_000
     """All frames of the direction, per second; 0: no limit."""
-    burst: int = Field(default=8_192, ge=1, le=config.MAX_BURST)
+    burst: Annotated[int, _range(config.Burst)] = 8_192
     """How many of them may come at once."""
-    group_rate: int = Field(default=2_000, ge=0, le=config.MAX_RATE)
+    group_rate: Annotated[int, _range(config.Rate)] = 2_000
     """Broadcast and multicast frames, per second; 0: no limit."""
-    group_burst: int = Field(default=512, ge=1, le=config.MAX_BURST)
+    group_burst: Annotated[int, _range(config.Burst)] = 512
     """How many of them may come at once."""
 
 
 class Forwarder(_Part):
-    """What moves frames between the management port and the VM, and which (backend/forwarder/config.py)."""
+    """What moves frames between the management port and the VM, and which; ranges: backend/forwarder/config.py."""
 
-    port: Literal["ring", "kernel", "bridge"] = "ring"
+    port: config.PortDatapath = "ring"
     """A packet ring, a tc-BPF program, or the kernel's bridge with nftables."""
-    vm: Literal["vhost-user", "tap"] = "vhost-user"
+    vm: config.VmDatapath = "vhost-user"
     """The VM's end; ``vhost-user`` wants ``port`` to be ``ring``."""
-    ethertypes: tuple[Annotated[int, Field(ge=config.MIN_ETHERTYPE, le=config.MAX_ETHERTYPE)], ...] = Field(
-        default=(0x0800, 0x0806, 0x86DD), min_length=1, max_length=config.MAX_ETHERTYPES
+    ethertypes: Annotated[tuple[Annotated[int, _range(config.Ethertype)], ...], _range(config.Ethertypes)] = (
+        0x0800,
+        0x0806,
+        0x86DD,
     )
     """IPv4, ARP, IPv6; all others are dropped."""
-    tags: int = Field(default=0, ge=0, le=config.MAX_TAGS)
+    tags: Annotated[int, _range(config.Tags)] = 0
     """Most VLAN tags of a frame that may pass. A priority tag (VLAN 0) in front is none: the frame is untagged."""
-    max_frame: int = Field(default=1514, ge=config.MIN_FRAME, le=config.MAX_FRAME)
+    max_frame: Annotated[int, _range(config.FrameBytes)] = 1514
     """Bytes, Ethernet header included, tags not. The MTU of port and VM follow from it."""
     from_port: Limits = Limits()
     from_vm: Limits = Limits()
@@ -127,12 +138,7 @@ class Forwarder(_Part):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Forwarder:
-        if self.vm == "vhost-user" and self.port != "ring":
-            raise ValueError(f'vm = "vhost-user" goes with port = "ring" only; write vm = "tap" for {self.port!r}')
-        if self.tags and self.port == "bridge":
-            raise ValueError(
-                f'tags = {self.tags} goes with port = "ring" or "kernel" only; write tags = 0 for "bridge"'
-            )
+        config.check_together(self.port, self.vm, self.tags)
         return self
 
     @property
