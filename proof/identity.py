@@ -70,7 +70,7 @@ def listen(wire: Wire, tap: Tap, interface: IPv4Interface, patience: float = PAT
     Raises:
         WireError: the interface fails, or somebody floods it.
     """
-    asking = craft.Path(Target.tester_mac, BROADCAST, tester_address(interface), str(interface.ip))
+    asking = craft.FramePath(Target.tester_mac, BROADCAST, tester_address(interface), str(interface.ip))
     question, wanted = craft.arp_request(asking), inet_aton(asking.dst_ip)
     answers: set[tuple[str, str]] = set()
     heard: list[Frame] = []

@@ -9,33 +9,25 @@ they ended.
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from backend.daemon.audit import KINDS
 from backend.protocol import link_plan
+from proof.remote_script import RemoteScript, RemoteScriptError, RunInVm, assemble
 from proof.result import Result, Verdict
 
 GROUP = "audit"
-Run = Callable[[str, float], tuple[int, str]]
-"""Runs a command line as root, for so many seconds at most; returns exit code and output."""
 CHECK = "python3 -I -m backend.daemon.audit check"
-KNOCKS = 8
+CONNECTIONS = 8
 TIMEOUT = 120.0
 SETTLE = 10.0
 """Seconds within which a refusal is an entry."""
-_KNOCK = f"""
-import socket
-for _ in range({KNOCKS}):
-    s = socket.create_connection(({link_plan.BACKEND_ADDRESS!r}, {link_plan.BACKEND_PORT}), 10)
-    s.sendall(b"no handshake\\n")
-    s.settimeout(10)
-    while s.recv(4096): pass
-    s.close()
-print("knocked")
-"""
+SCRIPT: RemoteScript[int] = RemoteScript(
+    assemble(Path(__file__).with_name("audit_log_script.py"), main="answer(connect())"), int
+)
 _LINE = re.compile(r"(\w+): (?:entries (\d+) to (\d+), head ([0-9a-f]{64})|no entry)(?:, then .*)?: (whole|broken.*)")
 
 
@@ -58,7 +50,7 @@ def parse(text: str) -> Mapping[str, Log]:
     return found
 
 
-def run_traces(run_vm: Run, run_host: Run) -> list[Result]:
+def run_traces(run_vm: RunInVm, run_host: Callable[[str, float], tuple[int, str]]) -> list[Result]:
     """Provoke rejections from the VM, and look at the host's logs before and after.
 
     Raises:
@@ -67,9 +59,7 @@ def run_traces(run_vm: Run, run_host: Run) -> list[Result]:
     began = time.monotonic()
     try:
         before = parse(run_host(CHECK, TIMEOUT)[1])
-        code, said = run_vm(f"python3 -I -c {shlex.quote(_KNOCK)}", TIMEOUT)
-        if code != 0 or "knocked" not in said:
-            raise ValueError(f"the VM could not knock: {said[-200:]!r}")
+        SCRIPT.run_in_vm(run_vm, TIMEOUT, link_plan.BACKEND_ADDRESS, str(link_plan.BACKEND_PORT), str(CONNECTIONS))
         deadline = time.monotonic() + SETTLE
         while True:
             text = run_host(f"{CHECK} {_noted(before)}", TIMEOUT)[1]
@@ -77,7 +67,7 @@ def run_traces(run_vm: Run, run_host: Run) -> list[Result]:
             if sum(after[kind.name].last - before[kind.name].last for kind in KINDS) or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
-    except ValueError as error:
+    except (RemoteScriptError, ValueError) as error:
         return [
             Result(GROUP, name, tried, Verdict.NOT_TESTED, str(error), "none seen", time.monotonic() - began)
             for name, tried in _TRIED.items()
@@ -111,7 +101,7 @@ def judge(before: Mapping[str, Log], after: Mapping[str, Log], text: str, second
     rejections = (
         (Verdict.HOLE, f"{grown['changes']} entries more among the operators' changes")
         if grown["changes"]
-        else (Verdict.SEALED if seen else Verdict.NOT_TESTED, f"{KNOCKS} refusals, no entry among the changes")
+        else (Verdict.SEALED if seen else Verdict.NOT_TESTED, f"{CONNECTIONS} refusals, no entry among the changes")
     )
     return [
         Result(GROUP, name, _TRIED[name], verdict, evidence, control, seconds)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
-import re
-import shlex
 import struct
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from proof.remote_script import RemoteScript, RemoteScriptError, RunOnHost, assemble
 from proof.result import Result, Verdict
 from rootfs.spec.profile import Forwarder
 
-Run = Callable[[str], tuple[int, str]]
-"""Runs one command line in the host's root shell; returns its exit code and what it printed."""
-
-COLLECT = Path(__file__).with_name("listeners_script.py")
-MAX_REPORT = 1 << 20
-"""Bytes of the collector's report, unpacked."""
-TRIES = 3
-_LINE = re.compile(r"SALLYPORT-SOCKETS ([0-9a-f]{8}) ([A-Za-z0-9+/=]+)")
 _TCP_LISTEN, _CONNECTED = "0A", "01"  # include/net/tcp_states.h
 
 
@@ -59,21 +48,18 @@ def expected(forwarder: Forwarder) -> frozenset[Listener]:
 
 
 class _Namespace(msgspec.Struct, forbid_unknown_fields=True):
+    """The socket tables of one network namespace; ``error`` says why they could not be read."""
+
     path: str
-    files: dict[str, list[str]]
+    error: str = ""
+    tables: dict[str, list[str]] = {}
 
 
-class CollectError(Exception):
-    """The host's answer cannot be relied on."""
-
-
-def command() -> str:
-    """Return the command line that runs the collector; short enough for a terminal's line (4095 bytes)."""
-    # Without comments and docstrings, which the compiler would drop as well.
-    source = re.sub(r'(?m)^\s*"""[^"]*"""\n', "", COLLECT.read_text())
-    packed = base64.b64encode(zlib.compress(source.encode(), 9)).decode()
-    code = f"import zlib,base64;exec(zlib.decompress(base64.b64decode('{packed}')))"
-    return f"python3 -I -c {shlex.quote(code)}"
+_FOLDER = Path(__file__).parent
+SCRIPT = RemoteScript(
+    assemble(_FOLDER / "namespaces_script.py", _FOLDER / "listeners_script.py", main="answer(namespaces_tables())"),
+    dict[str, _Namespace],
+)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -102,56 +88,30 @@ def listeners(file: str, lines: list[str], netns: str) -> Iterator[Listener]:
                 yield Listener(file, address, port, netns)
 
 
-def parse_report(output: str) -> dict[str, _Namespace]:
-    """Decode the collector's line from what the shell printed; `CollectError` if it is absent or damaged."""
-    match = _LINE.search(output.replace("\r", ""))
-    if match is None:
-        raise CollectError(f"the collector printed no report: {output[-200:]!r}")
-    try:
-        packed = base64.b64decode(match[2], validate=True)
-        if zlib.crc32(packed) != int(match[1], 16):
-            raise CollectError("the collector's report was damaged on its way")
-        inflate = zlib.decompressobj()
-        data = inflate.decompress(packed, MAX_REPORT)
-        if inflate.unconsumed_tail:
-            raise CollectError(f"the collector's report is longer than {MAX_REPORT} bytes")
-        return msgspec.json.decode(data, type=dict[str, _Namespace])
-    except (ValueError, zlib.error, msgspec.MsgspecError) as error:
-        raise CollectError(f"the collector's report cannot be read: {error}") from error
+def run_host(run: RunOnHost, *, allowed: frozenset[Listener] = frozenset({BACKEND})) -> list[Result]:
+    """Require that nothing listens on the host but ``allowed`` (whose ``netns`` is ignored); return one result.
 
-
-def run_host(run: Run, *, allowed: frozenset[Listener] = frozenset({BACKEND})) -> list[Result]:
-    """Require that nothing listens on the host but ``allowed`` (whose ``netns`` is ignored).
-
-    ``run`` needs a root shell on the host. The control: every allowed listener is really seen.
+    ``run`` needs a root shell on the host. The control is that every allowed listener is seen.
     """
     began = time.monotonic()
-    tried = "every socket of the host, in all network namespaces, that takes what nobody asked for"
+    tried = "every socket in all network namespaces of the host that accepts unsolicited data or connections"
     trouble, spaces = "", dict[str, _Namespace]()
-    for _ in range(TRIES):
-        try:
-            code, output = run(command())
-            spaces = parse_report(output)
-            trouble = f"the collector ended with code {code}" if code else ""
-        except (CollectError, OSError) as error:
-            trouble = str(error)
-        if not trouble:
-            break
+    try:
+        spaces = SCRIPT.run_on_host(run)
+    except RemoteScriptError as error:
+        trouble = str(error)
     found: list[Listener] = []
     blind: list[str] = []
     for name, space in spaces.items():
-        blind += [f"{name}: {reason}" for reason in space.files.pop("error", [])]
-        if (
-            not trouble
-            and not {"tcp", "udp", "raw"} <= space.files.keys()
-            and not any(b.startswith(name) for b in blind)
-        ):
+        if space.error:
+            blind.append(f"{name}: {space.error}")
+        elif not {"tcp", "udp", "raw"} <= space.tables.keys():
             blind.append(f"{name}: its socket tables are missing")
-        for file, lines in space.files.items():
+        for file, lines in space.tables.items():
             try:
                 found += listeners(file, lines, name)
             except (ValueError, IndexError, struct.error) as error:
-                blind.append(f"{name} {file}: {error}")
+                blind.append(f"{name}: /proc/net/{file} cannot be parsed: {error}")
     wanted = {(item.kind, item.address, item.port) for item in allowed}
     extra = sorted(item for item in found if (item.kind, item.address, item.port) not in wanted)
     seen = {(item.kind, item.address, item.port) for item in found} & wanted

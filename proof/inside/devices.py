@@ -8,27 +8,24 @@ the disk of the same listing for its control.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from backend.guests import machine_type
-from proof.inside.misuse import ReportError, Script
+from proof.remote_script import RemoteScript, RemoteScriptError, RunInVm, assemble
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 
 GROUP = "devices"
-RunVm = Callable[[str, float], tuple[int, str]]
-"""Runs a command line as root in the VM, for so many seconds at most; returns exit code and output."""
 TIMEOUT = 120.0
 """Seconds; reading all I/O ports is 65,536 exits of the VM."""
-SCRIPT = Script(Path(__file__).with_name("devices_script.py").read_text(), "SALLYPORT-DEVICES")
 ANY = 10_000
+"""``most`` of a `Rule` that allows any number."""
 
 
 @dataclass(frozen=True)
@@ -302,18 +299,17 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
 """By the architecture of the host."""
 
 _Listing = dict[str, Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=1000)]]
+SCRIPT: RemoteScript[dict[str, list[str]]] = RemoteScript(
+    assemble(Path(__file__).with_name("devices_script.py"), main="answer(listing())"), _Listing
+)
 
 
-def collect(run_vm: RunVm, arch: str = "x86_64") -> dict[str, list[str]]:
-    """List what the VM sees; raises `ReportError`, `SallyportError` or `OSError` if that cannot be had.
+def collect(run_vm: RunInVm, arch: str = "x86_64") -> dict[str, list[str]]:
+    """List what the VM sees; raises `RemoteScriptError`, `SallyportError` or `OSError` if that cannot be had.
 
     To calibrate: its items are what the patterns of `KINDS` are matched with.
     """
-    _, output = run_vm(SCRIPT.command(*(["io"] if arch == "x86_64" else [])), TIMEOUT)
-    try:
-        return msgspec.json.decode(SCRIPT.report(output), type=_Listing)
-    except msgspec.MsgspecError as error:
-        raise ReportError(f"the listing cannot be read: {error}") from error
+    return SCRIPT.run_in_vm(run_vm, TIMEOUT, *(["io"] if arch == "x86_64" else []))
 
 
 def compare(kind: Kind, items: Iterable[str]) -> tuple[list[str], list[str], int]:
@@ -354,13 +350,13 @@ def _judge(kind: Kind, listing: Mapping[str, list[str]], general: str) -> Result
     return Result(GROUP, kind.name, kind.tried, verdict, evidence, control, 0.0, tuple(extra[:20]))
 
 
-def run_devices(run_vm: RunVm, arch: str = "x86_64") -> list[Result]:
+def run_devices(run_vm: RunInVm, arch: str = "x86_64") -> list[Result]:
     """Compare what root in the VM of a host of that architecture sees with the declaration; one result per kind."""
     began, trouble = time.monotonic(), ""
     listing: dict[str, list[str]] = {}
     try:
         listing = collect(run_vm, arch)
-    except (ReportError, SallyportError, OSError) as error:
+    except (RemoteScriptError, SallyportError, OSError) as error:
         trouble = str(error)
     took = time.monotonic() - began
     nets, disks = listing.get("virtio", []).count("net"), listing.get("virtio", []).count("block")

@@ -1,17 +1,13 @@
-"""Lists what this machine's kernel and processor offer, in the VM: sent compressed as source text to ``python3 -c``.
+"""Lists the devices, firmware and processor features that the VM's kernel shows. See `proof.remote_script`.
 
 Usage: ``devices_script.py [io]``; with ``io`` every I/O port is read as well. Needs root and nothing but the standard
-library. Prints one line, ``SALLYPORT-DEVICES <crc32 hex> <base64 of zlib of JSON>``: an object of lists of text, one
-for each kind of thing, and ``unread`` for what could not be looked at.
+library.
 """
 
-import base64
 import glob
-import json
 import os
 import re
 import sys
-import zlib
 
 _VIRTIO = """
 1 net 2 block 3 console 4 entropy 5 balloon 8 scsi 9 9p 16 gpu 17 clock 18 input 19 vsock 20 crypto 22 pstore 23 iommu
@@ -32,7 +28,8 @@ port nvram rtc* ptp* watchdog* sd* sr* nvme* pmem* dax* nbd* mtd* ttyUSB* ttyACM
 """What else would be a way out of the VM, by its node in /dev."""
 READ_PORT = b"\x89\xfa\x31\xc0\xec\xc3"
 """mov edx, edi; xor eax, eax; in al, dx; ret"""
-MOST = 400
+MAX_ITEMS, MAX_ITEM = 400, 120
+"""Items of one kind, and characters of one item; a longer list or text is cut."""
 
 found: dict[str, list[str]] = {"unread": []}
 
@@ -137,38 +134,44 @@ def cpu() -> list[str]:
     return sorted({word for line in lines for word in line.split()})
 
 
-found["pci"] = [
-    f"{name} {text(f'/sys/bus/pci/devices/{name}/vendor')} {text(f'/sys/bus/pci/devices/{name}/class')}"
-    for name in names("/sys/bus/pci/devices")
-] + [line.split()[1] for line in text("/proc/bus/pci/devices").splitlines()]
-found["virtio"] = virtio()
-found["fw_cfg"] = fw_cfg()
-found["acpi"] = names("/sys/bus/acpi/devices")
-found["pnp"] = [
-    f"{name} {' '.join(text(f'/sys/bus/pnp/devices/{name}/id').split())}" for name in names("/sys/bus/pnp/devices")
-]
-found["amba"] = names("/sys/bus/amba/devices")
-found["platform"] = names("/sys/bus/platform/devices")
-found["buses"] = [bus for bus in names("/sys/bus") if names(f"/sys/bus/{bus}/devices")]
-found["serial"] = serial()
-found["block"] = blocks()
-found["ioports"] = owners("/proc/ioports")
-found["io"] = io_blocks() if sys.argv[1:] == ["io"] else []
-found["interfaces"] = names("/sys/class/net")
-found["shares"] = shares()
-found["classes"] = [f"{kind}/{name}" for kind in _CLASSES.split() for name in names("/sys/class/" + kind)]
-found["nodes"] = sorted({path.removeprefix("/dev/") for mask in _NODES.split() for path in glob.glob("/dev/" + mask)})
-found["dmi"] = [f"{name}={text(path)}" for path in sorted(glob.glob("/sys/class/dmi/id/*")) if os.path.isfile(path)
-                for name in [os.path.basename(path)] if name not in ("uevent", "modalias") and text(path)]  # fmt: skip
-found["cpu"] = cpu()
-# A kernel that loads nothing has them all the same.
-found["modules"] = sorted(
-    {line.split()[0] for line in text("/proc/modules").splitlines()}
-    | set(names("/sys/bus/virtio/drivers"))
-    | {line.strip() for line in text("/proc/filesystems").splitlines() if not line.startswith("nodev")}
-)
-found["cmdline"] = text("/proc/cmdline").split()
+def dmi() -> list[str]:
+    """Return what the firmware's tables say of the machine, as ``name=text``."""
+    paths = [path for path in sorted(glob.glob("/sys/class/dmi/id/*")) if os.path.isfile(path)]
+    values = {os.path.basename(path): text(path) for path in paths}
+    return [f"{name}={value}" for name, value in values.items() if value and name not in ("uevent", "modalias")]
 
-data = json.dumps({kind: [item[:120] for item in items[:MOST]] for kind, items in found.items()}).encode()
-packed = zlib.compress(data, 9)
-print("SALLYPORT-DEVICES", f"{zlib.crc32(packed):08x}", base64.b64encode(packed).decode())
+
+def listing() -> dict[str, list[str]]:
+    """Return lists of text, one for each kind of `proof.inside.devices`, and ``unread`` for what could not be read."""
+    found["pci"] = [
+        f"{name} {text(f'/sys/bus/pci/devices/{name}/vendor')} {text(f'/sys/bus/pci/devices/{name}/class')}"
+        for name in names("/sys/bus/pci/devices")
+    ] + [line.split()[1] for line in text("/proc/bus/pci/devices").splitlines()]
+    found["virtio"] = virtio()
+    found["fw_cfg"] = fw_cfg()
+    found["acpi"] = names("/sys/bus/acpi/devices")
+    found["pnp"] = [
+        f"{name} {' '.join(text(f'/sys/bus/pnp/devices/{name}/id').split())}" for name in names("/sys/bus/pnp/devices")
+    ]
+    found["amba"] = names("/sys/bus/amba/devices")
+    found["platform"] = names("/sys/bus/platform/devices")
+    found["buses"] = [bus for bus in names("/sys/bus") if names(f"/sys/bus/{bus}/devices")]
+    found["serial"] = serial()
+    found["block"] = blocks()
+    found["ioports"] = owners("/proc/ioports")
+    found["io"] = io_blocks() if sys.argv[1:] == ["io"] else []
+    found["interfaces"] = names("/sys/class/net")
+    found["shares"] = shares()
+    found["classes"] = [f"{kind}/{name}" for kind in _CLASSES.split() for name in names("/sys/class/" + kind)]
+    nodes = {path.removeprefix("/dev/") for mask in _NODES.split() for path in glob.glob("/dev/" + mask)}
+    found["nodes"] = sorted(nodes)
+    found["dmi"] = dmi()
+    found["cpu"] = cpu()
+    # A kernel that loads nothing has them all the same.
+    found["modules"] = sorted(
+        {line.split()[0] for line in text("/proc/modules").splitlines()}
+        | set(names("/sys/bus/virtio/drivers"))
+        | {line.strip() for line in text("/proc/filesystems").splitlines() if not line.startswith("nodev")}
+    )
+    found["cmdline"] = text("/proc/cmdline").split()
+    return {kind: [item[:MAX_ITEM] for item in items[:MAX_ITEMS]] for kind, items in found.items()}

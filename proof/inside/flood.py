@@ -12,24 +12,22 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
 from backend.daemon.settings import Settings
 from backend.protocol.link_plan import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME
-from proof.inside.misuse import FRONT_END, ReportError, RunVm, Script
+from proof.inside.misuse import FRONT_END
+from proof.remote_script import RemoteScript, RemoteScriptError, RunInVm, RunOnHost, assemble
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 
 GROUP = "flood"
-RunHost = Callable[[str], tuple[int, str]]
-"""Runs one command line in the host's root shell; returns its exit code and what it printed."""
 SHARE = 0.25
 """Least part of its work at rest that the host must do during a flood.
 
@@ -51,26 +49,12 @@ FRAMES = 1000
 START_S = 8.0
 """Seconds that a shell may take to start a program, on a slow machine."""
 TRIES = 2
+"""How often a flood is tried until it gives a verdict."""
+WORK_FILE = "/run/sallyport-work"
+"""What the host's work writes: a file in memory."""
 
-_WORK = """
-import base64,hashlib,json,os,sys,time,zlib
-n=float(sys.argv[1]);d=bytes(1<<18);p='/run/sallyport-work';s=[];c=0
-t0=m=time.monotonic()
-while m-t0<n:
- hashlib.sha256(d).digest()
- with open(p,'wb') as f:f.write(d[:1<<14])
- os.rename(p,p+'.done');c+=1
- t=time.monotonic()
- if t-m>=.5:s.append([t-t0,c]);c=0;m=t
-os.unlink(p+'.done')
-z=zlib.compress(json.dumps(s).encode())
-print('SALLYPORT-WORK',f'{zlib.crc32(z):08x}',base64.b64encode(z).decode())
-"""
 COUNTERS = "cat /sys/class/net/link0/statistics/rx_packets; nft list counters; python3 -I -m backend.forwarder status"
 """What the host counts: frames from the VM at the link, its rules, the forwarder's verdicts."""
-
-WORK = Script(_WORK, "SALLYPORT-WORK")
-SCRIPT = Script(Path(__file__).with_name("flood_script.py").read_text(), "SALLYPORT-FLOOD")
 
 
 @dataclass(frozen=True)
@@ -131,8 +115,18 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Begun(Struct, frozen=True):
+    """Whether the flooding process started, and why not."""
+
     begun: bool
     trouble: str
+
+
+_FLOOD = Path(__file__).with_name("flood_script.py")
+BEGIN = RemoteScript(assemble(_FLOOD, main="answer(begin())"), _Begun)
+END = RemoteScript(assemble(_FLOOD, main="answer(end())"), Report)
+WORK: RemoteScript[list[tuple[float, int]]] = RemoteScript(
+    assemble(Path(__file__).with_name("host_work_script.py"), main="answer(work())"), list[tuple[_Seconds, int]]
+)
 
 
 @dataclass(frozen=True)
@@ -231,14 +225,16 @@ def judge(flood: Flood, report: Report, work: Work, risen: Mapping[str, int]) ->
 class Flooder:
     """Runs floods on one appliance."""
 
-    def __init__(self, run_vm: RunVm, run_host: RunHost, plan: Mapping[str, object], names: Mapping[str, str]) -> None:
+    def __init__(
+        self, run_vm: RunInVm, run_host: RunOnHost, plan: Mapping[str, object], names: Mapping[str, str]
+    ) -> None:
         self._run_vm, self._run_host, self._plan, self._names = run_vm, run_host, plan, names
 
     def once(self, flood: Flood, seed: int) -> tuple[Report, Work, dict[str, int]]:
         """Flood once; what came of it, the host's work, and by how much the host's counters rose.
 
         Raises:
-            ReportError, SallyportError, OSError, msgspec.MsgspecError: something could not be run or read.
+            RemoteScriptError, SallyportError, OSError: something could not be run or read.
         """
         plan = {**self._plan, "kind": flood.kind, "interface": self._names.get(flood.interface, flood.interface)}
         mac, ip = PEERS[flood.interface]
@@ -247,19 +243,17 @@ class Flooder:
         with ThreadPoolExecutor(1) as pool:
             called = time.monotonic()
             # Long enough for rest, flood and rest, however long the shells take to start the programs.
-            work = pool.submit(self._run_host, WORK.command(str(2 * REST_S + FLOOD_S + START_S)))
+            work = pool.submit(self._run_host, WORK.command(str(2 * REST_S + FLOOD_S + START_S), WORK_FILE))
             asked = time.monotonic()
-            _, said = self._run_vm(SCRIPT.command(json.dumps(plan | {"do": "begin"})), 60.0)
+            answer = BEGIN.run_in_vm(self._run_vm, 60.0, json.dumps(plan))
             begun = time.monotonic()
-            answer = msgspec.json.decode(SCRIPT.report(said), type=_Begun)
             if not answer.begun:
-                raise ReportError(f"the flood did not begin: {answer.trouble[:200]}")
-            _, said = self._run_vm(SCRIPT.command(json.dumps(plan | {"do": "end"})), 90.0 + FLOOD_S + RECOVERY)
-            report = msgspec.json.decode(SCRIPT.report(said), type=Report)
+                raise RemoteScriptError(f"the flood did not begin: {answer.trouble[:200]}")
+            report = END.run_in_vm(self._run_vm, 90.0 + FLOOD_S + RECOVERY, json.dumps(plan))
             over = time.monotonic() - (report.after or 0.0)
             _, listing = work.result()
             returned = time.monotonic()
-        series = msgspec.json.decode(WORK.report(listing), type=list[tuple[_Seconds, int]])
+        series = WORK.decode(listing)
         after = counters(self._run_host(COUNTERS)[1])
         # The process that floods was started between ``asked`` and ``begun``.
         first = asked + report.delay
@@ -268,8 +262,8 @@ class Flooder:
 
 
 def run_flood(
-    run_vm: RunVm,
-    run_host: RunHost,
+    run_vm: RunInVm,
+    run_host: RunOnHost,
     *,
     seed: int = 0,
     quick: bool = False,
@@ -305,7 +299,7 @@ def run_flood(
         for _ in range(TRIES):
             try:
                 verdict, evidence, control = judge(flood, *flooder.once(flood, chosen))
-            except (ReportError, SallyportError, OSError, msgspec.MsgspecError) as error:
+            except (RemoteScriptError, SallyportError, OSError) as error:
                 verdict, evidence, control = Verdict.NOT_TESTED, str(error), "none seen"
             if verdict is not Verdict.NOT_TESTED:
                 break

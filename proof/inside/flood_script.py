@@ -1,11 +1,11 @@
-"""Floods a NIC of the VM and meanwhile asks the backend politely: sent compressed as source text to ``python3 -c``.
+"""Floods a NIC of the VM and meanwhile sends heartbeats to the backend. See `proof.remote_script`.
 
-Usage: ``flood_script.py PLAN``, JSON. ``do`` is ``begin``: return at once, ask for ``rest`` seconds, then flood
-for ``seconds`` and go on asking; ``end``: wait for the end of that, ask on a fresh connection, and report. Needs root
-and nothing but the standard library. Prints one line, ``SALLYPORT-FLOOD <crc32 hex> <base64 of zlib of JSON>``.
+Usage: argument 1 is a plan, JSON. `begin` starts a process in the background and returns at
+once: the process sends heartbeats for ``rest`` seconds, then floods for ``seconds`` and goes on sending heartbeats.
+`end` waits until that is over, sends a heartbeat on a fresh connection, and answers with all figures. Needs
+root and nothing but the standard library.
 """
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -17,7 +17,6 @@ import struct
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -235,7 +234,3 @@ def end() -> dict[str, Any]:
             pass
         time.sleep(0.1)
     return answer
-
-
-packed = zlib.compress(json.dumps(begin() if PLAN["do"] == "begin" else end()).encode(), 9)
-print("SALLYPORT-FLOOD", f"{zlib.crc32(packed):08x}", base64.b64encode(packed).decode(), flush=True)

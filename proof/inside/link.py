@@ -20,7 +20,7 @@ from proof.scan.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
 from proof.scan.sweep import sweep_tcp
 from proof.scan.sweep_result import sweep_result
 from proof.wire import frame as fr
-from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tagged, tcp_syn, udp
+from proof.wire.craft import FramePath, arp_request, neighbour_solicit, ping, tagged, tcp_syn, udp
 from proof.wire.frame import Frame
 from proof.wire.judge import LinkJudge
 from proof.wire.target import BROADCAST, LinkTarget, eui64
@@ -37,10 +37,10 @@ SILENT_DOUBT = 1e-3
 class LinkArsenal:
     """Volleys at the host over the link; ``path`` leads from the VM's own link address to the host's."""
 
-    def __init__(self, target: LinkTarget, path: Path, rng: random.Random) -> None:
+    def __init__(self, target: LinkTarget, path: FramePath, rng: random.Random) -> None:
         self.target, self.path, self.rng = target, path, rng
         self.macs = [path.dst_mac, BROADCAST, *target.host_macs.values()]
-        self.v6 = Path(path.src_mac, path.dst_mac, eui64(path.src_mac), eui64(path.dst_mac))
+        self.v6 = FramePath(path.src_mac, path.dst_mac, eui64(path.src_mac), eui64(path.dst_mac))
 
     def volleys(self, udp_ports: range) -> Iterator[tuple[Volley, bool]]:
         """Return the volleys, each with whether a polite "closed" may pass."""
@@ -83,7 +83,7 @@ class LinkArsenal:
             for mac in self.macs:
                 yield arp_request(self.path.to(ip=address), ethernet_dst=mac)
         for asker in ("10.9.8.7", "192.168.42.77", "127.0.0.1"):
-            yield arp_request(Path(self.path.src_mac, BROADCAST, asker, self.path.dst_ip))
+            yield arp_request(FramePath(self.path.src_mac, BROADCAST, asker, self.path.dst_ip))
 
     def ipv6(self) -> Iterator[bytes]:
         """The link is IPv4 alone."""
@@ -119,7 +119,7 @@ class LinkArsenal:
         """SYNs as somebody else. `fire` hears the answer by the destination port, see `spoof_judge`."""
         host, own = self.path.dst_ip, self.path.src_ip
         for address in (host, "127.0.0.1", "10.0.0.1", "192.168.42.2", "169.254.254.3", "255.255.255.255", "0.0.0.0"):
-            path = Path(self.path.src_mac, self.path.dst_mac, address, host)
+            path = FramePath(self.path.src_mac, self.path.dst_mac, address, host)
             for port in sorted(self.target.tcp_open):
                 yield tcp_syn(path, SPOOF_SPORT, port, self.rng.getrandbits(32))
             yield udp(path, SPOOF_SPORT, 53, GENERIC)
@@ -128,7 +128,7 @@ class LinkArsenal:
             for port in sorted(self.target.tcp_open):
                 # From a source port of its own each, as a half-open connection would hide the next answer.
                 sport = SPOOF_SPORT + 1 + self.rng.randrange(900)
-                yield tcp_syn(Path(mac, self.path.dst_mac, own, host), sport, port, self.rng.getrandbits(32))
+                yield tcp_syn(FramePath(mac, self.path.dst_mac, own, host), sport, port, self.rng.getrandbits(32))
 
     def others(self) -> Iterator[bytes]:
         """Tagged frames and foreign EtherTypes."""
@@ -183,7 +183,7 @@ class _SpoofJudge:
 def _host_mac(wire: Wire, target: LinkTarget, vm_mac: str) -> tuple[str | None, Result]:
     """Learn the host's MAC by ARP; the first control."""
     began = time.monotonic()
-    path = Path(vm_mac, BROADCAST, target.vm_ipv4, target.host_ipv4)
+    path = FramePath(vm_mac, BROADCAST, target.vm_ipv4, target.host_ipv4)
     question = arp_question(path)
 
     def match(frame: Frame) -> bool:
@@ -227,7 +227,7 @@ def run_inside(
             *results,
             Result(GROUP, "all", tried, Verdict.NOT_TESTED, "the host's MAC is unknown", "no ARP answer", 0),
         ]
-    path = Path(vm_mac, host_mac, target.vm_ipv4, target.host_ipv4)
+    path = FramePath(vm_mac, host_mac, target.vm_ipv4, target.host_ipv4)
     syns = [syn_question(path, port, rng) for port in sorted(target.tcp_open)]
     results += run_questions(wire, syns, group="link-controls")
     results.append(_sweep(wire, target, path, rng, say, tcp_ports))
@@ -246,7 +246,7 @@ def run_inside(
     return results
 
 
-def _sweep(wire: Wire, target: LinkTarget, path: Path, rng: random.Random, say: Progress, ports: range) -> Result:
+def _sweep(wire: Wire, target: LinkTarget, path: FramePath, rng: random.Random, say: Progress, ports: range) -> Result:
     name, began = "tcp-all-ports", time.monotonic()
     try:
         with wire.tap() as tap:

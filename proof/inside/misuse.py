@@ -7,30 +7,23 @@ are those that the backend declares (`backend.daemon.settings`), with room for a
 
 from __future__ import annotations
 
-import base64
 import json
 import random
-import re
-import shlex
 import time
-import zlib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
 from backend.daemon.settings import Settings
 from backend.protocol.codec import MAX_LINE
 from backend.protocol.link_plan import BACKEND_NAME
+from proof.remote_script import RemoteScript, RemoteScriptError, RunInVm, assemble
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 
 GROUP = "instructions"
-RunVm = Callable[[str, float], tuple[int, str]]
-"""Runs a command line as root in the VM, for so many seconds at most; returns exit code and output."""
 FRONT_END = "/run/frontend"
 """Where the VM keeps what the host handed to it: overlays/frontend_vm/etc/init.d/setup.j2."""
 MARGIN = 12.0
@@ -39,46 +32,8 @@ RECOVERY = 30.0
 """Seconds after an attack within which a fresh connection must be answered."""
 BUDGET_QUICK, BUDGET = 90.0, 400.0
 """Seconds for one class."""
-MAX_REPORT = 1 << 18
-"""Bytes of a script's report, unpacked."""
 
 
-class ReportError(Exception):
-    """What a script printed cannot be relied on."""
-
-
-@dataclass(frozen=True)
-class Script:
-    """A program that runs elsewhere as ``python3 -c`` and prints ``MARK <crc32 hex> <base64 of zlib of JSON>``."""
-
-    source: str
-    mark: str
-
-    def command(self, *arguments: str) -> str:
-        """Return the command line."""
-        packed = base64.b64encode(zlib.compress(self.source.encode(), 9)).decode()
-        code = f"import zlib,base64;exec(zlib.decompress(base64.b64decode('{packed}')))"
-        return shlex.join(["python3", "-I", "-c", code, *arguments])
-
-    def report(self, output: str) -> bytes:
-        """Return the JSON in what the script printed; `ReportError` if it is absent or damaged."""
-        match = re.search(rf"{self.mark} ([0-9a-f]{{8}}) ([A-Za-z0-9+/=]+)", output.replace("\r", ""))
-        if match is None:
-            raise ReportError(f"the script printed no report: {output[-200:]!r}")
-        try:
-            packed = base64.b64decode(match[2], validate=True)
-            if zlib.crc32(packed) != int(match[1], 16):
-                raise ReportError("the script's report was damaged on its way")
-            inflate = zlib.decompressobj()
-            data = inflate.decompress(packed, MAX_REPORT)
-        except (ValueError, zlib.error) as error:
-            raise ReportError(f"the script's report cannot be read: {error}") from error
-        if inflate.unconsumed_tail or not inflate.eof:
-            raise ReportError(f"the script's report is longer than {MAX_REPORT} bytes, or cut off")
-        return data
-
-
-SCRIPT = Script(Path(__file__).with_name("misuse_script.py").read_text(), "SALLYPORT-MISUSE")
 ATTACKS: Mapping[str, str] = {
     "malformed": "lines that are not JSON or not a request: types, fields, names, numbers, UTF-8, NUL, deep nesting",
     "oversized": "lines of one byte above the limit up to 16 MiB, with an end and without",
@@ -114,6 +69,18 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True):
     notes: Annotated[list[_Text], Meta(max_length=64)]
     trouble: _Text
     """Why not everything was tried, empty if it was."""
+
+
+_FILES = ("connection", "controls", "lines", "endings", "handshake", "limits", "main")
+SCRIPT = RemoteScript(
+    assemble(
+        *(Path(__file__).with_name("misuse_script") / f"{name}.py" for name in _FILES),
+        # Threads that still wait for a reply must not keep the process alive.
+        main="import os\nanswer(main())\nos._exit(0)",
+    ),
+    Report,
+    max_answer=1 << 18,
+)
 
 
 def plan(attack: str, *, seed: int, quick: bool, settings: Settings, folder: str) -> str:
@@ -170,7 +137,7 @@ def _seen(report: Report) -> str:
 
 
 def run_misuse(
-    run_vm: RunVm,
+    run_vm: RunInVm,
     *,
     seed: int,
     quick: bool,
@@ -197,14 +164,13 @@ def run_misuse(
         frames: tuple[str, ...] = ()
         try:
             if lost:
-                raise ReportError(f"not begun: {lost}")
+                raise RemoteScriptError(f"not started: {lost}")
             argument = plan(attack, seed=chosen, quick=quick, settings=settings or Settings(), folder=folder)
             limit = (BUDGET_QUICK if quick else BUDGET) + 3 * RECOVERY + 60.0
-            _, output = run_vm(SCRIPT.command(argument), limit)
-            report = msgspec.json.decode(SCRIPT.report(output), type=Report)
+            report = SCRIPT.run_in_vm(run_vm, limit, argument)
             verdict, evidence = judge(report)
             control, frames = _seen(report), tuple(report.wrong)
-        except (ReportError, SallyportError, OSError, msgspec.MsgspecError) as error:
+        except (RemoteScriptError, SallyportError, OSError) as error:
             verdict, evidence, control = Verdict.NOT_TESTED, str(error), "none seen"
             if isinstance(error, SallyportError):
                 # The VM itself did not stand it. Whether the next ones would be its fault cannot be told apart.

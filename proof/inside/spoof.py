@@ -6,7 +6,7 @@ import random
 import time
 
 from proof.result import Result, Verdict
-from proof.wire.craft import Path, udp
+from proof.wire.craft import FramePath, udp
 from proof.wire.frame import Frame, summary
 from proof.wire.target import BROADCAST, Target
 from proof.wire.wire import Tap, Wire, WireError
@@ -18,7 +18,7 @@ LISTEN = 0.5
 
 def _marked(target: Target, src: str, dst: str, mark: bytes) -> bytes:
     # From the VM's own address to the tester's discard port, so that the MAC is all that is false about it.
-    return udp(Path(src, dst, target.vm_ipv4, target.tester_ipv4), 9, 9, mark.ljust(32, b"\0"))
+    return udp(FramePath(src, dst, target.vm_ipv4, target.tester_ipv4), 9, 9, mark.ljust(32, b"\0"))
 
 
 def _wait(tap: Tap, marks: dict[bytes, str], seconds: float, until: bytes | None) -> dict[bytes, Frame]:

@@ -25,7 +25,7 @@ from functools import partial
 
 from proof.result import Result, Verdict
 from proof.scan.controls import ask, ipv4_path, ipv6_path, ping_question
-from proof.wire.craft import Path, arp_request, ether, tagged, udp
+from proof.wire.craft import FramePath, arp_request, ether, tagged, udp
 from proof.wire.neighbour import answering
 from proof.wire.target import BROADCAST, Target
 from proof.wire.wire import Tap, Wire, WireError
@@ -132,7 +132,7 @@ def _link_addresses(target: Target, address: str) -> Iterator[Class]:
     yield Class(f"link-source-{address}", f"IPv4 from {address} to the VM", counter, pretended)
 
 
-def _datagrams(path: Path) -> Callable[[bytes], bytes]:
+def _datagrams(path: FramePath) -> Callable[[bytes], bytes]:
     """Return what makes marked datagrams to the discard port, which is closed: should one pass, the VM says so."""
     return lambda mark: udp(path, SPORT, 9, mark)
 

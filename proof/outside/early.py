@@ -28,7 +28,7 @@ from proof.result import Result, Verdict
 from proof.scan.controls import ipv4_path, ipv6_path
 from proof.scan.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
 from proof.wire import frame as fr
-from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tcp_syn, udp
+from proof.wire.craft import FramePath, arp_request, neighbour_solicit, ping, tcp_syn, udp
 from proof.wire.frame_log import Offences
 from proof.wire.neighbour import answering
 from proof.wire.target import BROADCAST, Target, eui64, mac_bytes
@@ -68,7 +68,7 @@ def _link_layer(target: Target) -> Iterator[bytes]:
         magic = b"\xff" * 6 + mac_bytes(mac) * 16
         for dst in (mac, BROADCAST):
             yield bytes(Ether(src=target.tester_mac, dst=dst, type=0x0842) / Raw(magic))
-            yield udp(Path(target.tester_mac, dst, target.tester_ipv4, "255.255.255.255"), SPORT, 9, magic)
+            yield udp(FramePath(target.tester_mac, dst, target.tester_ipv4, "255.255.255.255"), SPORT, 9, magic)
         yield bytes(Ether(src=target.tester_mac, dst=mac, type=0x88CC) / Raw(lldp))
     yield bytes(Ether(src=target.tester_mac, dst="01:80:c2:00:00:0e", type=0x88CC) / Raw(lldp))
 

@@ -23,7 +23,7 @@ from scapy.packet import Packet, Raw
 from proof.outside.targets import SPORT, Aim
 from proof.scan.frame_batch import Walk
 from proof.scan.ports import GENERIC
-from proof.wire.craft import Path, aimed, ether, numbered, ping, tcp_syn, udp
+from proof.wire.craft import FramePath, aimed, ether, numbered, ping, tcp_syn, udp
 
 ELSEWHERE_IPV4 = ("127.0.0.1", "10.0.2.2", "8.8.8.8")
 ELSEWHERE_IPV6 = ("fd00::1", "2001:db8::1")
@@ -61,7 +61,7 @@ def protocols(aim: Aim) -> Walk:
     return Walk(len(bases) * 256, lambda index: numbered(bases[index >> 8], index & 0xFF))
 
 
-def _bare(path: Path) -> Packet:
+def _bare(path: FramePath) -> Packet:
     layers = path.layers()
     if path.is_ipv6:
         layers[IPv6].nh = 0
@@ -92,7 +92,7 @@ def options(aim: Aim) -> Iterator[bytes]:
                 yield _with_options(aim.v4.to(mac=mac), bytes([kind, 7, 4]) + hop + b"\x00")
 
 
-def _with_options(path: Path, raw: bytes) -> bytes:
+def _with_options(path: FramePath, raw: bytes) -> bytes:
     """Return an echo request with those bytes as options."""
     body = bytes(ICMP(id=9))
     head = IP(src=path.src_ip, dst=path.dst_ip, proto=1, ihl=5 + len(raw) // 4, len=20 + len(raw) + len(body))
@@ -141,13 +141,13 @@ def _routing_headers(aim: Aim) -> Iterator[bytes]:
                     yield _raw_ipv6(path, 43, header + (there if left else here))
 
 
-def _payload(path: Path, body: Packet) -> bytes:
+def _payload(path: FramePath, body: Packet) -> bytes:
     """Return a transport message with its checksum for ``path``, without what is before it."""
     return bytes(path.layers() / body)[54 if path.is_ipv6 else 34 :]
 
 
-def _raw_ipv6(path: Path, number: int, payload: bytes) -> bytes:
-    frame = bytearray(aimed(bytes(Path.nowhere(True).layers()), path, 0, has_pseudo=False))
+def _raw_ipv6(path: FramePath, number: int, payload: bytes) -> bytes:
+    frame = bytearray(aimed(bytes(FramePath.nowhere(True).layers()), path, 0, has_pseudo=False))
     frame[18:21] = len(payload).to_bytes(2, "big") + bytes([number])
     return bytes(frame) + payload
 
@@ -168,14 +168,14 @@ def fragments(aim: Aim) -> Iterator[bytes]:
             yield _fragment(path, 17, ident + 9, at, bytes(1024), more=False)
 
 
-def _own_paths(aim: Aim, host: Sequence[str], base: Path) -> Iterator[Path]:
+def _own_paths(aim: Aim, host: Sequence[str], base: FramePath) -> Iterator[FramePath]:
     yield base
     for mac in aim.some(aim.macs, 0, always=aim.macs[:1]):
         for address in host:
             yield base.to(mac=mac, ip=address)
 
 
-def _cut_up(path: Path, number: int, body: bytes, ident: int) -> Iterator[bytes]:
+def _cut_up(path: FramePath, number: int, body: bytes, ident: int) -> Iterator[bytes]:
     pieces = [(at, body[at : at + 8], at + 8 < len(body)) for at in range(0, len(body), 8)]
     for at, piece, more in pieces:  # as small as they may be (RFC 1858)
         yield _fragment(path, number, ident, at, piece, more=more)
@@ -189,7 +189,7 @@ def _cut_up(path: Path, number: int, body: bytes, ident: int) -> Iterator[bytes]
     yield _fragment(path, number, ident + 600, 0, body, more=False)  # all in one (RFC 6946)
 
 
-def _fragment(path: Path, number: int, ident: int, at: int, piece: bytes, *, more: bool) -> bytes:
+def _fragment(path: FramePath, number: int, ident: int, at: int, piece: bytes, *, more: bool) -> bytes:
     """Return one fragment; ``at`` is its offset in bytes."""
     packet = path.layers()
     if path.is_ipv6:
@@ -216,15 +216,15 @@ def sources(aim: Aim) -> Iterator[bytes]:
     martians += (str(network.broadcast_address), str(network.network_address), aim.stranger)
     for source in martians:
         for path in (aim.v4, *(aim.v4.to(mac=mac, ip=address) for mac in aim.macs for address in aim.ipv4)):
-            yield from _three(Path(path.src_mac, path.dst_mac, source, path.dst_ip), aim)
+            yield from _three(FramePath(path.src_mac, path.dst_mac, source, path.dst_ip), aim)
     martians6 = (target.vm_ipv6, *aim.ipv6, "::", "::1", "ff02::1", "ff0e::1", "::ffff:127.0.0.1", "::169.254.254.1")
     martians6 += (f"::ffff:{target.tester_ipv4}", "64:ff9b::a9fe:fe01", "2002:a9fe:fe01::1", "fec0::1", *ELSEWHERE_IPV6)
     for source in martians6:
         for path in (aim.v6, *(aim.v6.to(mac=mac, ip=address) for mac in aim.host_macs for address in aim.ipv6)):
-            yield from _three(Path(path.src_mac, path.dst_mac, source, path.dst_ip), aim)
+            yield from _three(FramePath(path.src_mac, path.dst_mac, source, path.dst_ip), aim)
 
 
-def _three(path: Path, aim: Aim) -> Iterator[bytes]:
+def _three(path: FramePath, aim: Aim) -> Iterator[bytes]:
     """Ping, SYN and datagram; from the port they are sent to, so that a land attack is one."""
     yield ping(path, 41, 1)
     yield tcp_syn(path, 7000, 7000, aim.rng.getrandbits(32))

@@ -9,7 +9,7 @@ from scapy.packet import Raw
 
 from proof.outside.targets import STRANGER_IPV6, STRANGER_MAC, Aim
 from proof.scan.frame_batch import Walk
-from proof.wire.craft import Path, arp_request, ether, llc, neighbour_solicit, ping, snap, tagged, udp
+from proof.wire.craft import FramePath, arp_request, ether, llc, neighbour_solicit, ping, snap, tagged, udp
 from proof.wire.target import BROADCAST, mac_bytes
 
 SAMPLED_ETHERTYPES = 8192
@@ -241,11 +241,11 @@ def source_macs(aim: Aim) -> Iterator[bytes]:
     for source in sources:
         for mac in aim.macs:
             for address in (*aim.ipv4, target.vm_ipv4):
-                path = Path(source, mac, aim.stranger, address)
+                path = FramePath(source, mac, aim.stranger, address)
                 yield arp_request(path, ethernet_dst=mac)
                 yield ping(path, 21, 1)
             for address in (*aim.ipv6, target.vm_ipv6):
-                path = Path(source, mac, STRANGER_IPV6, address)
+                path = FramePath(source, mac, STRANGER_IPV6, address)
                 yield neighbour_solicit(path, multicast=False)
                 yield ping(path, 21, 1)
             if source in (target.vm_mac, *aim.host_macs):

@@ -11,7 +11,7 @@ from scapy.packet import Packet, Raw
 
 from proof.outside.targets import SPORT, Aim
 from proof.scan.ports import GENERIC
-from proof.wire.craft import Path, arp_request, ether, neighbour_solicit, ping, tcp_syn, udp
+from proof.wire.craft import FramePath, arp_request, ether, neighbour_solicit, ping, tcp_syn, udp
 from proof.wire.target import BROADCAST
 
 MTU_FRAME = 1514
@@ -20,14 +20,14 @@ JUMBO = (1515, 1518, 1519, 1522, 1536, 2048, 4096, 4097, 8192, 9000, 9014, 9018,
 SHORTEST = 60  # IEEE 802.3 clause 4.4.2, without FCS
 
 
-def _ends(aim: Aim) -> Iterator[tuple[Path, Path]]:
+def _ends(aim: Aim) -> Iterator[tuple[FramePath, FramePath]]:
     """Yield the two families' ways to the VM, and to the host at each of its MACs."""
     yield aim.v4, aim.v6
     for mac, ipv6 in zip(aim.host_macs, aim.ipv6, strict=True):
         yield aim.v4.to(mac=mac, ip=aim.ipv4[0]), aim.v6.to(mac=mac, ip=ipv6)
 
 
-def _honest(v4: Path, v6: Path) -> list[bytes]:
+def _honest(v4: FramePath, v6: FramePath) -> list[bytes]:
     """One short frame of each protocol; to the closed port of the backend, so that no connection is left behind."""
     frames = [arp_request(v4, ethernet_dst=v4.dst_mac), neighbour_solicit(v6, multicast=False)]
     for path in (v4, v6):
@@ -76,11 +76,11 @@ def wrong_lengths(aim: Aim) -> Iterator[bytes]:
             )
 
 
-def _head(path: Path) -> bytes:
+def _head(path: FramePath) -> bytes:
     return ether(path.src_mac, path.dst_mac, 0x86DD if path.is_ipv6 else 0x0800, b"")
 
 
-def _ipv4(path: Path, **fields: int) -> Packet:
+def _ipv4(path: FramePath, **fields: int) -> Packet:
     return IP(src=path.src_ip, dst=path.dst_ip, **fields) / UDP(sport=SPORT, dport=7000) / Raw(GENERIC)
 
 

@@ -20,7 +20,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 
 from proof.outside.targets import STRANGER_IPV6, STRANGER_MAC, Aim
-from proof.wire.craft import Path, arp_request, neighbour_solicit, ping
+from proof.wire.craft import FramePath, arp_request, neighbour_solicit, ping
 from proof.wire.target import BROADCAST, eui64
 
 ALL_NODES, ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
@@ -48,7 +48,7 @@ def arp_elsewhere(aim: Aim) -> Iterator[bytes]:
     for address in sorted(addresses):
         for asker in (aim.target.tester_ipv4, "169.254.254.3", "169.254.1.1", "0.0.0.0"):
             for mac in aim.macs:
-                yield arp_request(Path(tester, BROADCAST, asker, address), ethernet_dst=mac)
+                yield arp_request(FramePath(tester, BROADCAST, asker, address), ethernet_dst=mac)
 
 
 def arp_reverse(aim: Aim) -> Iterator[bytes]:
@@ -79,7 +79,7 @@ def solicitations(aim: Aim) -> Iterator[bytes]:
     """Neighbour solicitations, to the solicited-node group, to all nodes and to each MAC; also as nobody (DAD)."""
     for address in aim.ipv6:
         for source in (aim.v6.src_ip, "::"):
-            path = Path(aim.target.tester_mac, BROADCAST, source, address)
+            path = FramePath(aim.target.tester_mac, BROADCAST, source, address)
             yield neighbour_solicit(path)
             for mac in (*aim.macs, ALL_NODES_MAC):
                 yield neighbour_solicit(path.to(mac=mac), multicast=False)

@@ -21,11 +21,11 @@ from scapy.layers.l2 import Ether
 
 from proof.outside.targets import SPORT, STRANGER_IPV6, STRANGER_MAC, Aim
 from proof.scan.ports import DISCOVERY, GENERIC, QUICK_TCP, QUICK_UDP, TCP_PORTS, UDP_PAYLOADS, UDP_PORTS
-from proof.wire.craft import Path, group_mac, tcp_syn, udp
+from proof.wire.craft import FramePath, group_mac, tcp_syn, udp
 from proof.wire.target import BROADCAST, mac_bytes
 
 
-def _paths(aim: Aim, is_ipv6: bool) -> Iterator[Path]:
+def _paths(aim: Aim, is_ipv6: bool) -> Iterator[FramePath]:
     if is_ipv6:
         yield from aim.paths(aim.ipv6, aim.v6)
         return

@@ -13,7 +13,7 @@ from proof.scan.numbered import ATTEMPTS, Numbered, Protocols, TcpPorts, UdpPort
 from proof.scan.pace import Control, Pace, RefusalControl, SynControl
 from proof.scan.sweep import CLOSED_TRIES, find_closed_udp, run_sweep
 from proof.scan.sweep_result import sweep_result, tried
-from proof.wire.craft import Path
+from proof.wire.craft import FramePath
 from proof.wire.target import Target
 from proof.wire.wire import Wire, WireError
 
@@ -24,7 +24,7 @@ QUICK_PORTS = 3000
 class Sweeps:
     """The sweeps at the VM's address of one family, which share their source of randomness and what they learn."""
 
-    def __init__(self, wire: Wire, target: Target, path: Path, rng: random.Random, say: Progress) -> None:
+    def __init__(self, wire: Wire, target: Target, path: FramePath, rng: random.Random, say: Progress) -> None:
         self._wire, self._target, self._path, self._rng, self._say = wire, target, path, rng, say
         self._family = "ipv6" if path.is_ipv6 else "ipv4"
         self._pace = Pace()

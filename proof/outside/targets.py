@@ -9,7 +9,7 @@ from functools import cached_property
 from ipaddress import IPv4Network
 from typing import TypeVar
 
-from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tcp_syn
+from proof.wire.craft import FramePath, arp_request, neighbour_solicit, ping, tcp_syn
 from proof.wire.target import BROADCAST, Target, eui64
 
 SPORT = 19001
@@ -54,14 +54,14 @@ class Aim:
         return tuple(eui64(mac) for mac in self.host_macs)
 
     @cached_property
-    def v4(self) -> Path:
+    def v4(self) -> FramePath:
         """From the tester to the VM over IPv4."""
-        return Path(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv4, self.target.vm_ipv4)
+        return FramePath(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv4, self.target.vm_ipv4)
 
     @cached_property
-    def v6(self) -> Path:
+    def v6(self) -> FramePath:
         """From the tester to the VM over IPv6."""
-        return Path(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv6, self.target.vm_ipv6)
+        return FramePath(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv6, self.target.vm_ipv6)
 
     @cached_property
     def strangers(self) -> tuple[str, ...]:
@@ -74,13 +74,13 @@ class Aim:
         """One of `strangers`, the same each time: not the first or the last, which a real router may hold."""
         return self.strangers[len(self.strangers) // 2] if self.strangers else "192.0.2.1"
 
-    def paths(self, addresses: Iterable[str], base: Path) -> Iterator[Path]:
+    def paths(self, addresses: Iterable[str], base: FramePath) -> Iterator[FramePath]:
         """Yield the way to each address by each of `macs`."""
         for address in addresses:
             for mac in self.macs:
                 yield base.to(mac=mac, ip=address)
 
-    def all_paths(self) -> Iterator[Path]:
+    def all_paths(self) -> Iterator[FramePath]:
         """Yield the ways to every host address of both families, by each of `macs`."""
         yield from self.paths(self.ipv4, self.v4)
         yield from self.paths(self.ipv6, self.v6)

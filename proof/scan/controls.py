@@ -10,7 +10,7 @@ from socket import AF_INET6, inet_aton, inet_pton
 
 from proof.result import Result, Verdict
 from proof.wire import frame as fr
-from proof.wire.craft import Path, arp_request, neighbour_solicit, ping, tcp_reset, tcp_syn
+from proof.wire.craft import FramePath, arp_request, neighbour_solicit, ping, tcp_reset, tcp_syn
 from proof.wire.frame import Frame
 from proof.wire.neighbour import answering
 from proof.wire.target import Target, mac_bytes
@@ -49,17 +49,17 @@ def ask(wire: Wire, tap: Tap, question: Question, *, timeout: float, retry: floa
     return None, tries
 
 
-def ipv4_path(target: Target) -> Path:
+def ipv4_path(target: Target) -> FramePath:
     """Return the path from the tester to the VM over IPv4."""
-    return Path(target.tester_mac, target.vm_mac, target.tester_ipv4, target.vm_ipv4)
+    return FramePath(target.tester_mac, target.vm_mac, target.tester_ipv4, target.vm_ipv4)
 
 
-def ipv6_path(target: Target) -> Path:
+def ipv6_path(target: Target) -> FramePath:
     """Return the path from the tester to the VM over IPv6 link-local addresses."""
-    return Path(target.tester_mac, target.vm_mac, target.tester_ipv6, target.vm_ipv6)
+    return FramePath(target.tester_mac, target.vm_mac, target.tester_ipv6, target.vm_ipv6)
 
 
-def arp_question(path: Path) -> Question:
+def arp_question(path: FramePath) -> Question:
     """Return the ARP question for the path's destination."""
     mac, address = mac_bytes(path.dst_mac), inet_aton(path.dst_ip)
 
@@ -69,7 +69,7 @@ def arp_question(path: Path) -> Question:
     return Question("arp", f"ARP who-has {path.dst_ip}", arp_request(path), match)
 
 
-def nd_question(path: Path) -> Question:
+def nd_question(path: FramePath) -> Question:
     """Return the neighbour solicitation for the path's destination."""
     mac, address = mac_bytes(path.dst_mac), inet_pton(AF_INET6, path.dst_ip)
 
@@ -79,7 +79,7 @@ def nd_question(path: Path) -> Question:
     return Question("nd", f"neighbour solicitation for {path.dst_ip}", neighbour_solicit(path), match)
 
 
-def ping_question(path: Path, rng: random.Random) -> Question:
+def ping_question(path: FramePath, rng: random.Random) -> Question:
     """Return an echo request of the path's family with a random identifier."""
     ident, seq, mac = rng.getrandbits(16), rng.getrandbits(16), mac_bytes(path.dst_mac)
     reply = 129 if path.is_ipv6 else 0
@@ -91,7 +91,7 @@ def ping_question(path: Path, rng: random.Random) -> Question:
     return Question(f"ping-{family}", f"echo request to {path.dst_ip}", ping(path, ident, seq), match)
 
 
-def syn_question(path: Path, port: int, rng: random.Random) -> Question:
+def syn_question(path: FramePath, port: int, rng: random.Random) -> Question:
     """Return a SYN to a port that must be open."""
     sport, seq, mac = rng.randrange(61000, 65000), rng.getrandbits(32), mac_bytes(path.dst_mac)
 

@@ -18,7 +18,7 @@ from scapy.packet import Raw
 
 from proof.scan.ports import GENERIC, UDP_PAYLOADS
 from proof.wire import frame as fr
-from proof.wire.craft import Path, ping, tcp_reset, tcp_syn, udp
+from proof.wire.craft import FramePath, ping, tcp_reset, tcp_syn, udp
 from proof.wire.frame import Frame
 from proof.wire.target import mac_bytes
 
@@ -71,7 +71,7 @@ class Numbered(Protocol):
     """What a number that answers is, and one that is refused: "open" and "closed"."""
     silence_tells: bool
     """Whether a number that stays silent among refused ones gives somebody away."""
-    path: Path
+    path: FramePath
 
     def frame(self, number: int, attempt: int) -> bytes:
         """Return the frame that asks for ``number``; ``attempt`` counts from 0."""
@@ -86,7 +86,7 @@ class Numbered(Protocol):
 class _Peer:
     """Who must have sent an answer, and the source ports that it comes back to."""
 
-    def __init__(self, path: Path, rng: random.Random) -> None:
+    def __init__(self, path: FramePath, rng: random.Random) -> None:
         self.path = path
         self._mac, self._address = mac_bytes(path.dst_mac), ip_address(path.dst_ip).packed
         self._own = ip_address(path.src_ip).packed
@@ -109,7 +109,7 @@ class TcpPorts(_Peer):
 
     sends, things, universe, words, silence_tells = "SYN", "TCP ports", 65536, ("open", "closed"), False
 
-    def __init__(self, path: Path, rng: random.Random) -> None:
+    def __init__(self, path: FramePath, rng: random.Random) -> None:
         super().__init__(path, rng)
         self._passes = {sport: rng.getrandbits(32) for sport in self._sports}
 
@@ -163,7 +163,7 @@ class Protocols(_Peer):
 
     sends, universe, words, silence_tells = "a packet", 256, ("handled", "refused"), True
 
-    def __init__(self, path: Path, rng: random.Random, *, tcp_port: int, udp_port: int) -> None:
+    def __init__(self, path: FramePath, rng: random.Random, *, tcp_port: int, udp_port: int) -> None:
         super().__init__(path, rng)
         self.things = "IPv6 next headers" if path.is_ipv6 else "IPv4 protocols"
         self.handled = frozenset(HANDLED_IPV6 if path.is_ipv6 else HANDLED_IPV4)

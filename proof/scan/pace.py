@@ -17,7 +17,7 @@ from typing import Protocol
 
 from proof.scan.ports import GENERIC
 from proof.wire import frame as fr
-from proof.wire.craft import Path, tcp_reset, tcp_syn, udp
+from proof.wire.craft import FramePath, tcp_reset, tcp_syn, udp
 from proof.wire.frame import Frame
 from proof.wire.target import mac_bytes
 from proof.wire.wire import Tap, Wire
@@ -129,7 +129,7 @@ class _Sports:
 class SynControl:
     """Controls: SYNs to a port that is open, each from a source port and with a sequence number of its own."""
 
-    def __init__(self, path: Path, port: int, rng: random.Random) -> None:
+    def __init__(self, path: FramePath, port: int, rng: random.Random) -> None:
         self._path, self._port, self._rng = path, port, rng
         self._mac = mac_bytes(path.dst_mac)
         self._sports = _Sports(rng)
@@ -158,7 +158,7 @@ class RefusalControl:
     Whoever concludes something from an ICMP error that did not come needs to know that they do come, at this pace.
     """
 
-    def __init__(self, path: Path, port: int, rng: random.Random) -> None:
+    def __init__(self, path: FramePath, port: int, rng: random.Random) -> None:
         self._path, self._port = path, port
         self._mac = mac_bytes(path.dst_mac)
         self._sports = _Sports(rng)

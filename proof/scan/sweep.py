@@ -18,7 +18,7 @@ from proof.scan.controls import Question, ask
 from proof.scan.numbered import ATTEMPTS, Numbered, TcpPorts
 from proof.scan.pace import Control, Pace, SynControl, Tally, clocked, settle
 from proof.scan.ports import GENERIC
-from proof.wire.craft import Path, udp
+from proof.wire.craft import FramePath, udp
 from proof.wire.frame import Frame
 from proof.wire.target import mac_bytes
 from proof.wire.wire import Tap, Wire
@@ -206,7 +206,7 @@ def run_sweep(
 def sweep_tcp(
     wire: Wire,
     tap: Tap,
-    path: Path,
+    path: FramePath,
     control_port: int,
     ports: Iterable[int],
     *,
@@ -224,7 +224,7 @@ def sweep_tcp(
     )  # fmt: skip
 
 
-def find_closed_udp(wire: Wire, tap: Tap, path: Path, rng: random.Random) -> int | None:
+def find_closed_udp(wire: Wire, tap: Tap, path: FramePath, rng: random.Random) -> int | None:
     """Return a UDP port of the path's destination that says it is closed, or ``None`` where none of some does.
 
     Raises:

@@ -27,7 +27,7 @@ NO_MAC = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class FramePath:
     """From whom to whom: MAC and IP (both v4 or both v6) of either end."""
 
     src_mac: str
@@ -40,12 +40,12 @@ class Path:
         """Whether the addresses are IPv6."""
         return ip_address(self.dst_ip).version == 6
 
-    def to(self, *, mac: str | None = None, ip: str | None = None) -> Path:
+    def to(self, *, mac: str | None = None, ip: str | None = None) -> FramePath:
         """Return the same path with another destination."""
         return replace(self, dst_mac=mac or self.dst_mac, dst_ip=ip or self.dst_ip)
 
     @classmethod
-    def nowhere(cls, is_ipv6: bool) -> Path:
+    def nowhere(cls, is_ipv6: bool) -> FramePath:
         """Return the path whose addresses are all zero: frames of it are aimed by arithmetic."""
         address = "::" if is_ipv6 else "0.0.0.0"
         return cls(NO_MAC, NO_MAC, address, address)
@@ -100,8 +100,8 @@ def _words(raw: bytes) -> int:
     return sum(struct.unpack(f"!{len(raw) // 2}H", raw))
 
 
-def aimed(frame: bytes, path: Path, sum_at: int, *, has_pseudo: bool = True) -> bytes:
-    """Return a frame of `Path.nowhere` with the addresses of ``path`` instead (RFC 1624).
+def aimed(frame: bytes, path: FramePath, sum_at: int, *, has_pseudo: bool = True) -> bytes:
+    """Return a frame of `FramePath.nowhere` with the addresses of ``path`` instead (RFC 1624).
 
     Scapy needs half a millisecond for a frame, and volleys send the same one along many paths. ``sum_at`` is where the
     transport checksum lies; ``has_pseudo`` says that it covers the addresses, as that of ICMP for IPv4 does not.
@@ -121,56 +121,56 @@ def aimed(frame: bytes, path: Path, sum_at: int, *, has_pseudo: bool = True) -> 
 def _tcp_nowhere(is_ipv6: bool, flags: str, ttl: int) -> bytes:
     options, window = ([("MSS", 1440)], 64240) if flags == "S" else ([], 0)
     tcp = TCP(sport=0, dport=0, seq=0, flags=flags, window=window, options=options)
-    return bytes(Path.nowhere(is_ipv6).layers(ttl) / tcp)
+    return bytes(FramePath.nowhere(is_ipv6).layers(ttl) / tcp)
 
 
 @lru_cache(maxsize=1024)
 def _udp_nowhere(is_ipv6: bool, payload: bytes, ttl: int) -> bytes:
-    return bytes(Path.nowhere(is_ipv6).layers(ttl) / UDP(sport=0, dport=0) / Raw(payload))
+    return bytes(FramePath.nowhere(is_ipv6).layers(ttl) / UDP(sport=0, dport=0) / Raw(payload))
 
 
 @lru_cache(maxsize=64)
 def _ping_nowhere(is_ipv6: bool, ttl: int) -> bytes:
     echo = ICMPv6EchoRequest(id=0, seq=0) if is_ipv6 else ICMP(id=0, seq=0)
-    return bytes(Path.nowhere(is_ipv6).layers(ttl) / echo / Raw(b"sallyport probe "))
+    return bytes(FramePath.nowhere(is_ipv6).layers(ttl) / echo / Raw(b"sallyport probe "))
 
 
 @lru_cache(maxsize=1)
 def _solicit_nowhere() -> bytes:
     ask = ICMPv6ND_NS(tgt="::") / ICMPv6NDOptSrcLLAddr(lladdr=NO_MAC)
-    return bytes(Path.nowhere(True).layers(255) / ask)
+    return bytes(FramePath.nowhere(True).layers(255) / ask)
 
 
 @lru_cache(maxsize=1024)
-def tcp_template(path: Path, flags: str, ttl: int = 64) -> Template:
+def tcp_template(path: FramePath, flags: str, ttl: int = 64) -> Template:
     """Return the template of a TCP segment without data; ``flags`` in scapy's letters."""
     frame = _tcp_nowhere(path.is_ipv6, flags, ttl)
     return Template(aimed(frame, path, 70 if path.is_ipv6 else 50), is_ipv6=path.is_ipv6)
 
 
 @lru_cache(maxsize=1024)
-def udp_template(path: Path, payload: bytes, ttl: int = 64) -> Template:
+def udp_template(path: FramePath, payload: bytes, ttl: int = 64) -> Template:
     """Return the template of a UDP datagram."""
     frame = _udp_nowhere(path.is_ipv6, payload, ttl)
     return Template(aimed(frame, path, 60 if path.is_ipv6 else 40), is_ipv6=path.is_ipv6, is_udp=True)
 
 
-def tcp_syn(path: Path, sport: int, dport: int, seq: int, ttl: int = 64) -> bytes:
+def tcp_syn(path: FramePath, sport: int, dport: int, seq: int, ttl: int = 64) -> bytes:
     """Return a SYN."""
     return tcp_template(path, "S", ttl)(sport, dport, seq)
 
 
-def tcp_reset(path: Path, sport: int, dport: int, seq: int) -> bytes:
+def tcp_reset(path: FramePath, sport: int, dport: int, seq: int) -> bytes:
     """Return an RST that ends a half-open connection; ``seq`` is what the peer expects next."""
     return tcp_template(path, "R")(sport, dport, seq)
 
 
-def udp(path: Path, sport: int, dport: int, payload: bytes, ttl: int = 64) -> bytes:
+def udp(path: FramePath, sport: int, dport: int, payload: bytes, ttl: int = 64) -> bytes:
     """Return a UDP datagram."""
     return udp_template(path, payload, ttl)(sport, dport)
 
 
-def ping(path: Path, ident: int, seq: int, ttl: int = 64) -> bytes:
+def ping(path: FramePath, ident: int, seq: int, ttl: int = 64) -> bytes:
     """Return an echo request of the path's family."""
     sum_at = 56 if path.is_ipv6 else 36
     frame = aimed(_ping_nowhere(path.is_ipv6, ttl), path, sum_at, has_pseudo=path.is_ipv6)
@@ -179,20 +179,20 @@ def ping(path: Path, ident: int, seq: int, ttl: int = 64) -> bytes:
     return frame[:sum_at] + head + frame[sum_at + 6 :]
 
 
-def arp_request(path: Path, *, ethernet_dst: str = BROADCAST) -> bytes:
+def arp_request(path: FramePath, *, ethernet_dst: str = BROADCAST) -> bytes:
     """Return a who-has for the path's destination IP (RFC 826)."""
     sender = mac_bytes(path.src_mac) + ip_address(path.src_ip).packed
     body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + bytes(6) + ip_address(path.dst_ip).packed
     return ether(path.src_mac, ethernet_dst, 0x0806, body)
 
 
-def arp_reply(path: Path) -> bytes:
+def arp_reply(path: FramePath) -> bytes:
     """Return an is-at for the path's source, addressed to its destination."""
     tell = ARP(op=2, hwsrc=path.src_mac, psrc=path.src_ip, hwdst=path.dst_mac, pdst=path.dst_ip)
     return bytes(Ether(src=path.src_mac, dst=path.dst_mac) / tell)
 
 
-def neighbour_solicit(path: Path, *, multicast: bool = True) -> bytes:
+def neighbour_solicit(path: FramePath, *, multicast: bool = True) -> bytes:
     """Return a neighbour solicitation for the path's destination, to its solicited-node group or its own MAC."""
     group = in6_getnsma(inet_pton(10, path.dst_ip))  # 10 is AF_INET6
     mac, ip = (in6_getnsmac(group), inet_ntop(10, group)) if multicast else (path.dst_mac, path.dst_ip)
@@ -204,7 +204,7 @@ def neighbour_solicit(path: Path, *, multicast: bool = True) -> bytes:
     return frame[:56] + (~total & 0xFFFF).to_bytes(2, "big") + frame[58:62] + body
 
 
-def neighbour_advert(path: Path) -> bytes:
+def neighbour_advert(path: FramePath) -> bytes:
     """Return a solicited advertisement of the path's source to its destination."""
     tell = ICMPv6ND_NA(tgt=path.src_ip, R=0, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=path.src_mac)
     return bytes(path.layers(255) / tell)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from proof.wire import frame as fr
-from proof.wire.craft import Path, arp_reply, neighbour_advert
+from proof.wire.craft import FramePath, arp_reply, neighbour_advert
 from proof.wire.frame import Frame
 from proof.wire.target import Target, mac_bytes
 from proof.wire.wire import Tap, Wire, WireError
@@ -27,13 +27,13 @@ def answer(frame: Frame, target: Target) -> bytes | None:
         return None
     if frame.arp_op == fr.ARP_REQUEST and frame.arp_target == socket.inet_aton(target.tester_ipv4):
         ipv4 = str(ipaddress.IPv4Address(frame.ip_src))
-        return arp_reply(Path(target.tester_mac, asker, target.tester_ipv4, ipv4))
+        return arp_reply(FramePath(target.tester_mac, asker, target.tester_ipv4, ipv4))
     own = socket.inet_pton(socket.AF_INET6, target.tester_ipv6)
     if frame.icmp_type == fr.NEIGHBOUR_SOLICIT and frame.proto == fr.ICMP6 and frame.nd_target == own:
         if not any(frame.ip_src):
             return None  # duplicate address detection for the tester's own address: let it have it
         ipv6 = str(ipaddress.IPv6Address(frame.ip_src))
-        return neighbour_advert(Path(target.tester_mac, asker, target.tester_ipv6, ipv6))
+        return neighbour_advert(FramePath(target.tester_mac, asker, target.tester_ipv6, ipv6))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Bridges a NIC to standard input and output, inside the VM: sent as source text to ``python3 -c``.
+"""Bridges a NIC to standard input and output, inside the VM. `ssh_wire` sends it to ``python3 -c``.
 
 Usage: ``relay.py INTERFACE [mute]``; mute only sends: a relay must not listen to the NIC that carries its own SSH.
 Needs root and nothing but the standard library. The framing is that of `wire`. The first message is no frame but a

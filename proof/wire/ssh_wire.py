@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import threading
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Self
 
 import paramiko
 
+from proof.remote_script import python_command
 from proof.wire.frame import Frame
 from proof.wire.pcapng import Capture
 from proof.wire.wire import StreamWire, Tap, WireError
@@ -23,7 +23,7 @@ def relay_command(interface: str, *, mute: bool = False) -> str:
     """Return the command line that runs the relay on ``interface``; `ValueError` for an impossible name."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", interface):
         raise ValueError(f"not an interface name: {interface!r}")
-    return f"exec python3 -I -c {shlex.quote(RELAY.read_text())} {interface}{' mute' if mute else ''}"
+    return f"exec {python_command(RELAY.read_text(), interface, *(['mute'] if mute else []))}"
 
 
 def greeted(tap: Tap, timeout: float) -> str:

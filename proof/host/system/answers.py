@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Struct
+
+from proof.remote_script import RemoteScriptError
 
 
 class Process(Struct, frozen=True):
@@ -103,3 +106,22 @@ def port_space(spaces: Mapping[str, Space]) -> str:
     """The namespace that the management port is in; empty if it is in none, or in the host's."""
     names = [name for name, space in spaces.items() if name != "host" and '"mgmt0"' in space.links[1]]
     return names[0] if len(names) == 1 else ""
+
+
+def json_objects(name: str, answer: tuple[int, str]) -> list[dict[str, Any]]:
+    """Return the JSON list of objects that a program of the host printed; an empty output is an empty list.
+
+    Args:
+        name: of the program, for the error.
+        answer: exit status and output.
+
+    Raises:
+        RemoteScriptError: the program failed, or printed something else.
+    """
+    status, text = answer
+    if status != 0:
+        raise RemoteScriptError(f"{name} failed: {text[:160]!r}")
+    try:
+        return msgspec.json.decode(text.strip() or "[]", type=list[dict[str, Any]])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RemoteScriptError(f"{name}: {error}") from error

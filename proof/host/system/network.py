@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backend.protocol import link_plan
-from proof.host.system.answers import Space, port_space
-from proof.host.system.channel import AnswerError, said
+from proof.host.system.answers import Space, json_objects, port_space
 from proof.host.system.declaration import POLICIES
 from proof.host.system.finding import Finding
+from proof.remote_script import RemoteScriptError
 from rootfs.spec.profile import Forwarder
 
 
@@ -63,8 +63,8 @@ def judge_interfaces(spaces: Mapping[str, Space], forwarder: Forwarder) -> Findi
     port, count = port_space(spaces), 0
     for name, space in spaces.items():
         try:
-            found = said(f"{name}: ip address", space.links)
-        except AnswerError as error:
+            found = json_objects(f"{name}: ip address", space.links)
+        except RemoteScriptError as error:
             finding.blind.append(f"{error} {space.error}")
             continue
         for interface in found:
@@ -107,10 +107,12 @@ def judge_routes(spaces: Mapping[str, Space]) -> Finding:
     count, port = 0, port_space(spaces)
     for name, space in spaces.items():
         try:
-            routes = said(f"{name}: ip route", space.routes)
-            policies = [] if _no_policies(space.policies) else said(f"{name}: ip rule", space.policies)
-            proxies = said(f"{name}: ip neigh", space.proxies) + said(f"{name}: ip neigh", space.neighbours)
-        except AnswerError as error:
+            routes = json_objects(f"{name}: ip route", space.routes)
+            policies = [] if _no_policies(space.policies) else json_objects(f"{name}: ip rule", space.policies)
+            proxies = json_objects(f"{name}: ip neigh", space.proxies) + json_objects(
+                f"{name}: ip neigh", space.neighbours
+            )
+        except RemoteScriptError as error:
             finding.blind.append(f"{error} {space.error}")
             continue
         count += len(routes)

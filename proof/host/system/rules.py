@@ -13,8 +13,8 @@ import msgspec
 from backend.protocol import link_plan
 from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
 from proof.host.system.answers import Reference, Space, port_space
-from proof.host.system.channel import AnswerError
 from proof.host.system.finding import Finding
+from proof.remote_script import RemoteScriptError
 from rootfs.spec.profile import Forwarder
 
 
@@ -39,15 +39,15 @@ def ruleset(name: str, answer: tuple[int, str]) -> dict[str, list[str]]:
     """Rules by table, each piece as canonical text in the order of the kernel.
 
     Raises:
-        AnswerError: nft(8) failed, or printed something else.
+        RemoteScriptError: nft(8) failed, or printed something else.
     """
     status, text = answer
     if status != 0:
-        raise AnswerError(f"{name}: nft failed: {text[:160]!r}")
+        raise RemoteScriptError(f"{name}: nft failed: {text[:160]!r}")
     try:
         pieces = msgspec.json.decode(text, type=dict[str, list[dict[str, Any]]]).get("nftables", [])
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise AnswerError(f"{name}: nft: {error}") from error
+        raise RemoteScriptError(f"{name}: nft: {error}") from error
     found: dict[str, list[str]] = {}
     for piece in pieces:
         for kind, what in piece.items():
@@ -95,11 +95,11 @@ def judge_rules(spaces: Mapping[str, Space], references: Mapping[str, Reference]
         reference = references.get("host" if name == "host" else "mgmt", Reference(error="it is missing"))
         try:
             if reference.error or reference.failed:
-                raise AnswerError(f"reference of the {name}: {reference.error} {reference.failed}")
+                raise RemoteScriptError(f"reference of the {name}: {reference.error} {reference.failed}")
             if place not in spaces:
-                raise AnswerError(f"the {name}'s namespace is missing")
+                raise RemoteScriptError(f"the {name}'s namespace is missing")
             want, have = ruleset("reference", reference.rules), ruleset(name, spaces[place].rules)
-        except AnswerError as error:
+        except RemoteScriptError as error:
             finding.blind.append(str(error))
             continue
         finding.seen |= {f"reference of the {name}"} if want else set()
@@ -118,7 +118,7 @@ def judge_rules(spaces: Mapping[str, Space], references: Mapping[str, Reference]
             try:
                 if ruleset(name, space.rules):
                     finding.holes.append(f"{name} is not declared and has rules")
-            except AnswerError as error:
+            except RemoteScriptError as error:
                 finding.blind.append(str(error))
     finding.counted = f"digests of the rules: {', '.join(digests)}"
     return finding

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from proof.host.system.answers import Files, Kernel, Processes, Programs, Reference, Space
-from proof.host.system.channel import AnswerError, Run, ask
 from proof.host.system.files import judge_sockets, judge_writable
 from proof.host.system.finding import Finding
 from proof.host.system.kernel import judge_ipv6, judge_mounts, judge_root, judge_settings
@@ -15,6 +16,7 @@ from proof.host.system.network import judge_interfaces, judge_routes
 from proof.host.system.processes import judge_processes, judge_terminals, judge_vm
 from proof.host.system.programs import judge_programs
 from proof.host.system.rules import judge_rules
+from proof.remote_script import RemoteScript, RemoteScriptError, RunOnHost, assemble
 from proof.result import Result
 from rootfs.spec.profile import Forwarder
 
@@ -35,29 +37,42 @@ _TRIED = {
 }
 
 
-def run_system(run: Run, forwarder: Forwarder | None = None, arch: str = "x86_64") -> list[Result]:
-    """Look at the whole running host; never raises for what it tells.
+PARTS: Mapping[str, type[Any]] = {
+    "kernel": Kernel,
+    "processes": Processes,
+    "network": dict[str, Space],
+    "reference": dict[str, Reference],
+    "programs": Programs,
+    "files": Files,
+}
+"""The parts of the script, with the type of each answer."""
+MAX_ANSWER = 1 << 22
+"""Bytes of one answer: a full host's processes and rules are some hundred kB."""
+
+
+@functools.cache
+def script(part: str) -> RemoteScript[Any]:
+    """Return the script that reads one of `PARTS`."""
+    folder = Path(__file__).parent
+    source = assemble(folder.parent / "namespaces_script.py", folder / "script.py", main=f"answer(part_{part}())")
+    return RemoteScript(source, PARTS[part], MAX_ANSWER)
+
+
+def run_system(run: RunOnHost, forwarder: Forwarder | None = None, arch: str = "x86_64") -> list[Result]:
+    """Read the state of the running host and judge it; one result for each entry of `_TRIED`.
 
     Args:
-        run: runs a command line in the host's root shell; what it raises passes through.
-        forwarder: the way of forwarding that the image's profile names.
-        arch: the architecture that it names.
+        run: runs a command line in the host's root shell; what it raises, but for `OSError`, passes through.
+        forwarder: the datapath that the image's profile names; the default profile's if None.
+        arch: the architecture that the profile names.
     """
     way = forwarder or Forwarder()
-    told: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     trouble: dict[str, str] = {}
-    parts: Mapping[str, Any] = {
-        "kernel": Kernel,
-        "processes": Processes,
-        "network": dict[str, Space],
-        "reference": dict[str, Reference],
-        "programs": Programs,
-        "files": Files,
-    }
-    for part, kind in parts.items():
+    for part in PARTS:
         try:
-            told[part] = ask(run, part, kind)
-        except AnswerError as error:
+            answers[part] = script(part).run_on_host(run)
+        except RemoteScriptError as error:
             trouble[part] = str(error)
     judges: Mapping[str, tuple[tuple[str, ...], Callable[..., Finding]]] = {
         "root": (("kernel",), judge_root),
@@ -78,6 +93,6 @@ def run_system(run: Run, forwarder: Forwarder | None = None, arch: str = "x86_64
     for name, (needs, judge) in judges.items():
         began = time.monotonic()
         blind = [f"{part}: {trouble[part]}" for part in needs if part in trouble]
-        finding = Finding(("the host's answer",), blind=blind) if blind else judge(*(told[part] for part in needs))
+        finding = Finding(("the host's answer",), blind=blind) if blind else judge(*(answers[part] for part in needs))
         results.append(finding.result(name, _TRIED[name], began))
     return results

@@ -1,42 +1,20 @@
-"""Tells what runs on the host: sent in parts, compressed, as source text to ``python3 -c`` (`channel.command`).
+"""Reads what runs on the host, part by part; it judges nothing. See `proof.remote_script`.
 
-Needs root and nothing but the standard library, ip(8), nft(8) and dmsetup(8). Each part is a function ``part_*``; what
-it does not use of this file stays behind, so that it fits a terminal's line. A part prints one line, ``SALLYPORT-SYSTEM
-<crc32 hex> <base64 of zlib of JSON>``, that survives a serial console with its echo. It judges nothing.
+Needs root, the standard library, ip(8), nft(8) and dmsetup(8). Each part is a function ``part_*``, and is sent alone,
+so that it fits in one line of a terminal.
 """
 
-import base64
 import ctypes
 import glob
-import json
 import os
 import socket
 import struct
 import subprocess
-import zlib
-from collections.abc import Callable
 from typing import Any
 
+from proof.host.namespaces_script import NEWNET, child, each, libc, link, text
+
 ETC = "/etc/sallyport/"
-NEWNET = 0x40000000  # CLONE_NEWNET of linux/sched.h
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def text(path: str, limit: int = 1 << 18) -> str:
-    """Return what is in a file; for one that cannot be read ``!`` and the reason."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return file.read(limit).decode(errors="replace")
-    except OSError as error:
-        return f"!{error.strerror}"
-
-
-def link(path: str) -> str:
-    """Return where a symbolic link leads."""
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 def run(*words: str) -> list[Any]:
@@ -54,53 +32,6 @@ def settings(*tops: str) -> dict[str, str]:
             for name in files:
                 found[f"{path[10:]}/{name}"] = text(f"{path}/{name}", 200).strip()
     return found
-
-
-def namespaces() -> dict[str, str]:
-    """Find every network namespace: of processes and threads, mounted, or held open."""
-    found: dict[str, str] = {}
-    held = glob.glob("/proc/[0-9]*/ns/net") + glob.glob("/proc/[0-9]*/task/*/ns/net") + glob.glob("/proc/[0-9]*/fd/*")
-    for path in held:
-        if link(path)[:5] == "net:[":
-            found.setdefault(link(path), path)
-    for line in text("/proc/self/mountinfo").splitlines():
-        if " - nsfs " in line:
-            path = line.split()[4]
-            found.setdefault(f"net:[{os.stat(path).st_ino}]", path)
-    return found
-
-
-def child(work: Callable[[], Any]) -> Any:
-    """Do work in a process of its own, which may leave its namespaces."""
-    here, there = os.pipe()
-    if os.fork() == 0:
-        try:
-            answer = work()
-        except Exception as error:
-            answer = {"error": repr(error)}
-        with os.fdopen(there, "w") as pipe:
-            json.dump(answer, pipe)
-        os._exit(0)
-    os.close(there)
-    with os.fdopen(here) as pipe:
-        answer = json.load(pipe)
-    os.wait()
-    return answer
-
-
-def each(work: Callable[[], Any]) -> dict[str, Any]:
-    """Do work in every network namespace."""
-
-    def inside(path: str) -> Any:
-        if libc.setns(os.open(path, os.O_RDONLY), NEWNET):
-            raise OSError("setns")
-        return work()
-
-    mine = link("/proc/1/ns/net")
-    return {
-        ("host" if name == mine else name): {"path": path, **child(lambda path=path: inside(path))}  # type: ignore[misc]
-        for name, path in namespaces().items()
-    }
 
 
 def part_kernel() -> Any:
@@ -159,7 +90,7 @@ def part_processes() -> Any:
 def part_network() -> Any:
     """Interfaces, addresses, routes, neighbours, settings and packet rules of each namespace."""
 
-    def look() -> Any:
+    def read() -> Any:
         ip = {
             name: run("ip", "-j", *words.split())
             for name, words in {
@@ -176,7 +107,7 @@ def part_network() -> Any:
             "settings": settings("net/ipv4", "net/ipv6", "net/core"),
         }
 
-    return each(look)
+    return each(read)
 
 
 def part_reference() -> Any:
@@ -228,7 +159,7 @@ def part_programs() -> Any:
         )
         os.close(fd)
 
-    def look() -> Any:
+    def read() -> Any:
         names = dict(socket.if_nameindex())
         kinds = []
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
@@ -257,16 +188,16 @@ def part_programs() -> Any:
                 attached[f"{name} {kind}"] = status or struct.unpack_from("I", data, 24)[0]
         return {"disciplines": kinds, "attached": attached}
 
-    return {"loaded": loaded, "end": ctypes.get_errno(), "spaces": each(look)}
+    return {"loaded": loaded, "end": ctypes.get_errno(), "spaces": each(read)}
 
 
 def part_files() -> Any:
     """Unix sockets of each namespace; what others may write in the writable places, with a file planted in each."""
 
-    def look() -> Any:
+    def read() -> Any:
         return {"unix": text("/proc/thread-self/net/unix")}
 
-    spaces = each(look)
+    spaces = each(read)
     owners = {}
     for space in spaces.values():
         for line in space.get("unix", "").splitlines()[1:]:
@@ -296,9 +227,3 @@ def part_files() -> Any:
                     found.append([full, at.st_mode, at.st_uid])
         os.unlink(mine)
     return {"spaces": spaces, "owners": owners, "planted": planted, "writable": found}
-
-
-def main(part: Callable[[], Any]) -> None:
-    """Print what a part tells."""
-    data = zlib.compress(json.dumps(part()).encode(), 9)
-    print("SALLYPORT-SYSTEM", f"{zlib.crc32(data):08x}", base64.b64encode(data).decode())

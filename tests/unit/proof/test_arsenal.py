@@ -26,7 +26,7 @@ from proof.scan.controls import arp_question, ipv4_path
 from proof.scan.frame_batch import BATCHES, Lazy, Volley, Walk, fire
 from proof.scan.pace import Pace, SynControl
 from proof.wire import craft
-from proof.wire.craft import Path
+from proof.wire.craft import FramePath
 from proof.wire.frame import Frame, parse
 from proof.wire.judge import PortJudge
 from proof.wire.target import BROADCAST, Target, eui64, mac_bytes
@@ -231,7 +231,7 @@ def test_nothing_tells_the_vm_another_mac_for_the_tester(volleys: dict[str, Voll
 
 
 def test_a_question_follows_what_a_bridge_may_learn(volleys: dict[str, Volley]) -> None:
-    heal = craft.arp_request(Path(TARGET.tester_mac, BROADCAST, TARGET.tester_ipv4, TARGET.vm_ipv4))
+    heal = craft.arp_request(FramePath(TARGET.tester_mac, BROADCAST, TARGET.tester_ipv4, TARGET.vm_ipv4))
     frames = volleys["source-macs"].frames
     last = max(index for index, frame in enumerate(frames) if frame[6:12] == VM)
     assert frames[last + 1] == heal
@@ -250,12 +250,12 @@ def checksums_are_right(raw: bytes) -> bool:
     return bytes(packet) == raw
 
 
-def paths() -> Iterator[Path]:
+def paths() -> Iterator[FramePath]:
     rng = random.Random(3)
     for _ in range(40):
         for size in (4, 16):
             source, target = (str(ip_address(rng.randbytes(size))) for _ in range(2))
-            yield Path("02:" + rng.randbytes(5).hex(":"), "02:" + rng.randbytes(5).hex(":"), source, target)
+            yield FramePath("02:" + rng.randbytes(5).hex(":"), "02:" + rng.randbytes(5).hex(":"), source, target)
 
 
 def test_frames_that_are_aimed_by_arithmetic_are_what_scapy_makes() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import zlib
-from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
 
 from proof.inside.devices import KINDS, SCRIPT, run_devices
+from proof.remote_answer import framed
 from proof.result import EXIT_SEALED, Result, Verdict, exit_code
 
 Listing = dict[str, list[str]]
@@ -49,8 +47,7 @@ def clean() -> Listing:
 
 
 def vm(listing: Listing, damage: Callable[[str], str] = lambda text: text) -> Callable[[str, float], tuple[int, str]]:
-    packed = zlib.compress(json.dumps(listing).encode())
-    line = f"SALLYPORT-DEVICES {zlib.crc32(packed):08x} {b64encode(packed).decode()}"
+    line = framed(listing)
     return lambda command, timeout: (0, f"a warning\n{damage(line)}\n")
 
 
@@ -194,7 +191,7 @@ def test_the_collector_runs() -> None:
     done = subprocess.run(
         ["sh", "-c", command.replace("python3", sys.executable, 1)], capture_output=True, text=True, check=False
     )
-    listing = json.loads(SCRIPT.report(done.stdout))
+    listing = SCRIPT.decode(done.stdout)
     assert "lo" in listing["interfaces"], done.stderr
     assert listing["cpu"]
     assert set(listing) == set(clean())

@@ -16,7 +16,7 @@ import pytest
 
 from backend.daemon.settings import Settings
 from proof.inside import flood
-from proof.inside.flood import COUNTERS, FLOODS, WORK, Answers, Report, Window, Work, counters, judge, run_flood, weigh
+from proof.inside.flood import COUNTERS, FLOODS, Answers, Report, Window, Work, counters, judge, run_flood, weigh
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 from tests.unit.backend.certificates import make_link_keys
@@ -185,12 +185,13 @@ def inside(folder: str, broken: str) -> None:
     for name, value in (("FLOOD_S", 1.6), ("REST_S", 1.2), ("START_S", 2.5), ("COVERED_S", 0.4)):
         setattr(flood, name, value)
     flood.RECOVERY = 3.0
+    flood.WORK_FILE = str(root / "work")
     # How much the sender takes from the work is this machine's affair.
     flood.SHARE = 0.001
     settings = Settings.under(root, link=link, connect_burst=500.0, request_burst=1000.0)
     with serving(settings) as running:
         (result,) = run_flood(
-            local, host(root, stop=stopper(root) if broken == "deaf" else None),
+            local, host(stop=stopper(root) if broken == "deaf" else None),
             settings=running, folder=str(link), floods=FLOODS[:1], names={"link": "hb2l"},
         )  # fmt: skip
     print(json.dumps({name: str(getattr(result, name)) for name in Result.__slots__}))
@@ -218,7 +219,7 @@ def local(command: str, timeout: float = 60.0) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def host(root: Path, *, stop: Callable[[], None] | None) -> Callable[[str], tuple[int, str]]:
+def host(*, stop: Callable[[], None] | None) -> Callable[[str], tuple[int, str]]:
     """Return a host's shell whose counters are those of the veth."""
 
     def run(command: str) -> tuple[int, str]:
@@ -226,12 +227,8 @@ def host(root: Path, *, stop: Callable[[], None] | None) -> Callable[[str], tupl
             if stop is not None:
                 # After the rest, before the end.
                 threading.Timer(2.0, stop).start()
-            return local(command.replace("/run/sallyport-work", str(root / "work")))
+            return local(command)
         frames = int(Path("/sys/class/net/hb2p/statistics/rx_packets").read_text())
         return 0, f"{frames}\n\tcounter other {{\n\t\tpackets {frames} bytes 1\n"
 
     return run
-
-
-def test_the_work_is_short_enough_for_a_terminal_line() -> None:
-    assert len(WORK.command("22.0")) < 4000

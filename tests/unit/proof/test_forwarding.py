@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ import pytest
 
 from proof.inside import forwarding
 from proof.inside.forwarding import run_forwarding
+from proof.remote_answer import framed
 from proof.result import Result, Verdict
 from proof.wire.target import LinkTarget
 from tests.unit.proof.simpeer import TARGET, Peer, vm_stack, wired
@@ -31,7 +31,7 @@ class Vm:
         self.reads += 1
         if self.reads % 2 == 0:
             self._after(self.counters)
-        return 0, json.dumps(self.counters) + "\n"
+        return 0, framed(self.counters) + "\n"
 
 
 def attack(vm: Vm, host_code: int = 0) -> dict[str, Result]:
@@ -39,7 +39,7 @@ def attack(vm: Vm, host_code: int = 0) -> dict[str, Result]:
 
     def run_host(command: str) -> tuple[int, str]:
         sent.append(command)
-        return host_code, "cannot"
+        return (host_code, "cannot") if host_code else (0, framed(len(command)))
 
     with wired(Peer([vm_stack()])) as wire:
         results = run_forwarding(

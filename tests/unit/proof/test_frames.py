@@ -11,18 +11,18 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from proof.outside.catalogue import Arsenal
-from proof.wire.craft import Path, arp_request, neighbour_advert, ping, tagged, tcp_syn, udp
+from proof.wire.craft import FramePath, arp_request, neighbour_advert, ping, tagged, tcp_syn, udp
 from proof.wire.frame import NEIGHBOUR_ADVERT, parse, summary
 from proof.wire.judge import PortJudge
 from proof.wire.target import Target, eui64
 from tests.unit.proof.simpeer import TARGET
 
-V4 = Path("02:00:00:00:00:01", "02:00:00:00:00:02", "192.0.2.1", "192.0.2.2")
-V6 = Path("02:00:00:00:00:01", "02:00:00:00:00:02", "fe80::1", "fe80::2")
+V4 = FramePath("02:00:00:00:00:01", "02:00:00:00:00:02", "192.0.2.1", "192.0.2.2")
+V6 = FramePath("02:00:00:00:00:01", "02:00:00:00:00:02", "fe80::1", "fe80::2")
 
 
 @pytest.mark.parametrize("path", [V4, V6])
-def test_patched_checksums_are_those_of_scapy(path: Path) -> None:
+def test_patched_checksums_are_those_of_scapy(path: FramePath) -> None:
     rng = random.Random(1)
     for _ in range(100):
         sport, dport, seq = rng.randrange(65536), rng.randrange(65536), rng.getrandbits(32)
@@ -51,8 +51,8 @@ def quoting() -> list[tuple[bytes, tuple[int | None, ...]]]:
     """ICMP errors, and what is to be read of them: quoted protocol, ports, and whether it means a closed port."""
     sent4, sent6 = udp(V4, 1000, 53, b"")[14:], udp(V6, 1000, 53, b"")[14:]
     back4, back6 = (
-        Path(V4.dst_mac, V4.src_mac, V4.dst_ip, V4.src_ip),
-        Path(V6.dst_mac, V6.src_mac, V6.dst_ip, V6.src_ip),
+        FramePath(V4.dst_mac, V4.src_mac, V4.dst_ip, V4.src_ip),
+        FramePath(V6.dst_mac, V6.src_mac, V6.dst_ip, V6.src_ip),
     )
     options = IP(src=V4.src_ip, dst=V4.dst_ip, options=b"\x01" * 4) / UDP(sport=1000, dport=53)
     later = IP(src=V4.src_ip, dst=V4.dst_ip, proto=17, frag=5) / Raw(bytes(8))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import socket
-import zlib
 from collections.abc import Callable
 
 import pytest
 
-from proof.host.listeners import BACKEND, Listener, command, expected, listeners, run_host
+from proof.host.listeners import BACKEND, SCRIPT, Listener, expected, listeners, run_host
 from proof.inside.link import run_inside
+from proof.remote_answer import framed
 from proof.result import EXIT_SEALED, Result, Verdict, exit_code
 from proof.wire.frame import Frame
 from proof.wire.target import LinkTarget, mac_bytes
@@ -86,14 +84,13 @@ EMPTY: dict[str, list[str]] = {"tcp": [], "udp": [], "raw": []}
 
 
 def shell(
-    files: dict[str, list[str]], damage: Callable[[str], str] = lambda text: text
+    files: dict[str, list[str]], damage: Callable[[str], str] = lambda text: text, error: str = ""
 ) -> Callable[[str], tuple[int, str]]:
     spaces = {
-        "net:[1]": {"path": "/proc/1/ns/net", "files": EMPTY},
-        "net:[2]": {"path": "/x", "files": {**EMPTY, **files}},
+        "host": {"path": "/proc/1/ns/net", "tables": EMPTY},
+        "net:[2]": {"path": "/x", "error": error, "tables": {**EMPTY, **files}},
     }
-    data = zlib.compress(json.dumps(spaces).encode())
-    line = f"SALLYPORT-SOCKETS {zlib.crc32(data):08x} {base64.b64encode(data).decode()}"
+    line = framed(spaces)
     return lambda argv: (0, f"echo of {argv[:20]}\r\n{damage(line)}\r\n# ")
 
 
@@ -137,7 +134,7 @@ def test_the_forwarders_rings_are_its_way_s_and_nobody_else_s() -> None:
     "run",
     [
         shell({}),  # the backend itself is not seen
-        shell({"tcp": [TCP], "error": ["EPERM"]}),
+        shell({"tcp": [TCP]}, error="EPERM"),
         shell({"tcp": [TCP, "nonsense 1 2 3"]}),
         shell({"tcp": [TCP]}, lambda text: text.replace("A", "B")),
         shell({"tcp": [TCP]}, lambda text: text[:60]),
@@ -152,7 +149,7 @@ def test_the_collector_fits_on_a_terminal_line_and_runs(capfd: pytest.CaptureFix
     import subprocess
     import sys
 
-    argv = command()
+    argv = SCRIPT.command()
     assert len(argv) < 4000
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

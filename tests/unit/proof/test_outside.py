@@ -191,13 +191,13 @@ def test_waiting_for_a_machine_that_never_comes_up_ends() -> None:
 
 
 def test_the_tester_answers_for_itself_alone() -> None:
-    from proof.wire.craft import Path, arp_request, neighbour_solicit
+    from proof.wire.craft import FramePath, arp_request, neighbour_solicit
     from proof.wire.frame import parse
 
-    ask = Path(TARGET.vm_mac, "ff:ff:ff:ff:ff:ff", TARGET.vm_ipv4, TARGET.tester_ipv4)
+    ask = FramePath(TARGET.vm_mac, "ff:ff:ff:ff:ff:ff", TARGET.vm_ipv4, TARGET.tester_ipv4)
     assert answer(parse(arp_request(ask), 0), TARGET) is not None
     assert answer(parse(arp_request(ask.to(ip="192.168.42.3")), 0), TARGET) is None
-    ask6 = Path(TARGET.vm_mac, TARGET.tester_mac, TARGET.vm_ipv6, TARGET.tester_ipv6)
+    ask6 = FramePath(TARGET.vm_mac, TARGET.tester_mac, TARGET.vm_ipv6, TARGET.tester_ipv6)
     assert answer(parse(neighbour_solicit(ask6), 0), TARGET) is not None
     assert answer(parse(neighbour_solicit(ask6.to(ip="fe80::9")), 0), TARGET) is None
 

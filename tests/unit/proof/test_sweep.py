@@ -20,7 +20,7 @@ from proof.scan.numbered import FRAGMENT, PIM, ROUTING, SPORTS, Protocols, TcpPo
 from proof.scan.pace import CHUNK, CRAWL, Pace, RefusalControl, SynControl, Tally, clocked
 from proof.scan.pace import SPORTS as CONTROL_SPORTS
 from proof.scan.sweep import KEPT, ranges, run_sweep, sweep_tcp
-from proof.wire.craft import Path
+from proof.wire.craft import FramePath
 from proof.wire.frame import IPV4, UDP, Frame, parse
 from proof.wire.target import mac_bytes
 from proof.wire.wire import StreamWire, WireError
@@ -36,7 +36,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proof.scan.sweep.CLOSED_TIMEOUT", 0.05)
 
 
-def sweeps(peer: Peer, path: Path, ports: range = range(400)) -> tuple[Result, Result]:
+def sweeps(peer: Peer, path: FramePath, ports: range = range(400)) -> tuple[Result, Result]:
     """Return what the sweep of UDP ports and that of protocols found."""
     with wired(peer) as wire:
         results = Sweeps(wire, TARGET, path, random.Random(1), lambda what, done, of: None).run(ports)
@@ -52,7 +52,7 @@ def vm(**deviations: object) -> Stack:
 
 
 @PATHS
-def test_refused_ports_and_protocols_are_sealed(path: Path) -> None:
+def test_refused_ports_and_protocols_are_sealed(path: FramePath) -> None:
     udp, protocols = sweeps(Peer([vm()]), path)
     assert (udp.verdict, protocols.verdict) == (Verdict.SEALED, Verdict.SEALED), (udp, protocols)
     assert udp.evidence.startswith("open: none; 400 closed, 0 silent, 0 untested")
@@ -64,7 +64,7 @@ def test_refused_ports_and_protocols_are_sealed(path: Path) -> None:
 
 
 @PATHS
-def test_a_udp_service_is_a_hole_whether_it_speaks_or_not(path: Path) -> None:
+def test_a_udp_service_is_a_hole_whether_it_speaks_or_not(path: FramePath) -> None:
     udp, _ = sweeps(Peer([vm(answers_udp={161})]), path)
     assert udp.verdict is Verdict.HOLE
     assert udp.evidence.startswith("unexpected open: 161.")
@@ -95,7 +95,7 @@ def test_refusals_that_are_rationed_accuse_nobody(monkeypatch: pytest.MonkeyPatc
 
 
 @PATHS
-def test_where_nothing_is_refused_silence_proves_nothing_and_an_answer_still_does(path: Path) -> None:
+def test_where_nothing_is_refused_silence_proves_nothing_and_an_answer_still_does(path: FramePath) -> None:
     udp, protocols = sweeps(Peer([vm(refuses=0)]), path)
     assert (udp.verdict, protocols.verdict) == (Verdict.NOT_TESTED, Verdict.NOT_TESTED)
     assert "none of 8 random UDP ports said that it is closed" in udp.control
@@ -104,7 +104,7 @@ def test_where_nothing_is_refused_silence_proves_nothing_and_an_answer_still_doe
 
 
 @PATHS
-def test_a_foreign_protocol_is_a_hole_whether_it_speaks_or_not(path: Path) -> None:
+def test_a_foreign_protocol_is_a_hole_whether_it_speaks_or_not(path: FramePath) -> None:
     _, protocols = sweeps(Peer([vm(speaks={132})]), path)
     assert protocols.verdict is Verdict.HOLE
     assert protocols.evidence.startswith("unexpected handled: 132.")
@@ -114,7 +114,7 @@ def test_a_foreign_protocol_is_a_hole_whether_it_speaks_or_not(path: Path) -> No
 
 
 @pytest.mark.parametrize(("path", "number"), [(V4, 1), (V6, FRAGMENT), (V6, 60)])
-def test_a_protocol_that_must_be_handled_and_is_not_takes_the_proof_away(path: Path, number: int) -> None:
+def test_a_protocol_that_must_be_handled_and_is_not_takes_the_proof_away(path: FramePath, number: int) -> None:
     class Deaf(Stack):
         def _answer_ip(self, frame: Frame) -> tuple[int, bytes]:
             if frame.raw[20 if path.is_ipv6 else 23] == number:
@@ -188,7 +188,7 @@ def test_a_next_header_is_refused_only_where_ours_stands() -> None:
 
 
 @PATHS
-def test_every_attempt_is_another_frame_and_no_control(path: Path) -> None:
+def test_every_attempt_is_another_frame_and_no_control(path: FramePath) -> None:
     rng = random.Random(1)
     for probe in (TcpPorts(path, rng), UdpPorts(path, rng), Protocols(path, rng, tcp_port=443, udp_port=40000)):
         assert len({probe.frame(6, attempt) for attempt in range(6)}) == 6

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import os
 import shlex
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 import pytest
 
 from backend.guests.accelerator import Accelerator
@@ -22,10 +19,12 @@ from backend.guests.vm import Ends, command
 from backend.protocol import link_plan
 from proof.declared.kernel_settings import SYSCTL
 from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
-from proof.host.system import channel, declaration, run_system
-from proof.host.system.answers import Processes
+from proof.host.system import declaration, run_system
 from proof.host.system.processes import mask
 from proof.host.system.rules import _HEAD, _normal
+from proof.host.system.run import PARTS, script
+from proof.remote_answer import framed
+from proof.remote_script import HOST_TRIES, MAX_LINE
 from proof.result import Result, Verdict
 from rootfs.spec.profile import WAYS, Forwarder
 
@@ -248,14 +247,9 @@ def clean(name: str = "ring") -> Parts:
     }
 
 
-def line(answer: Any) -> str:
-    data = zlib.compress(json.dumps(answer).encode())
-    return f"SALLYPORT-SYSTEM {zlib.crc32(data):08x} {base64.b64encode(data).decode()}"
-
-
 def look(parts: Parts, name: str = "ring") -> dict[str, Result]:
     port, vm = WAYS[name]
-    answers = {channel.command(part): line(answer) for part, answer in parts.items()}
+    answers = {script(part).command(): framed(answer) for part, answer in parts.items()}
     way = Forwarder.model_validate({"port": port, "vm": vm})
     results = run_system(lambda command: (0, f"# echo\r\n{answers[command]}\r\n"), way)
     return {result.name: result for result in results}
@@ -492,22 +486,9 @@ def test_what_cannot_be_seen_is_not_sealed() -> None:
         assert verdict is (Verdict.HOLE if name == "writable" else Verdict.NOT_TESTED), (number, name, verdict)
 
 
-def test_damaged_answers_are_refused() -> None:
-    whole = line({"a": 1})
-    assert channel.unpack(whole) == b'{"a": 1}'
-    crc = whole.split()[1]
-    with pytest.raises(channel.AnswerError, match="damaged"):
-        channel.unpack(whole.replace(crc, f"{int(crc, 16) ^ 1:08x}"))
-    with pytest.raises(channel.AnswerError, match="longer"):
-        channel.unpack(line(" " * channel.MAX_REPORT))
-    for said in ("", "Traceback", whole[:-12], "SALLYPORT-SYSTEM 00000000 ====", "SALLYPORT-SYSTEM 00000000 AAAA"):
-        with pytest.raises(channel.AnswerError):
-            channel.unpack(said)
-
-
 @pytest.mark.parametrize("told", [{}, [], None, {"processes": "x", "self": "y"}, {"host": {"path": 7}}])
 def test_hostile_answers_are_never_sealed(told: Any) -> None:
-    results = run_system(lambda command: (0, line(told)))
+    results = run_system(lambda command: (0, framed(told)))
     assert {result.verdict for result in results} <= {Verdict.NOT_TESTED, Verdict.HOLE}
 
 
@@ -520,21 +501,20 @@ def test_a_failing_script_is_asked_again() -> None:
 
     results = run_system(run)
     assert {result.verdict for result in results} == {Verdict.NOT_TESTED}
-    assert len(tries) == 6 * channel.TRIES
+    assert len(tries) == 6 * HOST_TRIES
 
 
-@pytest.mark.parametrize("part", ["kernel", "processes", "network", "reference", "programs", "files"])
+@pytest.mark.parametrize("part", PARTS)
 def test_each_part_fits_a_line(part: str) -> None:
-    assert len(channel.command(part)) < channel.MAX_LINE
-    compile(channel.source(part), part, "exec")
+    assert len(script(part).command()) < MAX_LINE
 
 
 def test_the_script_tells_of_this_machine() -> None:
     """The part about processes runs anywhere; what it tells of this very process is true."""
-    words = shlex.split(channel.command("processes"))
+    words = shlex.split(script("processes").command())
     done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=60, check=True)
-    told = msgspec.json.decode(channel.unpack(done.stdout), type=Processes)
-    mine = next(process for process in told.processes if process.pid == told.me)
+    answer = script("processes").decode(done.stdout)
+    mine = next(process for process in answer.processes if process.pid == answer.me)
     assert "-I" in mine.words
     assert mine.status["Uid"].split()[0] == str(os.getuid())
     assert mine.threads

@@ -12,6 +12,7 @@ from backend.daemon.audit import CHANGES, KINDS, REJECTED
 from backend.daemon.chain import Entry
 from backend.daemon.ring import Kind, Ring
 from proof.host import audit_log
+from proof.remote_answer import framed
 from proof.result import Result, Verdict
 
 
@@ -30,7 +31,7 @@ def look(folder: Path, capsys: pytest.CaptureFixture[str], knock: Callable[[], o
     def run_vm(line: str, _limit: float) -> tuple[int, str]:
         assert "7000" in line
         knock()
-        return 0, "knocked\n"
+        return 0, framed(audit_log.CONNECTIONS)
 
     return {result.name: result for result in audit_log.run_traces(run_vm, run_host)}
 
@@ -84,5 +85,5 @@ def test_a_log_that_was_changed_meanwhile_is_a_hole(
 
 
 def test_a_checker_that_says_nothing_proves_nothing() -> None:
-    results = audit_log.run_traces(lambda *_: (0, "knocked"), lambda *_: (0, "all is well"))
+    results = audit_log.run_traces(lambda *_: (0, framed(8)), lambda *_: (0, "all is well"))
     assert {result.verdict for result in results} == {Verdict.NOT_TESTED}
