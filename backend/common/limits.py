@@ -39,7 +39,7 @@ class SlowDown:
     """Failed logins of one party: after `FREE` of them each further attempt waits, twice as long every time."""
 
     FREE = 3
-    LONGEST_S = 8.0
+    MAX_WAIT_S = 8.0
     """Who shares an address with somebody who guesses has to wait for this, too; what bounds the guesses of many
     addresses are the pools of `throttle`."""
 
@@ -57,7 +57,7 @@ class SlowDown:
         self._failures += 1
         if self._failures >= self.FREE:
             # The exponent is bounded, else the power of an attacker's patience would be a bignum.
-            delay = min(self.LONGEST_S, 2.0 ** min(self._failures - self.FREE, 16))
+            delay = min(self.MAX_WAIT_S, 2.0 ** min(self._failures - self.FREE, 16))
             self._open_at = self._clock() + delay
 
     def succeeded(self) -> None:

@@ -46,7 +46,7 @@ StartId = Annotated[str, Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]+
 own unit is started anew."""
 
 
-class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
+class VmState(Struct, frozen=True, forbid_unknown_fields=True):
     """The front-end VM. ``started_at`` is CLOCK_MONOTONIC (`time.monotonic`) in seconds."""
 
     state: Literal["starting", "running", "restarting"]
@@ -67,7 +67,7 @@ def new_start_id() -> str:
     return secrets.token_hex(16)
 
 
-def write(path: Path, state: MachineState) -> None:
+def write(path: Path, state: VmState) -> None:
     """Replace the file at once; texts are cut to `TEXT` characters. The folder is in memory, so no fsync.
 
     Raises:
@@ -79,20 +79,20 @@ def write(path: Path, state: MachineState) -> None:
     store.replace(path, msgspec.json.encode(short) + b"\n", mode=0o644, durable=False)
 
 
-def read(path: Path) -> MachineState | None:
+def read(path: Path) -> VmState | None:
     """What the supervisor wrote last; None if it has not yet.
 
     Raises:
         OSError: the file cannot be read.
-        msgspec.DecodeError, ValueError: it is not a `MachineState`.
+        msgspec.DecodeError, ValueError: it is not a `VmState`.
     """
     try:
-        return msgspec.json.decode(store.read(path, LIMIT), type=MachineState)
+        return msgspec.json.decode(store.read(path, LIMIT), type=VmState)
     except FileNotFoundError:
         return None
 
 
-def machine(state: MachineState | None, now: float | None = None) -> VmStatus:
+def status(state: VmState | None, now: float | None = None) -> VmStatus:
     """The wire form; `now` is CLOCK_MONOTONIC in seconds, by default the present."""
     if state is None:
         return VmStatus(

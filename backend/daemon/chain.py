@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 MAX_LINE = 2048
 """Bytes of one entry with its newline: its two free texts have 200 characters, each of which JSON may double."""
-MOST_BREAKS = 16
+MAX_BREAKS = 16
 """Faults that are told of one log; the others are only counted."""
 _NAME = re.compile(r"([a-z]+)-([0-9]{10})\.jsonl")
 
@@ -43,7 +43,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     session: str = ""
     """Which session: the beginning of its token's SHA-256."""
     vm: str = ""
-    """Which event of the VM: the supervisor's history and a number (`machine_state`)."""
+    """Which event of the VM: the supervisor's history and a number (`backend.common.vm_state`)."""
     detail: str = ""
     suppressed: int = 0
     """Entries of this kind before this one that were only counted."""
@@ -131,7 +131,7 @@ class Chain:
     def fault(self, where: str, why: str) -> None:
         """Note a place where the chain does not hold."""
         self.broken += 1
-        if len(self.breaks) < MOST_BREAKS:
+        if len(self.breaks) < MAX_BREAKS:
             self.breaks.append(f"{where}: {why}")
 
 

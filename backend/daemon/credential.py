@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.common import store
-from backend.daemon import opaque
+from backend.daemon import password_form
 from backend.daemon.throttle import Throttle
 from backend.daemon.worker import Worker
 from backend.protocol.fields import OPERATOR
@@ -65,7 +65,7 @@ def first_password() -> str:
 
 
 def derive(password: str, salt: bytes, n: int) -> bytes:
-    """The scrypt hash of a prepared password (`opaque.prepare`), 32 bytes; ``n`` is one of `COSTS`. Blocks."""
+    """The scrypt hash of a prepared password (`password_form.prepare`), 32 bytes; ``n`` is one of `COSTS`. Blocks."""
     # What cannot be encoded is no password that was ever set, but has to cost the same.
     secret = password.encode(errors="surrogatepass")
     return hashlib.scrypt(secret, salt=salt, n=n, r=8, p=1, maxmem=2 * 128 * 8 * n, dklen=32)
@@ -74,7 +74,7 @@ def derive(password: str, salt: bytes, n: int) -> bytes:
 def make(password: str, n: int = COSTS[0], *, used: bool) -> Credential:
     """A credential with a fresh salt. Blocks for the cost of the hash."""
     salt = secrets.token_bytes(16)
-    hashed = derive(opaque.prepare(password), salt, n)
+    hashed = derive(password_form.prepare(password), salt, n)
     return Credential(salt=salt, hash=hashed, n=n, r=8, p=1, used=used)  # type: ignore[arg-type]
 
 
@@ -146,7 +146,7 @@ class Passwords:
             Refused: ``malformed`` if the new one cannot be a password, else as `check` for the old one.
             OSError: the new one could not be stored; the old one is still valid.
         """
-        if why := opaque.objection(new):
+        if why := password_form.objection(new):
             raise Refused("malformed", why)
         async with self._lock:
             _, n = await self._verify(OPERATOR, old, peer)
@@ -160,7 +160,7 @@ class Passwords:
         if (wait := self._throttle.admit(peer)) > 0.0:
             raise Refused("limited", "too many logins or wrong passwords", retry_after_s=wait)
         # Guesses at other names cost the same, and count the same.
-        prepared = opaque.prepare(password)
+        prepared = password_form.prepare(password)
         found, seconds = await self._cpu.run(lambda: _timed(lambda: derive(prepared, credential.salt, credential.n)))
         if not (hmac.compare_digest(found, credential.hash) and user == OPERATOR):
             raise Refused("denied", "wrong user or password", retry_after_s=self._throttle.failed(peer))

@@ -108,17 +108,17 @@ class HostStatus:
                 failed=storage.failed(self._settings.ext4),
                 second=storage.second_slot(self._settings.block_devices),
             ),
-            machine=vm_state.machine(self._machine_state()),
+            machine=vm_state.status(self._vm_state()),
             web_fingerprint=public.web if public else "",
             ssh_fingerprint=public.ssh if public else "",
             audit=audit,
         )
 
-    def _machine_state(self) -> vm_state.MachineState | None:
+    def _vm_state(self) -> vm_state.VmState | None:
         try:
-            return vm_state.read(self._settings.machine_state)
+            return vm_state.read(self._settings.vm_state)
         except (OSError, msgspec.DecodeError, ValueError) as error:
-            log.warning("%s: %s", self._settings.machine_state, ascii(str(error)))
+            log.warning("%s: %s", self._settings.vm_state, ascii(str(error)))
             return None
 
 

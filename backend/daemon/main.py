@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 
 from backend.common.heartbeat import Heartbeats
-from backend.common.notify import notify, watchdog_interval
+from backend.common.notify import feed_watchdog, notify
 from backend.daemon import storage
 from backend.daemon.audit import CHANGES, KINDS, SYSTEM, Audit
 from backend.daemon.credential import Passwords
@@ -118,7 +118,7 @@ class Daemon:
         host = HostStatus(settings, presented, self._hostname)
         audit = Audit(rings, disk, host.boot_id)
         stack.push_async_callback(audit.close)
-        throttle = Throttle(settings.looks)
+        throttle = Throttle(settings.password_rates)
         passwords = Passwords(settings.data / "credential.json", disk, cpu, throttle)
         first_password = await passwords.start()
         left = [entry.budget for entry in await audit.recent(CHANGES) if entry.budget is not None]
@@ -129,7 +129,7 @@ class Daemon:
             audit=audit,
             passwords=passwords,
             sessions=sessions,
-            vm=VmBinding(settings.machine_state, sessions, throttle),
+            vm=VmBinding(settings.vm_state, sessions, throttle),
             host=host,
             presented=presented,
             ports=PortStatus(settings.port_status),
@@ -140,7 +140,7 @@ class Daemon:
         )
         executor = Executor(services, changes=left[-1] if left else None)
         stack.push_async_callback(executor.close)
-        watch = VmWatch(settings.machine_state, audit)
+        watch = VmWatch(settings.vm_state, audit)
         await watch.start()
         listener = stack.enter_context(listen(settings))
         self.port = listener.getsockname()[1]
@@ -200,13 +200,6 @@ async def _end(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _feed_watchdog() -> None:
-    interval = watchdog_interval()
-    while interval is not None:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(interval)
-
-
 async def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit code."""
     stop = asyncio.Event()
@@ -216,7 +209,7 @@ async def serve(settings: Settings) -> int:
     async with Daemon(settings) as daemon:
         log.info("listening on %s:%d %s", settings.address, daemon.port, settings.device)
         notify("READY=1")
-        watchdog = asyncio.create_task(_feed_watchdog())
+        watchdog = asyncio.create_task(feed_watchdog())
         stopped = asyncio.create_task(stop.wait())
         assert daemon.serving is not None
         await asyncio.wait({stopped, daemon.serving}, return_when=asyncio.FIRST_COMPLETED)

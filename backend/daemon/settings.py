@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.daemon.throttle import LOOKS, Rates
+from backend.daemon.throttle import PASSWORD_RATES, Rates
 from backend.protocol import link_plan
 
 
@@ -33,7 +33,7 @@ class Settings:
     """All that survives a reboot: `credential.json`, `hostname`, and the folder `audit`."""
     request: Path = Path("/run/sallyport/request")
     """A file that appears here starts a small root unit: `hostname`, `reboot`."""
-    machine_state: Path = Path("/run/sallyport/vm/state.json")
+    vm_state: Path = Path("/run/sallyport/vm/state.json")
     heartbeat: Path = Path("/run/sallyport/vm/heartbeat.sock")
     port_status: Path = Path("/run/sallyport/port/status.sock")
     storage: Path = Path("/run/sallyport/storage.json")
@@ -63,7 +63,7 @@ class Settings:
     """Changes per second. Each is two entries of the audit log that are never left out, so this is what keeps whoever
     has the password, or a VM that has seen it, from pushing out what was written before: the log's 14 MiB last for some
     two months at the very least. What is left of the burst survives a restart."""
-    looks: Rates = LOOKS
+    password_rates: Rates = PASSWORD_RATES
     """Passwords that are looked at, 0.5 a second in all. Each costs a slow hash, and a right one an fsync."""
 
     session_idle_s: float = 15 * 60.0
@@ -89,7 +89,7 @@ class Settings:
             "identity": root / "identity.json",
             "data": root / "data",
             "request": root / "request",
-            "machine_state": root / "state.json",
+            "vm_state": root / "state.json",
             "heartbeat": root / "heartbeat.sock",
             "port_status": root / "status.sock",
             "storage": root / "storage.json",

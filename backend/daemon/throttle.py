@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from backend.common.limits import Bucket, Clock, SlowDown
 from backend.protocol.peers import Peer
 
-MOST_KNOWN = 64
+MAX_KNOWN = 64
 """Addresses that have logged in; the one whose login is longest ago makes room."""
-MOST_FAILING = 512
+MAX_FAILING = 512
 """Addresses and parties that failed; beyond, the busiest site loses its oldest."""
-MOST_SHARES = 128
+MAX_SHARES = 128
 FORGET_S = 900.0
 """Who did not fail for so long is as good as new."""
 SHARE_RATE, SHARE_BURST = 1 / 30, 8.0
@@ -49,7 +49,7 @@ class Rates:
     common: tuple[float, float] = (0.25, 14.0)
 
 
-LOOKS = Rates()
+PASSWORD_RATES = Rates()
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Throttle:
         """The attempt that was looked at was right. Others of the party, who may be guessing, stay slow."""
         self._known.pop(peer.address, None)
         self._known[peer.address] = SlowDown(self._clock)
-        if len(self._known) > MOST_KNOWN:
+        if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         self._failing.pop(peer.address, None)
 
@@ -135,7 +135,7 @@ class Throttle:
     def _share(self, name: str) -> Bucket:
         bucket = self._shares.pop(name, None) or Bucket(SHARE_RATE, SHARE_BURST, self._clock)
         self._shares[name] = bucket
-        if len(self._shares) > MOST_SHARES:
+        if len(self._shares) > MAX_SHARES:
             self._shares.popitem(last=False)
         return bucket
 
@@ -145,6 +145,6 @@ class Throttle:
             self._failing.popitem(last=False)
 
     def _make_room(self) -> None:
-        if len(self._failing) >= MOST_FAILING:
+        if len(self._failing) >= MAX_FAILING:
             ((busiest, _),) = Counter(one.site for one in self._failing.values()).most_common(1)
             del self._failing[next(name for name, one in self._failing.items() if one.site == busiest)]

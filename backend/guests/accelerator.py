@@ -10,34 +10,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from backend.guests.machine_type import Machine
+from backend.guests.machine_type import MachineType
 
 DEADLINE_S = 5.0
-"""Trial guest to its last word. It is done in tens of milliseconds on real KVM; a KVM that crawls takes minutes."""
+"""Seconds for the trial guest. It takes tens of milliseconds on real KVM, and minutes on a KVM that is itself
+emulated."""
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What runs the VM, and a sentence that says why."""
+    """What runs the VM, and the reason as a sentence."""
 
     name: Literal["kvm", "tcg"]
     reason: str
 
 
-async def choose(kind: Machine, directory: Path) -> Accelerator:
+async def choose(machine: MachineType, directory: Path) -> Accelerator:
     """Run the trial guest under KVM.
 
     Args:
-        kind: what machine the VM would be.
-        directory: where the trial's firmware may be written.
+        machine: the VM's machine type.
+        directory: the trial guest's firmware is written there and removed again.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "no usable /dev/kvm: no hardware virtualization, or it is off in the firmware")
     rom = directory / "trial.rom"
-    rom.write_bytes(kind.trial_rom)
+    rom.write_bytes(machine.trial_rom)
     started = time.monotonic()
     child = await asyncio.create_subprocess_exec(
-        *(kind.kvm.qemu, "-M", kind.kvm.options, "-accel", "kvm", "-cpu", kind.kvm.cpu, "-m", "16", "-bios", str(rom)),
+        *(
+            machine.kvm.program,
+            "-M",
+            machine.kvm.options,
+            "-accel",
+            "kvm",
+            "-cpu",
+            machine.kvm.cpu,
+            "-m",
+            "16",
+            "-bios",
+            str(rom),
+        ),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -58,5 +71,5 @@ async def choose(kind: Machine, directory: Path) -> Accelerator:
         rom.unlink()
     if not said.endswith(b"K"):
         words = errors.decode(errors="replace").strip().splitlines()
-        return Accelerator("tcg", f"a trial guest under KVM failed: {words[0] if words else 'no word from it'}")
+        return Accelerator("tcg", f"a trial guest under KVM failed: {words[0] if words else 'QEMU printed no error'}")
     return Accelerator("kvm", f"a trial guest ran under KVM in {(time.monotonic() - started) * 1000:.0f} ms")

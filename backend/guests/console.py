@@ -1,9 +1,9 @@
-"""What QEMU prints, to the host's journal: the VM's serial console and QEMU's own messages.
+"""Passes what QEMU prints on to the host's journal: the VM's serial console and QEMU's own messages.
 
-Both come from whoever holds the VM. Each line enters the journal as an entry of its own, by the journal's native
-protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/) and under its own identifier, so no content can look like another
-program's entry, another priority or a second entry; what is no printable ASCII is escaped, long lines are cut, and a
-token bucket bounds how many there are. The supervisor says under its own name how many were left out.
+Whoever controls the VM controls both. Each line becomes one entry of the journal, by its native protocol
+(https://systemd.io/JOURNAL_NATIVE_PROTOCOL/) and under an identifier of its own, so no content can look like another
+program's entry, another priority or a second entry. Everything but printable ASCII is escaped, long lines are cut, and
+a token bucket bounds their number. The supervisor logs under its own name how many were dropped.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ VM_CONSOLE, QEMU = "vm-console", "vm-qemu"
 WIDTH = 200
 """Characters of a line at most, after escaping."""
 BURST, RATE = 300.0, 1 / 20
-"""Lines at once, and per second. An entry takes some 600 bytes of the journal's 16 MiB, so at its worst the console
-alone would need days to push out what others said; and in no hour does it use up what its unit may say
-(LogRateLimitBurst=), so that the supervisor is always heard beside it."""
-MENTIONS, MENTION_RATE = 10.0, 1 / 300
-"""How often it is said that lines were dropped: at once, and per second."""
+"""Lines at once, and per second. An entry takes some 600 bytes of the journal's 16 MiB, so the console alone needs days
+to push other entries out. It never uses up the hourly limit of its unit (LogRateLimitBurst=), which it shares with the
+supervisor."""
+REPORT_BURST, REPORT_RATE = 10.0, 1 / 300
+"""Reports of dropped lines: at once, and per second."""
 _CHUNK = 65536
 _CUT = " ..."
 
 
-def harmless(line: bytes) -> str:
+def escape(line: bytes) -> str:
     """A line in printable ASCII, at most `WIDTH` characters: no control character, escape sequence or line break."""
-    # More of it is never shown, however little it is escaped.
+    # One byte more than fits, so that a longer line is seen to be cut; the rest could not be shown anyway.
     text = line[: WIDTH + 1].decode("latin-1").replace("\\", "\\\\")
     text = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in text)
     return text if len(text) <= WIDTH else text[: WIDTH - len(_CUT)] + _CUT
 
 
 class Console:
-    """One pipe whose other end a VM writes to; it stays open while VMs come and go.
+    """One pipe that a VM writes to; it stays open while the VM is restarted.
 
     Attributes:
         write_end: for QEMU.
@@ -55,7 +55,7 @@ class Console:
         self._journal = str(journal)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._bucket = Bucket(RATE, BURST, clock)
-        self._mentions = Bucket(MENTION_RATE, MENTIONS, clock)
+        self._reports = Bucket(REPORT_RATE, REPORT_BURST, clock)
         self._line = bytearray()
         self._dropped = 0
         self._read_end, self.write_end = os.pipe()
@@ -70,7 +70,7 @@ class Console:
             self.feed(os.read(self._read_end, _CHUNK))
 
     def feed(self, data: bytes) -> None:
-        """Take what was printed."""
+        """Take bytes that were printed."""
         *whole, rest = data.split(b"\n")
         for piece in whole:
             self._add(piece)
@@ -78,11 +78,11 @@ class Console:
         self._add(rest)
 
     def _add(self, piece: bytes) -> None:
-        # One character more than is shown, so that it shows that it was cut; who never ends his line gets no memory.
+        # One byte more than is shown, so that a cut is seen; a line without an end takes no more memory than that.
         self._line += piece[: WIDTH + 1 - len(self._line)]
 
     def end_line(self) -> None:
-        """Send what is there of a line: it has ended, or its VM has."""
+        """Send the line so far: it is complete, or its VM has exited."""
         line = bytes(self._line).rstrip(b"\r")
         self._line.clear()
         if not line:
@@ -90,23 +90,23 @@ class Console:
         if self._bucket.take() > 0.0:
             self._dropped += 1
             return
-        self.tell_dropped()
-        fields = f"PRIORITY=6\nSYSLOG_IDENTIFIER={self._name}\nMESSAGE={harmless(line)}\n"
+        self.report_dropped()
+        fields = f"PRIORITY=6\nSYSLOG_IDENTIFIER={self._name}\nMESSAGE={escape(line)}\n"
         try:
             self._socket.sendto(fields.encode("ascii"), self._journal)
         except OSError:
             self._dropped += 1
 
-    def tell_dropped(self) -> None:
-        """Say how many lines were left out, if any were, and not more often than now and then."""
-        if self._dropped and self._mentions.take() == 0.0:
+    def report_dropped(self) -> None:
+        """Log how many lines were dropped since the last report, if any; at most at `REPORT_RATE`."""
+        if self._dropped and self._reports.take() == 0.0:
             log.warning("%s: %d lines dropped", self._name, self._dropped)
             self._dropped = 0
 
     def close(self) -> None:
         """Close the pipe and the socket."""
         self.end_line()
-        self.tell_dropped()
+        self.report_dropped()
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop().remove_reader(self._read_end)
         os.close(self._read_end)

@@ -1,4 +1,4 @@
-"""What machine the front-end VM is: QEMU's smallest for the host's architecture, and a trial guest for it."""
+"""QEMU's machine type for the front-end VM: the smallest for the host's architecture, with a trial guest for it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _PLAIN = "usb=off,mem-merge=off,dump-guest-core=off"
 
 
 @dataclass(frozen=True)
-class Way:
-    """How one accelerator runs it."""
+class QemuInvocation:
+    """How QEMU is started for one accelerator."""
 
-    qemu: str
-    """The program."""
+    program: str
+    """Path of the QEMU binary."""
     options: str
-    """What ``-M`` takes."""
+    """Value of ``-M``."""
     cpu: str
-    """What ``-cpu`` takes."""
+    """Value of ``-cpu``."""
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineType:
     """A machine type of QEMU."""
 
-    kvm: Way
-    tcg: Way
+    kvm: QemuInvocation
+    tcg: QemuInvocation
     command_line: str
-    """The kernel's: where its console is, and what makes it start quickly."""
+    """The guest kernel's command line: its console, and what makes it boot quickly."""
     hands_tsc_through: bool
-    """Under TCG its guest reads this processor's time stamp counter and must be told how fast that runs (`tsc`)."""
+    """Under TCG the guest reads this processor's time stamp counter, and must be given its frequency (`tsc`)."""
     trial_rom: bytes
     """A firmware of 64 KiB that computes, leaves the guest a thousand times, and says K on the serial port."""
 
@@ -93,16 +93,16 @@ def _virt_trial() -> bytes:
 
 
 _QUIET = (
-    # A VM that panics ends QEMU at once (with -no-reboot), and the supervisor starts it anew.
+    # A panic ends QEMU at once (with -no-reboot), and the supervisor restarts the VM.
     "quiet loglevel=3 panic=-1 "
-    # Only for a quick start: nothing to wait for.
+    # For a quick boot only.
     "random.trust_cpu=on rcupdate.rcu_expedited=1 audit=0"
 )
 _MICROVM = f"microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,{_PLAIN}"
-MICROVM = Machine(
+MICROVM = MachineType(
     # This program has machine type microvm and KVM only: a quarter of the code of the full one.
-    kvm=Way("/usr/bin/qemu-system-x86_64-microvm", _MICROVM, "host,svm=off,vmx=off,pmu=off"),
-    tcg=Way("/usr/bin/qemu-system-x86_64", _MICROVM, "max,svm=off"),
+    kvm=QemuInvocation("/usr/bin/qemu-system-x86_64-microvm", _MICROVM, "host,svm=off,vmx=off,pmu=off"),
+    tcg=QemuInvocation("/usr/bin/qemu-system-x86_64", _MICROVM, "max,svm=off"),
     # Nothing to calibrate, one serial port.
     command_line=f"console=ttyS0 reboot=t tsc=reliable no_timer_check 8250.nr_uarts=1 {_QUIET}",
     hands_tsc_through=True,
@@ -110,9 +110,9 @@ MICROVM = Machine(
 )
 # No ACPI: the device tree alone says what there is.
 _VIRT = f"virt,acpi=off,gic-version=%s,its=off,{_PLAIN}"
-VIRT = Machine(
-    kvm=Way("/usr/bin/qemu-system-aarch64", _VIRT % "host", "host,pmu=off"),
-    tcg=Way("/usr/bin/qemu-system-aarch64", _VIRT % "3", "cortex-a72"),
+VIRT = MachineType(
+    kvm=QemuInvocation("/usr/bin/qemu-system-aarch64", _VIRT % "host", "host,pmu=off"),
+    tcg=QemuInvocation("/usr/bin/qemu-system-aarch64", _VIRT % "3", "cortex-a72"),
     command_line=f"console=ttyAMA0 {_QUIET}",
     # Its timer has a register that tells its frequency (CNTFRQ_EL0).
     hands_tsc_through=False,
@@ -128,13 +128,13 @@ def _has_pmu() -> bool:
         with _KVM.open("rb", buffering=0) as kvm:
             return fcntl.ioctl(kvm, _CHECK_EXTENSION, _ARM_PMU_V3) > 0
     except OSError:
-        return True  # the trial says what is wrong
+        return True  # the trial guest will fail and say why
 
 
-def own() -> Machine:
-    """The one for this host."""
-    kind = ALL[os.uname().machine]
-    if kind is VIRT and not _has_pmu():
-        # It need not be taken from the guest, and QEMU does not know the option (target/arm/cpu.c).
-        return replace(kind, kvm=replace(kind.kvm, cpu="host"))
-    return kind
+def for_this_host() -> MachineType:
+    """The machine type for this host's architecture and KVM."""
+    machine = ALL[os.uname().machine]
+    if machine is VIRT and not _has_pmu():
+        # There is none to take from the guest, and QEMU then refuses the option `pmu` (target/arm/cpu.c).
+        return replace(machine, kvm=replace(machine.kvm, cpu="host"))
+    return machine

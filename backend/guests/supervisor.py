@@ -1,9 +1,9 @@
-"""Supervises the front-end VM: starts QEMU, listens for its heartbeat, starts it anew when it ends or falls silent.
+"""Supervises the front-end VM: starts QEMU, waits for its heartbeats, restarts it when it exits or they stop.
 
-Runs, like QEMU itself, as a user without privileges, in a network namespace that has nothing in it. The access NIC's
-end is the forwarder's vhost-user socket or a tap that comes from the forwarder as an open file descriptor; the link's
-tap is the host's, belongs to this user, and is reached by a descriptor that systemd opens there. Taps stay open here
-while QEMU comes and goes, so the host's side of the network never changes under a restart.
+Runs, like QEMU itself, as a user without privileges, in an empty network namespace. The host end of the access NIC is
+the forwarder's vhost-user socket, or a tap that the forwarder hands over as an open file descriptor. The link's tap is
+in the host's namespace and belongs to this user; systemd opens a descriptor for it there. Taps stay open in this
+process while QEMU is restarted, so a restart changes nothing in the host's network.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import msgspec
 
 from backend.common import heartbeat, tap, vm_state
 from backend.common.limits import Bucket
-from backend.common.notify import given, notify, watchdog_interval
-from backend.common.vm_state import EVENTS, MachineState, VmEvent
+from backend.common.notify import feed_watchdog, given, notify
+from backend.common.vm_state import EVENTS, VmEvent, VmState
 from backend.guests import accelerator, machine_type, vm
 from backend.guests.accelerator import Accelerator
 from backend.guests.console import QEMU, VM_CONSOLE, Console
@@ -40,25 +40,28 @@ log = logging.getLogger("supervisor")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds to wait for signs of life."""
+class HeartbeatTimeouts:
+    """Seconds to wait for heartbeats before the VM is restarted."""
 
     first_kvm: float = 120.0
     first_tcg: float = 900.0
-    """From QEMU's start to the first heartbeat. An emulated VM that is on its way is not to be killed, however slow the
-    device: half a minute on a small box's processor, some minutes where that one is emulated, too."""
+    """From QEMU's start to the first heartbeat. Under TCG long enough for the slowest device: a boot takes half a
+    minute on a small processor, and some minutes where that processor is emulated, too."""
     next: float = 20.0
-    """From one heartbeat to the next: one comes a second, but a slow instruction may hold it up for five, and a flood
-    at the port may leave the VM's one processor little time for it; starting the VM anew would end no flood."""
+    """From one heartbeat to the next. One comes a second, but a slow instruction may delay it by five, and a flood at
+    the port may leave the VM's one processor little time; a restart of the VM would not end the flood."""
     backoff: float = 5.0
-    """Longest pause before a VM that keeps dying at once is started again."""
+    """Longest pause before the restart of a VM that exits soon after every start."""
 
 
 async def receive_tap() -> int:
-    """The access tap from the forwarder, which may be starting just now.
+    """The access tap from the forwarder; waits up to `TAPS_DEADLINE_S` while that is still starting.
+
+    Returns:
+        An open file descriptor.
 
     Raises:
-        OSError: the process does not answer, or sent no descriptor.
+        OSError: the forwarder does not answer, or sent no descriptor.
     """
     deadline = time.monotonic() + TAPS_DEADLINE_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
@@ -68,24 +71,24 @@ async def receive_tap() -> int:
                 client.connect(str(TAPS))
                 break
             except (FileNotFoundError, ConnectionRefusedError, PermissionError):
-                # Not there, not listening yet, or not yet given to our group.
+                # The socket does not exist, nobody listens yet, or it does not belong to our group yet.
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.1)
         _, descriptors, _, _ = socket.recv_fds(client, 64, 1)
     if len(descriptors) != 1:
-        raise OSError(f"{TAPS}: no file descriptor came")
+        raise OSError(f"{TAPS}: the forwarder sent {len(descriptors)} file descriptors, expected 1")
     return descriptors[0]
 
 
-def _end(status: int) -> str:
+def _exit_text(status: int) -> str:
     """How QEMU ended, as a sentence; ``status`` as `asyncio.subprocess.Process.returncode`."""
-    forbidden = ", SIGSYS: it wanted a system call that its filter forbids" if status == -signal.SIGSYS else ""
+    forbidden = ", SIGSYS: it made a system call that its filter forbids" if status == -signal.SIGSYS else ""
     return f"QEMU ended with status {status}{forbidden}"
 
 
-class Heart:
-    """The socket that heartbeats arrive at."""
+class HeartbeatSocket:
+    """The unix datagram socket on which the backend passes heartbeats on."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -95,9 +98,10 @@ class Heart:
         path.chmod(0o660)
 
     async def beat(self, started_at: float) -> None:
-        """Wait for one heartbeat of the VM that was started then, in seconds of CLOCK_MONOTONIC.
+        """Wait for one heartbeat of the VM that was started at `started_at`, in seconds of CLOCK_MONOTONIC.
 
-        Beats of the VM before it may still be on their way. Taken for its own, they would leave it no time to boot.
+        Heartbeats of the VM before it may still be queued. They are skipped: the first heartbeat ends the long timeout
+        for the boot.
         """
         while True:
             datagram = await asyncio.get_running_loop().sock_recv(self._socket, heartbeat.DATAGRAM_BYTES + 1)
@@ -111,23 +115,24 @@ def _append(events: deque[VmEvent], what: Literal["start", "up", "exit"], detail
 
 
 def _earlier_events() -> tuple[str, deque[VmEvent]]:
-    """The events of the supervisor before this one, if there was one: the backend may not have read them yet."""
+    """History and events that a previous supervisor left in the state file: the backend may not have read them yet."""
     events: deque[VmEvent] = deque(maxlen=EVENTS)
     with contextlib.suppress(OSError, ValueError, RecursionError, msgspec.DecodeError):
         if (state := vm_state.read(RUN / "state.json")) and state.history:
-            # QEMU has the same user: what it may have written there must not stop what comes after it.
+            # QEMU runs as the same user and may have written the file: numbers that would block later events are
+            # refused.
             numbers = [event.number for event in state.events]
             if any(number > vm_state.MAX_NUMBER for number in numbers) or numbers != sorted(set(numbers)):
                 raise ValueError(numbers)
             events.extend(state.events)
             if events and events[-1].what != "exit":
-                _append(events, "exit", "the supervisor ended without a word, and the VM with it")
+                _append(events, "exit", "the supervisor ended unexpectedly, and the VM with it")
             return state.history, events
     return secrets.token_hex(8), events
 
 
 def _clear() -> None:
-    """Remove whatever a VM's process of before may have put in the place of our files."""
+    """Remove everything in our directory but the state file: an earlier QEMU process may have put files there."""
     for path in RUN.iterdir():
         if path.name != "state.json" or path.is_symlink() or not path.is_file():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -137,32 +142,38 @@ class Supervisor:
     """Keeps one VM alive."""
 
     def __init__(
-        self, ends: vm.Ends, chosen: Accelerator, heart: Heart, patience: Patience, console: Console, qemu: Console
+        self,
+        taps: vm.TapDescriptors,
+        chosen: Accelerator,
+        heartbeats: HeartbeatSocket,
+        timeouts: HeartbeatTimeouts,
+        console: Console,
+        qemu: Console,
     ) -> None:
-        self._ends = ends
+        self._taps = taps
         self._console = console
         self._qemu = qemu
         self._accelerator = chosen
-        self._heart = heart
-        self._patience = patience
+        self._heartbeats = heartbeats
+        self._timeouts = timeouts
         self._starts = 0
         self._start_id = vm_state.new_start_id()
         self._started_at = time.monotonic()
         self._failed_boots = 0
         self._proven = False
-        """Whether the accelerator has carried a VM to its first heartbeat."""
+        """Whether a VM has sent its first heartbeat under the present accelerator."""
         self._last_exit = ""
         self._history, self._events = _earlier_events()
-        # A VM that dies as often as it can must not fill the journal; the audit log counts them all.
-        self._mentions = Bucket(1 / 60, 20.0)
+        # A VM that exits again and again must not fill the journal; the audit log has every exit.
+        self._log_limit = Bucket(1 / 60, 20.0)
 
-    def _note(self, what: Literal["start", "up", "exit"], detail: str) -> None:
+    def _add_event(self, what: Literal["start", "up", "exit"], detail: str) -> None:
         _append(self._events, what, detail)
 
-    def _tell(self, state: str) -> None:
+    def _publish_state(self, state: str) -> None:
         vm_state.write(
             RUN / "state.json",
-            MachineState(
+            VmState(
                 state=state,  # type: ignore[arg-type]
                 accelerator=self._accelerator.name,
                 accelerator_reason=self._accelerator.reason,
@@ -175,19 +186,19 @@ class Supervisor:
             ),
         )
 
-    async def keep(self) -> None:
-        """Run VMs, one after the other, for ever."""
+    async def run(self) -> None:
+        """Run the VM, restarting it whenever it exits or its heartbeats stop, until cancelled."""
         pause = 0.0
         while True:
-            # Told before the VM lives, so that it finds no session of the one before it.
+            # Published before the VM runs, so that sessions of the VM before it have ended by then.
             self._start_id = vm_state.new_start_id()
-            self._tell("restarting" if self._starts else "starting")
+            self._publish_state("restarting" if self._starts else "starting")
             await asyncio.sleep(pause)
             self._starts += 1
             self._started_at = time.monotonic()
-            child = await vm.start(self._accelerator, self._ends, self._console.write_end, self._qemu.write_end)
-            self._note("start", f"under {self._accelerator.name}")
-            self._tell("restarting" if self._starts > 1 else "starting")
+            child = await vm.start(self._accelerator, self._taps, self._console.write_end, self._qemu.write_end)
+            self._add_event("start", f"under {self._accelerator.name}")
+            self._publish_state("restarting" if self._starts > 1 else "starting")
             try:
                 self._last_exit = await self._watch(child)
             except asyncio.CancelledError:
@@ -197,60 +208,53 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
-                lived = time.monotonic() - self._started_at
-                self._note("exit", f"{self._last_exit}, after {lived:.1f} s")
-                self._tell("restarting")
+                uptime = time.monotonic() - self._started_at
+                self._add_event("exit", f"{self._last_exit}, after {uptime:.1f} s")
+                self._publish_state("restarting")
                 for console in self._console, self._qemu:
                     console.end_line()
-                    console.tell_dropped()
-            pause = 0.0 if lived > 10 else min(self._patience.backoff, max(0.2, pause * 2))
-            if self._mentions.take() == 0.0:
-                log.warning("the VM is started again after %.1f s: %s", lived, self._last_exit)
+                    console.report_dropped()
+            pause = 0.0 if uptime > 10 else min(self._timeouts.backoff, max(0.2, pause * 2))
+            if self._log_limit.take() == 0.0:
+                log.warning("the VM exited after %.1f s; restarting: %s", uptime, self._last_exit)
 
     async def _watch(self, child: asyncio.subprocess.Process) -> str:
-        """Wait until the VM has ended or is silent; says which."""
-        first = self._patience.first_kvm if self._accelerator.name == "kvm" else self._patience.first_tcg
+        """Wait until the VM exits or its heartbeats stop; returns which of the two, as a sentence."""
+        first = self._timeouts.first_kvm if self._accelerator.name == "kvm" else self._timeouts.first_tcg
         ended = asyncio.create_task(child.wait())
         wait, beats = first, 0
         try:
             while True:
-                beat = asyncio.create_task(self._heart.beat(self._started_at))
+                beat = asyncio.create_task(self._heartbeats.beat(self._started_at))
                 done, _ = await asyncio.wait([ended, beat], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 beat.cancel()
                 if ended in done:
                     if beats == 0:
-                        self._doubt()
-                    return _end(ended.result())
+                        self._fall_back_to_tcg()
+                    return _exit_text(ended.result())
                 if beat not in done:
                     if beats == 0:
-                        self._doubt()
+                        self._fall_back_to_tcg()
                     return f"no heartbeat for {wait:.0f} s"
                 if beats == 0:
                     self._proven = True
-                    self._note("up", f"first heartbeat after {time.monotonic() - self._started_at:.1f} s")
+                    self._add_event("up", f"first heartbeat after {time.monotonic() - self._started_at:.1f} s")
                     log.info("first heartbeat after %.1f s", time.monotonic() - self._started_at)
-                    self._tell("running")
+                    self._publish_state("running")
                 beats += 1
-                wait = self._patience.next
+                wait = self._timeouts.next
         finally:
             ended.cancel()
 
-    def _doubt(self) -> None:
-        """Give up KVM when no VM ever came up under it, twice in a row, whatever the trial said.
+    def _fall_back_to_tcg(self) -> None:
+        """Count a boot without a heartbeat; after two in a row under KVM use TCG, whatever the trial guest showed.
 
-        Where one did, KVM works: what keeps the next one from coming up is a flood, or another load, and a VM that is
-        emulated would come up under it even less.
+        Not if a VM has booted under KVM before: KVM works then, and a flood or another load delays this boot. Under TCG
+        it would take even longer.
         """
         self._failed_boots += 1
         if self._accelerator.name == "kvm" and self._failed_boots >= 2 and not self._proven:
-            self._accelerator = Accelerator("tcg", "the VM did not come up under KVM twice in a row")
-
-
-async def _watchdog() -> None:
-    interval = watchdog_interval()
-    while interval is not None:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(interval)
+            self._accelerator = Accelerator("tcg", "the VM did not boot under KVM twice in a row")
 
 
 async def main() -> None:
@@ -259,23 +263,23 @@ async def main() -> None:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     _clear()
-    chosen = await accelerator.choose(machine_type.own(), RUN)
+    chosen = await accelerator.choose(machine_type.for_this_host(), RUN)
     log.info("%s: %s", chosen.name, chosen.reason)
     access = await receive_tap() if vm.read_resources().access == "tap" else None
-    ends = vm.Ends(access, tap.attach(given("tun"), "link0"))
-    heart = Heart(RUN / "heartbeat.sock")
+    taps = vm.TapDescriptors(access, tap.attach(given("tun"), "link0"))
+    heartbeats = HeartbeatSocket(RUN / "heartbeat.sock")
     consoles = Console(VM_CONSOLE), Console(QEMU)
     for console in consoles:
         console.start()
     notify("READY=1")
-    watchdog = asyncio.create_task(_watchdog())
+    watchdog = asyncio.create_task(feed_watchdog())
     try:
-        await Supervisor(ends, chosen, heart, Patience(), *consoles).keep()
+        await Supervisor(taps, chosen, heartbeats, HeartbeatTimeouts(), *consoles).run()
     finally:
         watchdog.cancel()
         for console in consoles:
             console.close()
-        for descriptor in ends.descriptors:
+        for descriptor in taps.descriptors:
             os.close(descriptor)
 
 

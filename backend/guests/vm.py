@@ -1,4 +1,4 @@
-"""The front-end VM's QEMU: its command line, which is all that the VM has."""
+"""The front-end VM's QEMU: the command line gives it all its devices and files; there is no configuration file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from backend.guests import machine_type, tsc
 from backend.guests.accelerator import Accelerator
-from backend.guests.machine_type import Machine
+from backend.guests.machine_type import MachineType
 from backend.protocol.link_plan import FRONTEND_MAC
 
 FILES = Path("/usr/share/sallyport/frontend")
@@ -25,8 +25,8 @@ VHOST_USER = Path("/run/sallyport/port/vhost-user.sock")
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Host ends of the VM's two NICs: open descriptors of taps; without ``access`` it is the forwarder's vhost-user."""
+class TapDescriptors:
+    """Open descriptors of the taps behind the VM's two NICs; ``access`` is None if that NIC is vhost-user."""
 
     access: int | None
     link: int
@@ -46,31 +46,32 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_resources() -> Resources:
-    """What the device profile says of the VM.
+    """The VM's share of the device, from the device profile.
 
     Raises:
         OSError: the file is missing.
-        msgspec.DecodeError: it is not what it should be.
+        msgspec.DecodeError: it does not match `Resources`.
     """
     return msgspec.json.decode(RESOURCES.read_bytes(), type=Resources)
 
 
-def _access(ends: Ends, memory_mib: int) -> list[str]:
-    """The access NIC's host end. For vhost-user the forwarder maps the VM's memory, which must not shrink under it."""
-    if ends.access is not None:
-        return ["-netdev", f"tap,id=access,fd={ends.access}"]
+def _access(taps: TapDescriptors, memory_mib: int) -> list[str]:
+    """QEMU's options for the access NIC's back end. With vhost-user the forwarder maps the VM's memory: it is
+    sealed."""
+    if taps.access is not None:
+        return ["-netdev", f"tap,id=access,fd={taps.access}"]
     return [
         *("-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on,seal=on"),
-        # Whichever of the two ends first, the other waits for it.
+        # Forwarder and QEMU may be restarted in any order: QEMU connects again.
         *("-chardev", f"socket,id=forwarder,path={VHOST_USER},reconnect-ms=100"),
         *("-netdev", "vhost-user,id=access,chardev=forwarder"),
     ]
 
 
 def command(
-    kind: Machine,
+    machine: MachineType,
     chosen: Accelerator,
-    ends: Ends,
+    taps: TapDescriptors,
     *,
     memory_mib: int,
     cpus: int,
@@ -81,32 +82,33 @@ def command(
     """QEMU's command line.
 
     Args:
-        kind: what machine it is.
+        machine: QEMU's machine type.
         chosen: KVM or TCG.
-        ends: the NICs' host ends.
+        taps: descriptors behind the NICs.
         memory_mib: the VM's memory.
         cpus: its virtual CPUs.
         access_mac: its address on the management port.
-        handed: names of the files in `GUEST`.
-        tsc_khz: frequency of the time stamp counter, for a guest that cannot find it out; 0 for one that can.
+        handed: names of the files in `GUEST` that the VM gets.
+        tsc_khz: frequency of the time stamp counter, for a guest that cannot measure it; 0 for one that can.
     """
-    way, accelerator = (kind.kvm, "kvm") if chosen.name == "kvm" else (kind.tcg, "tcg,thread=multi,tb-size=64")
+    qemu, accelerator = (machine.kvm, "kvm") if chosen.name == "kvm" else (machine.tcg, "tcg,thread=multi,tb-size=64")
     words = [
-        *(way.qemu, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
-        *("-M", way.options + (",memory-backend=memory" if ends.access is None else "")),
-        # Virtio 1: the forwarder takes nothing older.
+        *(qemu.program, "-name", "frontend", "-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-M", qemu.options + (",memory-backend=memory" if taps.access is None else "")),
+        # Virtio 1: the forwarder accepts no older version.
         *("-global", "virtio-mmio.force-legacy=false"),
-        *("-accel", accelerator, "-cpu", way.cpu),
+        *("-accel", accelerator, "-cpu", qemu.cpu),
         *("-m", str(memory_mib), "-smp", str(cpus), "-display", "none"),
         *("-kernel", str(FILES / "vmlinuz"), "-initrd", str(FILES / "initrd")),
-        *("-append", kind.command_line + (f" tsc_early_khz={tsc_khz}" if tsc_khz else "")),
+        *("-append", machine.command_line + (f" tsc_early_khz={tsc_khz}" if tsc_khz else "")),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-drive", f"id=root,if=none,format=raw,readonly=on,file={FILES / 'root.squashfs'}"),
         *("-device", "virtio-blk-device,drive=root"),
-        *_access(ends, memory_mib),
-        # Which tags pass is the forwarder's to say; QEMU would drop VLAN 0, which the VM's kernel does not ask for.
+        *_access(taps, memory_mib),
+        # VLAN tags are filtered by the forwarder; QEMU's filter would drop VLAN 0, which the VM's kernel does not
+        # enable.
         *("-device", f"virtio-net-device,netdev=access,mac={access_mac},ctrl_vlan=off"),
-        *("-netdev", f"tap,id=link,fd={ends.link}", "-device", f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}"),
+        *("-netdev", f"tap,id=link,fd={taps.link}", "-device", f"virtio-net-device,netdev=link,mac={FRONTEND_MAC}"),
         *("-device", "virtio-rng-device"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
     ]
@@ -115,30 +117,30 @@ def command(
     return words
 
 
-def present(chosen: Accelerator, ends: Ends) -> list[str]:
-    """`command` with what this host's image, its processor and this boot say.
+def command_for_this_host(chosen: Accelerator, taps: TapDescriptors) -> list[str]:
+    """`command` with the values of this host: its image, its processor and this boot.
 
     Raises:
         OSError: a file is missing, or the processor's counter cannot be measured.
-        msgspec.DecodeError: the resources are not what they should be.
+        msgspec.DecodeError: ``vm.json`` does not match `Resources`.
     """
     resources = read_resources()
-    kind = machine_type.own()
+    machine = machine_type.for_this_host()
     return command(
-        kind,
+        machine,
         chosen,
-        ends,
+        taps,
         memory_mib=resources.memory_mib,
         cpus=resources.cpus,
         access_mac=VM_MAC.read_text().strip(),
         handed=sorted(path.name for path in GUEST.iterdir() if not path.name.startswith(".")),
-        tsc_khz=tsc.measure() if kind.hands_tsc_through and chosen.name == "tcg" else 0,
+        tsc_khz=tsc.measure() if machine.hands_tsc_through and chosen.name == "tcg" else 0,
     )
 
 
-async def start(chosen: Accelerator, ends: Ends, console: int, messages: int) -> asyncio.subprocess.Process:
-    """Start the VM. Its serial console and QEMU's own messages go to two descriptors, neither of which is our log."""
-    words = present(chosen, ends)
+async def start(chosen: Accelerator, taps: TapDescriptors, console: int, messages: int) -> asyncio.subprocess.Process:
+    """Start the VM. Its serial console and QEMU's own messages go to these two descriptors, not to our log."""
+    words = command_for_this_host(chosen, taps)
     return await asyncio.create_subprocess_exec(
-        *words, stdin=asyncio.subprocess.DEVNULL, stdout=console, stderr=messages, pass_fds=ends.descriptors
+        *words, stdin=asyncio.subprocess.DEVNULL, stdout=console, stderr=messages, pass_fds=taps.descriptors
     )

@@ -13,7 +13,7 @@ OPERATOR = "admin"
 Hostname = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
 """One DNS label, lower case (RFC 1123 section 2.1)."""
 MIN_PREPARED, MAX_PREPARED = 12, 128
-"""Characters of a new password in the form in which the host compares it (`backend.daemon.opaque`)."""
+"""Characters of a new password in the form in which the host compares it (`backend.daemon.password_form`)."""
 MAX_PASSWORD = 256
 """Characters of a password as it was typed; accents may come as separate characters."""
 Password = Annotated[str, Meta(min_length=1, max_length=MAX_PASSWORD)]

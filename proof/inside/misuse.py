@@ -85,7 +85,7 @@ SCRIPT = RemoteScript(
 
 def plan(attack: str, *, seed: int, quick: bool, settings: Settings, folder: str) -> str:
     """Return the script's argument for one class."""
-    looks = (settings.looks.new, settings.looks.common)  # the third is for who has logged in
+    looks = (settings.password_rates.new, settings.password_rates.common)  # the third is for who has logged in
     return json.dumps(
         {
             "attack": attack,

@@ -331,7 +331,7 @@ def test_killed_vm_is_back(appliance: Appliance) -> None:
     print(f"UI back {time.monotonic() - killed:.1f} s after the VM was killed")
     machine = appliance.api().get("/status")["machine"]
     journal = appliance.host.check("journalctl -b -o cat --no-pager -u sallyport-vm")
-    ends = [line for line in journal.splitlines() if "is started again" in line]
+    ends = [line for line in journal.splitlines() if "; restarting: " in line]
     assert ends[before - 1].endswith("QEMU ended with status -9")
     assert "QEMU ended" in machine["last_exit"]
     if machine["starts"] == before + 2:

@@ -36,7 +36,7 @@ def settings(tmp_path: Path, link_keys: Path) -> Settings:
 def started(path: Path, start_id: str = "5a" * 16, starts: int = 1) -> None:
     """What the supervisor writes when it has started the VM."""
     now = time.monotonic()
-    state = vm_state.MachineState(
+    state = vm_state.VmState(
         state="running", accelerator="kvm", accelerator_reason="", starts=starts, start_id=start_id, started_at=now,
         last_exit="",
     )  # fmt: skip

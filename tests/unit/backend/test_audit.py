@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from backend.common import store
-from backend.common import vm_state as machine_state
+from backend.common import store, vm_state
 from backend.daemon import audit as log_of
 from backend.daemon import chain
 from backend.daemon import main as daemon
@@ -494,9 +493,9 @@ def test_each_end_of_a_session_is_audited_with_its_reason(settings: Settings, ch
             assert isinstance(await client.ask(SessionClose(), tokens[2]), Done)
             other = (await client.login(password)).token
             assert await client.ask(PasswordSet(old=password, new=NEW_PASSWORD), other) == Done()
-            machine_state.write(settings.machine_state, vm_state("a" * 16, 1))
+            vm_state.write(settings.vm_state, running_vm("a" * 16, 1))
             await until(lambda: bool(rig.audit(event="vm.start")))
-            machine_state.write(settings.machine_state, vm_state("a" * 16, 2))
+            vm_state.write(settings.vm_state, running_vm("a" * 16, 2))
             await until(lambda: bool(rig.audit(event="session.end", outcome="vm")))
             await client.login(NEW_PASSWORD)
             await until(lambda: bool(rig.audit(event="session.end", outcome="idle")))
@@ -511,10 +510,10 @@ def test_each_end_of_a_session_is_audited_with_its_reason(settings: Settings, ch
     run(test())
 
 
-def vm_state(history: str, starts: int, *events: tuple[int, str, str]) -> machine_state.MachineState:
+def running_vm(history: str, starts: int, *events: tuple[int, str, str]) -> vm_state.VmState:
     known = events or tuple((number, "start", "under kvm") for number in range(1, starts + 1))
-    told = tuple(machine_state.VmEvent(*event) for event in known)  # type: ignore[arg-type]
-    return machine_state.MachineState("running", "kvm", "", starts, "ab" * 16, 0.0, "", history, told)
+    told = tuple(vm_state.VmEvent(*event) for event in known)  # type: ignore[arg-type]
+    return vm_state.VmState("running", "kvm", "", starts, "ab" * 16, 0.0, "", history, told)
 
 
 def test_what_happens_to_the_vm_is_audited_once_also_over_a_restart_of_the_backend(settings: Settings) -> None:
@@ -526,15 +525,15 @@ def test_what_happens_to_the_vm_is_audited_once_also_over_a_restart_of_the_backe
     async def test() -> None:
         exit_ = (3, "exit", "QEMU ended with status -9, after 12.0 s")
         async with running(settings):
-            machine_state.write(settings.machine_state, vm_state("a" * 16, 1, (1, "start", ""), (2, "up", "x"), exit_))
+            vm_state.write(settings.vm_state, running_vm("a" * 16, 1, (1, "start", ""), (2, "up", "x"), exit_))
             await until(lambda: len(told()) == 3)
         async with running(settings):
             # What it missed: 16 events are kept.
-            machine_state.write(settings.machine_state, vm_state("a" * 16, 9, exit_, (7, "start", "")))
+            vm_state.write(settings.vm_state, running_vm("a" * 16, 9, exit_, (7, "start", "")))
             await until(lambda: len(told()) == 4)
-            settings.machine_state.write_bytes(b"[" * 4000)
+            settings.vm_state.write_bytes(b"[" * 4000)
             await until(lambda: len(told()) == 5)
-            machine_state.write(settings.machine_state, vm_state("b" * 16, 1, (1, "start", "")))
+            vm_state.write(settings.vm_state, running_vm("b" * 16, 1, (1, "start", "")))
             await until(lambda: len(told()) == 6)
         assert told()[2] == ("vm.exit", "QEMU ended with status -9, after 12.0 s")
         assert told()[3] == ("vm.start", "; 3 events before this one were not seen")

@@ -1,4 +1,4 @@
-"""The VM's console in the host's journal: marked, bounded, harmless, whatever it prints."""
+"""The VM's console in the host's journal: marked, bounded, escape, whatever it prints."""
 
 from __future__ import annotations
 

@@ -106,10 +106,8 @@ def assert_error(result: Any, code: str) -> Error:
 def test_status_tells_the_host_as_it_is(settings: Settings) -> None:
     async def test() -> None:
         async with running(settings) as rig:
-            state = vm_state.MachineState(
-                "running", "kvm", "a trial guest ran", 2, START_ID, time.monotonic() - 5, "killed"
-            )
-            vm_state.write(settings.machine_state, state)
+            state = vm_state.VmState("running", "kvm", "a trial guest ran", 2, START_ID, time.monotonic() - 5, "killed")
+            vm_state.write(settings.vm_state, state)
             client, token = await rig.operator()
             status = await client.ask(StatusGet(), token)
             assert isinstance(status, Status)
@@ -156,9 +154,9 @@ def test_a_new_vm_voids_the_sessions_of_the_old_one(settings: Settings) -> None:
         async with running(settings) as rig:
             client, token = await rig.operator()
             # It runs now; then the supervisor's unit is started anew, and counts from one again.
-            started(settings.machine_state)
+            started(settings.vm_state)
             assert isinstance(await client.ask(StatusGet(), token), Status)
-            started(settings.machine_state, "a5" * 16)
+            started(settings.vm_state, "a5" * 16)
             assert_error(await client.ask(StatusGet(), token), "denied")
             assert isinstance(await client.login(rig.first_password), Session)
 
@@ -172,12 +170,12 @@ def test_sessions_end_when_nobody_can_say_which_vm_runs(settings: Settings, cont
             client, token = await rig.operator()
             assert isinstance(await client.ask(StatusGet(), token), Status)
             if content is None:
-                settings.machine_state.unlink()
+                settings.vm_state.unlink()
             else:
-                settings.machine_state.write_bytes(content)
+                settings.vm_state.write_bytes(content)
             assert_error(await client.ask(StatusGet(), token), "denied")
             assert "which front-end VM" in assert_error(await client.login(rig.first_password), "failed").message
-            started(settings.machine_state)
+            started(settings.vm_state)
             assert_error(await client.ask(StatusGet(), token), "denied")
             assert isinstance(await client.login(rig.first_password), Session)
 
@@ -185,17 +183,17 @@ def test_sessions_end_when_nobody_can_say_which_vm_runs(settings: Settings, cont
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state":"evil"}', b"[" * 4000, b"x" * 10000])
-def test_status_survives_a_missing_or_broken_machine_state(settings: Settings, content: bytes | None) -> None:
-    settings.machine_state.unlink()
+def test_status_survives_a_missing_or_broken_vm_state(settings: Settings, content: bytes | None) -> None:
+    settings.vm_state.unlink()
     if content is not None:
-        settings.machine_state.write_bytes(content)
+        settings.vm_state.write_bytes(content)
     found = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT).machine
     assert (found.state, found.accelerator, found.accelerator_reason) == ("starting", "tcg", "not known yet")
 
 
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
-    state = vm_state.MachineState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
-    vm_state.write(settings.machine_state, state)
+    state = vm_state.VmState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
+    vm_state.write(settings.vm_state, state)
     status = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT)
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
     assert encode(Reply(1, status))

@@ -19,16 +19,16 @@ import pytest
 from backend.common import heartbeat, vm_state
 from backend.common import tap as taps_of_the_kernel
 from backend.common.heartbeat import Heartbeats
-from backend.common.vm_state import MachineState
+from backend.common.vm_state import VmState
 from backend.forwarder import process
 from backend.guests import supervisor, vm
 from backend.guests.accelerator import Accelerator
 from backend.guests.console import Console
-from backend.guests.supervisor import Heart, Patience, Supervisor
+from backend.guests.supervisor import HeartbeatSocket, HeartbeatTimeouts, Supervisor
 
-ENDS = vm.Ends(access=None, link=8)
-QUICK = Patience(first_kvm=0.15, first_tcg=0.15, next=0.15, backoff=0.01)
-PATIENT = Patience(first_kvm=60, first_tcg=60, next=60, backoff=0.01)
+TAPS = vm.TapDescriptors(access=None, link=8)
+QUICK = HeartbeatTimeouts(first_kvm=0.15, first_tcg=0.15, next=0.15, backoff=0.01)
+PATIENT = HeartbeatTimeouts(first_kvm=60, first_tcg=60, next=60, backoff=0.01)
 DEADLINE_S = 5.0
 
 
@@ -49,15 +49,15 @@ class Bench:
         self.accelerators: list[str] = []
         self.names: list[str] = []
         """Of each start, as the file told it when the VM began to live."""
-        self.told: list[MachineState] = []
-        self.at_last: list[MachineState] = []
+        self.told: list[VmState] = []
+        self.at_last: list[VmState] = []
         """What was told when the supervisor was stopped."""
-        self.heart = Heart(folder / "heartbeat.sock")
+        self.heartbeats = HeartbeatSocket(folder / "heartbeat.sock")
         self.sender = Heartbeats(folder / "heartbeat.sock")
         self.consoles = tuple(Console(name, folder / "journal") for name in ("vm-console", "vm-qemu"))
 
-    async def _start(self, chosen: Accelerator, ends: vm.Ends, console: int, messages: int) -> Process:
-        assert ends == ENDS
+    async def _start(self, chosen: Accelerator, taps: vm.TapDescriptors, console: int, messages: int) -> Process:
+        assert taps == TAPS
         assert (console, messages) == tuple(one.write_end for one in self.consoles)
         assert all(child.returncode is not None for child in self.started), "two VMs at once"
         self.accelerators.append(chosen.name)
@@ -71,19 +71,24 @@ class Bench:
         """One beat of the VM that runs now."""
         self.sender.beat(time.monotonic())
 
-    def _write(self, path: Path, state: MachineState) -> None:
+    def _write(self, path: Path, state: VmState) -> None:
         assert path == self.folder / "state.json"
         self._really_write(path, state)
         self.told.append(state)
 
     def run(
-        self, kind: str, patience: Patience, until: Callable[[], bool], *, prod: Callable[[], None] | None = None
+        self,
+        kind: str,
+        timeouts: HeartbeatTimeouts,
+        until: Callable[[], bool],
+        *,
+        prod: Callable[[], None] | None = None,
     ) -> None:
         """Supervise until the condition holds; ``prod`` is called every few milliseconds."""
 
         async def play() -> None:
             chosen = Accelerator("kvm" if kind == "kvm" else "tcg", "a test says so")
-            task = asyncio.create_task(Supervisor(ENDS, chosen, self.heart, patience, *self.consoles).keep())
+            task = asyncio.create_task(Supervisor(TAPS, chosen, self.heartbeats, timeouts, *self.consoles).run())
             async with asyncio.timeout(DEADLINE_S):
                 while not until():
                     assert not task.done(), task.exception()
@@ -99,7 +104,7 @@ class Bench:
 
     def close(self) -> None:
         self.sender.close()
-        self.heart._socket.close()
+        self.heartbeats._socket.close()
         for console in self.consoles:
             console.close()
 
@@ -148,26 +153,26 @@ def test_a_vm_that_never_beats_is_killed_and_started_again(bench: Bench) -> None
 
 def test_a_vm_that_falls_silent_is_killed_and_started_again(bench: Bench) -> None:
     bench.beats_from = {1}
-    patience = Patience(first_kvm=60, first_tcg=60, next=0.1, backoff=0.01)
-    bench.run("kvm", patience, lambda: len(bench.started) == 2)
+    timeouts = HeartbeatTimeouts(first_kvm=60, first_tcg=60, next=0.1, backoff=0.01)
+    bench.run("kvm", timeouts, lambda: len(bench.started) == 2)
     assert bench.started[0].returncode == -9
     assert [state.state for state in bench.told][:3] == ["starting", "starting", "running"]
 
 
 def test_a_vm_that_beats_is_left_alone(bench: Bench) -> None:
     bench.beats_from = {1}
-    ticks = iter(range(120))  # of 5 ms at least: four times the patience
+    ticks = iter(range(120))  # of 5 ms at least: four times the timeouts
     bench.run("kvm", QUICK, lambda: next(ticks, None) is None, prod=bench.beat)
     assert len(bench.started) == 1
     assert bench.told[-1].state == "running"
 
 
-def test_first_patience_is_the_accelerators(bench: Bench) -> None:
-    patience = Patience(first_kvm=60, first_tcg=0.05, next=60, backoff=0.01)
-    bench.run("tcg", patience, lambda: len(bench.started) == 2)
+def test_first_timeouts_is_the_accelerators(bench: Bench) -> None:
+    timeouts = HeartbeatTimeouts(first_kvm=60, first_tcg=0.05, next=60, backoff=0.01)
+    bench.run("tcg", timeouts, lambda: len(bench.started) == 2)
     before = len(bench.started)
     ticks = iter(range(40))
-    bench.run("kvm", patience, lambda: next(ticks, None) is None)
+    bench.run("kvm", timeouts, lambda: next(ticks, None) is None)
     assert len(bench.started) == before + 1
 
 
@@ -187,8 +192,8 @@ def test_only_the_beat_itself_is_a_sign_of_life(bench: Bench) -> None:
 
 def test_states_are_told_in_order_and_the_file_has_the_last(bench: Bench) -> None:
     bench.beats_from = {1, 2}
-    patience = Patience(first_kvm=60, first_tcg=60, next=0.1, backoff=0.01)
-    bench.run("kvm", patience, lambda: [s.state for s in bench.told].count("running") == 2)
+    timeouts = HeartbeatTimeouts(first_kvm=60, first_tcg=60, next=0.1, backoff=0.01)
+    bench.run("kvm", timeouts, lambda: [s.state for s in bench.told].count("running") == 2)
     assert [(s.state, s.starts) for s in bench.told] == [
         ("starting", 0),
         ("starting", 1),
@@ -219,7 +224,7 @@ def test_what_happened_to_the_vm_is_numbered_on_over_a_restart_of_the_supervisor
     assert told[2][1].startswith("the supervisor was stopped, after ")
     assert told[4][1].startswith("QEMU ended with status 7, after ")
     # Killed: it could say nothing.
-    really = vm_state.MachineState("running", "kvm", "", 1, "ab" * 16, 0.0, "", state.history, state.events[:4])
+    really = vm_state.VmState("running", "kvm", "", 1, "ab" * 16, 0.0, "", state.history, state.events[:4])
     vm_state.write(bench.folder / "state.json", really)
     bench.run("kvm", PATIENT, lambda: len(bench.started) >= 5)
     last = (bench.told + bench.at_last)[-1]
@@ -279,7 +284,7 @@ def test_pauses_grow_to_the_limit_and_a_vm_that_lived_is_started_at_once(
     monkeypatch.setattr(asyncio, "sleep", sleep)
     monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(Supervisor, "_watch", watch)
-    bench.run("kvm", Patience(backoff=2.0), lambda: len(pauses) >= 8)
+    bench.run("kvm", HeartbeatTimeouts(backoff=2.0), lambda: len(pauses) >= 8)
     assert pauses[:8] == [0.0, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.0]
 
 
@@ -289,7 +294,7 @@ def test_a_beat_counts_for_the_vm_whose_connection_it_came_over(bench: Bench) ->
     async def wait(seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await bench.heart.beat(started_at)
+                await bench.heartbeats.beat(started_at)
         except TimeoutError:
             return False
         return True
@@ -303,9 +308,9 @@ def test_a_beat_counts_for_the_vm_whose_connection_it_came_over(bench: Bench) ->
 
 def test_late_beats_of_the_vm_that_is_gone_leave_the_next_its_time_to_boot(bench: Bench) -> None:
     connected_at = time.monotonic()
-    patience = Patience(first_kvm=60, first_tcg=60, next=0.05, backoff=0.01)
-    ticks = iter(range(60))  # of 5 ms at least: six times the patience
-    bench.run("kvm", patience, lambda: next(ticks, None) is None, prod=lambda: bench.sender.beat(connected_at))
+    timeouts = HeartbeatTimeouts(first_kvm=60, first_tcg=60, next=0.05, backoff=0.01)
+    ticks = iter(range(60))  # of 5 ms at least: six times the timeouts
+    bench.run("kvm", timeouts, lambda: next(ticks, None) is None, prod=lambda: bench.sender.beat(connected_at))
     assert len(bench.started) == 1
     assert "running" not in [state.state for state in bench.told]
 
@@ -313,7 +318,7 @@ def test_late_beats_of_the_vm_that_is_gone_leave_the_next_its_time_to_boot(bench
 def test_the_heartbeat_socket_is_for_its_group_alone(bench: Bench) -> None:
     path = bench.folder / "heartbeat.sock"
     assert path.stat().st_mode & 0o777 == 0o660
-    Heart(path)._socket.close()  # one that a predecessor left is replaced
+    HeartbeatSocket(path)._socket.close()  # one that a predecessor left is replaced
 
 
 @pytest.fixture
@@ -371,7 +376,7 @@ def test_a_tap_that_cannot_be_opened_is_logged_and_asked_for_again(
     async def play() -> int:
         listener = process.listen(taps, "somebody")
         giver = asyncio.create_task(process._hand_out(listener))
-        with pytest.raises(OSError, match="no file descriptor"):
+        with pytest.raises(OSError, match="0 file descriptors"):
             await asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap()))
         received = await asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap()))
         giver.cancel()
@@ -393,7 +398,7 @@ def test_a_forwarder_that_gives_nothing_is_an_error(taps: Path) -> None:
             peer.close()
             return await receiver
 
-        with pytest.raises(OSError, match="no file descriptor"):
+        with pytest.raises(OSError, match="0 file descriptors"):
             asyncio.run(play())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from backend.daemon.throttle import MOST_FAILING, MOST_KNOWN, MOST_SHARES, Rates, Throttle
+from backend.daemon.throttle import MAX_FAILING, MAX_KNOWN, MAX_SHARES, Rates, Throttle
 from backend.protocol.peers import Peer
 from tests.unit.backend.rig import Now
 
@@ -128,9 +128,9 @@ def test_a_vm_that_lies_about_peers_has_no_more_passwords_looked_at(
             looked_at += 1
             (throttle.succeeded if right else throttle.failed)(peer)
     assert 10 < looked_at <= most
-    assert len(throttle._known) <= MOST_KNOWN
-    assert len(throttle._failing) <= MOST_FAILING
-    assert len(throttle._shares) <= MOST_SHARES
+    assert len(throttle._known) <= MAX_KNOWN
+    assert len(throttle._failing) <= MAX_FAILING
+    assert len(throttle._shares) <= MAX_SHARES
     throttle.forget()
     now.s += 10
     assert throttle.admit(Peer.parse("192.0.2.7")) == 0.0
@@ -142,9 +142,9 @@ def test_a_full_table_costs_the_busiest_site_its_oldest() -> None:
     victim = Peer.parse("192.0.2.7")
     for _ in range(12):
         throttle.failed(victim)
-    for number in range(3 * MOST_FAILING):
+    for number in range(3 * MAX_FAILING):
         throttle.failed(Peer.parse(f"2001:db8:1:{number:x}::1"))
-    assert len(throttle._failing) == MOST_FAILING
+    assert len(throttle._failing) == MAX_FAILING
     assert throttle.admit(victim) == 8.0, "the flood washed away what somebody else had failed"
     now.s += 3600
     assert throttle.admit(victim) == 0.0

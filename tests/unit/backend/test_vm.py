@@ -20,24 +20,26 @@ import pytest
 from backend.common import tap
 from backend.guests import accelerator, machine_type, tsc, vm
 from backend.guests.accelerator import Accelerator
-from backend.guests.machine_type import Machine
+from backend.guests.machine_type import MachineType
 from backend.protocol.link_plan import FRONTEND_MAC
 
 KVM, TCG = Accelerator("kvm", "a test says so"), Accelerator("tcg", "a test says so")
-TAP, VHOST = vm.Ends(access=7, link=8), vm.Ends(access=None, link=8)
+TAP, VHOST = vm.TapDescriptors(access=7, link=8), vm.TapDescriptors(access=None, link=8)
 VM_MAC = "02:5a:11:00:00:09"
 
 
-def command(chosen: Accelerator, ends: vm.Ends = VHOST, kind: Machine = machine_type.MICROVM) -> list[str]:
+def command(
+    chosen: Accelerator, taps: vm.TapDescriptors = VHOST, kind: MachineType = machine_type.MICROVM
+) -> list[str]:
     return vm.command(
-        kind, chosen, ends, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"]
+        kind, chosen, taps, memory_mib=192, cpus=2, access_mac=VM_MAC, handed=["link.key", "settings.json"]
     )
 
 
-def in_place(way: str, qemu: Path) -> Machine:
+def in_place(way: str, qemu: Path) -> MachineType:
     """Microvm with another program in QEMU's place."""
     return dataclasses.replace(
-        machine_type.MICROVM, **{way: dataclasses.replace(getattr(machine_type.MICROVM, way), qemu=str(qemu))}
+        machine_type.MICROVM, **{way: dataclasses.replace(getattr(machine_type.MICROVM, way), program=str(qemu))}
     )
 
 
@@ -47,12 +49,14 @@ def values(words: list[str], option: str) -> list[str]:
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
 @pytest.mark.parametrize(
-    ("ends", "access"),
+    ("taps", "access"),
     [(TAP, "tap,id=access,fd=7"), (VHOST, "vhost-user,id=access,chardev=forwarder")],
     ids=["tap", "vhost-user"],
 )
-def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(chosen: Accelerator, ends: vm.Ends, access: str) -> None:
-    words = command(chosen, ends)
+def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(
+    chosen: Accelerator, taps: vm.TapDescriptors, access: str
+) -> None:
+    words = command(chosen, taps)
     assert values(words, "-netdev") == [access, "tap,id=link,fd=8"]
     assert values(words, "-device") == [
         "virtio-blk-device,drive=root",
@@ -71,10 +75,10 @@ def test_the_vm_has_two_nics_a_read_only_disk_and_nothing_else(chosen: Accelerat
 
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
-@pytest.mark.parametrize("ends", [TAP, VHOST], ids=["tap", "vhost-user"])
-def test_its_nics_are_of_virtio_1_whatever_their_ends(chosen: Accelerator, ends: vm.Ends) -> None:
+@pytest.mark.parametrize("taps", [TAP, VHOST], ids=["tap", "vhost-user"])
+def test_its_nics_are_of_virtio_1_whatever_their_ends(chosen: Accelerator, taps: vm.TapDescriptors) -> None:
     """The forwarder refuses older ones (fault ``legacy``), and microvm's default is older."""
-    assert values(command(chosen, ends), "-global") == ["virtio-mmio.force-legacy=false"]
+    assert values(command(chosen, taps), "-global") == ["virtio-mmio.force-legacy=false"]
 
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
@@ -89,15 +93,15 @@ def test_memory_is_shared_with_the_forwarder_alone_and_only_if_it_maps_it(chosen
 
 
 @pytest.mark.parametrize("chosen", [KVM, TCG], ids=["kvm", "tcg"])
-@pytest.mark.parametrize("ends", [TAP, VHOST], ids=["tap", "vhost-user"])
-def test_qemu_is_in_its_sandbox_and_offers_nobody_a_way_in(chosen: Accelerator, ends: vm.Ends) -> None:
-    words = command(chosen, ends)
+@pytest.mark.parametrize("taps", [TAP, VHOST], ids=["tap", "vhost-user"])
+def test_qemu_is_in_its_sandbox_and_offers_nobody_a_way_in(chosen: Accelerator, taps: vm.TapDescriptors) -> None:
+    words = command(chosen, taps)
     assert values(words, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(words)
     assert values(words, "-display") == ["none"]
     # The console only speaks: its input is /dev/null, and `signal=off` takes the terminal's signals from it.
     # And the forwarder is called, not listened for: no server=on.
-    forwarder = [] if ends is TAP else [f"socket,id=forwarder,path={vm.VHOST_USER},reconnect-ms=100"]
+    forwarder = [] if taps is TAP else [f"socket,id=forwarder,path={vm.VHOST_USER},reconnect-ms=100"]
     assert sorted(values(words, "-chardev")) == [*forwarder, "stdio,id=console,signal=off"]
     assert values(words, "-serial") == ["chardev:console"]
     ways_in = re.compile(
@@ -116,12 +120,16 @@ def test_a_guest_that_panics_ends_qemu(chosen: Accelerator) -> None:
 def test_kvm_and_tcg_have_their_own_binary_and_processor() -> None:
     kvm, tcg = command(KVM), command(TCG)
     assert (kvm[0], values(kvm, "-accel"), values(kvm, "-cpu")) == (
-        machine_type.MICROVM.kvm.qemu,
+        machine_type.MICROVM.kvm.program,
         ["kvm"],
         ["host,svm=off,vmx=off,pmu=off"],
     )
     (accel,) = values(tcg, "-accel")
-    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (machine_type.MICROVM.tcg.qemu, "tcg", ["max,svm=off"])
+    assert (tcg[0], accel.split(",")[0], values(tcg, "-cpu")) == (
+        machine_type.MICROVM.tcg.program,
+        "tcg",
+        ["max,svm=off"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,7 @@ def test_an_arm_guest_is_refused_a_pmu_where_kvm_has_one(
     monkeypatch.setattr(machine_type, "_KVM", tmp_path / "kvm")
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
-    assert machine_type.own().kvm.cpu == cpu
+    assert machine_type.for_this_host().kvm.cpu == cpu
     assert machine_type.VIRT.kvm.cpu == "host,pmu=off"
 
 
@@ -158,12 +166,12 @@ def test_an_arm_guest_is_refused_a_pmu_where_kvm_has_one(
     ids=["x86 tcg", "x86 kvm", "arm tcg", "arm kvm"],
 )
 def test_an_emulated_x86_machine_is_told_how_fast_its_clock_runs(
-    boot: Path, monkeypatch: pytest.MonkeyPatch, kind: Machine, chosen: Accelerator, told: list[str]
+    boot: Path, monkeypatch: pytest.MonkeyPatch, kind: MachineType, chosen: Accelerator, told: list[str]
 ) -> None:
     """Or its kernel waits for ever for a tick to measure the one thing by that could give it one."""
-    monkeypatch.setattr(machine_type, "own", lambda: kind)
+    monkeypatch.setattr(machine_type, "for_this_host", lambda: kind)
     monkeypatch.setattr(tsc, "measure", lambda: 2_596_138)
-    (append,) = values(vm.present(chosen, VHOST), "-append")
+    (append,) = values(vm.command_for_this_host(chosen, VHOST), "-append")
     assert [word for word in append.split() if word.startswith("tsc_early_khz")] == told
 
 
@@ -188,13 +196,13 @@ def test_the_command_line_follows_the_image_and_the_boot(boot: Path) -> None:
     expected = vm.command(
         machine_type.MICROVM, KVM, VHOST, memory_mib=111, cpus=3, access_mac=VM_MAC, handed=["link.key", "web.key"]
     )
-    assert vm.present(KVM, VHOST) == expected
+    assert vm.command_for_this_host(KVM, VHOST) == expected
 
 
 def test_what_a_boot_did_not_leave_is_an_error(boot: Path) -> None:
     vm.VM_MAC.unlink()
     with pytest.raises(OSError, match="VM_MAC"):
-        vm.present(KVM, VHOST)
+        vm.command_for_this_host(KVM, VHOST)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_resources_that_are_none_are_an_error_that_names_the_field(
 ) -> None:
     write_resources(**changes)
     with pytest.raises(msgspec.DecodeError, match=field):
-        vm.present(KVM, VHOST)
+        vm.command_for_this_host(KVM, VHOST)
 
 
 @pytest.mark.parametrize("with_tap", [True, False], ids=["tap", "vhost-user"])
@@ -217,14 +225,14 @@ def test_qemu_gets_its_taps_and_no_other_descriptor(
     qemu = boot / "qemu"
     qemu.write_text("#!/bin/sh\nls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /fd \\1 /p'\n")
     qemu.chmod(0o755)
-    monkeypatch.setattr(machine_type, "own", lambda: in_place("tcg", qemu))
+    monkeypatch.setattr(machine_type, "for_this_host", lambda: in_place("tcg", qemu))
     access, link, other, printed = (
         os.open(boot / name, os.O_CREAT | os.O_RDWR) for name in ("access", "link", "other", "printed")
     )
     os.set_inheritable(other, True)
 
     async def start() -> int:
-        return await (await vm.start(TCG, vm.Ends(access if with_tap else None, link), printed, 2)).wait()
+        return await (await vm.start(TCG, vm.TapDescriptors(access if with_tap else None, link), printed, 2)).wait()
 
     try:
         assert asyncio.run(start()) == 0
@@ -374,8 +382,8 @@ def test_a_trial_guest_that_says_k_means_kvm(tmp_path: Path) -> None:
             "echo 'qemu: Could not access KVM kernel module' >&2; echo more >&2; exit 1",
             "Could not access KVM kernel module",
         ),
-        ("printf ....; exit 0", "no word from it"),
-        ("kill -9 $$", "no word from it"),
+        ("printf ....; exit 0", "QEMU printed no error"),
+        ("kill -9 $$", "QEMU printed no error"),
     ],
 )
 def test_a_trial_guest_that_dies_means_tcg_with_the_reason(tmp_path: Path, script: str, reason: str) -> None:

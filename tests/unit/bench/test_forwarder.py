@@ -160,7 +160,7 @@ def test_the_benchmarks_supervisor_asks_for_vhost_net_if_the_flag_stands(
     script = forwarder_vm.OVERLAY / "usr/lib/sallyport/bench-supervisor"
     exec(compile(script.read_text(), str(script), "exec"), {})
     assert started == ["backend.guests.supervisor"]
-    assert vm._access(vm.Ends(7, 8), 192) == ["-netdev", wanted]
+    assert vm._access(vm.TapDescriptors(7, 8), 192) == ["-netdev", wanted]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="priorities above the usual are for root")

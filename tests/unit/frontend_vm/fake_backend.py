@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import structs
 
-from backend.daemon import opaque
+from backend.daemon import password_form
 from frontend_vm.protocol.base import Done, Error
 from frontend_vm.protocol.codec import MAX_LINE, Reply, Request, decode_request, encode
 from frontend_vm.protocol.instructions import AnyInstruction
@@ -119,7 +119,7 @@ class FakeBackend:
 
     def _is_password(self, text: str) -> bool:
         """As the host compares them."""
-        return opaque.prepare(text) == opaque.prepare(self.password)
+        return password_form.prepare(text) == password_form.prepare(self.password)
 
     def _carry_out(self, do: AnyInstruction, token: str) -> AnyResult:
         match do:
@@ -132,7 +132,7 @@ class FakeBackend:
             case HostnameSet(hostname=name):
                 self.hostname = name
             case PasswordSet(old=old, new=new):
-                if why := opaque.objection(new):
+                if why := password_form.objection(new):
                     return Error(code="malformed", message=why)
                 if not self._is_password(old):
                     return Error(code="denied", message="Wrong password.")

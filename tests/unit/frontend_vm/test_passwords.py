@@ -12,7 +12,7 @@ import asyncssh
 import paramiko
 import pytest
 
-from backend.daemon import opaque
+from backend.daemon import password_form
 from tests.unit.frontend_vm.fake_backend import PASSWORD
 from tests.unit.frontend_vm.rig import paramiko_login, running, set_password
 
@@ -30,10 +30,10 @@ def some_passwords(number: int) -> list[str]:
     print(f"seed {seed}")
     rng = random.Random(seed)
     found: list[str] = []
-    planes = [char for char in map(chr, range(0x20000)) if not opaque.objection(f"correct horse{char}")]
+    planes = [char for char in map(chr, range(0x20000)) if not password_form.objection(f"correct horse{char}")]
     while len(found) < number:
         text = "".join(rng.choices(planes, k=rng.randrange(12, 60)))
-        if not opaque.objection(text):
+        if not password_form.objection(text):
             found.append(text)
     return found
 

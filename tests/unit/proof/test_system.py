@@ -15,7 +15,7 @@ import pytest
 
 from backend.guests.accelerator import Accelerator
 from backend.guests.machine_type import MICROVM
-from backend.guests.vm import Ends, command
+from backend.guests.vm import TapDescriptors, command
 from backend.protocol import link_plan
 from proof.declared.kernel_settings import SYSCTL
 from proof.declared.packet_rules import HOST_RULES, LINK_RULES, port_rules
@@ -68,7 +68,7 @@ def process(pid: int, exe: str, words: str, said: Mapping[str, str], **more: Any
 
 
 def qemu(way: Forwarder) -> list[str]:
-    ends = Ends(None if way.vm == "vhost-user" else 8, 9)
+    ends = TapDescriptors(None if way.vm == "vhost-user" else 8, 9)
     kvm = Accelerator("kvm", "")
     handed = sorted(declaration.HANDED)
     return command(MICROVM, kvm, ends, memory_mib=192, cpus=1, access_mac="02:5a:11:34:56:78", handed=handed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.daemon import opaque
+from backend.daemon import password_form
 from backend.daemon.credential import Passwords
 from backend.daemon.throttle import Rates, Throttle
 from backend.daemon.worker import Worker
@@ -72,23 +72,23 @@ REFUSED = {
 @pytest.mark.parametrize(("one", "two"), SAME.values(), ids=SAME.keys())
 def test_the_same_to_a_reader_is_the_same(one: str, two: str) -> None:
     assert one != two
-    assert opaque.prepare(one) == opaque.prepare(two)
-    assert opaque.objection(one) == opaque.objection(two) == ""
+    assert password_form.prepare(one) == password_form.prepare(two)
+    assert password_form.objection(one) == password_form.objection(two) == ""
 
 
 @pytest.mark.parametrize(("one", "two"), OTHER.values(), ids=OTHER.keys())
 def test_other_characters_are_other_passwords(one: str, two: str) -> None:
-    assert opaque.prepare(one) != opaque.prepare(two)
+    assert password_form.prepare(one) != password_form.prepare(two)
 
 
 @pytest.mark.parametrize("text", FINE.values(), ids=FINE.keys())
 def test_what_people_type_may_be_set(text: str) -> None:
-    assert opaque.objection(text) == ""
+    assert password_form.objection(text) == ""
 
 
 @pytest.mark.parametrize(("text", "why"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_typed_alike_everywhere_is_refused_with_a_reason(text: str, why: str) -> None:
-    assert why in opaque.objection(text)
+    assert why in password_form.objection(text)
 
 
 def test_the_form_is_final_for_random_characters_and_strings_of_all_planes() -> None:
@@ -103,13 +103,13 @@ def test_the_form_is_final_for_random_characters_and_strings_of_all_planes() -> 
     strings += ["".join(rng.choices(mixed, k=rng.randrange(1, 40))) for _ in range(1500)]
     may_be_set = 0
     for text in strings:
-        prepared = opaque.prepare(text)
-        assert opaque.prepare(prepared) == prepared, ascii(text)
-        if not opaque.objection(text):
+        prepared = password_form.prepare(text)
+        assert password_form.prepare(prepared) == prepared, ascii(text)
+        if not password_form.objection(text):
             may_be_set += 1
             for form in "NFC", "NFD":
                 other = unicodedata.normalize(form, text)
-                assert opaque.prepare(other) == prepared, ascii(text)
+                assert password_form.prepare(other) == prepared, ascii(text)
                 assert len(other) <= MAX_PASSWORD
     assert may_be_set > 3000, "the control"
 
