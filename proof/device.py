@@ -24,8 +24,8 @@ from rich.console import Console
 
 from backend.protocol import link_plan
 from proof.identity import (
+    ANSWER_TIMEOUT,
     ASK_EVERY,
-    PATIENCE,
     Ask,
     Identity,
     confirm,
@@ -34,14 +34,14 @@ from proof.identity import (
     normal_mac,
     tester_address,
 )
-from proof.outside.early import firing
+from proof.outside.early import probing_from_power_on
 from proof.outside.passive import passive
 from proof.outside.run import run_outside
 from proof.progress import Progress
 from proof.report.report import Report
 from proof.result import Result, Verdict
-from proof.scan.controls import arp_question, ipv4_path, wait_until_up
-from proof.wire.frame_log import Ledger
+from proof.scan.controls import arp_control, ipv4_path, wait_until_up
+from proof.wire.frame_log import FrameLog
 from proof.wire.interface import CouldNotTest, Facts, PacketWire, preflight
 from proof.wire.judge import PortJudge
 from proof.wire.target import Target
@@ -105,13 +105,13 @@ def target(profile: Profile, identity: Identity) -> Target:
 def switch_off(wire: PacketWire, wanted: Target, power: Power) -> str:
     """Have the device switched off and wait for silence; return what was seen.
 
-    From the silence on the wire has a fresh ledger, so that every frame in it is one since power-on, which must follow.
+    When it is silent the wire gets a new frame log, so that every frame in it is one since power-on, which must follow.
 
     Raises:
         CouldNotTest: it goes on speaking.
         WireError: the interface fails.
     """
-    question = arp_question(ipv4_path(wanted))
+    probe = arp_control(ipv4_path(wanted))
     power.off()
     began = quiet_since = time.monotonic()
     ask_at, unplugged = 0.0, False
@@ -124,24 +124,24 @@ def switch_off(wire: PacketWire, wanted: Target, power: Power) -> str:
                 )
             if now >= ask_at and wire.writable():
                 with suppress(WireError):  # the carrier may go at this moment; a dead wire shows below
-                    wire.send(question.frame)
+                    wire.send(probe.frame)
                 ask_at = now + ASK_EVERY
             unplugged = unplugged or not wire.carrier()
             if tap.take(0.1):
                 quiet_since = time.monotonic()
-    wire.ledger = Ledger(PortJudge(wanted))
+    wire.frame_log = FrameLog(PortJudge(wanted))
     wire.mark_power_on()
     return f"switched off, {'carrier lost' if unplugged else 'carrier kept'}, silent for {QUIET:.0f} s, then on"
 
 
-def since_began(wire: PacketWire, ledger: Ledger, took: float) -> Result:
+def since_began(wire: PacketWire, frame_log: FrameLog, took: float) -> Result:
     """Judge every frame since the probes began, which is later than power-on."""
     tried = "every frame that left the port since the probes began is the VM's and speaks for it alone"
-    control, evidence = f"{ledger.honest} frames of the VM seen", f"{ledger.frames} frames judged"
-    offences, gaps = ledger.offences(), wire.gaps()
+    control, evidence = f"{frame_log.accepted} frames of the VM seen", f"{frame_log.frames} frames judged"
+    offences, gaps = frame_log.offences(), wire.gaps()
     if offences:
         verdict, evidence = Verdict.HOLE, f"{evidence}; {offences.reasons()}"
-    elif gaps or not ledger.honest:
+    elif gaps or not frame_log.accepted:
         verdict, evidence = Verdict.NOT_TESTED, f"{evidence}; {gaps or 'the VM was not heard'}"
     else:
         verdict, evidence = Verdict.SEALED, f"{evidence}, none by anyone else"
@@ -170,7 +170,7 @@ class Device:
     profile: Profile
     identity: Identity
     wire: PacketWire
-    ledger: Ledger
+    frame_log: FrameLog
     """Of everything since the probes began."""
     said: dict[str, str]
 
@@ -208,19 +208,19 @@ def reach(
     try:
         with PacketWire(facts.name, pcap=folder / "port.pcapng") as wire, ExitStack() as stack:
             tap = stack.enter_context(wire.tap())
-            company, heard = listen(wire, tap, profile.management.interface, max(boot, PATIENCE))
-            identity = identify(company, profile.management.interface, mac=mac, port_mac=port_mac)
+            heard_from, heard = listen(wire, tap, profile.management.interface, max(boot, ANSWER_TIMEOUT))
+            identity = identify(heard_from, profile.management.interface, mac=mac, port_mac=port_mac)
             if not mac:
                 confirm(identity, ask)
-            ledger = Ledger(PortJudge(target(profile, identity)))
-            wire.ledger = ledger
+            frame_log = FrameLog(PortJudge(target(profile, identity)))
+            wire.frame_log = frame_log
             # What came before it was known who the VM is. A frame of this very moment may count twice; none is missed.
             for frame in (*heard, *tap.take()):
-                ledger.add(frame)
+                frame_log.add(frame)
             stack.close()  # nobody empties this tap any more
-            yield Device(profile, identity, wire, ledger, _facts(profile, facts, identity))
+            yield Device(profile, identity, wire, frame_log, _facts(profile, facts, identity))
     except WireError as error:
-        raise CouldNotTest(f"{facts.name}: {error}", "mend the connection and run it again") from error
+        raise CouldNotTest(f"{facts.name}: {error}", "check the cable and the interface, then run it again") from error
 
 
 def _wait(device: Device, say: Progress, *, seed: int) -> float:
@@ -229,8 +229,8 @@ def _wait(device: Device, say: Progress, *, seed: int) -> float:
 
 
 def _switch_on(device: Device, power: Power, say: Progress, *, seed: int) -> Result:
-    """Have the device switched on under fire, until its VM answers; return what came of the early frames."""
-    with firing(device.wire, device.target, random.Random(seed)) as early:
+    """Have the device switched on while probes are sent, until its VM answers; return the result of these probes."""
+    with probing_from_power_on(device.wire, device.target, random.Random(seed)) as early:
         power.on()
         device.said["first answer at the port"] = f"{_wait(device, say, seed=seed):.0f} s after power-on was asked for"
     result = early.result()
@@ -267,7 +267,7 @@ def attack(
     if "mgmt0" not in wanted.host_macs:
         why = "it is not known; name it with --port-mac"
         results.append(_not_tested("host", "burned-in-address", "frames to the port's own MAC address", why))
-    results.append(since_began(wire, device.ledger, before or time.monotonic() - began))
+    results.append(since_began(wire, device.frame_log, before or time.monotonic() - began))
     results.append(since_power_on(wire, wanted))
     return Report(
         results=results,

@@ -17,9 +17,9 @@ from proof.wire.target import BROADCAST, MAC, Target
 from proof.wire.wire import TAP_FRAMES, Tap, Wire, WireError
 from rootfs.base.errors import SallyportError
 
-PATIENCE = 30.0
+ANSWER_TIMEOUT = 30.0
 """Seconds for the first answer of a device that is said to run."""
-COMPANY = 1.5
+LISTEN_AFTER_ANSWER = 1.5
 """Seconds of listening, after the first answer, for a second one and for other stations."""
 ASK_EVERY = 0.5
 """Seconds between two ARP requests."""
@@ -57,15 +57,17 @@ def tester_address(interface: IPv4Interface) -> str:
 
 
 @dataclass
-class Company:
+class Speakers:
     """Who was heard: ``answers`` are pairs of Ethernet source and hardware address in ARP replies."""
 
     answers: set[tuple[str, str]]
     speakers: set[str]
 
 
-def listen(wire: Wire, tap: Tap, interface: IPv4Interface, patience: float = PATIENCE) -> tuple[Company, list[Frame]]:
-    """Ask by ARP for the management address until somebody answers, then listen on for `COMPANY` seconds.
+def listen(
+    wire: Wire, tap: Tap, interface: IPv4Interface, timeout: float = ANSWER_TIMEOUT
+) -> tuple[Speakers, list[Frame]]:
+    """Ask by ARP for the management address until somebody answers, then listen on for `LISTEN_AFTER_ANSWER` seconds.
 
     Raises:
         WireError: the interface fails, or somebody floods it.
@@ -74,7 +76,7 @@ def listen(wire: Wire, tap: Tap, interface: IPv4Interface, patience: float = PAT
     question, wanted = craft.arp_request(asking), inet_aton(asking.dst_ip)
     answers: set[tuple[str, str]] = set()
     heard: list[Frame] = []
-    deadline, ask_at = time.monotonic() + patience, 0.0
+    deadline, ask_at = time.monotonic() + timeout, 0.0
     while (now := time.monotonic()) < deadline:
         if now >= ask_at and wire.writable():
             wire.send(question)
@@ -85,12 +87,12 @@ def listen(wire: Wire, tap: Tap, interface: IPv4Interface, patience: float = PAT
             raise WireError(f"more than {TAP_FRAMES} frames came before anything was asked")
         found = {(f.src.hex(":"), f.arp_hw.hex(":")) for f in frames if f.arp_op == fr.ARP_REPLY and f.ip_src == wanted}
         if found and not answers:
-            deadline = time.monotonic() + COMPANY
+            deadline = time.monotonic() + LISTEN_AFTER_ANSWER
         answers |= found
-    return Company(answers, {frame.src.hex(":") for frame in heard}), heard
+    return Speakers(answers, {frame.src.hex(":") for frame in heard}), heard
 
 
-def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: str) -> Identity:
+def identify(heard_from: Speakers, interface: IPv4Interface, *, mac: str, port_mac: str) -> Identity:
     """Tell from who was heard which device this is.
 
     The host may be heard beside its VM, under the port's burned-in address, which ends as the VM's does. That is the
@@ -105,12 +107,12 @@ def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: 
             f"{mac} is not the address of a front-end VM, which begins with {link_plan.ACCESS_MAC_PREFIX}",
             "after that it has the last three bytes of the port's own address, which is on the device's label",
         )
-    if not company.answers:
+    if not heard_from.answers:
         raise CouldNotTest(
             f"nobody answered ARP for {interface.ip}",
             "is the device up, the cable in its management port, and the profile the device's own?",
         )
-    macs = sorted({hardware for _, hardware in company.answers})
+    macs = sorted({hardware for _, hardware in heard_from.answers})
     vms = [found for found in macs if found.startswith(link_plan.ACCESS_MAC_PREFIX)]
     vm_mac = mac or (vms[0] if len(vms) == 1 else "")
     # A host that answers alone is a device to go on with only if the user named just this address.
@@ -125,7 +127,7 @@ def identify(company: Company, interface: IPv4Interface, *, mac: str, port_mac: 
             f"{port_mac} is not the port of the VM {vm_mac}: their last three bytes differ",
             "--port-mac is the burned-in address of the device's management port, not of this machine's",
         )
-    others = {*company.speakers, *(name for pair in company.answers for name in pair)}
+    others = {*heard_from.speakers, *(name for pair in heard_from.answers for name in pair)}
     others -= {vm_mac, link_plan.BACKEND_MAC, link_plan.BRIDGE_MAC, link_plan.FRONTEND_MAC}
     ports = sorted(name for name in others if name[8:] == vm_mac[8:])
     if strangers := sorted(others - set(ports)):

@@ -26,8 +26,8 @@ from driver.saved import Saved
 from driver.shell import HostShell, vm_shell, wait_host_shell
 from driver.steps import step
 from proof.result import Verdict
-from proof.scan.controls import port_questions, run_questions, wait_until_up
-from proof.wire.frame_log import Ledger
+from proof.scan.controls import port_controls, run_controls, wait_until_up
+from proof.wire.frame_log import FrameLog
 from proof.wire.judge import PortJudge
 from proof.wire.neighbour import answering
 from proof.wire.target import Target
@@ -113,9 +113,9 @@ class Rig:
 
     def _await_services(self) -> None:
         """Wait until every port that must be open is: what is saved is an appliance that has settled."""
-        questions = port_questions(self.target, random.Random(0))
+        probes = port_controls(self.target, random.Random(0))
         with answering(self.wire, self.target):
-            results = run_questions(self.wire, questions, timeout=UP_TIMEOUT)
+            results = run_controls(self.wire, probes, timeout=UP_TIMEOUT)
         if closed := [result.name for result in results if result.verdict is not Verdict.CONTROL]:
             raise MachineError(f"no answer at the port within {UP_TIMEOUT:.0f} s: {', '.join(closed)}")
 
@@ -216,20 +216,20 @@ class Rig:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody but the probes and the appliance on the port, and a ledger that begins now."""
+        """Nobody but the probes and the appliance on the port, and a frame log that begins now."""
         self.machine.connect("hub-user", up=False)
-        self.wire.ledger = Ledger(PortJudge(self.target))
+        self.wire.frame_log = FrameLog(PortJudge(self.target))
         try:
             yield
         finally:
-            self.wire.ledger = None
+            self.wire.frame_log = None
             self.machine.connect("hub-user", up=True)
 
 
 @contextmanager
-def listening(pcap: Path, ledger: Ledger | None) -> Iterator[tuple[StreamWire, Path]]:
+def listening(pcap: Path, frame_log: FrameLog | None) -> Iterator[tuple[StreamWire, Path]]:
     """A listening wire in a directory of its own, which QEMU may see."""
     with tempfile.TemporaryDirectory(prefix="sallyport-wire-") as directory:
         path = Path(directory) / "port.sock"
-        with StreamWire.listen(path, ledger=ledger, pcap=pcap) as wire:
+        with StreamWire.listen(path, frame_log=frame_log, pcap=pcap) as wire:
             yield wire, path

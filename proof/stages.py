@@ -11,7 +11,7 @@ import msgspec
 from backend.protocol import link_plan
 from driver.command_line import PORT_MAC
 from driver.errors import MachineError
-from proof.host.audit_log import run_traces
+from proof.host.audit_log import run_audit_log
 from proof.host.listeners import expected, run_host
 from proof.host.system import run_system
 from proof.inside.devices import run_devices
@@ -72,7 +72,7 @@ def _devices(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
 
 
 def _audit(rig: Rig, effort: Effort, say: Progress) -> list[Result]:
-    return run_traces(rig.run_vm, rig.run_host)
+    return run_audit_log(rig.run_vm, rig.run_host)
 
 
 def _link(rig: Rig, effort: Effort, say: Progress) -> list[Result]:

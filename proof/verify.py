@@ -28,7 +28,7 @@ from driver.machine import QemuMachine
 from driver.steps import step
 from proof.image import trees
 from proof.image.flash import GROUP
-from proof.outside.early import firing
+from proof.outside.early import probing_from_power_on
 from proof.outside.run import run_outside
 from proof.progress import Progress as Say
 from proof.report.report import Report, captures_of
@@ -36,7 +36,7 @@ from proof.result import Result, Verdict
 from proof.rig import UP_TIMEOUT, Rig, listening
 from proof.scan.controls import wait_until_up
 from proof.stages import STAGES, Effort, run_stages
-from proof.wire.frame_log import Ledger
+from proof.wire.frame_log import FrameLog
 from proof.wire.judge import PortJudge
 from proof.wire.target import Target
 from proof.wire.wire import WireError
@@ -100,13 +100,13 @@ def outside(tools: Tools, image: ImageFile, folder: Path, effort: Effort, *, say
         WireError, MachineError: the image did not come up, or did not live to the end of the probes.
     """
     wanted = target(image)
-    ledger = Ledger(PortJudge(wanted))
+    frame_log = FrameLog(PortJudge(wanted))
     with ExitStack() as stack:
-        wire, path = stack.enter_context(listening(folder / "port.pcapng", ledger))
+        wire, path = stack.enter_context(listening(folder / "port.pcapng", frame_log))
         machine = stack.enter_context(QemuMachine(tools, image, wire=path, log=folder / "serial.log"))
         wire.wait_connected(10)
         wire.mark_power_on()
-        with firing(wire, wanted, random.Random(effort.seed)) as early:
+        with probing_from_power_on(wire, wanted, random.Random(effort.seed)) as early:
             machine.run()
             say("waiting for the VM to answer at the port", 0, 0)
             with step("boot", image.name):

@@ -50,7 +50,7 @@ def parse(text: str) -> Mapping[str, Log]:
     return found
 
 
-def run_traces(run_vm: RunInVm, run_host: Callable[[str, float], tuple[int, str]]) -> list[Result]:
+def run_audit_log(run_vm: RunInVm, run_host: Callable[[str, float], tuple[int, str]]) -> list[Result]:
     """Provoke rejections from the VM, and look at the host's logs before and after.
 
     Raises:
@@ -62,7 +62,7 @@ def run_traces(run_vm: RunInVm, run_host: Callable[[str, float], tuple[int, str]
         SCRIPT.run_in_vm(run_vm, TIMEOUT, link_plan.BACKEND_ADDRESS, str(link_plan.BACKEND_PORT), str(CONNECTIONS))
         deadline = time.monotonic() + SETTLE
         while True:
-            text = run_host(f"{CHECK} {_noted(before)}", TIMEOUT)[1]
+            text = run_host(f"{CHECK} {_known_heads(before)}", TIMEOUT)[1]
             after = parse(text)
             if sum(after[kind.name].last - before[kind.name].last for kind in KINDS) or time.monotonic() > deadline:
                 break
@@ -81,7 +81,7 @@ _TRIED = {
 }
 
 
-def _noted(logs: Mapping[str, Log]) -> str:
+def _known_heads(logs: Mapping[str, Log]) -> str:
     return " ".join(f"{name}:{log.last}:{log.head}" for name, log in logs.items() if log.head)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proof.image.flash import initrd, regions, table, uki
-from proof.image.flash.look import examine, unknown
+from proof.image.flash.flash_check import not_tested, run_flash_check
 from proof.image.flash.regions import Files, Verity
 from proof.image.flash.table import Disk
 from proof.image.flash.view import Region, View
-from proof.image.rebuild import Remade, Remaker
+from proof.image.rebuild import ImageRebuilder, RebuiltImage
 from proof.image.tree.entries import Tree, TreeError
 from proof.result import Result
 from rootfs.artifact.imagefile import ImageFile
@@ -40,7 +40,7 @@ def disk_of(image: ImageFile, view: View) -> Disk:
 def partitions(image: ImageFile) -> Result:
     """The partition table and what lies outside of partitions: looked at before anything is unpacked."""
     with View.open(image.path) as view:
-        return examine(table.LOOK, disk_of(image, view))
+        return run_flash_check(table.CHECK, disk_of(image, view))
 
 
 class Flash:
@@ -53,8 +53,8 @@ class Flash:
         host: unpacks the host's root file system, if it is needed.
     """
 
-    def __init__(self, remaker: Remaker, image: ImageFile, folder: Path, host: Callable[[], Path]) -> None:
-        self._remaker, self._image, self._folder, self._host = remaker, image, folder, host
+    def __init__(self, rebuilder: ImageRebuilder, image: ImageFile, folder: Path, host: Callable[[], Path]) -> None:
+        self._rebuilder, self._image, self._folder, self._host = rebuilder, image, folder, host
 
     def results(self) -> list[Result]:
         """All looks but the partitions'; never raises for what is in the image."""
@@ -65,28 +65,28 @@ class Flash:
                 # What follows takes room and time by these sizes.
                 if [(name, end - first) for name, (first, end) in parts.items()] != [*disk.sizes.items()]:
                     raise TreeError("the partitions are not the declared ones")
-                slot_b = examine(regions.SLOT_B, Region("slot-b", view, None, *parts["slot-b"]))
+                slot_b = run_flash_check(regions.SLOT_B, Region("slot-b", view, None, *parts["slot-b"]))
             except TreeError as error:
-                return [unknown("whole", regions.WHOLE.tried, str(error))]
+                return [not_tested("whole", regions.WHOLE.tried, str(error))]
             try:
                 found = self._kernel_image(view, *parts["esp"])
                 made, said = self._made(view, *parts["slot-a"], found)
                 with View.open(made.image) as other:
                     return [slot_b, *self._compared(view, other, made, said, found, parts)]
             except (TreeError, OSError) as error:
-                return [slot_b, unknown("whole", regions.WHOLE.tried, str(error))]
+                return [slot_b, not_tested("whole", regions.WHOLE.tried, str(error))]
 
-    def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[Remade, str]:
-        if self._image.manifest.boot.tools != toolset(self._remaker.sets.tools):
+    def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[RebuiltImage, str]:
+        if self._image.manifest.boot.tools != toolset(self._rebuilder.sets.tools):
             raise TreeError("the image was made by other tools than this checkout has: take the one that made it")
-        if self._image.manifest.boot.stub != hashlib.sha256(self._remaker.stub).hexdigest():
+        if self._image.manifest.boot.stub != hashlib.sha256(self._rebuilder.stub).hexdigest():
             raise TreeError("the manifest tells of another stub than this checkout's packages have")
         said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
         blocks = _blocks(said)
         if not 0 < blocks * regions.BLOCK < end - start:
             raise TreeError(f"the command line tells of {blocks} blocks, which slot-a has not")
         kernel = uki.content(found, ".linux")
-        made = self._remaker.remake(self._image, view, start, blocks * regions.BLOCK, self._host, kernel)
+        made = self._rebuilder.rebuild(self._image, view, start, blocks * regions.BLOCK, self._host, kernel)
         return made, said
 
     def _kernel_image(self, view: View, start: int, end: int) -> bytes:
@@ -95,20 +95,20 @@ class Flash:
         target = copy.parent / "uki.efi"
         try:
             # A file of it may be as long as it says, in clusters that go in a circle.
-            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._remaker.arch.uki}"
+            limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._rebuilder.arch.uki}"
             self._ask(copy, "prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
         except SallyportError as error:
             raise TreeError(f"the system partition has no kernel that can be read: {error}") from error
         return left(target, uki.MAX_UKI)
 
     def _compared(
-        self, view: View, other: View, made: Remade, said: str, found: bytes, parts: dict[str, tuple[int, int]]
+        self, view: View, other: View, made: RebuiltImage, said: str, found: bytes, parts: dict[str, tuple[int, int]]
     ) -> list[Result]:
         def region(name: str) -> Region:
             return Region(name, view, other, *parts[name])
 
         known = self._image.manifest.boot
-        boots = self._remaker.arch.uki
+        boots = self._rebuilder.arch.uki
         start, _ = parts["slot-a"]
         # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
         (system,) = struct.unpack("<Q", view.read(start + 40, 8).ljust(8, b"\0"))
@@ -118,23 +118,25 @@ class Flash:
         kernel = hashlib.sha256(uki.content(found, ".linux")).hexdigest()
         tells = f"the manifest's kernel has SHA-256 {known.kernel[:16]}…; "
         return [
-            examine(regions.VERITY, slot_a),
-            examine(regions.esp(lambda: self._esp(view, *parts["esp"], plant=f"{boots}.extra.d/x.addon.efi")), esp),
-            examine(uki.LOOK, uki.Uki(found, made.uki, known.kernel, kernel), tells),
+            run_flash_check(regions.VERITY, slot_a),
+            run_flash_check(
+                regions.esp(lambda: self._esp(view, *parts["esp"], plant=f"{boots}.extra.d/x.addon.efi")), esp
+            ),
+            run_flash_check(uki.CHECK, uki.Uki(found, made.uki, known.kernel, kernel), tells),
             self._initramfs(found, made),
-            examine(regions.data(lambda: self._data(view, *parts["data"], plant="planted")), data),
-            examine(regions.WHOLE, regions.whole(view, other)),
+            run_flash_check(regions.data(lambda: self._data(view, *parts["data"], plant="planted")), data),
+            run_flash_check(regions.WHOLE, regions.whole(view, other)),
         ]
 
-    def _initramfs(self, found: bytes, made: Remade) -> Result:
+    def _initramfs(self, found: bytes, made: RebuiltImage) -> Result:
         try:
             packed = uki.content(found, ".initrd")
         except TreeError as error:
-            return unknown(initrd.LOOK.name, initrd.LOOK.tried, str(error))
+            return not_tested(initrd.CHECK.name, initrd.CHECK.tried, str(error))
         archive, trouble = made.archive, ""
         if packed != made.initrd:
             archive, trouble = self._unpacked(packed)
-        return examine(initrd.LOOK, initrd.Initrd(packed, archive, made.initrd, made.archive, trouble))
+        return run_flash_check(initrd.CHECK, initrd.Initrd(packed, archive, made.initrd, made.archive, trouble))
 
     def _unpacked(self, packed: bytes) -> tuple[bytes, str]:
         """What is in a foreign archive, only to say how it differs: archives as they are, then a compressed one."""
@@ -163,7 +165,7 @@ class Flash:
             said = self._ask(copy, "mdir", "-/", "-a", "-b", "-i", copy.name, "::")
         except SallyportError:
             return None
-        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._remaker.arch.uki))
+        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._rebuilder.arch.uki))
 
     def _data(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
         """What is in the data partition's root directory (debugfs(8)), or in a copy's with one more file."""
@@ -192,7 +194,7 @@ class Flash:
                 raise SallyportError(f"{argv[0]} lists more than {MAX_LINES} files")
 
         words = ["prlimit", f"--cpu={MAX_SECONDS}", *argv]
-        return self._remaker.sets.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
+        return self._rebuilder.sets.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
 
     def _box(self) -> Path:
         """A new directory for what one question is about."""
@@ -209,15 +211,15 @@ class Flash:
         return copy
 
 
-def vm_initramfs(remaker: Remaker, image: ImageFile, host: Path, vm: Path) -> Result:
+def vm_initramfs(rebuilder: ImageRebuilder, image: ImageFile, host: Path, vm: Path) -> Result:
     """The VM's initial RAM file system, which the host's root file system has."""
-    look = initrd.VM_LOOK
+    flash_check = initrd.VM_CHECK
     try:
         packed = Tree(host).read(f"{VM}/initrd", initrd.MAX_ARCHIVE)
-        made = remaker.vm_initramfs(image, vm, packed)
+        made = rebuilder.vm_initramfs(image, vm, packed)
     except TreeError as error:
-        return unknown(look.name, look.tried, str(error))
-    return examine(look, initrd.Initrd(packed, packed, made, made))
+        return not_tested(flash_check.name, flash_check.tried, str(error))
+    return run_flash_check(flash_check, initrd.Initrd(packed, packed, made, made))
 
 
 def _folder_of(line: str, boots: str) -> bool:

@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Remade:
+class RebuiltImage:
     """An image made anew; ``argument`` is what its command line says of the root."""
 
     image: Path
@@ -44,7 +44,7 @@ class Remade:
     argument: str
 
 
-class Carried:
+class ArchivedModules:
     """The kernel's modules as an initial RAM file system brings them, in its own order
     (`rootfs.tree.initramfs.Modules`)."""
 
@@ -67,7 +67,7 @@ class Carried:
         target.chmod(0o644)
 
 
-class _Installed:
+class InstalledModules:
     """The kernel's modules as an image's root has them (`rootfs.tree.initramfs.Modules`)."""
 
     def __init__(self, tree: Tree) -> None:
@@ -107,7 +107,7 @@ class _Root:
     verity: Verity
 
 
-class Remaker:
+class ImageRebuilder:
     """Makes images anew in a folder of its own; the same image but once. A context manager.
 
     Args:
@@ -120,7 +120,7 @@ class Remaker:
         self.arch = ALL[sets.arch]
         self._folder = folder
         self._roots: dict[str, _Root] = {}
-        self._made: dict[str, Remade] = {}
+        self._made: dict[str, RebuiltImage] = {}
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -140,9 +140,9 @@ class Remaker:
     def _boot(self) -> Path:
         return self.sets.boot / "tree"
 
-    def remake(
+    def rebuild(
         self, image: ImageFile, view: View, slot: int, length: int, host: Callable[[], Path], kernel: bytes
-    ) -> Remade:
+    ) -> RebuiltImage:
         """The image that this checkout makes with this root file system and this kernel.
 
         Args:
@@ -186,8 +186,8 @@ class Remaker:
         folder = self._empty("vm")
         try:
             _only_plain(Tree(vm))
-            carried = Carried(archive)
-            made = frontend.initrd(folder, vm, carried, image.profile, arch=self.arch, tools=self.sets.tools)
+            modules = ArchivedModules(archive)
+            made = frontend.initrd(folder, vm, modules, image.profile, arch=self.arch, tools=self.sets.tools)
             return made.read_bytes()
         except TreeError:
             raise
@@ -205,11 +205,11 @@ class Remaker:
         tools, tree = self.sets.tools, Tree(host)
         _only_plain(tree)
         values = host_image.values(image.profile, image.engine, test_access=image.test_access)
-        host_image.initrd(folder, host, _Installed(tree), image.profile, values, tools=tools)
+        host_image.initrd(folder, host, InstalledModules(tree), image.profile, values, tools=tools)
         tools.run(["zstd", "-q", "-d", "initrd", "-o", "archive"], build=folder)
         return _Root(folder, verity.seal(tools, folder, folder / "root"))
 
-    def _image(self, image: ImageFile, folder: Path, root: _Root, kernel: bytes) -> Remade:
+    def _image(self, image: ImageFile, folder: Path, root: _Root, kernel: bytes) -> RebuiltImage:
         (folder / "linux").write_bytes(kernel)
         build = folder / "disk"
         build.mkdir()
@@ -229,7 +229,7 @@ class Remaker:
         shutil.rmtree(build)
         packed, archive = ((root.folder / name).read_bytes() for name in ("initrd", "archive"))
         tree = (root.folder / "root.verity").stat().st_size
-        return Remade(made, uki, packed, archive, tree, root.verity.argument)
+        return RebuiltImage(made, uki, packed, archive, tree, root.verity.argument)
 
 
 def _only_plain(tree: Tree) -> None:

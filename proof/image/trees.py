@@ -11,7 +11,7 @@ from pathlib import Path
 from driver.errors import MachineError
 from proof.image import flash_image
 from proof.image.own_files import ours
-from proof.image.rebuild import Remaker
+from proof.image.rebuild import ImageRebuilder
 from proof.image.tree import run_tree
 from proof.image.tree.objections import Own
 from proof.progress import Progress
@@ -96,14 +96,14 @@ def prove(sets: PackageSets, image: ImageFile, *, say: Progress) -> list[Result]
     say("the files of the image", 0, 0)
     with (
         disposable(_PREFIX, image.path.parent) as folder,
-        Remaker(sets, folder) as remaker,
+        ImageRebuilder(sets, folder) as rebuilder,
     ):
-        return look(remaker, image)
+        return check_image(rebuilder, image)
 
 
-def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Result]:
+def check_image(rebuilder: ImageRebuilder, image: ImageFile, *, files: bool = True) -> list[Result]:
     """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
-    tools = remaker.sets.tools
+    tools = rebuilder.sets.tools
     with ExitStack() as stack:
         folder = stack.enter_context(disposable(_PREFIX, image.path.parent))
 
@@ -113,15 +113,15 @@ def look(remaker: Remaker, image: ImageFile, *, files: bool = True) -> list[Resu
 
         results = [
             flash_image.partitions(image),
-            *flash_image.Flash(remaker, image, folder, lambda: trees().host).results(),
+            *flash_image.Flash(rebuilder, image, folder, lambda: trees().host).results(),
         ]
         try:
             if files:
                 # Not in a directory that a confined program had.
                 place = stack.enter_context(disposable(_PREFIX, image.path.parent))
-                made = ours(remaker.sets, image, place / "ours")
+                made = ours(rebuilder.sets, image, place / "ours")
                 results += check(tools, replace(trees(), ours=made))
-                results.append(flash_image.vm_initramfs(remaker, image, trees().host, trees().vm))
+                results.append(flash_image.vm_initramfs(rebuilder, image, trees().host, trees().vm))
         except SallyportError as error:
             tried = "the files of the image"
             results.append(Result("tree", "unpack", tried, Verdict.NOT_TESTED, str(error), "none seen", 0.0))

@@ -27,7 +27,7 @@ SIOCGIFADDR = 0x8915  # linux/sockios.h
 ETH_P_LOCAL = 0x88B5
 """For experiments (IEEE 802a-2003)."""
 EVERYBODY = b"\xff" * 6
-ASK_EVERY, PATIENCE = 0.2, 5.0
+HEARTBEAT_INTERVAL, ANSWER_TIMEOUT = 0.2, 5.0
 """Seconds between questions to the backend, and until one counts as not answered."""
 
 
@@ -71,8 +71,8 @@ def frames(kind: str, own: bytes, here: bytes, rng: random.Random) -> Iterator[b
                 packet = syn(here, there, rng.randrange(1024, 32768), PLAN["port"], rng.getrandbits(32))
                 frame = peer + own + b"\x08\x00" + packet
             case "arp":
-                ask = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, own, here, bytes(6), there)
-                frame = EVERYBODY + own + b"\x08\x06" + ask
+                heartbeat = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, own, here, bytes(6), there)
+                frame = EVERYBODY + own + b"\x08\x06" + heartbeat
             case "broadcast":
                 body = struct.pack("!HHHH", rng.randrange(1024, 65536), rng.randrange(1, 65536), 26, 0) + bytes(18)
                 frame = EVERYBODY + own + b"\x08\x00" + ipv4(17, here, b"\xff" * 4, body)
@@ -116,19 +116,19 @@ class Nic:
         return {"tried": tried, "sent": sent(self._name) - before, "seconds": took}
 
 
-class Polite:
+class BackendClient:
     """A connection that does what the front-end's does."""
 
     def __init__(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(PLAN["folder"] + "/backend.crt")
         context.load_cert_chain(PLAN["folder"] + "/link.crt", PLAN["folder"] + "/link.key")
-        plain = socket.create_connection((PLAN["address"], PLAN["port"]), timeout=PATIENCE)
+        plain = socket.create_connection((PLAN["address"], PLAN["port"]), timeout=ANSWER_TIMEOUT)
         self.tls = context.wrap_socket(plain, server_hostname=PLAN["name"])
         self.file = self.tls.makefile("rb")
         self.last = 0
 
-    def ask(self) -> str:
+    def heartbeat(self) -> str:
         """Ask for a heartbeat; its outcome. `OSError` or `ValueError` if there is no answer."""
         seq = max(time.time_ns(), self.last + 1)
         self.tls.sendall(json.dumps({"v": 1, "seq": seq, "do": {"type": "vm.heartbeat"}}).encode() + b"\n")
@@ -144,26 +144,26 @@ class Polite:
         self.tls.close()
 
 
-def ask_often(until: Any) -> dict[str, Any]:
+def heartbeats(until: Any) -> dict[str, Any]:
     """Ask again and again while ``until()`` is false; times of the answers in seconds, and what failed."""
     times: list[float] = []
     failed: list[str] = []
-    polite = None
+    client = None
     while not until():
         began = time.monotonic()
         try:
-            polite = polite or Polite()
-            outcome = polite.ask()
+            client = client or BackendClient()
+            outcome = client.heartbeat()
             if outcome in ("done", "limited", "replayed"):
                 times.append(time.monotonic() - began)
             else:
                 failed.append(outcome)
         except (OSError, ValueError, KeyError, TypeError) as error:
             failed.append(repr(error)[:80])
-            polite = None
-        time.sleep(ASK_EVERY)
-    if polite:
-        polite.close()
+            client = None
+        time.sleep(HEARTBEAT_INTERVAL)
+    if client:
+        client.close()
     return {"times": times[:1000], "failed": failed[:20]}
 
 
@@ -174,21 +174,21 @@ def background(ready: int) -> None:
     nothing = {"times": [], "failed": ["did not end"]}
     answer: dict[str, Any] = {"rest": nothing, "during": nothing}
 
-    def asking(stop: threading.Event, name: str) -> threading.Thread:
-        thread = threading.Thread(target=lambda: answer.update({name: ask_often(stop.is_set)}), daemon=True)
+    def start_heartbeats(stop: threading.Event, name: str) -> threading.Thread:
+        thread = threading.Thread(target=lambda: answer.update({name: heartbeats(stop.is_set)}), daemon=True)
         thread.start()
         return thread
 
     rested, over = threading.Event(), threading.Event()
-    first = asking(rested, "rest")
+    first = start_heartbeats(rested, "rest")
     time.sleep(PLAN["rest"])
     rested.set()
-    first.join(2 * PATIENCE)
-    second = asking(over, "during")
+    first.join(2 * ANSWER_TIMEOUT)
+    second = start_heartbeats(over, "during")
     answer["delay"] = time.monotonic() - forked
     answer |= nic.flood(PLAN["seconds"])
     over.set()
-    second.join(2 * PATIENCE)
+    second.join(2 * ANSWER_TIMEOUT)
     with open(RESULT + ".new", "w") as file:
         json.dump(answer, file)
     os.rename(RESULT + ".new", RESULT)
@@ -216,7 +216,7 @@ def begin() -> dict[str, Any]:
 
 def end() -> dict[str, Any]:
     """Wait for the flood's end, then for an answer on a fresh connection."""
-    deadline = time.monotonic() + PLAN["rest"] + PLAN["seconds"] + 5 * PATIENCE
+    deadline = time.monotonic() + PLAN["rest"] + PLAN["seconds"] + 5 * ANSWER_TIMEOUT
     while not os.path.exists(RESULT) and time.monotonic() < deadline:
         time.sleep(0.05)
     with open(RESULT) as file:
@@ -224,9 +224,9 @@ def end() -> dict[str, Any]:
     began, answer["after"] = time.monotonic(), None
     while time.monotonic() < began + PLAN["recovery"]:
         try:
-            polite = Polite()
-            outcome = polite.ask()
-            polite.close()
+            client = BackendClient()
+            outcome = client.heartbeat()
+            client.close()
             if outcome == "done":
                 answer["after"] = time.monotonic() - began
                 break

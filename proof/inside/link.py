@@ -13,8 +13,8 @@ from scapy.packet import Raw
 
 from proof.progress import Progress
 from proof.result import Result, Verdict
-from proof.scan.controls import Question, arp_question, ask, run_questions, syn_question
-from proof.scan.frame_batch import Volley, fire
+from proof.scan.controls import ControlProbe, arp_control, run_controls, send_until_answered, syn_control
+from proof.scan.frame_batch import FrameBatch, send_batch
 from proof.scan.pace import Pace, SynControl
 from proof.scan.ports import GENERIC, TCP_PORTS, UDP_PAYLOADS
 from proof.scan.sweep import sweep_tcp
@@ -30,11 +30,11 @@ GROUP = "link"
 SPORT = 19002
 SPOOF_SPORT = 19003
 ARP_TIMEOUT = 10.0
-SILENT_DOUBT = 1e-3
+MAX_SILENT_ERROR = 1e-3
 """Chance, at most, that an open port passes for one of the filtered ones. They are all the others, and cost time."""
 
 
-class LinkArsenal:
+class LinkProbeCatalogue:
     """Volleys at the host over the link; ``path`` leads from the VM's own link address to the host's."""
 
     def __init__(self, target: LinkTarget, path: FramePath, rng: random.Random) -> None:
@@ -42,7 +42,7 @@ class LinkArsenal:
         self.macs = [path.dst_mac, BROADCAST, *target.host_macs.values()]
         self.v6 = FramePath(path.src_mac, path.dst_mac, eui64(path.src_mac), eui64(path.dst_mac))
 
-    def volleys(self, udp_ports: range) -> Iterator[tuple[Volley, bool]]:
+    def batches(self, udp_ports: range) -> Iterator[tuple[FrameBatch, bool]]:
         """Return the volleys, each with whether a polite "closed" may pass."""
         host = self.path.dst_ip
         for name, tried, frames, closed_ok in (
@@ -59,7 +59,7 @@ class LinkArsenal:
                 True,
             ),
         ):
-            yield Volley(GROUP, name, tried, tuple(frames)), closed_ok
+            yield FrameBatch(GROUP, name, tried, tuple(frames)), closed_ok
 
     def udps(self, ports: range) -> Iterator[bytes]:
         """One datagram a port; services that want a real request get one as well."""
@@ -116,7 +116,7 @@ class LinkArsenal:
             yield bytes(ether / route / ICMP(id=9))
 
     def spoofed(self) -> Iterator[bytes]:
-        """SYNs as somebody else. `fire` hears the answer by the destination port, see `spoof_judge`."""
+        """SYNs as somebody else. `send_batch` hears the answer by the destination port, see `spoof_judge`."""
         host, own = self.path.dst_ip, self.path.src_ip
         for address in (host, "127.0.0.1", "10.0.0.1", "192.168.42.2", "169.254.254.3", "255.255.255.255", "0.0.0.0"):
             path = FramePath(self.path.src_mac, self.path.dst_mac, address, host)
@@ -184,21 +184,21 @@ def _host_mac(wire: Wire, target: LinkTarget, vm_mac: str) -> tuple[str | None, 
     """Learn the host's MAC by ARP; the first control."""
     began = time.monotonic()
     path = FramePath(vm_mac, BROADCAST, target.vm_ipv4, target.host_ipv4)
-    question = arp_question(path)
+    probe = arp_control(path)
 
     def match(frame: Frame) -> bool:
         return frame.arp_op == fr.ARP_REPLY and frame.ip_src == bytes(map(int, target.host_ipv4.split(".")))
 
     try:
         with wire.tap() as tap:
-            asked = Question(question.name, question.tried, question.frame, match)
-            frame, tries = ask(wire, tap, asked, timeout=ARP_TIMEOUT)
+            asked = ControlProbe(probe.name, probe.tried, probe.frame, match)
+            frame, tries = send_until_answered(wire, tap, asked, timeout=ARP_TIMEOUT)
         said = f"no answer to {tries} tries" if frame is None else f"answered by {frame.arp_hw.hex(':')}"
     except WireError as error:
         frame, said = None, f"wire failed: {error}"
     verdict = Verdict.CONTROL if frame else Verdict.NOT_TESTED
     result = Result(
-        "link-controls", "arp", question.tried, verdict, said, "is itself the control", time.monotonic() - began
+        "link-controls", "arp", probe.tried, verdict, said, "is itself the control", time.monotonic() - began
     )
     return (frame.arp_hw.hex(":") if frame else None), result
 
@@ -228,21 +228,21 @@ def run_inside(
             Result(GROUP, "all", tried, Verdict.NOT_TESTED, "the host's MAC is unknown", "no ARP answer", 0),
         ]
     path = FramePath(vm_mac, host_mac, target.vm_ipv4, target.host_ipv4)
-    syns = [syn_question(path, port, rng) for port in sorted(target.tcp_open)]
-    results += run_questions(wire, syns, group="link-controls")
+    syns = [syn_control(path, port, rng) for port in sorted(target.tcp_open)]
+    results += run_controls(wire, syns, group="link-controls")
     results.append(_sweep(wire, target, path, rng, say, tcp_ports))
     control, pace = SynControl(path, target.control_port, rng), Pace()
     strict = LinkJudge(target, vm_mac, host_mac)
     tolerant = LinkJudge(target, vm_mac, host_mac, tolerate_closed=True)
 
-    def bracket() -> Sequence[Question]:
-        return (arp_question(path),)
+    def bracket() -> Sequence[ControlProbe]:
+        return (arp_control(path),)
 
-    for volley, closed_ok in LinkArsenal(target, path, rng).volleys(udp_ports):
-        say(volley.name, 0, len(volley.frames))
-        judge = _SpoofJudge(strict) if volley.name == "spoofed" else tolerant if closed_ok else strict
-        results.append(fire(wire, volley, control=control, bracket=bracket, judge=judge, pace=pace))
-        say(volley.name, len(volley.frames), len(volley.frames))
+    for batch, closed_ok in LinkProbeCatalogue(target, path, rng).batches(udp_ports):
+        say(batch.name, 0, len(batch.frames))
+        judge = _SpoofJudge(strict) if batch.name == "spoofed" else tolerant if closed_ok else strict
+        results.append(send_batch(wire, batch, control=control, bracket=bracket, judge=judge, pace=pace))
+        say(batch.name, len(batch.frames), len(batch.frames))
     return results
 
 
@@ -257,8 +257,8 @@ def _sweep(wire: Wire, target: LinkTarget, path: FramePath, rng: random.Random, 
                 target.control_port,
                 ports,
                 rng=rng,
-                strikes=1 if target.silent_ok else 2,
-                doubt=SILENT_DOUBT if target.silent_ok else None,
+                min_misses=1 if target.silent_ok else 2,
+                max_error=MAX_SILENT_ERROR if target.silent_ok else None,
                 progress=lambda done, of: say(name, done, of),
             )
     except WireError as error:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from proof.result import Result, Verdict
-from proof.scan.controls import ask, ipv4_path, ipv6_path, ping_question
+from proof.scan.controls import ipv4_path, ipv6_path, ping_control, send_until_answered
 from proof.wire.craft import FramePath, arp_request, ether, tagged, udp
 from proof.wire.neighbour import answering
 from proof.wire.target import BROADCAST, Target
@@ -33,7 +33,7 @@ from proof.wire.wire import Tap, Wire, WireError
 GROUP = "drops"
 ROUNDS = 3
 """Tries: one with others, and the rest alone."""
-FEWEST, MOST = 40, 90
+MIN_FRAMES, MAX_FRAMES = 40, 90
 """Frames of one class in one try: a random number, so that a counter cannot be right by chance."""
 PINGS = 4
 """Allowed frames among those of each class, beside the one before and the one after."""
@@ -126,8 +126,8 @@ def _link_addresses(target: Target, address: str) -> Iterator[Class]:
     v4, counter = ipv4_path(target), "rx_link_address"
     to = v4.to(ip=address)
     yield Class(f"link-ipv4-{address}", f"IPv4 for {address} at the VM's MAC", counter, _datagrams(to))
-    ask = arp_request(to, ethernet_dst=BROADCAST)
-    yield Class(f"link-arp-{address}", f"ARP for {address} to all", counter, lambda mark: ask + mark)
+    send_until_answered = arp_request(to, ethernet_dst=BROADCAST)
+    yield Class(f"link-arp-{address}", f"ARP for {address} to all", counter, lambda mark: send_until_answered + mark)
     pretended = _datagrams(replace(v4, src_ip=address))
     yield Class(f"link-source-{address}", f"IPv4 from {address} to the VM", counter, pretended)
 
@@ -145,7 +145,7 @@ def _behind(make: Callable[[bytes], bytes], depth: int, mark: bytes) -> bytes:
 
 
 @dataclass
-class _Case:
+class _ClassState:
     """One class under test, and what became of it."""
 
     kind: Class
@@ -160,11 +160,11 @@ class _Case:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Try:
     """One try: how the counters rose, and how many frames were sent that may pass."""
 
     delta: Mapping[str, int]
-    honest: int
+    permitted: int
     answered: int
     asked: int
 
@@ -176,10 +176,10 @@ class _Seen:
     @property
     def excess(self) -> int:
         """Frames that were counted as passed and are not known to be honest."""
-        return self.delta.get(PASSED, 0) - self.honest
+        return self.delta.get(PASSED, 0) - self.permitted
 
 
-class _Bench:
+class _CounterTest:
     """Sends classes of frames between pings and reads the counters."""
 
     def __init__(self, wire: Wire, tap: Tap, read: Read, target: Target, rng: random.Random) -> None:
@@ -196,17 +196,17 @@ class _Bench:
     def ping(self, *, priority: bool = False) -> bool:
         """Ask the VM something that must pass, behind a priority tag or none; return whether it was answered."""
         self._asked += 1
-        question = ping_question(self._rng.choice(self._paths), self._rng)
+        probe = ping_control(self._rng.choice(self._paths), self._rng)
         if priority:
-            question = replace(question, frame=tagged(question.frame, 0, priority=5))
-        seen = ask(self._wire, self._tap, question, timeout=PING_TIMEOUT)[0] is not None
+            probe = replace(probe, frame=tagged(probe.frame, 0, priority=5))
+        seen = send_until_answered(self._wire, self._tap, probe, timeout=PING_TIMEOUT)[0] is not None
         self._answered += seen
         return seen
 
-    def send(self, cases: Sequence[_Case]) -> _Seen:
+    def send(self, cases: Sequence[_ClassState]) -> _Try:
         """Send a random number of frames of each class among pings; return what was counted, and set ``rose``."""
         before, self._asked, self._answered = self._wire.sent, 0, 0
-        for case, count in zip(cases, self._rng.sample(range(FEWEST, MOST), len(cases)), strict=True):
+        for case, count in zip(cases, self._rng.sample(range(MIN_FRAMES, MAX_FRAMES), len(cases)), strict=True):
             case.sent, case.tries = 0, case.tries + 1
             frames = [case.kind.make(self._rng.randbytes(8)) for _ in range(count)]
             step = -(-count // PINGS)
@@ -216,19 +216,19 @@ class _Bench:
                 self._wire.send_many(frames[start : start + step])
                 case.sent += len(frames[start : start + step])
         self.ping()
-        honest = self._wire.sent - before - sum(case.sent for case in cases)
+        permitted = self._wire.sent - before - sum(case.sent for case in cases)
         delta = self._delta({PASSED: self._answered} | {case.kind.counter: case.sent for case in cases})
         for case in cases:
             case.rose = delta.get(case.kind.counter, 0)
-        return _Seen(delta, honest, self._answered, self._asked)
+        return _Try(delta, permitted, self._answered, self._asked)
 
-    def honest(self, count: int, *, priority: bool = False) -> _Seen:
+    def permitted(self, count: int, *, priority: bool = False) -> _Try:
         """Send nothing but so many pings, behind priority tags or none."""
         before, self._asked, self._answered = self._wire.sent, 0, 0
         while self._asked < count and self.ping(priority=priority):
             pass
         sent = self._wire.sent - before
-        return _Seen(self._delta({PASSED: self._answered}), sent, self._answered, self._asked)
+        return _Try(self._delta({PASSED: self._answered}), sent, self._answered, self._asked)
 
     def _delta(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Read until each counter has risen as wanted, a few times; return how all rose since the last call."""
@@ -272,22 +272,22 @@ def run_counters(
         allowed: the deployed policy; the profile's defaults if none is given.
     """
     policy, began = allowed or Allowed(), time.monotonic()
-    cases = [_Case(kind) for kind in classes(target, policy)]
+    cases = [_ClassState(kind) for kind in classes(target, policy)]
     results: list[Result] = []
     trouble = ""
     try:
         with answering(wire, target), wire.tap() as tap:
-            bench = _Bench(wire, tap, read, target, rng)
-            cases = [case for case in cases if case.kind.counter in bench.names]
-            results += [_passing(bench), _passing(bench, priority=True)]
+            counter_test = _CounterTest(wire, tap, read, target, rng)
+            cases = [case for case in cases if case.kind.counter in counter_test.names]
+            results += [_passing(counter_test), _passing(counter_test, priority=True)]
             if results[0].verdict is not Verdict.CONTROL:
                 raise WireError("what must pass is not answered, or not counted")
-            _together(bench, cases)
+            _together(counter_test, cases)
             for _ in range(rounds - 1):
                 for case in [case for case in cases if not case.exact or case.suspicions]:
-                    _alone(bench, case)
-            if "rx_group_rate" in bench.names and policy.group_rate:
-                results.append(_group_rate(bench, rng, target, policy))
+                    _alone(counter_test, case)
+            if "rx_group_rate" in counter_test.names and policy.group_rate:
+                results.append(_group_rate(counter_test, rng, target, policy))
     # Whatever reads the counters may fail in its own way: the proof goes on, and says so.
     except Exception as error:
         trouble = str(error) if isinstance(error, WireError) else f"{type(error).__name__}: {error}"
@@ -298,32 +298,32 @@ def run_counters(
     return results + [_judge(case, trouble) for case in cases]
 
 
-def _together(bench: _Bench, cases: Sequence[_Case]) -> None:
+def _together(counter_test: _CounterTest, cases: Sequence[_ClassState]) -> None:
     """Try all classes once, each counter by one of them at a time."""
     left = list(cases)
     while left:
         counters: set[str] = set()
-        batch: list[_Case] = []
+        batch: list[_ClassState] = []
         for case in left:
             if case.kind.counter not in counters:
                 counters.add(case.kind.counter)
                 batch.append(case)
         left = [case for case in left if case not in batch]
         began = time.monotonic()
-        seen = bench.send(batch)
+        seen = counter_test.send(batch)
         for case in batch:
             case.duration += (time.monotonic() - began) / len(batch)
             _note(case, seen, alone=False)
 
 
-def _alone(bench: _Bench, case: _Case) -> None:
+def _alone(counter_test: _CounterTest, case: _ClassState) -> None:
     began = time.monotonic()
-    seen = bench.send([case])
+    seen = counter_test.send([case])
     case.duration += time.monotonic() - began
     _note(case, seen, alone=True)
 
 
-def _note(case: _Case, seen: _Seen, *, alone: bool) -> None:
+def _note(case: _ClassState, seen: _Try, *, alone: bool) -> None:
     """Write down what one try showed."""
     case.exact = seen.is_good and case.rose == case.sent
     missing = case.sent - case.rose
@@ -337,11 +337,11 @@ def _note(case: _Case, seen: _Seen, *, alone: bool) -> None:
         case.trouble = f"{case.kind.counter} rose by {case.rose} instead of {case.sent}"
     case.said.append(
         f"{case.sent} sent, {case.kind.counter} +{case.rose}; {seen.answered} of {seen.asked} pings answered, "
-        f"{PASSED} +{seen.delta.get(PASSED, 0)} for {seen.honest} honest frames"
+        f"{PASSED} +{seen.delta.get(PASSED, 0)} for {seen.permitted} honest frames"
     )
 
 
-def _judge(case: _Case, trouble: str) -> Result:
+def _judge(case: _ClassState, trouble: str) -> Result:
     said = case.said[-1] if case.said else "not tried"
     control = f"{said}; others' traffic does not move {case.kind.counter}"
     if case.suspicions:
@@ -355,14 +355,14 @@ def _judge(case: _Case, trouble: str) -> Result:
     return Result(GROUP, case.kind.name, case.kind.tried, verdict, evidence, control, case.duration)
 
 
-def _passing(bench: _Bench, *, priority: bool = False) -> Result:
+def _passing(counter_test: _CounterTest, *, priority: bool = False) -> Result:
     """What may pass is counted as passed, and answered: the counters are of the data path that leads to the VM.
 
     With a ``priority`` tag as well, which is the control of all that is tagged: VLAN 0 is none (IEEE 802.1Q, 6.9.1).
     """
     began, what = time.monotonic(), "pings behind a priority tag" if priority else "pings"
     tried = f"{what} to the VM raise rx_passed and are answered"
-    seen = bench.honest(2 * PINGS, priority=priority)
+    seen = counter_test.permitted(2 * PINGS, priority=priority)
     rose = seen.delta.get(PASSED, 0)
     evidence = f"{seen.answered} of {seen.asked} pings answered, {PASSED} rose by {rose}"
     verdict = Verdict.CONTROL if seen.is_good else Verdict.NOT_TESTED
@@ -377,12 +377,12 @@ def _passing(bench: _Bench, *, priority: bool = False) -> Result:
     )
 
 
-def _group_rate(bench: _Bench, rng: random.Random, target: Target, policy: Allowed) -> Result:
+def _group_rate(counter_test: _CounterTest, rng: random.Random, target: Target, policy: Allowed) -> Result:
     """Broadcasts above their rate are dropped, those below it pass: no flood of them reaches the VM whole."""
     began = time.monotonic()
     count = policy.group_burst + int(policy.group_rate * FLOOD_SECONDS)
-    question = arp_request(ipv4_path(target).to(ip="192.0.2.1"), ethernet_dst=BROADCAST)
-    delta, took = bench.flood([question + rng.randbytes(8) for _ in range(count)])
+    probe = arp_request(ipv4_path(target).to(ip="192.0.2.1"), ethernet_dst=BROADCAST)
+    delta, took = counter_test.flood([probe + rng.randbytes(8) for _ in range(count)])
     dropped, passed = delta.get("rx_group_rate", 0), delta.get(PASSED, 0)
     may_pass = policy.group_burst + policy.group_rate * took
     tried = f"{count} broadcasts at once, where {policy.group_rate}/s and {policy.group_burst} at a time may pass"

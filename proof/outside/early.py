@@ -102,8 +102,8 @@ def mixture(target: Target, rng: random.Random) -> tuple[bytes, ...]:
     return tuple(chain.from_iterable((frame, *islice(walk, WALK)) for frame in frames))
 
 
-class Firing:
-    """What was fired and what came of it; see `firing`."""
+class EarlyProbe:
+    """What was fired and what came of it; see `probing_from_power_on`."""
 
     def __init__(self, wire: Wire, target: Target, rng: random.Random) -> None:
         self._wire, self._target = wire, target
@@ -165,11 +165,11 @@ class Firing:
 
     def result(self) -> Result:
         """Return what the time before the VM's first frame has shown."""
-        ledger, target = self._wire.ledger, self._target
+        frame_log, target = self._wire.frame_log, self._target
         tried = "from power-on: ARP, ND, ping, SYN, DHCP, PXE and TFTP, wake-on-LAN and LLDP at every MAC of the host "
         tried += f"({', '.join(target.host_macs) or 'none known'})"
-        first = ledger.first_honest if ledger is not None else None
-        offences = _until(ledger.offences(), first.time if first is not None else None) if ledger else Offences()
+        first = frame_log.first_accepted if frame_log is not None else None
+        offences = _until(frame_log.offences(), first.time if first is not None else None) if frame_log else Offences()
         sent = self._sent if first is None else [when for when in self._sent if when < first.time]
         taken = min(len(sent), self._controls[self._heard[1]]) if self._heard is not None else 0
         span = ((first.time if first is not None else time.monotonic()) - sent[0]) if sent else 0.0
@@ -177,9 +177,9 @@ class Firing:
         evidence += f", {self._blocked} times the machine took none" if self._blocked else ""
         if offences:
             verdict, evidence = Verdict.HOLE, f"{evidence}; {offences.reasons()}"
-        elif not taken or ledger is None:
+        elif not taken or frame_log is None:
             verdict = Verdict.NOT_TESTED
-            why = self._trouble or ("no ledger was kept" if ledger is None else "none of them is known to be taken")
+            why = self._trouble or ("no ledger was kept" if frame_log is None else "none of them is known to be taken")
             evidence = f"{evidence}; {why}"
         else:
             verdict, evidence = Verdict.SEALED, f"{evidence}, answered by nobody"
@@ -207,13 +207,13 @@ def _until(offences: Offences, moment: float | None) -> Offences:
 
 
 @contextmanager
-def firing(wire: Wire, target: Target, rng: random.Random) -> Iterator[Firing]:
-    """Fire while the context lasts; ask what came of it (`Firing.result`) after it.
+def probing_from_power_on(wire: Wire, target: Target, rng: random.Random) -> Iterator[EarlyProbe]:
+    """Fire while the context lasts; ask what came of it (`EarlyProbe.result`) after it.
 
     Begin with the wire connected and the machine still paused; end once the VM answers. Raises nothing for what the
     far end does.
     """
-    shots = Firing(wire, target, rng)
+    shots = EarlyProbe(wire, target, rng)
     with wire.tap() as tap:
         thread = threading.Thread(target=shots.run, args=(tap,), name="early", daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""Volleys at multicast groups: who joined one, and who answers for one?"""
+"""Probes at multicast groups: whether anybody joined one, or answers for one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from proof.outside.targets import Aim
+from proof.outside.targets import Targets
 from proof.wire.craft import group_mac, ping
 
 IPV4_GROUPS = (
@@ -61,31 +61,31 @@ def ipv6_groups() -> tuple[str, ...]:
     return tuple(f"ff0{scope}::{ident}" for scope in IPV6_SCOPES for ident in IPV6_IDS)
 
 
-def pings(aim: Aim) -> Iterator[bytes]:
+def pings(targets: Targets) -> Iterator[bytes]:
     """Echo requests to every well-known group, at the group's MAC and at each host MAC."""
-    for groups, base in ((IPV4_GROUPS, aim.v4), (ipv6_groups(), aim.v6)):
-        for group in aim.some(groups, 20, always=groups[1:6]):
-            for mac in (group_mac(group), *aim.host_macs):
-                yield ping(base.to(mac=mac, ip=group), aim.rng.getrandbits(16), 1)
+    for groups, base in ((IPV4_GROUPS, targets.v4), (ipv6_groups(), targets.v6)):
+        for group in targets.some(groups, 20, always=groups[1:6]):
+            for mac in (group_mac(group), *targets.host_macs):
+                yield ping(base.to(mac=mac, ip=group), targets.rng.getrandbits(16), 1)
 
 
-def queries(aim: Aim) -> Iterator[bytes]:
+def queries(targets: Targets) -> Iterator[bytes]:
     """Router solicitations, node information (RFC 4620), MLD and IGMP. The VM may answer for itself."""
     alert = IPv6ExtHdrHopByHop(options=[RouterAlert()])
     questions = (ICMPv6NIQueryName(data=b"\x00"), ICMPv6NIQueryIPv6(), ICMPv6NIQueryIPv4())
     for group in JOINED:
-        for mac in (group_mac(group), *aim.host_macs):
-            base = Ether(src=aim.target.tester_mac, dst=mac) / IPv6(src=aim.v6.src_ip, dst=group, hlim=255)
-            for body in (ICMPv6EchoRequest(id=aim.rng.getrandbits(16)), ICMPv6ND_RS(), *questions):
+        for mac in (group_mac(group), *targets.host_macs):
+            base = Ether(src=targets.target.tester_mac, dst=mac) / IPv6(src=targets.v6.src_ip, dst=group, hlim=255)
+            for body in (ICMPv6EchoRequest(id=targets.rng.getrandbits(16)), ICMPv6ND_RS(), *questions):
                 yield bytes(base / body)
             base[IPv6].hlim = 1
             for body in _mld(group):
                 yield bytes(base / alert / body)
     for group in ("224.0.0.1", "224.0.0.2", "224.0.0.22", "224.0.0.251"):
-        for mac in (group_mac(group), *aim.host_macs):
+        for mac in (group_mac(group), *targets.host_macs):
             for query in IGMP_QUERIES:
-                packet = IP(src=aim.v4.src_ip, dst=group, ttl=1, proto=2, options=[IPOption_Router_Alert()])
-                yield bytes(Ether(src=aim.target.tester_mac, dst=mac) / packet / Raw(query))
+                packet = IP(src=targets.v4.src_ip, dst=group, ttl=1, proto=2, options=[IPOption_Router_Alert()])
+                yield bytes(Ether(src=targets.target.tester_mac, dst=mac) / packet / Raw(query))
 
 
 def _mld(group: str) -> tuple[Packet, ...]:

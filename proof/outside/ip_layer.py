@@ -1,4 +1,4 @@
-"""Volleys of IP: addresses, protocols, options, extension headers, fragments, routes, false sources."""
+"""Probes at the IP layer: addresses, protocols, options, extension headers, fragments, routes, false sources."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from proof.outside.targets import SPORT, Aim
-from proof.scan.frame_batch import Walk
+from proof.outside.targets import SPORT, Targets
+from proof.scan.frame_batch import GeneratedFrames
 from proof.scan.ports import GENERIC
 from proof.wire.craft import FramePath, aimed, ether, numbered, ping, tcp_syn, udp
 
@@ -31,34 +31,34 @@ PROTOCOL_BODY = bytes.fromhex("3b00010400000000") + b"sallyport protocol"
 """Behind any protocol number: an extension header of eight bytes that says "no next header" (RFC 8200 section 4)."""
 
 
-def prefix(aim: Aim) -> Iterator[bytes]:
+def prefix(targets: Targets) -> Iterator[bytes]:
     """Packets for addresses that nobody resolved: a host may hold one and still not answer ARP."""
-    hosts = [str(host) for host in IPv4Network(aim.target.prefix)]
-    for host in aim.some(hosts, 36):
-        for mac in aim.host_macs:
-            path = aim.v4.to(mac=mac, ip=host)
+    hosts = [str(host) for host in IPv4Network(targets.target.prefix)]
+    for host in targets.some(hosts, 36):
+        for mac in targets.host_macs:
+            path = targets.v4.to(mac=mac, ip=host)
             yield ping(path, 11, 1)
-            yield tcp_syn(path, SPORT, 7000, aim.rng.getrandbits(32))
+            yield tcp_syn(path, SPORT, 7000, targets.rng.getrandbits(32))
 
 
-def pings(aim: Aim) -> Iterator[bytes]:
+def pings(targets: Targets) -> Iterator[bytes]:
     """Echo, timestamp and address mask requests to every address at every MAC."""
-    everyone = [str(IPv4Network(aim.target.prefix).broadcast_address), "255.255.255.255", "127.0.0.1"]
-    for path in aim.paths([*aim.ipv4, *everyone], aim.v4):
-        yield ping(path, aim.rng.getrandbits(16), 1)
+    everyone = [str(IPv4Network(targets.target.prefix).broadcast_address), "255.255.255.255", "127.0.0.1"]
+    for path in targets.paths([*targets.ipv4, *everyone], targets.v4):
+        yield ping(path, targets.rng.getrandbits(16), 1)
         for kind in (10, 13, 15, 17, 37, 42):  # RFC 1256, 792, 792, 950, 1788, 8335
             yield bytes(path.layers() / ICMP(type=kind))
-    for path in aim.paths([*aim.ipv6, "::1", "::ffff:127.0.0.1"], aim.v6):
-        yield ping(path, aim.rng.getrandbits(16), 1)
-    for mac in aim.host_macs:  # the VM's own addresses at the host's MACs
-        yield ping(aim.v4.to(mac=mac), aim.rng.getrandbits(16), 1)
-        yield ping(aim.v6.to(mac=mac), aim.rng.getrandbits(16), 1)
+    for path in targets.paths([*targets.ipv6, "::1", "::ffff:127.0.0.1"], targets.v6):
+        yield ping(path, targets.rng.getrandbits(16), 1)
+    for mac in targets.host_macs:  # the VM's own addresses at the host's MACs
+        yield ping(targets.v4.to(mac=mac), targets.rng.getrandbits(16), 1)
+        yield ping(targets.v6.to(mac=mac), targets.rng.getrandbits(16), 1)
 
 
-def protocols(aim: Aim) -> Walk:
+def protocols(targets: Targets) -> GeneratedFrames:
     """Every IP protocol and next header to every host address at every MAC."""
-    bases = [bytes(_bare(path) / Raw(PROTOCOL_BODY)) for path in aim.all_paths()]
-    return Walk(len(bases) * 256, lambda index: numbered(bases[index >> 8], index & 0xFF))
+    bases = [bytes(_bare(path) / Raw(PROTOCOL_BODY)) for path in targets.all_paths()]
+    return GeneratedFrames(len(bases) * 256, lambda index: numbered(bases[index >> 8], index & 0xFF))
 
 
 def _bare(path: FramePath) -> Packet:
@@ -70,26 +70,26 @@ def _bare(path: FramePath) -> Packet:
     return layers
 
 
-def options(aim: Aim) -> Iterator[bytes]:
+def options(targets: Targets) -> Iterator[bytes]:
     """Every IPv4 option (RFC 791, IANA) at the VM and the host; well-formed ones and source routes at every MAC.
 
     Malformed ones go only to addresses of whom they are sent to: a stack complains of them whomever the packet is for.
     """
-    for kind in aim.some(range(256), 30, always=(0, 1, 7, 68, 130, 131, 136, 137, 148)):
+    for kind in targets.some(range(256), 30, always=(0, 1, 7, 68, 130, 131, 136, 137, 148)):
         option = bytes([kind, 4, 4, 0])
-        yield _with_options(aim.v4, option)
-        for mac in aim.host_macs:
-            yield _with_options(aim.v4.to(mac=mac, ip=aim.ipv4[0]), option)
-    own = IPv6Address("::ffff:" + aim.target.tester_ipv4).packed[-4:]
-    routes = [IPv6Address("::ffff:" + address).packed[-4:] for address in (*aim.ipv4, *ELSEWHERE_IPV4)] + [own]
+        yield _with_options(targets.v4, option)
+        for mac in targets.host_macs:
+            yield _with_options(targets.v4.to(mac=mac, ip=targets.ipv4[0]), option)
+    own = IPv6Address("::ffff:" + targets.target.tester_ipv4).packed[-4:]
+    routes = [IPv6Address("::ffff:" + address).packed[-4:] for address in (*targets.ipv4, *ELSEWHERE_IPV4)] + [own]
     recorded = (b"\x07\x0b\x04" + bytes(8) + b"\x00", b"\x44\x0c\x05\x00" + bytes(8), b"\x94\x04\x00\x00")
-    for path in aim.paths((*aim.ipv4, aim.target.vm_ipv4), aim.v4):
+    for path in targets.paths((*targets.ipv4, targets.target.vm_ipv4), targets.v4):
         for option in recorded:
             yield _with_options(path, option)
-    for mac in aim.macs:
+    for mac in targets.macs:
         for hop in routes:
             for kind in (131, 137):  # loose and strict source routing, by the VM
-                yield _with_options(aim.v4.to(mac=mac), bytes([kind, 7, 4]) + hop + b"\x00")
+                yield _with_options(targets.v4.to(mac=mac), bytes([kind, 7, 4]) + hop + b"\x00")
 
 
 def _with_options(path: FramePath, raw: bytes) -> bytes:
@@ -104,11 +104,11 @@ def _with_options(path: FramePath, raw: bytes) -> bytes:
     return ether(path.src_mac, path.dst_mac, 0x0800, bytes(packet) + body)
 
 
-def extensions(aim: Aim) -> Iterator[bytes]:
+def extensions(targets: Targets) -> Iterator[bytes]:
     """IPv6 extension headers at the VM and the host: options of each class, nested, jumbograms, routing headers."""
     echo = ICMPv6EchoRequest(id=9)
-    paths = tuple(aim.paths((*aim.ipv6, aim.target.vm_ipv6, "ff02::1"), aim.v6))
-    for path in aim.some(paths, 6):
+    paths = tuple(targets.paths((*targets.ipv6, targets.target.vm_ipv6, "ff02::1"), targets.v6))
+    for path in targets.some(paths, 6):
         base = path.layers()
         for kind in (0x1E, 0x5E, 0x9E, 0xDE):  # skip; drop; drop and say so; say so unless it was multicast
             option = [HBHOptUnknown(otype=kind, optdata=b"sally")]
@@ -124,14 +124,14 @@ def extensions(aim: Aim) -> Iterator[bytes]:
             nested /= IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0\0\0\0")])
         yield bytes(nested / echo)
         yield bytes(base / IPv6ExtHdrHopByHop() / IPv6ExtHdrHopByHop() / echo)  # only the first place is allowed
-    yield from _routing_headers(aim)
+    yield from _routing_headers(targets)
 
 
-def _routing_headers(aim: Aim) -> Iterator[bytes]:
+def _routing_headers(targets: Targets) -> Iterator[bytes]:
     """Routing headers by the VM and by the host, on and back to the tester (RFC 5095, 6275, 6554, 8754)."""
-    lasts = (*aim.ipv6, aim.target.tester_ipv6, aim.target.vm_ipv6, *ELSEWHERE_IPV6)
-    for path in aim.paths((aim.target.vm_ipv6, *aim.ipv6[:1]), aim.v6):
-        for last in aim.some(lasts, 1, always=lasts[:1]):
+    lasts = (*targets.ipv6, targets.target.tester_ipv6, targets.target.vm_ipv6, *ELSEWHERE_IPV6)
+    for path in targets.paths((targets.target.vm_ipv6, *targets.ipv6[:1]), targets.v6):
+        for last in targets.some(lasts, 1, always=lasts[:1]):
             # The checksum is that of the packet as its last destination sees it (RFC 8200 section 8.1).
             there, here = (_payload(path.to(ip=ip), ICMPv6EchoRequest(id=9)) for ip in (last, path.dst_ip))
             for kind in (0, 1, 2, 3, 4, 5, 6, 253):
@@ -152,10 +152,13 @@ def _raw_ipv6(path: FramePath, number: int, payload: bytes) -> bytes:
     return bytes(frame) + payload
 
 
-def fragments(aim: Aim) -> Iterator[bytes]:
+def fragments(targets: Targets) -> Iterator[bytes]:
     """Fragments: tiny, overlapping, never ending, empty, the last alone, beyond 65,535 bytes; of both families."""
-    for path in (*_own_paths(aim, aim.ipv4[:1], aim.v4), *_own_paths(aim, aim.ipv6[:1], aim.v6)):
-        ident = aim.rng.getrandbits(16)
+    for path in (
+        *_own_paths(targets, targets.ipv4[:1], targets.v4),
+        *_own_paths(targets, targets.ipv6[:1], targets.v6),
+    ):
+        ident = targets.rng.getrandbits(16)
         segment = _payload(path, TCP(sport=SPORT, dport=7000, flags="S") / Raw(bytes(12)))
         datagram = _payload(path, UDP(sport=SPORT, dport=7000) / Raw(bytes(32)))
         echo = _payload(path, (ICMPv6EchoRequest(id=9) if path.is_ipv6 else ICMP(id=9)) / Raw(bytes(56)))
@@ -168,9 +171,9 @@ def fragments(aim: Aim) -> Iterator[bytes]:
             yield _fragment(path, 17, ident + 9, at, bytes(1024), more=False)
 
 
-def _own_paths(aim: Aim, host: Sequence[str], base: FramePath) -> Iterator[FramePath]:
+def _own_paths(targets: Targets, host: Sequence[str], base: FramePath) -> Iterator[FramePath]:
     yield base
-    for mac in aim.some(aim.macs, 0, always=aim.macs[:1]):
+    for mac in targets.some(targets.macs, 0, always=targets.macs[:1]):
         for address in host:
             yield base.to(mac=mac, ip=address)
 
@@ -199,11 +202,11 @@ def _fragment(path: FramePath, number: int, ident: int, at: int, piece: bytes, *
     return bytes(packet / Raw(piece))
 
 
-def sources(aim: Aim) -> Iterator[bytes]:
+def sources(targets: Targets) -> Iterator[bytes]:
     """False sources: the link's own addresses, martians (RFC 1812, 5.3.7), groups, the VM itself (land attack)."""
-    target, network = aim.target, IPv4Network(aim.target.prefix)
+    target, network = targets.target, IPv4Network(targets.target.prefix)
     martians = (
-        *aim.ipv4,
+        *targets.ipv4,
         target.vm_ipv4,
         "127.0.0.1",
         "127.8.8.8",
@@ -213,51 +216,68 @@ def sources(aim: Aim) -> Iterator[bytes]:
         "255.255.255.255",
     )
     martians += ("224.0.0.1", "239.255.255.250", "169.254.1.1", "192.0.2.1", "10.0.2.2", "8.8.8.8")
-    martians += (str(network.broadcast_address), str(network.network_address), aim.stranger)
+    martians += (str(network.broadcast_address), str(network.network_address), targets.unused_ipv4)
     for source in martians:
-        for path in (aim.v4, *(aim.v4.to(mac=mac, ip=address) for mac in aim.macs for address in aim.ipv4)):
-            yield from _three(FramePath(path.src_mac, path.dst_mac, source, path.dst_ip), aim)
-    martians6 = (target.vm_ipv6, *aim.ipv6, "::", "::1", "ff02::1", "ff0e::1", "::ffff:127.0.0.1", "::169.254.254.1")
+        for path in (
+            targets.v4,
+            *(targets.v4.to(mac=mac, ip=address) for mac in targets.macs for address in targets.ipv4),
+        ):
+            yield from _three(FramePath(path.src_mac, path.dst_mac, source, path.dst_ip), targets)
+    martians6 = (
+        target.vm_ipv6,
+        *targets.ipv6,
+        "::",
+        "::1",
+        "ff02::1",
+        "ff0e::1",
+        "::ffff:127.0.0.1",
+        "::169.254.254.1",
+    )
     martians6 += (f"::ffff:{target.tester_ipv4}", "64:ff9b::a9fe:fe01", "2002:a9fe:fe01::1", "fec0::1", *ELSEWHERE_IPV6)
     for source in martians6:
-        for path in (aim.v6, *(aim.v6.to(mac=mac, ip=address) for mac in aim.host_macs for address in aim.ipv6)):
-            yield from _three(FramePath(path.src_mac, path.dst_mac, source, path.dst_ip), aim)
+        for path in (
+            targets.v6,
+            *(targets.v6.to(mac=mac, ip=address) for mac in targets.host_macs for address in targets.ipv6),
+        ):
+            yield from _three(FramePath(path.src_mac, path.dst_mac, source, path.dst_ip), targets)
 
 
-def _three(path: FramePath, aim: Aim) -> Iterator[bytes]:
+def _three(path: FramePath, targets: Targets) -> Iterator[bytes]:
     """Ping, SYN and datagram; from the port they are sent to, so that a land attack is one."""
     yield ping(path, 41, 1)
-    yield tcp_syn(path, 7000, 7000, aim.rng.getrandbits(32))
+    yield tcp_syn(path, 7000, 7000, targets.rng.getrandbits(32))
     yield udp(path, 7000, 7000, GENERIC)
 
 
-def routed(aim: Aim) -> Iterator[bytes]:
+def routed(targets: Targets) -> Iterator[bytes]:
     """Packets through the VM. With hop limit 1 a router betrays itself even where the way back is missing."""
     for ttl in (64, 2, 1):
-        for address in (*aim.ipv4, *ELSEWHERE_IPV4):
-            path = aim.v4.to(ip=address)
+        for address in (*targets.ipv4, *ELSEWHERE_IPV4):
+            path = targets.v4.to(ip=address)
             yield ping(path, 9, ttl, ttl)
             yield udp(path, SPORT, 7000, GENERIC, ttl)
             yield udp(path, SPORT, 33434, GENERIC, ttl)
             for port in (22, 80, 443, 7000):
-                yield tcp_syn(path, SPORT, port, aim.rng.getrandbits(32), ttl)
-        for address in (*aim.ipv6, *ELSEWHERE_IPV6):
-            path = aim.v6.to(ip=address)
+                yield tcp_syn(path, SPORT, port, targets.rng.getrandbits(32), ttl)
+        for address in (*targets.ipv6, *ELSEWHERE_IPV6):
+            path = targets.v6.to(ip=address)
             yield ping(path, 9, ttl, ttl)
-            yield tcp_syn(path, SPORT, 7000, aim.rng.getrandbits(32), ttl)
-    head = Ether(src=aim.target.tester_mac, dst=aim.target.vm_mac)
-    for address in aim.target.host_ipv4:
+            yield tcp_syn(path, SPORT, 7000, targets.rng.getrandbits(32), ttl)
+    head = Ether(src=targets.target.tester_mac, dst=targets.target.vm_mac)
+    for address in targets.target.host_ipv4:
         # From the host's own address, as a reflection of the VM's answer onto the link would need it.
-        yield bytes(head / IP(src=address, dst=aim.v4.dst_ip) / UDP(sport=7000, dport=SPORT) / Raw(GENERIC))
-        inner = IP(src=aim.v4.src_ip, dst=address) / ICMP(id=9)
-        yield bytes(head / IP(src=aim.v4.src_ip, dst=aim.v4.dst_ip) / inner)
+        yield bytes(head / IP(src=address, dst=targets.v4.dst_ip) / UDP(sport=7000, dport=SPORT) / Raw(GENERIC))
+        inner = IP(src=targets.v4.src_ip, dst=address) / ICMP(id=9)
+        yield bytes(head / IP(src=targets.v4.src_ip, dst=targets.v4.dst_ip) / inner)
         for number, body in ((47, b"\0\0\x08\0"), (94, b""), (137, b"\0\0\x01\xff")):  # GRE, IPIP of old, MPLS in IP
-            yield bytes(head / IP(src=aim.v4.src_ip, dst=aim.v4.dst_ip, proto=number) / Raw(body + bytes(inner)))
-        yield bytes(head / IPv6(src=aim.v6.src_ip, dst=aim.v6.dst_ip, nh=4) / Raw(bytes(inner)))
+            yield bytes(
+                head / IP(src=targets.v4.src_ip, dst=targets.v4.dst_ip, proto=number) / Raw(body + bytes(inner))
+            )
+        yield bytes(head / IPv6(src=targets.v6.src_ip, dst=targets.v6.dst_ip, nh=4) / Raw(bytes(inner)))
         vxlan = b"\x08\0\0\0\0\0\x01\0" + bytes(head / inner)
         for port in (4789, 8472):
-            yield udp(aim.v4, SPORT, port, vxlan)
-    for address in aim.ipv6:
-        inner6 = IPv6(src=aim.v6.src_ip, dst=address) / ICMPv6EchoRequest(id=9)
-        yield bytes(head / IPv6(src=aim.v6.src_ip, dst=aim.v6.dst_ip, nh=41) / Raw(bytes(inner6)))
-        yield bytes(head / IP(src=aim.v4.src_ip, dst=aim.v4.dst_ip, proto=41) / Raw(bytes(inner6)))
+            yield udp(targets.v4, SPORT, port, vxlan)
+    for address in targets.ipv6:
+        inner6 = IPv6(src=targets.v6.src_ip, dst=address) / ICMPv6EchoRequest(id=9)
+        yield bytes(head / IPv6(src=targets.v6.src_ip, dst=targets.v6.dst_ip, nh=41) / Raw(bytes(inner6)))
+        yield bytes(head / IP(src=targets.v4.src_ip, dst=targets.v4.dst_ip, proto=41) / Raw(bytes(inner6)))

@@ -1,4 +1,4 @@
-"""Volleys below IP: EtherTypes, LLC and SNAP, tags, link protocols, source MACs."""
+"""Probes below IP: EtherTypes, LLC and SNAP, tags, link protocols, source MACs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from scapy.layers.inet import ICMP, IP
 from scapy.packet import Raw
 
-from proof.outside.targets import STRANGER_IPV6, STRANGER_MAC, Aim
-from proof.scan.frame_batch import Walk
+from proof.outside.targets import UNUSED_IPV6, UNUSED_MAC, Targets
+from proof.scan.frame_batch import GeneratedFrames
 from proof.wire.craft import FramePath, arp_request, ether, llc, neighbour_solicit, ping, snap, tagged, udp
 from proof.wire.target import BROADCAST, mac_bytes
 
 SAMPLED_ETHERTYPES = 8192
-"""Of a full run, among all MACs."""
+"""Random EtherTypes of a full run, over all MACs together."""
 FIRST_ETHERTYPE = 0x0600  # IEEE 802.3 clause 3.2.6: below it the field is a length
 IP_TYPES = (0x0800, 0x0806, 0x86DD)
 TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300)
@@ -26,7 +26,7 @@ RESERVED_GROUPS = (
 """Groups of link protocols (IEEE 802.1Q tables 8-1 to 8-3, IEEE 1588, Cisco's, Foundry's, ISO 9542, loopback)."""
 WAKE_UP = 0x0842
 LIKELY = (*IP_TYPES, 0x0842, 0x7000, 0x8035, 0x8899, 0x88B5, 0x88B6, 0x88B7, 0x9000, 0xFFFF)
-"""What a service of one's own would take: local experiments (IEEE 802 clause 9.2.4), test protocols, round numbers."""
+"""EtherTypes that a private service would use: local experiments (IEEE 802 clause 9.2.4), tests, round values."""
 PAUSE = 0x8808  # IEEE 802.3 annex 31B, 802.1Qbb
 EAPOL = 0x888E  # IEEE 802.1X
 SLOW = 0x8809  # IEEE 802.3 clause 57: LACP, marker, OAM, ESMC
@@ -92,25 +92,33 @@ SNAP_TYPES = (*IP_TYPES, 0x8035, 0x809B, 0x80F3, 0x8100, 0x8137, 0x814C, 0x8847,
 SNAP_BODY = b"sallyport probe of a SNAP protocol"
 
 
-def _echo(aim: Aim) -> bytes:
-    """An echo request for the host's address on the link: whoever takes such a frame for IP answers it."""
-    target = aim.target
-    ask = IP(src=target.tester_ipv4, dst=aim.ipv4[0]) / ICMP(id=aim.rng.getrandbits(16)) / Raw(b"sallyport ethertyp")
+def _echo(targets: Targets) -> bytes:
+    """An echo request for the host's address on the link: a stack that takes such a frame for IP answers it."""
+    target = targets.target
+    ask = (
+        IP(src=target.tester_ipv4, dst=targets.ipv4[0])
+        / ICMP(id=targets.rng.getrandbits(16))
+        / Raw(b"sallyport ethertyp")
+    )
     return bytes(ask)
 
 
-def ethertypes(aim: Aim) -> Sequence[bytes]:
-    """Every EtherType, lazily, as there are 64,000 for each MAC; to the other MACs `LIKELY` and some at random.
+def ethertypes(targets: Targets) -> Sequence[bytes]:
+    """Every EtherType to broadcast and to the port's own MAC; to the other MACs `LIKELY` and some at random.
 
-    Everything goes to all stations and to the port's own MAC: a card hands no other station's frames on. In a quick run
-    every MAC gets `LIKELY` and a few.
+    A card without promiscuous mode hands on no frame to another MAC, so those two matter most. Frames are computed on
+    access, as there are 64,000 for each MAC. In a quick run every MAC gets `LIKELY` and a few others.
     """
-    heads = [mac_bytes(mac) + mac_bytes(aim.target.tester_mac) for mac in aim.macs]
+    heads = [mac_bytes(mac) + mac_bytes(targets.target.tester_mac) for mac in targets.macs]
     kinds = [kind.to_bytes(2, "big") for kind in range(FIRST_ETHERTYPE, 0x10000)]
-    body, count = _echo(aim), len(kinds)
-    whole = [] if aim.quick else [index for index, mac in enumerate(aim.macs) if mac in (*aim.host_macs[:1], BROADCAST)]
+    body, count = _echo(targets), len(kinds)
+    whole = (
+        []
+        if targets.quick
+        else [index for index, mac in enumerate(targets.macs) if mac in (*targets.host_macs[:1], BROADCAST)]
+    )
     likely = [start * count + kind - FIRST_ETHERTYPE for start in range(len(heads)) for kind in LIKELY]
-    sampled = [*likely, *aim.rng.sample(range(len(heads) * count), 120 if aim.quick else SAMPLED_ETHERTYPES)]
+    sampled = [*likely, *targets.rng.sample(range(len(heads) * count), 120 if targets.quick else SAMPLED_ETHERTYPES)]
 
     def frame(index: int) -> bytes:
         if index < len(whole) * count:
@@ -120,14 +128,14 @@ def ethertypes(aim: Aim) -> Sequence[bytes]:
             head, kind = heads[at // count], kinds[at % count]
         return head + kind + body
 
-    return Walk(len(whole) * count + len(sampled), frame)
+    return GeneratedFrames(len(whole) * count + len(sampled), frame)
 
 
-def protocols(aim: Aim) -> Iterator[bytes]:
-    """Link protocols, each at the groups of all of them and at each MAC."""
-    source = aim.target.tester_mac
-    for mac in (*aim.macs, *aim.some(RESERVED_GROUPS, 2, always=RESERVED_GROUPS[:1])):
-        for kind, body in aim.some(KNOWN, 10, always=KNOWN[:2]):
+def protocols(targets: Targets) -> Iterator[bytes]:
+    """A message of every link protocol, to the groups of all of them and to each MAC."""
+    source = targets.target.tester_mac
+    for mac in (*targets.macs, *targets.some(RESERVED_GROUPS, 2, always=RESERVED_GROUPS[:1])):
+        for kind, body in targets.some(KNOWN, 10, always=KNOWN[:2]):
             yield ether(source, mac, kind, body)
         for body in BRIDGE_MESSAGES:
             yield llc(source, mac, body)
@@ -135,59 +143,59 @@ def protocols(aim: Aim) -> Iterator[bytes]:
             yield snap(ether(source, mac, pid, b"\x02\xb4\x00\x00\x00\x01\x00\x08test"), CISCO)
 
 
-def wake_on_lan(aim: Aim) -> Iterator[bytes]:
+def wake_on_lan(targets: Targets) -> Iterator[bytes]:
     """Magic packets for each host MAC, as EtherType 0x0842 and as UDP to ports 0, 7 and 9; with a password, too."""
-    for owner in (*aim.host_macs, aim.target.vm_mac):
+    for owner in (*targets.host_macs, targets.target.vm_mac):
         for password in (b"", bytes(6)):
             magic = b"\xff" * 6 + mac_bytes(owner) * 16 + password
             for mac in (BROADCAST, owner):
-                yield ether(aim.target.tester_mac, mac, WAKE_UP, magic)
+                yield ether(targets.target.tester_mac, mac, WAKE_UP, magic)
                 for port in (0, 7, 9):
-                    for address in ("255.255.255.255", aim.stranger):
-                        yield udp(aim.v4.to(mac=mac, ip=address), 9, port, magic)
+                    for address in ("255.255.255.255", targets.unused_ipv4):
+                        yield udp(targets.v4.to(mac=mac, ip=address), 9, port, magic)
 
 
-def logical_links(aim: Aim) -> Iterator[bytes]:
+def logical_links(targets: Targets) -> Iterator[bytes]:
     """LLC TEST (an echo), XID, SABME and data for every DSAP (IEEE 802.2 section 5.4)."""
     commands = (b"\xf3sallyport", b"\xbf\x81\x01\x00", b"\x7f", b"\x03sallyport")
-    for dsap in aim.some(range(256), 5, always=(0x00, 0x42, 0xAA, 0xE0, 0xFF)):
-        for mac in aim.macs:
+    for dsap in targets.some(range(256), 5, always=(0x00, 0x42, 0xAA, 0xE0, 0xFF)):
+        for mac in targets.macs:
             for command in commands:
-                yield llc(aim.target.tester_mac, mac, bytes([dsap, 0x04]) + command)
+                yield llc(targets.target.tester_mac, mac, bytes([dsap, 0x04]) + command)
 
 
-def snaps(aim: Aim) -> Iterator[bytes]:
+def snaps(targets: Targets) -> Iterator[bytes]:
     """ARP, ND, ping and SYN for the host in SNAP, alone, with tags around and inside; then other protocol numbers."""
-    for frame in aim.some(aim.knocks(), 20):
+    for frame in targets.some(targets.basic_requests(), 20):
         yield snap(frame)
         yield snap(frame, 0x0000F8)
         yield tagged(snap(frame), 0, priority=5)
-        yield tagged(snap(frame), aim.rng.randrange(1, 4095))
+        yield tagged(snap(frame), targets.rng.randrange(1, 4095))
         yield snap(tagged(frame, 1))
-    numbers = [*SNAP_TYPES, *(aim.rng.randrange(0x10000) for _ in range(4 if aim.quick else 64))]
-    for mac in aim.macs:
+    numbers = [*SNAP_TYPES, *(targets.rng.randrange(0x10000) for _ in range(4 if targets.quick else 64))]
+    for mac in targets.macs:
         for number in numbers:
             for oui in (0, 0x0000F8, 0x00000C, 0x080007):
-                yield snap(ether(aim.target.tester_mac, mac, number, SNAP_BODY), oui)
+                yield snap(ether(targets.target.tester_mac, mac, number, SNAP_BODY), oui)
 
 
-def tags(aim: Aim) -> Iterator[bytes]:
+def tags(targets: Targets) -> Iterator[bytes]:
     """Tagged variants: some drivers and stacks strip tags before any rule sees the frame."""
-    vids = [0, 1, 2, 42, 100, 4094, 4095, *aim.rng.sample(range(3, 4093), 5)]
-    knocks = aim.knocks()
+    vids = [0, 1, 2, 42, 100, 4094, 4095, *targets.rng.sample(range(3, 4093), 5)]
+    basic_requests = targets.basic_requests()
     for vid in vids:
-        for frame in aim.some(knocks, 8):
+        for frame in targets.some(basic_requests, 8):
             yield tagged(frame, vid)
-    for frame in aim.some(knocks, 4):
+    for frame in targets.some(basic_requests, 4):
         for priority in range(1, 8):  # IEEE 802.1Q clause 6.9.3: VLAN 0 carries a priority alone
             yield tagged(frame, 0, priority=priority)
         for tpid in TPIDS[1:]:
             yield tagged(frame, vids[-1], tpid)
-    for frame in aim.some(knocks, 10):
-        yield from _stacked(aim, frame, vids[-2:])
+    for frame in targets.some(basic_requests, 10):
+        yield from _stacked(targets, frame, vids[-2:])
 
 
-def _stacked(aim: Aim, frame: bytes, vids: list[int]) -> Iterator[bytes]:
+def _stacked(targets: Targets, frame: bytes, vids: list[int]) -> Iterator[bytes]:
     """Yield ``frame`` behind two to four tags: of one kind, of VLAN 0, and mixed."""
     yield tagged(tagged(frame, vids[0]), vids[1], 0x88A8)
     yield tagged(tagged(frame, 0), 0)
@@ -195,14 +203,14 @@ def _stacked(aim: Aim, frame: bytes, vids: list[int]) -> Iterator[bytes]:
         same = mixed = frame
         for _ in range(depth):
             same = tagged(same, 0)
-            mixed = tagged(mixed, aim.rng.choice((0, *vids)), aim.rng.choice(TPIDS))
+            mixed = tagged(mixed, targets.rng.choice((0, *vids)), targets.rng.choice(TPIDS))
         yield same
         yield mixed
 
 
-def tunnels(aim: Aim) -> Iterator[bytes]:
+def tunnels(targets: Targets) -> Iterator[bytes]:
     """IP for the host in what carries it over Ethernet: MPLS (RFC 3032), PPPoE (RFC 2516), NSH, TRILL, PBB."""
-    for frame in aim.some(aim.knocks(), 14):
+    for frame in targets.some(targets.basic_requests(), 14):
         head, kind, packet = frame[:12], frame[12:14], frame[14:]
         if kind == b"\x08\x06":
             continue
@@ -228,25 +236,26 @@ def tunnels(aim: Aim) -> Iterator[bytes]:
         yield head + b"\x65\x58" + frame  # transparent Ethernet bridging
 
 
-def source_macs(aim: Aim) -> Iterator[bytes]:
-    """Frames under the VM's MAC, the host's, nobody's and groups'; behind each that a bridge may learn, a question.
+def source_macs(targets: Targets) -> Iterator[bytes]:
+    """Frames with the VM's, the host's, unused and group MACs as source.
 
-    The VM's answer to it shows a bridge where the VM is, should it have believed otherwise. Who is named as sender of
-    ARP and ND is a stranger, so that no neighbour of the tester is led astray.
+    An ARP request to the VM follows those that a bridge may learn from: with the VM's answer the bridge learns again
+    which port the VM is at. The sender address in ARP and ND is an unused one, so that no neighbour table of the tester
+    or the VM changes.
     """
-    target = aim.target
-    sources = (target.vm_mac, *aim.host_macs, "00:00:00:00:00:00", BROADCAST)
-    sources += ("01:00:5e:00:00:01", "33:33:00:00:00:01", "01:80:c2:00:00:00", "01:80:c2:00:00:01", STRANGER_MAC)
-    heal = arp_request(aim.v4, ethernet_dst=BROADCAST)
+    target = targets.target
+    sources = (target.vm_mac, *targets.host_macs, "00:00:00:00:00:00", BROADCAST)
+    sources += ("01:00:5e:00:00:01", "33:33:00:00:00:01", "01:80:c2:00:00:00", "01:80:c2:00:00:01", UNUSED_MAC)
+    relearn = arp_request(targets.v4, ethernet_dst=BROADCAST)
     for source in sources:
-        for mac in aim.macs:
-            for address in (*aim.ipv4, target.vm_ipv4):
-                path = FramePath(source, mac, aim.stranger, address)
+        for mac in targets.macs:
+            for address in (*targets.ipv4, target.vm_ipv4):
+                path = FramePath(source, mac, targets.unused_ipv4, address)
                 yield arp_request(path, ethernet_dst=mac)
                 yield ping(path, 21, 1)
-            for address in (*aim.ipv6, target.vm_ipv6):
-                path = FramePath(source, mac, STRANGER_IPV6, address)
+            for address in (*targets.ipv6, target.vm_ipv6):
+                path = FramePath(source, mac, UNUSED_IPV6, address)
                 yield neighbour_solicit(path, multicast=False)
                 yield ping(path, 21, 1)
-            if source in (target.vm_mac, *aim.host_macs):
-                yield heal
+            if source in (target.vm_mac, *targets.host_macs):
+                yield relearn

@@ -1,4 +1,4 @@
-"""Volleys of frames that are too short, too long, or not what their headers say."""
+"""Probes with frames that are too short, too long, or whose headers do not describe their content."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Raw
 
-from proof.outside.targets import SPORT, Aim
+from proof.outside.targets import SPORT, Targets
 from proof.scan.ports import GENERIC
 from proof.wire.craft import FramePath, arp_request, ether, neighbour_solicit, ping, tcp_syn, udp
 from proof.wire.target import BROADCAST
 
 MTU_FRAME = 1514
 JUMBO = (1515, 1518, 1519, 1522, 1536, 2048, 4096, 4097, 8192, 9000, 9014, 9018, 9216, 16110, 65535)
-"""Bytes of a frame: around 802.3's limit with and without tags, what cards call jumbo, and the most of a socket."""
+"""Bytes of a frame: at the limit of IEEE 802.3 with and without tags, jumbo frames, the limit of a socket."""
 SHORTEST = 60  # IEEE 802.3 clause 4.4.2, without FCS
 
 
-def _ends(aim: Aim) -> Iterator[tuple[FramePath, FramePath]]:
-    """Yield the two families' ways to the VM, and to the host at each of its MACs."""
-    yield aim.v4, aim.v6
-    for mac, ipv6 in zip(aim.host_macs, aim.ipv6, strict=True):
-        yield aim.v4.to(mac=mac, ip=aim.ipv4[0]), aim.v6.to(mac=mac, ip=ipv6)
+def _ends(targets: Targets) -> Iterator[tuple[FramePath, FramePath]]:
+    """Yield pairs of an IPv4 and an IPv6 path: to the VM, and to the host at each of its MACs."""
+    yield targets.v4, targets.v6
+    for mac, ipv6 in zip(targets.host_macs, targets.ipv6, strict=True):
+        yield targets.v4.to(mac=mac, ip=targets.ipv4[0]), targets.v6.to(mac=mac, ip=ipv6)
 
 
-def _honest(v4: FramePath, v6: FramePath) -> list[bytes]:
-    """One short frame of each protocol; to the closed port of the backend, so that no connection is left behind."""
+def _valid_frames(v4: FramePath, v6: FramePath) -> list[bytes]:
+    """Return one short frame of each protocol, to port 7000, which is closed here: no connection is left open."""
     frames = [arp_request(v4, ethernet_dst=v4.dst_mac), neighbour_solicit(v6, multicast=False)]
     for path in (v4, v6):
         frames += [ping(path, 31, 1), tcp_syn(path, SPORT, 7000, 1), udp(path, SPORT, 7000, GENERIC)]
     return frames
 
 
-def cut(aim: Aim) -> Iterator[bytes]:
+def cut(targets: Targets) -> Iterator[bytes]:
     """Frames of each protocol cut after every byte, and nothing but 0 to 59 bytes of payload."""
-    for v4, v6 in _ends(aim):
-        for frame in _honest(v4, v6):
-            for length in aim.some(range(1, len(frame)), 2, always=(13, 14)):
+    for v4, v6 in _ends(targets):
+        for frame in _valid_frames(v4, v6):
+            for length in targets.some(range(1, len(frame)), 2, always=(13, 14)):
                 yield frame[:length]
         for kind in (0x0000, 0x0003, 0x05DC, 0x05FF, 0x0800, 0x0806, 0x8100, 0x86DD, 0xFFFF):
-            for length in aim.some(range(SHORTEST), 2, always=(0,)):
-                yield ether(aim.target.tester_mac, v4.dst_mac, kind, bytes(length))
+            for length in targets.some(range(SHORTEST), 2, always=(0,)):
+                yield ether(targets.target.tester_mac, v4.dst_mac, kind, bytes(length))
 
 
-def wrong_lengths(aim: Aim) -> Iterator[bytes]:
-    """Length and version fields that the frame does not bear out."""
-    for v4, v6 in _ends(aim):
+def wrong_lengths(targets: Targets) -> Iterator[bytes]:
+    """Length and version fields that do not match the frame."""
+    for v4, v6 in _ends(targets):
         head4, head6 = _head(v4), _head(v6)
         for length in (0, 1, 19, 20, 21, 27, 29, 1500, 0xFFFF):
             yield head4 + bytes(_ipv4(v4, len=length))
@@ -84,9 +84,9 @@ def _ipv4(path: FramePath, **fields: int) -> Packet:
     return IP(src=path.src_ip, dst=path.dst_ip, **fields) / UDP(sport=SPORT, dport=7000) / Raw(GENERIC)
 
 
-def wrong_checksums(aim: Aim) -> Iterator[bytes]:
+def wrong_checksums(targets: Targets) -> Iterator[bytes]:
     """Checksums of IPv4, TCP, UDP, ICMP that are wrong by one bit, zero, or all ones."""
-    for ends in _ends(aim):
+    for ends in _ends(targets):
         for path in ends:
             bodies: list[Packet] = [TCP(sport=SPORT, dport=7000), UDP(sport=SPORT, dport=7000) / Raw(GENERIC)]
             bodies += [] if path.is_ipv6 else [ICMP(id=32)]
@@ -101,11 +101,11 @@ def wrong_checksums(aim: Aim) -> Iterator[bytes]:
                     yield _head(path) + bytes(_ipv4(path, chksum=wrong))
 
 
-def oversized(aim: Aim) -> Iterator[bytes]:
+def oversized(targets: Targets) -> Iterator[bytes]:
     """Frames longer than the port's MTU allows, up to what the wire of this run can send."""
-    for length in (length for length in JUMBO if length <= aim.longest):
-        for v4, v6 in _ends(aim):
+    for length in (length for length in JUMBO if length <= targets.max_frame):
+        for v4, v6 in _ends(targets):
             for path, header in ((v4, 28), (v6, 48)):
                 yield udp(path, SPORT, 7000, bytes(length - 14 - header))
             yield ether(v4.src_mac, v4.dst_mac, 0x88B5, bytes(length - 14))
-        yield ether(aim.target.tester_mac, BROADCAST, 0x88B5, bytes(length - 14))
+        yield ether(targets.target.tester_mac, BROADCAST, 0x88B5, bytes(length - 14))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from proof.outside.catalogue import Arsenal
+from proof.outside.catalogue import ProbeCatalogue
 from proof.outside.passive import passive
 from proof.outside.sweeps import Sweeps, sample
 from proof.progress import Progress
 from proof.result import Result
 from proof.scan.controls import (
-    Question,
-    arp_question,
+    ControlProbe,
+    arp_control,
     ipv4_path,
     ipv6_path,
-    ping_question,
-    port_questions,
-    run_questions,
+    ping_control,
+    port_controls,
+    run_controls,
 )
-from proof.scan.frame_batch import fire
+from proof.scan.frame_batch import send_batch
 from proof.scan.pace import Pace, SynControl
 from proof.scan.ports import TCP_PORTS, UDP_PORTS
 from proof.wire.judge import PortJudge
@@ -40,29 +40,29 @@ def run_outside(
     """Run all probes at the management port and return their results; never raises for what the far end does.
 
     Args:
-        wire: on the port; with a ledger, and up before power-on, or the passive part is "not-tested".
-        target: what is promised there.
+        wire: on the port; with a frame log, and connected before power-on, or the passive result is "not-tested".
+        target: the addresses and open ports that the profile and the image declare.
         seed: of every random choice.
-        progress: called with what is being done.
+        progress: called with the name of the current probe.
         ports: TCP and UDP ports of the sweeps.
-        quick: only the named ports and a random sample of `QUICK_PORTS`, and the short form of the volleys.
+        quick: only the named ports and a random sample of `QUICK_PORTS`, and a sample of each batch of frames.
     """
     rng = random.Random(seed)
     say = progress or (lambda what, done, of: None)
     v4, v6 = ipv4_path(target), ipv6_path(target)
     asked = sample(ports, {*TCP_PORTS, *UDP_PORTS, *target.tcp_open}, rng) if quick else ports
     with answering(wire, target):
-        results = run_questions(wire, port_questions(target, rng))
+        results = run_controls(wire, port_controls(target, rng))
         for path in (v4, v6):
             results += Sweeps(wire, target, path, rng, say).run(asked)
         control, pace, judge = SynControl(v4, target.control_port, rng), Pace(), PortJudge(target)
 
-        def bracket() -> Sequence[Question]:
-            return (arp_question(v4), ping_question(v4, rng), ping_question(v6, rng))
+        def bracket() -> Sequence[ControlProbe]:
+            return (arp_control(v4), ping_control(v4, rng), ping_control(v6, rng))
 
-        for volley in Arsenal(target, rng, longest=wire.longest).volleys(quick):
-            say(volley.name, 0, len(volley.frames))
-            results.append(fire(wire, volley, control=control, bracket=bracket, judge=judge, pace=pace))
-            say(volley.name, len(volley.frames), len(volley.frames))
+        for batch in ProbeCatalogue(target, rng, max_frame=wire.max_frame).batches(quick):
+            say(batch.name, 0, len(batch.frames))
+            results.append(send_batch(wire, batch, control=control, bracket=bracket, judge=judge, pace=pace))
+            say(batch.name, len(batch.frames), len(batch.frames))
     results.append(passive(wire, target))
     return results

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from proof.progress import Progress
 from proof.result import Result, Verdict
-from proof.scan.numbered import ATTEMPTS, Numbered, Protocols, TcpPorts, UdpPorts
+from proof.scan.numbered import ATTEMPTS, NumberedProbe, Protocols, TcpPorts, UdpPorts
 from proof.scan.pace import Control, Pace, RefusalControl, SynControl
 from proof.scan.sweep import CLOSED_TRIES, find_closed_udp, run_sweep
 from proof.scan.sweep_result import sweep_result, tried
@@ -22,7 +22,7 @@ QUICK_PORTS = 3000
 
 
 class Sweeps:
-    """The sweeps at the VM's address of one family, which share their source of randomness and what they learn."""
+    """The sweeps at the VM's address of one family (IPv4 or IPv6); they share the random source and the pace."""
 
     def __init__(self, wire: Wire, target: Target, path: FramePath, rng: random.Random, say: Progress) -> None:
         self._wire, self._target, self._path, self._rng, self._say = wire, target, path, rng, say
@@ -34,7 +34,7 @@ class Sweeps:
         """Sweep the TCP ports, the UDP ports and the protocols."""
         asked = frozenset(ports)
         results = [self._tcp(asked)]
-        # A dead wire is met, and reported, by the next sweep again.
+        # If the wire is dead, the next sweep meets the same error and reports it.
         with suppress(WireError), self._wire.tap() as tap:
             self._closed = find_closed_udp(self._wire, tap, self._path, self._rng)
         return [*results, self._udp(asked), self._protocols()]
@@ -55,21 +55,21 @@ class Sweeps:
         return self._refusing(name, probe, frozenset(range(probe.universe)), probe.handled, probe.optional)
 
     def _refusing(
-        self, name: str, probe: Numbered, numbers: frozenset[int], expected: frozenset[int],
+        self, name: str, probe: NumberedProbe, numbers: frozenset[int], expected: frozenset[int],
         optional: frozenset[int] = frozenset(),
     ) -> Result:  # fmt: skip
-        """Sweep what is refused by ICMP errors, among controls that are."""
+        """Sweep numbers that are refused by ICMP errors, among controls that provoke such errors."""
         if self._closed is None:
-            # What answers is still found. That nobody is there cannot be: one that is silent looks like all others.
+            # What answers is still found. But without ICMP errors a silent number looks like a closed one.
             syn = SynControl(self._path, self._target.control_port, self._rng)
-            said = f"SYNs to an open port answered; none of {CLOSED_TRIES} random UDP ports said that it is closed"
+            said = f"SYNs to an open port answered; none of {CLOSED_TRIES} random UDP ports reported that it is closed"
             return self._sweep(name, probe, numbers, syn, expected, optional, said, attempts=1)
         control = RefusalControl(self._path, self._closed, self._rng)
         said = f"datagrams to the closed UDP port {self._closed} refused"
         return self._sweep(name, probe, numbers, control, expected, optional, said)
 
     def _sweep(
-        self, name: str, probe: Numbered, numbers: frozenset[int], control: Control, expected: frozenset[int],
+        self, name: str, probe: NumberedProbe, numbers: frozenset[int], control: Control, expected: frozenset[int],
         optional: frozenset[int] = frozenset(), said: str = "SYNs to an open port answered", attempts: int = ATTEMPTS,
     ) -> Result:  # fmt: skip
         began = time.monotonic()
@@ -86,5 +86,5 @@ class Sweeps:
 
 
 def sample(ports: Sequence[int], always: Iterable[int], rng: random.Random) -> list[int]:
-    """Return ``always`` and `QUICK_PORTS` more of ``ports``."""
+    """Return the ports of a quick run, sorted: those of ``always`` and `QUICK_PORTS` more, all out of ``ports``."""
     return sorted({*rng.sample(ports, min(QUICK_PORTS, len(ports))), *(set(always) & set(ports))})

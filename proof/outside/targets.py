@@ -1,4 +1,4 @@
-"""At whom the volleys are aimed: one target's MACs and addresses, and the dice of one volley."""
+"""The addresses that a batch of frames is sent to, and the random source of that batch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from proof.wire.craft import FramePath, arp_request, neighbour_solicit, ping, tc
 from proof.wire.target import BROADCAST, Target, eui64
 
 SPORT = 19001
-"""Source port of all these probes; below the range that the controls use."""
-STRANGER_IPV6 = "fe80::5a:11ff:fe79:1"
-"""An address that nobody has: whoever is told a MAC for it loses nothing, and no control depends on it."""
-STRANGER_MAC = "02:5a:11:79:00:01"
+"""Source port of these frames; below the range of the controls (`proof.scan.pace.SPORTS`)."""
+UNUSED_IPV6 = "fe80::5a:11ff:fe79:1"
+"""An address that nobody has: a false claim about it disturbs no control."""
+UNUSED_MAC = "02:5a:11:79:00:01"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Aim:
-    """Who is aimed at. ``quick`` asks for few frames, ``longest`` is the most bytes that a frame may have."""
+class Targets:
+    """What the frames of one batch are built from.
+
+    Args:
+        target: the appliance.
+        rng: random source of this batch.
+        quick: build only a few of many similar frames.
+        max_frame: bytes that a frame may have, Ethernet header included, FCS not.
+    """
 
     target: Target
     rng: random.Random
     quick: bool = False
-    longest: int = 65535
+    max_frame: int = 65535
 
     @cached_property
     def host_macs(self) -> tuple[str, ...]:
@@ -37,7 +44,7 @@ class Aim:
 
     @cached_property
     def macs(self) -> tuple[str, ...]:
-        """To whom frames go: each host MAC, all stations, the VM."""
+        """Destination MACs: each of the host's, broadcast, the VM's."""
         return (*self.host_macs, BROADCAST, self.target.vm_mac)
 
     @cached_property
@@ -64,39 +71,39 @@ class Aim:
         return FramePath(self.target.tester_mac, self.target.vm_mac, self.target.tester_ipv6, self.target.vm_ipv6)
 
     @cached_property
-    def strangers(self) -> tuple[str, ...]:
+    def unused_ipv4s(self) -> tuple[str, ...]:
         """IPv4 addresses of the prefix that are neither the VM's nor the tester's."""
         spared = {self.target.vm_ipv4, self.target.tester_ipv4}
         return tuple(str(host) for host in IPv4Network(self.target.prefix).hosts() if str(host) not in spared)
 
     @property
-    def stranger(self) -> str:
-        """One of `strangers`, the same each time: not the first or the last, which a real router may hold."""
-        return self.strangers[len(self.strangers) // 2] if self.strangers else "192.0.2.1"
+    def unused_ipv4(self) -> str:
+        """One of `unused_ipv4s`, always the same: from the middle, as a router often has the first or last address."""
+        return self.unused_ipv4s[len(self.unused_ipv4s) // 2] if self.unused_ipv4s else "192.0.2.1"
 
     def paths(self, addresses: Iterable[str], base: FramePath) -> Iterator[FramePath]:
-        """Yield the way to each address by each of `macs`."""
+        """Yield the path to each address at each of `macs`."""
         for address in addresses:
             for mac in self.macs:
                 yield base.to(mac=mac, ip=address)
 
     def all_paths(self) -> Iterator[FramePath]:
-        """Yield the ways to every host address of both families, by each of `macs`."""
+        """Yield the paths to every host address of both families, at each of `macs`."""
         yield from self.paths(self.ipv4, self.v4)
         yield from self.paths(self.ipv6, self.v6)
 
     def some(self, of: Sequence[T], count: int, always: Iterable[T] = ()) -> list[T]:
-        """Return all of them; in a quick run ``always`` and so many others."""
+        """Return all items; in a quick run ``always`` and ``count`` others, at random."""
         if not self.quick:
             return list(of)
         first = list(always)
         rest = [item for item in of if item not in first]
         return first + self.rng.sample(rest, min(count, len(rest)))
 
-    def knocks(self) -> list[bytes]:
-        """Return the questions that a listener at any host address would answer, each at each of `macs`.
+    def basic_requests(self) -> list[bytes]:
+        """Return ARP or ND, ping and SYN to every host address at each of `macs`: what any stack there would answer.
 
-        Other volleys wrap them: into tags, SNAP, MPLS, PPPoE.
+        Several batches wrap these frames: in tags, SNAP, MPLS, PPPoE.
         """
         frames: list[bytes] = []
         for path in self.all_paths():

@@ -1,4 +1,4 @@
-"""Fires a list of frames that must stay unanswered, between controls that must not."""
+"""Sends a list of frames that must stay unanswered, between controls that must be answered."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from typing import overload
 
 from proof.result import Result, Verdict
-from proof.scan.controls import Question, ask
+from proof.scan.controls import ControlProbe, send_until_answered
 from proof.scan.pace import Control, Pace, Tally, clocked, settle
 from proof.wire.frame import Frame
 from proof.wire.frame_log import Offences
 from proof.wire.judge import Judge
 from proof.wire.wire import Tap, Wire, WireError
 
-BATCHES = (3840, 960, 240, 240)
-"""Frames of a batch at the first, second ... try: the longer one is, the likelier is one lost control in it."""
+PIECES = (3840, 960, 240, 240)
+"""Frames of one piece of a batch at the first, second ... try. A longer piece more likely has a lost control in it."""
 LISTEN = 0.3
-"""Seconds of listening for late answers after a volley."""
+"""Seconds of listening for late answers after the last frame of a batch."""
 BRACKET_TIMEOUT = 3.0
-"""Seconds for each of the slower controls before and after a batch."""
+"""Seconds for each of the controls before and after a piece: ARP, pings."""
 
 
-class Walk(Sequence[bytes]):
-    """So many frames, each made of its number when it is wanted and not kept."""
+class GeneratedFrames(Sequence[bytes]):
+    """``count`` frames; each is computed from its index when it is accessed, and not kept."""
 
     def __init__(self, count: int, make: Callable[[int], bytes]) -> None:
         self._range, self._make = range(count), make
@@ -43,8 +43,8 @@ class Walk(Sequence[bytes]):
         return self._make(self._range[at])
 
 
-class Lazy(Sequence[bytes]):
-    """Frames that are built when somebody first looks at them."""
+class LazyFrames(Sequence[bytes]):
+    """Frames that are built at the first access, and then kept."""
 
     def __init__(self, build: Callable[[], Sequence[bytes]]) -> None:
         self._build = build
@@ -69,8 +69,8 @@ class Lazy(Sequence[bytes]):
 
 
 @dataclass(frozen=True)
-class Volley:
-    """What is thrown, and the sentence that says so."""
+class FrameBatch:
+    """The frames of one probe, with its name in the report and the sentence that says what it tries."""
 
     group: str
     name: str
@@ -78,102 +78,114 @@ class Volley:
     frames: Sequence[bytes]
 
 
-def fire(
+def send_batch(
     wire: Wire,
-    volley: Volley,
+    batch: FrameBatch,
     *,
     control: Control,
-    bracket: Callable[[], Sequence[Question]],
+    bracket: Callable[[], Sequence[ControlProbe]],
     judge: Judge,
     pace: Pace,
 ) -> Result:
-    """Fire one volley and return what became of it.
+    """Send one batch of frames and return its result; never raises for what the far end does.
 
-    ``bracket`` makes the questions asked between the batches, before the first and after the last. A batch with a
-    missing control is sent again: slower, in smaller pieces (`BATCHES`), and twice. A hole stays a hole even when
-    controls were missing.
+    Args:
+        wire: where the frames go.
+        batch: the frames; none of them may be answered.
+        control: makes the controls that are sent among them, one in sixteen frames.
+        bracket: makes the controls that are sent between the pieces, before the first and after the last.
+        judge: says of every received frame whether it may exist.
+        pace: carries what an earlier batch learnt of the far end's speed.
+
+    A piece with a missing control is sent again: slower, in smaller pieces (`PIECES`), and twice. A hole stays a hole
+    even when controls were missing.
     """
-    began, total = time.monotonic(), len(volley.frames)
-    shooting = _Shooting(wire, control, bracket, judge, pace)
+    began, total = time.monotonic(), len(batch.frames)
+    run = _BatchRun(wire, control, bracket, judge, pace)
     trouble = ""
     try:
         with wire.tap() as tap:
-            trouble = shooting.run(tap, volley.frames)
-            settle(tap, LISTEN, shooting.on_frame)
+            trouble = run.run(tap, batch.frames)
+            settle(tap, LISTEN, run.on_frame)
     except WireError as error:
         trouble = f"wire failed: {error}"
-    tally, offences = shooting.tally, shooting.offences
-    seen = f"{tally.answered} of {tally.sent} interleaved SYNs answered, {shooting.asked} brackets of ARP and the like"
-    if shooting.resent:
-        seen += f", {shooting.resent} batches sent again"
+    tally, offences = run.tally, run.offences
+    seen = f"{tally.answered} of {tally.sent} interleaved SYNs answered, {run.asked} brackets of ARP and the like"
+    if run.resent:
+        seen += f", {run.resent} batches sent again"
     sent = f"{total} frames sent"
     if offences:
         verdict, evidence = Verdict.HOLE, f"{sent}; {offences.reasons()}"
     elif trouble or not total:
-        verdict, evidence = Verdict.NOT_TESTED, trouble or "this wire can send none of it (is its MTU too small?)"
+        verdict, evidence = (
+            Verdict.NOT_TESTED,
+            trouble or "no frame of it can be sent on this wire: its MTU is too small",
+        )
     else:
-        verdict, evidence = Verdict.SEALED, f"{sent}, no answer that must not be"
+        verdict, evidence = Verdict.SEALED, f"{sent}, no forbidden answer"
     took = time.monotonic() - began
-    return Result(volley.group, volley.name, volley.tried, verdict, evidence, seen, took, offences.summaries())
+    return Result(batch.group, batch.name, batch.tried, verdict, evidence, seen, took, offences.summaries())
 
 
-class _Shooting:
-    """One volley under way: what was answered, and what should not have been."""
+class _BatchRun:
+    """The state while one batch is sent: controls answered, forbidden frames received."""
 
     def __init__(
-        self, wire: Wire, control: Control, bracket: Callable[[], Sequence[Question]], judge: Judge, pace: Pace
+        self, wire: Wire, control: Control, bracket: Callable[[], Sequence[ControlProbe]], judge: Judge, pace: Pace
     ) -> None:
         self._wire, self._control, self._bracket, self._judge, self._pace = wire, control, bracket, judge, pace
         self.offences, self.tally = Offences(), Tally(0, 0)
         self.asked = self.resent = 0
         self._open = False
-        """Whether the bracket behind the batch before was answered; it is the one before the next batch, too."""
+        """Whether the bracket behind the last piece was answered; it also stands before the next piece."""
 
     def on_frame(self, frame: Frame) -> None:
-        """Judge a frame that answers no control."""
+        """Judge a received frame that answers no control."""
         reason = self._judge(frame)
         if reason is not None:
             self.offences.add(reason, frame)
 
     def run(self, tap: Tap, frames: Sequence[bytes]) -> str:
-        """Send all frames; return why not, or nothing."""
-        size = BATCHES[0]
+        """Send all frames; return an empty text, or why the batch cannot be relied on."""
+        size = PIECES[0]
         waiting = [(start, min(start + size, len(frames)), 0) for start in range(0, len(frames), size)][::-1]
         while waiting:
             start, stop, attempt = waiting.pop()
-            batch = tuple(frames[start:stop])
-            # On a wire that lost something, once may have been luck: there a batch must come through twice.
-            if all(self._fire(tap, batch) for _ in range(2 if attempt else 1)):
+            piece = tuple(frames[start:stop])
+            # Where a control was lost once, one clean try may be chance: the piece must be clean twice.
+            if all(self._fire(tap, piece) for _ in range(2 if attempt else 1)):
                 continue
-            if attempt + 1 == len(BATCHES):
-                # Untested whatever the rest would show, and a lossy wire makes it slow.
-                return f"controls of the frames from {start + 1} on stayed unseen {len(BATCHES)} times"
+            if attempt + 1 == len(PIECES):
+                # The batch is not tested whatever the rest shows, and on a lossy wire the rest takes long.
+                return f"controls of the frames from {start + 1} on stayed unseen {len(PIECES)} times"
             self.resent += 1
             self._pace.window = max(1, self._pace.window // 4)
-            size = BATCHES[attempt + 1]
+            size = PIECES[attempt + 1]
             waiting += [(at, min(at + size, stop), attempt + 1) for at in range(start, stop, size)][::-1]
         return ""
 
-    def _fire(self, tap: Tap, batch: Sequence[bytes]) -> bool:
-        """Send one batch; return whether its controls and the brackets around it were answered."""
+    def _fire(self, tap: Tap, piece: Sequence[bytes]) -> bool:
+        """Send one piece; return whether its controls and the brackets around it were answered."""
         before = self._open or self._ask(tap)
-        once = clocked(self._wire, tap, batch, self._control, self._pace, self.on_frame)
+        once = clocked(self._wire, tap, piece, self._control, self._pace, self.on_frame)
         self.tally += once
         self._open = self._ask(tap)
         return before and self._open and once.clean
 
     def _ask(self, tap: Tap) -> bool:
-        """Ask the controls around a batch; frames that are no answer are judged too."""
+        """Send the controls around a piece and return whether all were answered; every other frame is judged."""
         self.asked += 1
 
-        def match_or_judge(question: Question) -> Question:
+        def match_or_judge(probe: ControlProbe) -> ControlProbe:
             def match(frame: Frame) -> bool:
-                if question.match(frame):
+                if probe.match(frame):
                     return True
                 self.on_frame(frame)
                 return False
 
-            return Question(question.name, question.tried, question.frame, match, question.reset)
+            return ControlProbe(probe.name, probe.tried, probe.frame, match, probe.reset)
 
-        questions = [match_or_judge(question) for question in self._bracket()]
-        return all(ask(self._wire, tap, question, timeout=BRACKET_TIMEOUT)[0] is not None for question in questions)
+        probes = [match_or_judge(probe) for probe in self._bracket()]
+        return all(
+            send_until_answered(self._wire, tap, probe, timeout=BRACKET_TIMEOUT)[0] is not None for probe in probes
+        )

@@ -58,7 +58,7 @@ OPTIONAL_IPV6: Mapping[int, str] = {
 }
 
 
-class Numbered(Protocol):
+class NumberedProbe(Protocol):
     """One kind of numbered thing at one address."""
 
     sends: str

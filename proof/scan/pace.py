@@ -1,4 +1,4 @@
-"""Sends many frames so that loss shows: every sixteenth is a control whose answer is certain.
+"""Sends many frames so that loss is noticed: every sixteenth is a control, whose answer is certain.
 
 The answered controls are the clock (as acknowledgements are TCP's): at most ``window`` of them are outstanding. The
 window doubles every round trip until it meets the far end's speed, then follows it: a little more for each answer while
@@ -23,24 +23,26 @@ from proof.wire.target import mac_bytes
 from proof.wire.wire import Tap, Wire
 
 CHUNK = 15
-"""Probing frames between two controls, at most."""
+"""Frames between two controls, at most."""
 CONTROLS = 16
-"""Controls in one batch, at least: a wire that loses a fifth of its frames passes them once in a thousand batches."""
+"""Controls in one batch, at least. On a wire that loses 20 % of the frames in either direction, all
+16 are answered once in a thousand batches."""
 
-PATIENCE = 0.5
-"""Seconds that any control is given at least; a busy emulated machine pauses that long."""
-HOPELESS, FALLEN = 4, 8
-"""Controls lost in a row, before any was answered and later, after which the rest of a batch is not worth its time."""
-OVERTAKEN = 3
-"""Later controls whose answers show that one before them was lost (RFC 5681 section 3.2: three duplicates)."""
-CRAWL = 2
+MIN_CONTROL_TIMEOUT = 0.5
+"""Seconds, at least, before an unanswered control counts as lost: a busy emulated machine pauses that long."""
+MAX_LOST_UNANSWERED, MAX_LOST_IN_A_ROW = 4, 8
+"""Controls lost in a row, before the first answer and after it, at which the rest of a batch is not sent."""
+REORDERING = 3
+"""A control counts as lost once so many later ones were answered (RFC 5681 section 3.2: three duplicates)."""
+CRAWL_WINDOW = 2
+"""Window, in controls, up to which frames are sent so slowly that a loss is not the pace's fault."""
 SPORTS = range(20000, 60000)
 """Source ports of the controls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How the controls of one batch fared."""
+    """How many controls of one batch were sent and answered."""
 
     sent: int
     answered: int
@@ -54,7 +56,7 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        """A cautious estimate of how many in one are lost: what the next control might still show is counted in."""
+        """An upper estimate of the share of lost frames, 0 to 1: it assumes that the next control will be lost."""
         return (self.sent - self.answered + 1) / (self.sent + 1)
 
     def __add__(self, other: Tally) -> Tally:
@@ -63,14 +65,14 @@ class Tally:
 
 @dataclass
 class Pace:
-    """The window (in controls) and the round trip of one direction of attack."""
+    """The window, in controls, and the round-trip time, in seconds, to one far end."""
 
     window: int = 4
     limit: int = 64
     shortest: float = field(default=1.0, init=False)
     smoothed: float = field(default=0.015, init=False)
     crawling: Tally = field(default_factory=lambda: Tally(0, 0), init=False)
-    """How the controls fared that were sent with a window of `CRAWL` or less: if they are lost, no pace will help."""
+    """The controls that were sent with a window of `CRAWL_WINDOW` or less: if many are lost, no pace will help."""
     _searching: bool = field(default=True, init=False)
     _credit: float = field(default=0.0, init=False)
 
@@ -93,7 +95,7 @@ class Pace:
     @property
     def timeout(self) -> float:
         """Seconds after which an unanswered control counts as lost."""
-        return min(2.0, max(PATIENCE, 10 * self.smoothed))
+        return min(2.0, max(MIN_CONTROL_TIMEOUT, 10 * self.smoothed))
 
     @property
     def grace(self) -> float:
@@ -102,7 +104,7 @@ class Pace:
 
 
 class Control(Protocol):
-    """Makes frames whose answers are certain, and knows those answers."""
+    """Makes frames whose answers are certain, and recognises the answers."""
 
     def fresh(self) -> tuple[Hashable, bytes]:
         """Return the key of a new control and its frame."""
@@ -111,7 +113,7 @@ class Control(Protocol):
         """Return the key of the control that ``frame`` answers, if it does."""
 
     def reset(self, frame: Frame) -> bytes | None:
-        """Return what frees the state that the control left at the far end, if it did."""
+        """Return the frame that frees the state that the answered control left at the far end, or None."""
 
 
 class _Sports:
@@ -155,7 +157,7 @@ class SynControl:
 class RefusalControl:
     """Controls: datagrams to a UDP port known to be closed, each from a source port of its own.
 
-    Whoever concludes something from an ICMP error that did not come needs to know that they do come, at this pace.
+    The absence of an ICMP error means something only while such errors are known to arrive, at this pace.
     """
 
     def __init__(self, path: FramePath, port: int, rng: random.Random) -> None:
@@ -188,10 +190,13 @@ def clocked(
     *,
     deadline: float = math.inf,
 ) -> Tally:
-    """Send ``frames`` among controls, hand whatever else arrives to ``on_frame``, and tell how the controls fared.
+    """Send ``frames`` among controls and return how many controls were sent and answered.
 
-    Gives up where the far end falls silent, or at ``deadline`` (`time.monotonic` seconds), and says so in the tally.
-    `WireError` when the wire dies.
+    Every received frame that answers no control goes to ``on_frame``. Sending stops where the far end falls silent, or
+    at ``deadline`` (`time.monotonic` seconds); then the tally's ``whole`` is false.
+
+    Raises:
+        WireError: the wire died.
     """
     batch = _Batch(wire, tap, control, pace, on_frame)
     size = max(1, min(CHUNK, len(frames) // CONTROLS))
@@ -201,7 +206,7 @@ def clocked(
     for start in (len(frames), *starts):  # the first and the last frame are controls
         while batch.outstanding >= pace.window:
             batch.pump(0.05)
-        if batch.is_hopeless or time.monotonic() > deadline:
+        if batch.should_stop or time.monotonic() > deadline:
             whole = False
             break
         batch.send(frames[start : start + size])
@@ -212,7 +217,7 @@ def clocked(
 
 
 class _Batch:
-    """The controls under way, by key: in which place each was sent, when, and whether at a crawl."""
+    """The controls that wait for an answer, by key: (place in the order of sending, time sent, window was small)."""
 
     def __init__(self, wire: Wire, tap: Tap, control: Control, pace: Pace, on_frame: Callable[[Frame], None]) -> None:
         self._wire, self._tap, self._control, self._pace, self._on_frame = wire, tap, control, pace, on_frame
@@ -226,23 +231,23 @@ class _Batch:
 
     @property
     def outstanding(self) -> int:
-        """Controls that may still be on their way; overtaken ones are lost already, though an answer would count."""
-        return sum(place > self._newest - OVERTAKEN for place, _, _ in self.waiting.values())
+        """Controls that may still be answered; without those that later ones have overtaken, which count as lost."""
+        return sum(place > self._newest - REORDERING for place, _, _ in self.waiting.values())
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether nothing is answered, or nothing any more."""
-        return self._lost_in_a_row >= (FALLEN if self.answered else HOPELESS)
+    def should_stop(self) -> bool:
+        """Whether so many controls in a row were lost that the rest of the batch is not worth sending."""
+        return self._lost_in_a_row >= (MAX_LOST_IN_A_ROW if self.answered else MAX_LOST_UNANSWERED)
 
     def send(self, frames: Sequence[bytes]) -> None:
         """Send ``frames`` and a control behind them."""
         key, frame = self._control.fresh()
-        self.waiting[key] = (self.sent, time.monotonic(), self._pace.window <= CRAWL)
+        self.waiting[key] = (self.sent, time.monotonic(), self._pace.window <= CRAWL_WINDOW)
         self.sent += 1
         self._wire.send_many((*frames, frame))
 
     def pump(self, timeout: float) -> None:
-        """Take in what arrived, after at most ``timeout`` seconds."""
+        """Process the frames that arrived, after waiting at most ``timeout`` seconds for the first."""
         resets = []
         for frame in self._tap.take(timeout):
             key = self._control.key(frame)
@@ -264,7 +269,7 @@ class _Batch:
     def _expire(self, now: float) -> None:
         for key, (place, since, crawling) in tuple(self.waiting.items()):  # oldest first
             is_late = now - since > self._pace.timeout
-            if not is_late and place > self._newest - OVERTAKEN:
+            if not is_late and place > self._newest - REORDERING:
                 break
             if is_late:
                 del self.waiting[key]

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from proof.scan.controls import Question, ask
-from proof.scan.numbered import ATTEMPTS, Numbered, TcpPorts
+from proof.scan.controls import ControlProbe, send_until_answered
+from proof.scan.numbered import ATTEMPTS, NumberedProbe, TcpPorts
 from proof.scan.pace import Control, Pace, SynControl, Tally, clocked, settle
 from proof.scan.ports import GENERIC
 from proof.wire.craft import FramePath, udp
@@ -26,24 +26,27 @@ from proof.wire.wire import Tap, Wire
 BATCHES = (3840, 960, 240)
 """Numbers in one batch of the first passes; the last value is that of all further ones."""
 DEAD_BATCHES = 3
-"""Batches in a row without one answered control after which the sweep gives up."""
+"""The sweep ends after so many batches in a row without an answered control."""
 LOSSY, LOSSY_SAMPLE = 0.1, 96
-"""Share of the controls lost, among so many sent at a crawl, from which on no pace will help."""
-MISLED = 1e-4
-"""Chance that loss alone makes any number of a whole sweep look silent."""
-KEPT = 64
-"""Answers kept for the report; a hostile peer could make each one large."""
+"""The sweep ends when this share of the controls is lost, among at least so many that were sent slowly."""
+MAX_FALSE_SILENT = 1e-4
+"""Greatest probability that loss alone makes any number of a whole sweep look silent."""
+MAX_KEPT_ANSWERS = 64
+"""Answers that are kept for the report: a hostile peer could make each one large."""
 MAX_RESETS = 4096
 CLOSED_TRIES, CLOSED_TIMEOUT = 8, 1.0
-"""Ports tried in search of a closed one, and seconds for each."""
+"""Random ports that are tried to find a closed one, and seconds for each."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class Sweep:
-    """Numbers by answer. ``silent``: unanswered though loss does not explain it; ``untested``: no telling."""
+    """The numbers of one sweep, by answer.
 
-    probe: Numbered
+    ``silent`` are those that stayed unanswered though loss does not explain it; of ``untested`` ones nothing is known.
+    """
+
+    probe: NumberedProbe
     asked: frozenset[int]
     open: set[int] = field(default_factory=set)
     closed: set[int] = field(default_factory=set)
@@ -66,34 +69,36 @@ class Sweep:
 
 
 class _Sweeping:
-    """A sweep under way."""
+    """The state while one sweep runs."""
 
     def __init__(
         self, wire: Wire, tap: Tap, sweep: Sweep, control: Control, pace: Pace, *,
-        strikes: int, doubt: float | None, deadline: float,
+        min_misses: int, max_error: float | None, deadline: float,
     ) -> None:  # fmt: skip
         self._wire, self._tap, self._sweep, self._control, self._pace = wire, tap, sweep, control, pace
-        self._strikes, self._deadline = strikes, time.monotonic() + deadline
-        self._doubt = doubt or MISLED / max(1, sweep.total)
+        self._min_misses, self._deadline = min_misses, time.monotonic() + deadline
+        self._max_error = max_error or MAX_FALSE_SILENT / max(1, sweep.total)
         self._misses: dict[int, int] = {}
         self._left: set[int] = set()
-        """Numbers of the batch under way that said nothing yet."""
+        """Numbers of the current batch that have not answered yet."""
         self._resets: list[bytes] = []
         self._dead = 0
         pace.crawling = Tally(0, 0)
 
     @property
     def over(self) -> bool:
-        """Whether it is no use, or too late, to go on."""
+        """Whether the wire loses too much, nothing answers any more, or the time is over."""
         crawling = self._pace.crawling
         lossy = crawling.sent >= LOSSY_SAMPLE and crawling.loss > LOSSY
         return lossy or self._dead >= DEAD_BATCHES or time.monotonic() > self._deadline
 
     @property
-    def strikes(self) -> int:
-        """How many misses make a silent number, at the loss of the controls so far."""
+    def min_misses(self) -> int:
+        """How many unanswered clean batches make a number silent, at the share of controls lost so far."""
         loss = self._sweep.controls.loss
-        return max(self._strikes, math.ceil(math.log(self._doubt) / math.log(loss))) if loss < 1 else ATTEMPTS + 1
+        return (
+            max(self._min_misses, math.ceil(math.log(self._max_error) / math.log(loss))) if loss < 1 else ATTEMPTS + 1
+        )
 
     def answered(self, number: int) -> bool:
         """Whether a number gave a definite answer."""
@@ -109,9 +114,9 @@ class _Sweeping:
                     break
                 self._batch(pending[start : start + size], attempt)
                 progress(start if attempt == 0 else total - len(pending) + start, total)
-            strikes = self.strikes
+            min_misses = self.min_misses
             pending = [number for number in pending if not self.answered(number)]
-            self._sweep.silent |= {number for number in pending if self._misses.get(number, 0) >= strikes}
+            self._sweep.silent |= {number for number in pending if self._misses.get(number, 0) >= min_misses}
             pending = [number for number in pending if number not in self._sweep.silent]
             if not pending or self.over:
                 break
@@ -150,7 +155,7 @@ class _Sweeping:
             sweep.closed.add(number)
             return
         sweep.open.add(number)
-        if number in sweep.frames or len(sweep.frames) < KEPT:
+        if number in sweep.frames or len(sweep.frames) < MAX_KEPT_ANSWERS:
             sweep.frames.setdefault(number, frame)
         reset = sweep.probe.reset(frame)
         if reset is not None and len(self._resets) < MAX_RESETS:
@@ -160,14 +165,14 @@ class _Sweeping:
 def run_sweep(
     wire: Wire,
     tap: Tap,
-    probe: Numbered,
+    probe: NumberedProbe,
     numbers: Iterable[int],
     *,
     control: Control,
     rng: random.Random,
     pace: Pace | None = None,
-    strikes: int = 2,
-    doubt: float | None = None,
+    min_misses: int = 2,
+    max_error: float | None = None,
     attempts: int = ATTEMPTS,
     progress: Progress | None = None,
     deadline: float = 180.0,
@@ -181,9 +186,10 @@ def run_sweep(
         control: of the kind on which the meaning of silence rests: `RefusalControl` where refusals are ICMP errors.
         rng: for the order.
         pace: carries what an earlier sweep learnt of the far end's speed.
-        strikes: silences, at least, that make a number silent.
-        doubt: chance, at most, that loss alone made one number silent; without it, `MISLED` for all of them together.
-        attempts: how often one number is asked at most; fewer than ``strikes`` where no silence may be believed.
+        min_misses: how many clean batches, at least, a number must miss an answer in to be called silent.
+        max_error: greatest probability that loss alone makes one number silent; without it, `MAX_FALSE_SILENT` for all
+            numbers together.
+        attempts: how often one number is asked at most; fewer than ``min_misses`` where no silence may be believed.
         progress: called with how many were asked, of how many.
         deadline: seconds after which whatever is left is untested.
 
@@ -194,7 +200,9 @@ def run_sweep(
     pending = sorted(asked)
     rng.shuffle(pending)
     sweep, began = Sweep(probe, asked), time.monotonic()
-    sweeping = _Sweeping(wire, tap, sweep, control, pace or Pace(), strikes=strikes, doubt=doubt, deadline=deadline)
+    sweeping = _Sweeping(
+        wire, tap, sweep, control, pace or Pace(), min_misses=min_misses, max_error=max_error, deadline=deadline
+    )
     sweeping.run(pending, min(attempts, ATTEMPTS), progress or (lambda done, of: None))
     sweep.silent -= sweep.open | sweep.closed  # an answer that came late is an answer
     sweep.untested -= sweep.open | sweep.closed
@@ -211,16 +219,16 @@ def sweep_tcp(
     ports: Iterable[int],
     *,
     rng: random.Random,
-    strikes: int = 2,
-    doubt: float | None = None,
+    min_misses: int = 2,
+    max_error: float | None = None,
     progress: Progress | None = None,
     deadline: float = 180.0,
 ) -> Sweep:
     """Ask for TCP ports at the path's destination, where ``control_port`` is open; as `run_sweep`."""
     probe, control = TcpPorts(path, rng), SynControl(path, control_port, rng)
     return run_sweep(
-        wire, tap, probe, ports, control=control, rng=rng, strikes=strikes, doubt=doubt, progress=progress,
-        deadline=deadline,
+        wire, tap, probe, ports, control=control, rng=rng, min_misses=min_misses, max_error=max_error,
+        progress=progress, deadline=deadline,
     )  # fmt: skip
 
 
@@ -237,8 +245,8 @@ def find_closed_udp(wire: Wire, tap: Tap, path: FramePath, rng: random.Random) -
         def match(frame: Frame, asked: tuple[int, int] = (sport, port)) -> bool:
             return frame.is_port_unreachable and frame.src == mac and (frame.quoted_sport, frame.quoted_port) == asked
 
-        question = Question("udp-closed", f"a datagram to UDP port {port}", udp(path, sport, port, GENERIC), match)
-        if ask(wire, tap, question, timeout=CLOSED_TIMEOUT)[0] is not None:
+        probe = ControlProbe("udp-closed", f"a datagram to UDP port {port}", udp(path, sport, port, GENERIC), match)
+        if send_until_answered(wire, tap, probe, timeout=CLOSED_TIMEOUT)[0] is not None:
             return port
     return None
 

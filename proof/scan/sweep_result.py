@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from proof.result import Result, Verdict
-from proof.scan.numbered import Numbered
+from proof.scan.numbered import NumberedProbe
 from proof.scan.sweep import Sweep, ranges
 from proof.wire.frame import summary
 
 
-def tried(probe: Numbered, count: int) -> str:
-    """Return what a sweep of ``count`` numbers tries, in a sentence that does not make a sample look like the whole."""
+def tried(probe: NumberedProbe, count: int) -> str:
+    """Return the sentence that says what a sweep of ``count`` numbers tries; it tells a sample from all of them."""
     share = f"all {count:,}" if count == probe.universe else f"{count:,} of {probe.universe:,}"
     return f"{probe.sends} to {share} {probe.things} of {probe.path.dst_ip}"
 
@@ -24,10 +24,16 @@ def sweep_result(
     silent_ok: bool = False,
     control: str = "SYNs to an open port answered",
 ) -> Result:
-    """Judge a sweep: what answers must be expected, and everything else must be known not to.
+    """Return the result of a sweep: only ``expected`` numbers answer, and all others are known not to.
 
-    ``optional`` numbers may answer, be refused or stay silent. ``silent_ok`` takes silence for a filter's; it has no
-    meaning where silence tells (see `Numbered`). ``control`` says what the interleaved controls did.
+    Args:
+        group, name: of the result.
+        sweep: what was found.
+        expected: numbers that must answer; one that does not makes the result "not-tested".
+        optional: numbers that may answer, be refused or stay silent.
+        silent_ok: silent numbers count as filtered, which is as good as closed. It has no effect where silence means
+            that somebody takes what is sent (`NumberedProbe.silence_tells`).
+        control: what the interleaved controls did, for the report.
     """
     extra, missing = sweep.open - expected - optional, (expected & sweep.asked) - sweep.open
     silent = sweep.silent - optional
@@ -37,12 +43,12 @@ def sweep_result(
     if extra:
         verdict, evidence = Verdict.HOLE, f"unexpected {sweep.probe.words[0]}: {ranges(extra)}. {evidence}"
     elif takers:
-        verdict, evidence = Verdict.HOLE, f"taken, and nothing said: {ranges(takers)}. {evidence}"
+        verdict, evidence = Verdict.HOLE, f"accepted without an answer: {ranges(takers)}. {evidence}"
     elif missing:
         verdict = Verdict.NOT_TESTED
-        evidence = f"expected {sweep.probe.words[0]} but is not: {ranges(missing)}. {evidence}"
+        evidence = f"expected to be {sweep.probe.words[0]}, but not: {ranges(missing)}. {evidence}"
     elif unknown or not sweep.total:
-        verdict, evidence = Verdict.NOT_TESTED, f"no answer to rely on: {ranges(unknown)}. {evidence}"
+        verdict, evidence = Verdict.NOT_TESTED, f"no reliable answer: {ranges(unknown)}. {evidence}"
     else:
         verdict = Verdict.SEALED
     seen = f"{sweep.controls.answered} of {sweep.controls.sent} interleaved {control}"

@@ -51,7 +51,7 @@ class Offences:
         return tuple(summary(frame.raw) for frame in sorted(frames, key=lambda frame: frame.time)[:limit])
 
 
-class Ledger:
+class FrameLog:
     """Judges every frame of a wire as it arrives, in the reader's thread."""
 
     def __init__(self, judge: Judge) -> None:
@@ -59,8 +59,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._offences = Offences()
         self.frames = 0
-        self.honest = 0
-        self.first_honest: Frame | None = None
+        self.accepted = 0
+        self.first_accepted: Frame | None = None
 
     def add(self, frame: Frame) -> None:
         """Judge and count one frame."""
@@ -70,8 +70,8 @@ class Ledger:
             if reason is not None:
                 self._offences.add(reason, frame)
                 return
-            self.honest += 1
-            self.first_honest = self.first_honest or frame
+            self.accepted += 1
+            self.first_accepted = self.first_accepted or frame
 
     def offences(self) -> Offences:
         """Return a snapshot of the offences so far."""

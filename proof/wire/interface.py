@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from proof.result import EXIT_NOT_TESTED
-from proof.wire.frame_log import Ledger
+from proof.wire.frame_log import FrameLog
 from proof.wire.pcapng import OUTBOUND, Capture
 from proof.wire.wire import MAX_FRAME, SEND_TIMEOUT, Wire, WireError
 from rootfs.base.errors import SallyportError
@@ -94,7 +94,7 @@ def _ip(*words: str) -> list[dict[str, Any]]:
         raise CouldNotTest(f"ip {' '.join(words)} gave no answer to use: {error}") from error
 
 
-def preflight(name: str, patience: float = 0.0) -> Facts:
+def preflight(name: str, carrier_timeout: float = 0.0) -> Facts:
     """Examine the interface ``name`` in the caller's network namespace; nothing is sent.
 
     ``patience`` is how many seconds to wait for a carrier, where the device was only just switched on.
@@ -114,7 +114,7 @@ def preflight(name: str, patience: float = 0.0) -> Facts:
     flags = link.get("flags", [])
     if "UP" not in flags:
         raise CouldNotTest(f"{name} is not up", f"sysctl -w net.ipv6.conf.{name}.disable_ipv6=1; ip link set {name} up")
-    if not _wait_carrier(name, patience):
+    if not _wait_carrier(name, carrier_timeout):
         raise CouldNotTest(f"{name} is up but has no carrier", "plug in the cable, and switch the appliance on")
     warnings = []
     if addresses:
@@ -128,8 +128,8 @@ def preflight(name: str, patience: float = 0.0) -> Facts:
     return Facts(name, str(link.get("address", "")), size, addresses, tuple(warnings))
 
 
-def _wait_carrier(name: str, patience: float) -> bool:
-    deadline = time.monotonic() + patience
+def _wait_carrier(name: str, carrier_timeout: float) -> bool:
+    deadline = time.monotonic() + carrier_timeout
     while "LOWER_UP" not in (_ip("link", "show", "dev", name) or [{}])[0].get("flags", []):
         if time.monotonic() >= deadline:
             return False
@@ -258,14 +258,14 @@ def with_tag(frame: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> bytes
 class PacketWire(Wire):
     """A wire over a network interface of this machine; `preflight` it first."""
 
-    def __init__(self, name: str, *, ledger: Ledger | None = None, pcap: Path | None = None) -> None:
+    def __init__(self, name: str, *, frame_log: FrameLog | None = None, pcap: Path | None = None) -> None:
         """Open the sockets, receive from now on.
 
         Raises:
             WireError: the interface is gone or down, or this user may not.
         """
         self.name = name
-        self.longest = mtu(name) + _HEADER
+        self.max_frame = mtu(name) + _HEADER
         try:
             self._missed = missed(name)
             self._in = _receiver(name)
@@ -277,7 +277,7 @@ class PacketWire(Wire):
                 raise
         except OSError as error:
             raise WireError(f"cannot open {name}: {error.strerror or error}") from error
-        super().__init__(ledger=ledger, capture=capture)
+        super().__init__(frame_log=frame_log, capture=capture)
         self.connected_at = time.monotonic()
         self._connected.set()
         self._ended = threading.Event()

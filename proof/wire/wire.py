@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from proof.wire.frame import Frame, parse
-from proof.wire.frame_log import Ledger
+from proof.wire.frame_log import FrameLog
 from proof.wire.pcapng import INBOUND, OUTBOUND, Capture
 from rootfs.base.scratch import socket_path
 
@@ -137,11 +137,11 @@ class Tap:
 class Wire:
     """Sends and receives frames over a `ByteStream`; see `StreamWire.listen` and `sshwire.SshWire.open`."""
 
-    longest = 65535
+    max_frame = 65535
     """Bytes of the longest frame that can be sent, Ethernet header included, FCS not."""
 
-    def __init__(self, *, ledger: Ledger | None = None, capture: Capture | None = None) -> None:
-        self.ledger = ledger
+    def __init__(self, *, frame_log: FrameLog | None = None, capture: Capture | None = None) -> None:
+        self.frame_log = frame_log
         self.capture = capture
         self.error: str | None = None
         """Why the wire is dead, or ``None`` while it lives."""
@@ -209,8 +209,8 @@ class Wire:
             if self.capture is not None:
                 self.capture.add(raw, INBOUND)
             frame = parse(raw, now)
-            if self.ledger is not None:
-                self.ledger.add(frame)
+            if self.frame_log is not None:
+                self.frame_log.add(frame)
             frames.append(frame)
         for tap in tuple(self._taps):
             tap.put(frames)
@@ -284,16 +284,16 @@ class StreamWire(Wire):
     """A wire over a unix stream socket: the management port as ``-netdev stream`` hands it out."""
 
     def __init__(
-        self, sock: socket.socket | None = None, *, ledger: Ledger | None = None, capture: Capture | None = None
+        self, sock: socket.socket | None = None, *, frame_log: FrameLog | None = None, capture: Capture | None = None
     ) -> None:
-        super().__init__(ledger=ledger, capture=capture)
+        super().__init__(frame_log=frame_log, capture=capture)
         self._listener: socket.socket | None = None
         self._path: Path | None = None
         if sock is not None:
             self._run(SocketStream(sock))
 
     @classmethod
-    def listen(cls, path: Path, *, ledger: Ledger | None = None, pcap: Path | None = None) -> Self:
+    def listen(cls, path: Path, *, frame_log: FrameLog | None = None, pcap: Path | None = None) -> Self:
         """Listen at ``path`` for QEMU's one connection, before QEMU is started; replaces a stale socket.
 
         `WireError` when the path cannot be bound.
@@ -308,7 +308,7 @@ class StreamWire(Wire):
         except OSError as error:
             listener.close()
             raise WireError(f"cannot listen at {path}: {error}") from error
-        wire = cls(ledger=ledger, capture=Capture(pcap) if pcap is not None else None)
+        wire = cls(frame_log=frame_log, capture=Capture(pcap) if pcap is not None else None)
         wire._listener, wire._path = listener, path
         threading.Thread(target=wire._accept, name="wire-accept", daemon=True).start()
         return wire

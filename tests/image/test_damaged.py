@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proof.image import trees
-from proof.image.rebuild import Remaker
+from proof.image.rebuild import ImageRebuilder
 from proof.result import Result, Verdict
 from rootfs.artifact.imagefile import ImageFile, open_image
 from rootfs.base.package_sets import PackageSets
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.image
 
 
 @pytest.fixture(scope="module")
-def remaker(package_sets: PackageSets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remaker]:
-    with Remaker(package_sets, tmp_path_factory.mktemp("flash") / "remade") as remaker:
-        yield remaker
+def rebuilder(package_sets: PackageSets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRebuilder]:
+    with ImageRebuilder(package_sets, tmp_path_factory.mktemp("flash") / "remade") as rebuilder:
+        yield rebuilder
 
 
-def looked_at(remaker: Remaker, release: Built, folder: Path, change: Callable[[Forge], None]) -> list[Result]:
+def looked_at(rebuilder: ImageRebuilder, release: Built, folder: Path, change: Callable[[Forge], None]) -> list[Result]:
     """What the proof says of a changed copy."""
     image = open_image(release.image)
     copy = folder / image.path.name
@@ -35,12 +35,12 @@ def looked_at(remaker: Remaker, release: Built, folder: Path, change: Callable[[
     shutil.copyfile(release.manifest, copy.with_suffix(".manifest.json"))
     copy.chmod(0o600)
     changed: ImageFile = replace(image, path=copy)
-    change(Forge(remaker, changed))
-    return trees.look(remaker, changed, files=False)
+    change(Forge(rebuilder, changed))
+    return trees.check_image(rebuilder, changed, files=False)
 
 
-def test_an_image_as_built_is_sealed(remaker: Remaker, release: Built, tmp_path: Path) -> None:
-    results = looked_at(remaker, release, tmp_path, lambda forge: None)
+def test_an_image_as_built_is_sealed(rebuilder: ImageRebuilder, release: Built, tmp_path: Path) -> None:
+    results = looked_at(rebuilder, release, tmp_path, lambda forge: None)
     assert [(r.label, r.evidence) for r in results if r.verdict is not Verdict.SEALED] == []
     assert len(results) == 8
 
@@ -67,8 +67,8 @@ def _no_superblock(forge: Forge) -> None:
 
 @pytest.mark.parametrize("change", [_circle, _short, _no_sections, _no_superblock])
 def test_a_damaged_one_is_not(
-    remaker: Remaker, release: Built, tmp_path: Path, change: Callable[[Forge], None]
+    rebuilder: ImageRebuilder, release: Built, tmp_path: Path, change: Callable[[Forge], None]
 ) -> None:
-    results = looked_at(remaker, release, tmp_path, change)
+    results = looked_at(rebuilder, release, tmp_path, change)
     assert {r.verdict for r in results} & {Verdict.HOLE, Verdict.NOT_TESTED}
     assert not [r for r in results if r.name == "whole" and r.verdict is Verdict.SEALED]

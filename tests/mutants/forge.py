@@ -10,7 +10,7 @@ from proof.image import flash_image
 from proof.image.flash import initrd, table, uki
 from proof.image.flash.table import Disk
 from proof.image.flash.view import View
-from proof.image.rebuild import Remaker
+from proof.image.rebuild import ImageRebuilder
 from rootfs.artifact.imagefile import ImageFile, partitions
 
 
@@ -22,11 +22,11 @@ class Forge:
         image: the copy.
     """
 
-    def __init__(self, remaker: Remaker, image: ImageFile) -> None:
-        self._remaker, self._image = remaker, image
+    def __init__(self, rebuilder: ImageRebuilder, image: ImageFile) -> None:
+        self._rebuilder, self._image = rebuilder, image
         self._folder = image.path.parent
-        self._tools = remaker.sets.tools
-        self.boots = remaker.arch.uki
+        self._tools = rebuilder.sets.tools
+        self.boots = rebuilder.arch.uki
         """Where the firmware finds what it boots."""
 
     def begins(self, partition: str) -> int:
@@ -103,8 +103,8 @@ class Forge:
         """
         for name in ("osrel", "cmdline", "linux", "initrd"):
             (self._folder / name).write_bytes(other.get(name) or self.section(f".{name}"))
-        (self._folder / "stub").write_bytes(stub or self._remaker.stub)
-        efi = self._remaker.arch.efi
+        (self._folder / "stub").write_bytes(stub or self._rebuilder.stub)
+        efi = self._rebuilder.arch.efi
         self._tools.run(
             [
                 *("ukify", "build", "--linux=linux", "--initrd=initrd", "--cmdline=@cmdline", "--os-release=@osrel"),
@@ -122,7 +122,7 @@ class Forge:
 
     def stub(self) -> bytes:
         """The real one."""
-        return self._remaker.stub
+        return self._rebuilder.stub
 
     def initramfs(self, change: Callable[[bytes], bytes]) -> bytes:
         """The initial RAM file system with its archive changed, compressed as the real one is."""

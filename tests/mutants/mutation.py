@@ -25,7 +25,7 @@ from driver.errors import MachineError
 from proof import verify
 from proof.image import flash_image, trees
 from proof.image.own_files import ours
-from proof.image.rebuild import Remaker
+from proof.image.rebuild import ImageRebuilder
 from proof.image.tree.objections import Own
 from proof.progress import Progress
 from proof.report.report import replace_text
@@ -122,10 +122,10 @@ class Mutation:
         return self._machine.enter_context(self._boot(open_image(self._built.image)))
 
     @cached_property
-    def _remaker(self) -> Remaker:
+    def _rebuilder(self) -> ImageRebuilder:
         """Kept for all of them: few change what the image is made anew of."""
         beside = tempfile.TemporaryDirectory(prefix="sallyport-remade-", dir=self._built.image.parent)
-        return self._machine.enter_context(Remaker(self._sets, Path(self._machine.enter_context(beside))))
+        return self._machine.enter_context(ImageRebuilder(self._sets, Path(self._machine.enter_context(beside))))
 
     @cached_property
     def _ours(self) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
@@ -180,13 +180,13 @@ class Mutation:
                 planted = mutant.plant.planted(unpacked)
                 if any("own-files" in pattern for pattern in mutant.found):
                     planted = replace(planted, ours=self._ours)
-                booted = flash_image.vm_initramfs(self._remaker, image, planted.host, planted.vm)
+                booted = flash_image.vm_initramfs(self._rebuilder, image, planted.host, planted.vm)
                 return [*trees.check(self._tools, planted), booted]
         if isinstance(mutant.plant, InImage):
             clean = open_image(self._built.image)
             with tempfile.TemporaryDirectory(prefix="sallyport-mutant-", dir=clean.path.parent) as directory:
-                forged = mutant.plant.image(self._remaker, clean, Path(directory))
-                return trees.look(self._remaker, forged, files=False)
+                forged = mutant.plant.image(self._rebuilder, clean, Path(directory))
+                return trees.check_image(self._rebuilder, forged, files=False)
         assert isinstance(mutant.plant, AtBoot)
         with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as directory:
             image = open_image(mutant.plant.image(self._with_overlay, Path(directory)))

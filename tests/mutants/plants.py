@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from driver.errors import MachineError
-from proof.image.rebuild import Remaker
+from proof.image.rebuild import ImageRebuilder
 from proof.image.trees import Trees
 from proof.rig import UP_TIMEOUT, Rig
 from proof.scan.controls import wait_until_up
@@ -112,7 +112,7 @@ class InImage:
 
     change: Callable[[Forge], None]
 
-    def image(self, remaker: Remaker, image: ImageFile, folder: Path) -> ImageFile:
+    def image(self, rebuilder: ImageRebuilder, image: ImageFile, folder: Path) -> ImageFile:
         """The planted image in ``folder``; its manifest is the real one's."""
         copy = folder / image.path.name
         # Holes stay holes, and where the file system can, nothing is copied at all.
@@ -120,7 +120,7 @@ class InImage:
         shutil.copyfile(image.path.with_suffix(".manifest.json"), copy.with_suffix(".manifest.json"))
         copy.chmod(0o600)
         forged = replace(image, path=copy)
-        self.change(Forge(remaker, forged))
+        self.change(Forge(rebuilder, forged))
         return forged
 
 

@@ -26,11 +26,11 @@ def unix_sockets(text: str) -> Iterator[str]:
             yield fields[7]
 
 
-def judge_sockets(told: Files) -> Finding:
+def judge_sockets(answer: Files) -> Finding:
     """Unix sockets of every namespace."""
     finding = Finding(("/run/systemd/notify", "/run/systemd/journal/socket", "/run/sallyport/port/status.sock"))
     count = 0
-    for name, space in told.spaces.items():
+    for name, space in answer.spaces.items():
         try:
             found = set(unix_sockets(space.unix))
         except ValueError as error:
@@ -45,21 +45,21 @@ def judge_sockets(told: Files) -> Finding:
                 continue
             finding.seen |= {path} & set(finding.wanted)
             most, owner = SOCKETS[path]
-            if path not in told.owners:
+            if path not in answer.owners:
                 finding.blind.append(f"{path} cannot be seen")
                 continue
-            mode, user, _ = told.owners[path]
+            mode, user, _ = answer.owners[path]
             if user != owner or mode & 0o777 & ~most:
                 finding.holes.append(f"{path} is of user {user} with mode {mode & 0o777:o}")
     finding.counted = f"{count} unix sockets"
     return finding
 
 
-def judge_writable(told: Files) -> Finding:
+def judge_writable(answer: Files) -> Finding:
     """Files and directories that everybody may write."""
     finding = Finding(PLANTED)
-    planted = {path: path.rpartition("/")[0] for path in told.planted}
-    for path, mode, user in told.writable:
+    planted = {path: path.rpartition("/")[0] for path in answer.planted}
+    for path, mode, user in answer.writable:
         if path in planted:
             finding.seen.add(planted[path])
         elif mode & 0o170000 == 0o040000 and mode & 0o1000:
@@ -67,5 +67,5 @@ def judge_writable(told: Files) -> Finding:
         elif not WRITABLE.fullmatch(path):
             finding.holes.append(f"{path[:160]!r} (mode {mode & 0o7777:o}, user {user})")
     finding.seen &= set(PLANTED)
-    finding.counted = f"{len(told.writable)} looked at"
+    finding.counted = f"{len(answer.writable)} looked at"
     return finding

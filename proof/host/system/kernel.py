@@ -39,11 +39,11 @@ def mounts(text: str) -> Iterator[Mount]:
         yield Mount(fields[4], frozenset(options), rest[0], rest[1], fields[2])
 
 
-def judge_mounts(told: Kernel) -> Finding:
+def judge_mounts(answer: Kernel) -> Finding:
     """No place is both written and run; the root is read-only."""
     finding = Finding(("/", "/data", "/run", "/tmp", "/dev", "/dev/shm"))
     try:
-        found = list(mounts(told.mounts))
+        found = list(mounts(answer.mounts))
     except ValueError as error:
         finding.blind.append(str(error))
         return finding
@@ -63,12 +63,12 @@ def judge_mounts(told: Kernel) -> Finding:
     return finding
 
 
-def judge_root(told: Kernel) -> Finding:
+def judge_root(answer: Kernel) -> Finding:
     """The root is the verified device that the kernel's command line names."""
     finding = Finding(("verity table", "device reports valid blocks", "root is that device"))
-    status, text = told.tables
+    status, text = answer.tables
     table = VERITY.fullmatch(text.strip() + "\n") or VERITY.fullmatch(text.strip())
-    named = re.findall(r"(?:\A|\s)sallyport\.roothash=(\S*)", told.line)
+    named = re.findall(r"(?:\A|\s)sallyport\.roothash=(\S*)", answer.line)
     if status != 0:
         finding.blind.append(f"dmsetup failed: {text[:160]!r}")
     elif table is None:
@@ -78,14 +78,14 @@ def judge_root(told: Kernel) -> Finding:
     else:
         finding.seen.add("verity table")
     # "V": every block that was read was right; "C": one was not (verity.rst).
-    if told.states[0] == 0 and re.fullmatch(r"root: 0 \d+ verity V\s*", told.states[1]):
+    if answer.states[0] == 0 and re.fullmatch(r"root: 0 \d+ verity V\s*", answer.states[1]):
         finding.seen.add("device reports valid blocks")
-    elif told.states[0] == 0:
-        finding.holes.append(f"state of the device: {told.states[1][:120]!r}")
-    if told.readonly != {"dm-0": "1"}:
-        finding.holes.append(f"devices and whether they are read-only: {told.readonly}")
+    elif answer.states[0] == 0:
+        finding.holes.append(f"state of the device: {answer.states[1][:120]!r}")
+    if answer.readonly != {"dm-0": "1"}:
+        finding.holes.append(f"devices and whether they are read-only: {answer.readonly}")
     try:
-        roots = [mount for mount in mounts(told.mounts) if mount.point == "/"]
+        roots = [mount for mount in mounts(answer.mounts) if mount.point == "/"]
     except ValueError as error:
         finding.blind.append(str(error))
         return finding
@@ -96,16 +96,16 @@ def judge_root(told: Kernel) -> Finding:
     return finding
 
 
-def judge_settings(told: Kernel, spaces: Mapping[str, Space]) -> Finding:
+def judge_settings(answer: Kernel, spaces: Mapping[str, Space]) -> Finding:
     """Settings of the kernel, and of every network namespace."""
     wanted = {key.replace(".", "/"): frozenset({value}) for key, value in SYSCTL.items()} | dict(LIVE)
     host = spaces["host"].settings if "host" in spaces else {}
     finding = Finding(tuple(sorted(wanted)))
-    everything = {**told.settings, **host}
+    everything = {**answer.settings, **host}
     for key, allowed in wanted.items():
         if (value := everything.get(key)) is None:
             # All of the directory was read: what is not there is not built.
-            if key in UNBUILT and any(other.startswith(key[: key.index("/") + 1]) for other in told.settings):
+            if key in UNBUILT and any(other.startswith(key[: key.index("/") + 1]) for other in answer.settings):
                 finding.seen.add(key)
             continue
         finding.seen.add(key)
@@ -123,17 +123,17 @@ def judge_settings(told: Kernel, spaces: Mapping[str, Space]) -> Finding:
     return finding
 
 
-def judge_ipv6(told: Kernel, spaces: Mapping[str, Space]) -> Finding:
+def judge_ipv6(answer: Kernel, spaces: Mapping[str, Space]) -> Finding:
     """The kernel has no IPv6."""
     finding = Finding(("IPv4 in every namespace", "ipv6.disable=1"))
-    if told.inet6 or any(key.startswith("net/ipv6/conf") for space in spaces.values() for key in space.settings):
+    if answer.inet6 or any(key.startswith("net/ipv6/conf") for space in spaces.values() for key in space.settings):
         finding.holes.append("the kernel's IPv6 is there")
     for name, space in spaces.items():
         if "inet6" in space.links[1]:
             finding.holes.append(f"{name} has an IPv6 address")
     if spaces and all("net/ipv4/ip_forward" in space.settings for space in spaces.values()):
         finding.seen.add("IPv4 in every namespace")
-    if "ipv6.disable=1" in told.line.split():
+    if "ipv6.disable=1" in answer.line.split():
         finding.seen.add("ipv6.disable=1")
     else:
         finding.holes.append("the kernel's command line leaves IPv6 on")

@@ -55,18 +55,18 @@ def _too_much(process: Process, program: Program) -> Iterator[str]:
             yield f"a thread with {thread!r}"
 
 
-def shell(told: Processes) -> frozenset[int]:
+def shell(answer: Processes) -> frozenset[int]:
     """The test shell's processes: the script, its ancestors below init, the ``cat`` that all output goes through."""
-    by_pid = {process.pid: process for process in told.processes}
+    by_pid = {process.pid: process for process in answer.processes}
     found: list[int] = []
-    at = by_pid.get(told.me)
+    at = by_pid.get(answer.me)
     while at is not None and at.pid > 1 and at.pid not in found:
         if found and at.exe != SHELL:
             break
         found.append(at.pid)
         at = by_pid.get(at.parent)
     last = found[-1] if found else 0
-    found += [p.pid for p in told.processes if p.parent == last and p.exe == SHELL and p.words == ["cat"]]
+    found += [p.pid for p in answer.processes if p.parent == last and p.exe == SHELL and p.words == ["cat"]]
     return frozenset(found)
 
 
@@ -74,15 +74,15 @@ _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD of linux/sched.h."""
 
 
-def judge_processes(told: Processes, spaces: Mapping[str, Space], forwarder: Forwarder) -> Finding:
+def judge_processes(answer: Processes, spaces: Mapping[str, Space], forwarder: Forwarder) -> Finding:
     """Each process against the declared ones. What is in the namespaces that they live in: `judge_interfaces`."""
     declared = programs(forwarder)
     finding = Finding(tuple(program.name for program in declared if program.wanted))
-    mine = shell(told)
+    mine = shell(answer)
     places = {port_space(spaces): "port"}
-    places |= {process.net: "host" for process in told.processes if process.pid == 1}
+    places |= {process.net: "host" for process in answer.processes if process.pid == 1}
     count = 0
-    for process in told.processes:
+    for process in answer.processes:
         if process.flags & _KERNEL_THREAD or process.pid in mine:
             continue
         count += 1
@@ -101,7 +101,7 @@ def judge_processes(told: Processes, spaces: Mapping[str, Space], forwarder: For
     for name in names:
         program = next(p for p in declared if p.name == name)
         same = [
-            p for p in told.processes if p.pid not in mine and " ".join(p.words) and re.fullmatch(program.exe, p.exe)
+            p for p in answer.processes if p.pid not in mine and " ".join(p.words) and re.fullmatch(program.exe, p.exe)
         ]
         if sum(1 for p in same if re.fullmatch(program.words, " ".join(p.words))) > 1:
             finding.holes.append(f"more than one {name}")
@@ -109,11 +109,11 @@ def judge_processes(told: Processes, spaces: Mapping[str, Space], forwarder: For
     return finding
 
 
-def judge_terminals(told: Processes) -> Finding:
+def judge_terminals(answer: Processes) -> Finding:
     """Who has a terminal, or reads from one."""
     finding = Finding(("the test shell's terminal",))
-    mine = shell(told)
-    for process in told.processes:
+    mine = shell(answer)
+    for process in answer.processes:
         name = f"{process.exe} (process {process.pid})"
         if process.pid in mine:
             if any(TERMINAL.match(target) for target, _ in process.files):
@@ -124,21 +124,21 @@ def judge_terminals(told: Processes) -> Finding:
         for target, mode in process.files:
             if TERMINAL.match(target) and mode != 1:
                 finding.holes.append(f"{name} may read {target}")
-    finding.counted = f"{len(told.processes)} processes"
+    finding.counted = f"{len(answer.processes)} processes"
     return finding
 
 
-def judge_vm(told: Processes, forwarder: Forwarder, arch: str) -> Finding:
+def judge_vm(answer: Processes, forwarder: Forwarder, arch: str) -> Finding:
     """QEMU's command line, word by word, and its open files."""
     finding = Finding(("the VM's QEMU", "its disk", "its two NICs", "its sandbox", "its console's pipe"))
     # Whoever starts it has a stream of its own to the journal; what is said there is its own word.
     own = {
         target
-        for process in told.processes
+        for process in answer.processes
         if process.words[1:] == ["-I", "-m", "backend.guests.supervisor"]
         for target, _ in process.files
     }
-    for process in told.processes:
+    for process in answer.processes:
         if not re.fullmatch(QEMU, process.exe):
             continue
         finding.seen.add("the VM's QEMU")

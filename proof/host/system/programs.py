@@ -10,18 +10,18 @@ from rootfs.spec.profile import Forwarder
 _ENOENT = 2
 
 
-def judge_programs(told: Programs, forwarder: Forwarder) -> Finding:
+def judge_programs(answer: Programs, forwarder: Forwarder) -> Finding:
     """BPF programs, and places in which programs could be."""
     finding = Finding(("systemd's programs for devices", "a queueing discipline of link0", "programs at mgmt0 counted"))
     kernel_way = forwarder.port == "kernel"
     allowed = {(CGROUP_SKB, 0), (CGROUP_DEVICE, 0), (LSM, 0)} | ({(SCHED_CLS, 902)} if kernel_way else set())
-    for kind, user, called in told.loaded:
+    for kind, user, called in answer.loaded:
         if (kind, user) not in allowed:
             finding.holes.append(f"a BPF program of type {kind}, {called[:16]!r}, of user {user}")
         finding.seen |= {"systemd's programs for devices"} if kind == CGROUP_DEVICE else set()
-    if told.end != _ENOENT:
-        finding.blind.append(f"the list of BPF programs ended with error {told.end}")
-    for name, space in told.spaces.items():
+    if answer.end != _ENOENT:
+        finding.blind.append(f"the list of BPF programs ended with error {answer.end}")
+    for name, space in answer.spaces.items():
         if space.error:
             finding.blind.append(f"{name}: {space.error}")
         for interface, discipline in space.disciplines:
@@ -37,6 +37,6 @@ def judge_programs(told: Programs, forwarder: Forwarder) -> Finding:
             elif place == "mgmt0 ingress" and count == expected:
                 finding.seen.add("programs at mgmt0 counted")
     finding.counted = (
-        f"{len(told.loaded)} BPF programs, {sum(len(s.disciplines) for s in told.spaces.values())} disciplines"
+        f"{len(answer.loaded)} BPF programs, {sum(len(s.disciplines) for s in answer.spaces.values())} disciplines"
     )
     return finding

@@ -9,10 +9,10 @@ differs.
 
 An image made anew by a recipe that is wrong would be wrong, too. So the shape is declared here besides, and looked up
 in the image: the partitions, the files of both file systems, the sections that boot, the names in the initial RAM file
-system. As everywhere, a `Look` must object to each fault that is planted before its "nothing" is believed.
+system. As everywhere, a `FlashCheck` must object to each fault that is planted before its "nothing" is believed.
 """
 
-from proof.image.flash.look import GROUP, Look, examine, unknown
+from proof.image.flash.flash_check import GROUP, FlashCheck, not_tested, run_flash_check
 from proof.image.flash.view import View
 
-__all__ = ["GROUP", "Look", "View", "examine", "unknown"]
+__all__ = ["GROUP", "FlashCheck", "View", "not_tested", "run_flash_check"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from proof.declared.words import words
-from proof.image.flash.look import Look
+from proof.image.flash.flash_check import FlashCheck
 from proof.image.tree.entries import TreeError, matches
 
 MAX_ARCHIVE = 1 << 28
@@ -188,7 +188,7 @@ def _before(data: bytes, member: Member) -> bytes:
     return more + data if member.name == "init" else data + more
 
 
-LOOK: Look[Initrd] = Look(
+CHECK: FlashCheck[Initrd] = FlashCheck(
     "initramfs",
     "the initial RAM file system, file by file, against one made of the root's own files and this checkout's /init",
     find,
@@ -204,8 +204,8 @@ LOOK: Look[Initrd] = Look(
         ),
     },
 )
-VM_LOOK: Look[Initrd] = replace(
-    LOOK,
+VM_CHECK: FlashCheck[Initrd] = replace(
+    CHECK,
     name="vm-initramfs",
     tried="the VM's initial RAM file system, file by file, against one made of the VM's own files and this checkout's "
     "/init; its modules are those that it brings",

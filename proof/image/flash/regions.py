@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from proof.image.flash.look import Look
+from proof.image.flash.flash_check import FlashCheck
 from proof.image.flash.view import Region, View
 
 BLOCK = 4096
@@ -42,9 +42,9 @@ def _allocation_table(files: Files) -> Files:
     return replace(files, region=region.flipped(size * reserved + 1))
 
 
-def esp(listed: Callable[[], frozenset[str] | None]) -> Look[Files]:
+def esp(listed: Callable[[], frozenset[str] | None]) -> FlashCheck[Files]:
     """The system partition; ``listed`` is what a copy lists into which an addon of systemd-stub was put."""
-    return Look(
+    return FlashCheck(
         "esp",
         "the system partition, byte by byte, against the one that this checkout makes; every file in it",
         _files,
@@ -57,9 +57,9 @@ def esp(listed: Callable[[], frozenset[str] | None]) -> Look[Files]:
     )
 
 
-def data(listed: Callable[[], frozenset[str] | None]) -> Look[Files]:
+def data(listed: Callable[[], frozenset[str] | None]) -> FlashCheck[Files]:
     """The data partition; ``listed`` is what a copy lists into which a file was put."""
-    return Look(
+    return FlashCheck(
         "data",
         "the data partition, byte by byte, against the empty one that this checkout makes; every file in it",
         _files,
@@ -104,7 +104,7 @@ def _slot_a(at: Callable[[Verity], int]) -> Callable[[Verity], Verity]:
     return lambda verity: replace(verity, region=verity.region.flipped(at(verity)))
 
 
-VERITY: Look[Verity] = Look(
+VERITY: FlashCheck[Verity] = FlashCheck(
     "verity",
     "the hash tree of slot A, computed anew; its root hash against the command line; zeroes behind it",
     _verity,
@@ -125,7 +125,7 @@ def _region(region: Region) -> Iterator[str]:
         yield f"{region.what} has {region.actual.size} bytes, not {region.made.size}"
 
 
-SLOT_B: Look[Region] = Look(
+SLOT_B: FlashCheck[Region] = FlashCheck(
     "slot-b",
     "slot B for anything but zeroes: nothing was put there before the first update",
     _region,
@@ -145,7 +145,7 @@ def _longer(region: Region) -> Region:
     return replace(region, actual=region.actual.plant(region.actual.size, b"x"))
 
 
-WHOLE: Look[Region] = Look(
+WHOLE: FlashCheck[Region] = FlashCheck(
     "whole",
     "every byte of the image against the one that this checkout makes of its root file system and its kernel",
     _region,

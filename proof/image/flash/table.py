@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
-from proof.image.flash.look import Look
+from proof.image.flash.flash_check import FlashCheck
 from proof.image.flash.view import View
 from proof.image.tree.entries import TreeError
 
@@ -241,7 +241,7 @@ def _backup(disk: Disk) -> Disk:
     return replace(disk, view=both)
 
 
-LOOK: Look[Disk] = Look(
+CHECK: FlashCheck[Disk] = FlashCheck(
     "partitions",
     "both partition tables against the declared partitions, sizes and types; all outside of partitions for zeroes",
     find,

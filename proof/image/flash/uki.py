@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from proof.declared.words import words
-from proof.image.flash.look import Look
+from proof.image.flash.flash_check import FlashCheck
 from proof.image.tree.entries import TreeError
 
 MAX_UKI = 1 << 28
@@ -140,7 +140,7 @@ def _entry_point(uki: Uki) -> Uki:
     return _put(at + 24 + 16, b"\x10\x10\0\0")(uki)
 
 
-LOOK: Look[Uki] = Look(
+CHECK: FlashCheck[Uki] = FlashCheck(
     "kernel-image",
     "the unified kernel image, byte by byte, against the one that this checkout makes; its kernel against the manifest",
     find,

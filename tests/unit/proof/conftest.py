@@ -8,4 +8,4 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proof.scan.frame_batch.LISTEN", 0.05)
     monkeypatch.setattr("proof.scan.frame_batch.BRACKET_TIMEOUT", 0.5)
     monkeypatch.setattr("proof.inside.spoof.LISTEN", 0.05)
-    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.15)
+    monkeypatch.setattr("proof.scan.pace.MIN_CONTROL_TIMEOUT", 0.15)

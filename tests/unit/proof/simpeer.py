@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from proof.scan.numbered import FRAGMENT, IGMP, NO_NEXT, UDP_LITE
 from proof.wire.frame import ARP, ICMP, ICMP6, IPV4, NEIGHBOUR_SOLICIT, TCP, UDP, Frame, parse
-from proof.wire.frame_log import Ledger
+from proof.wire.frame_log import FrameLog
 from proof.wire.target import Target, mac_bytes
 from proof.wire.wire import StreamWire, encode
 
@@ -156,12 +156,12 @@ class Peer:
 
 
 @contextmanager
-def wired(peer: Peer, ledger: Ledger | None = None) -> Iterator[StreamWire]:
+def wired(peer: Peer, frame_log: FrameLog | None = None) -> Iterator[StreamWire]:
     """Connect a wire to the peer for the time of the context."""
     near, far = socket.socketpair()
     thread = threading.Thread(target=_serve, args=(peer, far), daemon=True)
     thread.start()
-    wire = StreamWire(near, ledger=ledger)
+    wire = StreamWire(near, frame_log=frame_log)
     wire.mark_power_on()
     try:
         yield wire

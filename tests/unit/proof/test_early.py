@@ -10,12 +10,12 @@ from contextlib import suppress
 
 import pytest
 
-from proof.outside.early import CONTROL_EVERY, INTERVAL, firing, mixture
+from proof.outside.early import CONTROL_EVERY, INTERVAL, mixture, probing_from_power_on
 from proof.outside.passive import passive
 from proof.result import Result, Verdict
 from proof.scan.controls import wait_until_up
 from proof.wire.frame import Frame, parse
-from proof.wire.frame_log import Ledger
+from proof.wire.frame_log import FrameLog
 from proof.wire.judge import PortJudge
 from proof.wire.target import mac_bytes
 from proof.wire.wire import StreamWire, WireError
@@ -45,17 +45,17 @@ def booting(extra: Callable[[Frame, bool], list[bytes]] = lambda frame, up: []) 
     return Peer([], extra=reply), heard
 
 
-def power_on(peer: Peer, ledger: Ledger | None, deadline: float = 4.0) -> tuple[Result, Result]:
+def power_on(peer: Peer, frame_log: FrameLog | None, deadline: float = 4.0) -> tuple[Result, Result]:
     """Return what the firing found, and what the whole record says."""
-    with wired(peer, ledger) as wire:
-        with firing(wire, TARGET, random.Random(1)) as early, suppress(WireError):
+    with wired(peer, frame_log) as wire:
+        with probing_from_power_on(wire, TARGET, random.Random(1)) as early, suppress(WireError):
             wait_until_up(wire, TARGET, deadline)
         return early.result(), passive(wire, TARGET)
 
 
 def test_nobody_answers_before_the_vm() -> None:
     peer, heard = booting()
-    result, _ = power_on(peer, Ledger(PortJudge(TARGET)))
+    result, _ = power_on(peer, FrameLog(PortJudge(TARGET)))
     assert result.verdict is Verdict.SEALED, result
     sent = int(result.evidence.split()[0])
     assert 5 < sent <= (heard[-1] - heard[0]) / INTERVAL  # never more than 50 a second
@@ -70,20 +70,20 @@ def test_whoever_speaks_before_the_vm_is_a_hole() -> None:
         reply = None if up else host.answer(frame)
         return [] if reply is None else [reply]
 
-    result, whole = power_on(booting(while_down)[0], Ledger(PortJudge(TARGET)))
+    result, whole = power_on(booting(while_down)[0], FrameLog(PortJudge(TARGET)))
     assert (result.verdict, whole.verdict) == (Verdict.HOLE, Verdict.HOLE)
     assert "(mgmt0) is not the VM's" in result.evidence
     assert HOST_MAC in result.frames[0]
 
 
 def test_who_speaks_after_the_vm_is_for_the_whole_record_to_tell() -> None:
-    ledger, stray = Ledger(PortJudge(TARGET)), ether(TESTER, HOST, 0x0800, bytes(46))
-    peer, _ = booting(lambda frame, up: [stray] if ledger.first_honest is not None else [])
-    with wired(peer, ledger) as wire:
-        with firing(wire, TARGET, random.Random(1)) as early:
+    frame_log, stray = FrameLog(PortJudge(TARGET)), ether(TESTER, HOST, 0x0800, bytes(46))
+    peer, _ = booting(lambda frame, up: [stray] if frame_log.first_accepted is not None else [])
+    with wired(peer, frame_log) as wire:
+        with probing_from_power_on(wire, TARGET, random.Random(1)) as early:
             wait_until_up(wire, TARGET, 4)
             until = time.monotonic() + 3
-            while not ledger.offences() and time.monotonic() < until:
+            while not frame_log.offences() and time.monotonic() < until:
                 time.sleep(0.02)
         assert passive(wire, TARGET).verdict is Verdict.HOLE
         assert early.result().verdict is Verdict.SEALED
@@ -92,20 +92,20 @@ def test_who_speaks_after_the_vm_is_for_the_whole_record_to_tell() -> None:
 def test_a_frame_of_the_firmware_is_a_hole() -> None:
     discover = [ether(b"\xff" * 6, HOST, 0x0800, bytes(300))]
     peer, _ = booting(lambda frame, up: [discover.pop()] if discover else [])
-    assert power_on(peer, Ledger(PortJudge(TARGET)))[0].verdict is Verdict.HOLE
+    assert power_on(peer, FrameLog(PortJudge(TARGET)))[0].verdict is Verdict.HOLE
 
 
 def test_without_the_vm_s_answer_nothing_is_proven() -> None:
-    result, _ = power_on(Peer([]), Ledger(PortJudge(TARGET)), 0.3)
+    result, _ = power_on(Peer([]), FrameLog(PortJudge(TARGET)), 0.3)
     assert result.verdict is Verdict.NOT_TESTED
     assert "pings of the VM was answered" in result.control
     assert power_on(booting()[0], None)[0].verdict is Verdict.NOT_TESTED
 
 
 def test_a_vm_that_is_up_at_once_leaves_no_time_to_test() -> None:
-    with wired(Peer([vm_stack()]), Ledger(PortJudge(TARGET))) as wire:
+    with wired(Peer([vm_stack()]), FrameLog(PortJudge(TARGET))) as wire:
         wait_until_up(wire, TARGET, 4)
-        with firing(wire, TARGET, random.Random(1)) as early:
+        with probing_from_power_on(wire, TARGET, random.Random(1)) as early:
             time.sleep(0.2)
         assert early.result().verdict is Verdict.NOT_TESTED
         assert early.result().evidence.startswith("0 frames sent")
@@ -113,11 +113,11 @@ def test_a_vm_that_is_up_at_once_leaves_no_time_to_test() -> None:
 
 def test_a_machine_that_takes_nothing_is_not_written_to() -> None:
     near, far = socket.socketpair()
-    with StreamWire(near, ledger=Ledger(PortJudge(TARGET))) as wire:
+    with StreamWire(near, frame_log=FrameLog(PortJudge(TARGET))) as wire:
         while wire.writable():
             wire.send(bytes(1000))
         began, sent = time.monotonic(), wire.sent
-        with firing(wire, TARGET, random.Random(1)) as early:
+        with probing_from_power_on(wire, TARGET, random.Random(1)) as early:
             time.sleep(0.3)
         assert (wire.sent, wire.error) == (sent, None)
         assert time.monotonic() - began < 2
@@ -129,7 +129,10 @@ def test_a_machine_that_takes_nothing_is_not_written_to() -> None:
 
 def test_a_wire_that_dies_is_not_tested() -> None:
     near, far = socket.socketpair()
-    with StreamWire(near, ledger=Ledger(PortJudge(TARGET))) as wire, firing(wire, TARGET, random.Random(1)) as early:
+    with (
+        StreamWire(near, frame_log=FrameLog(PortJudge(TARGET))) as wire,
+        probing_from_power_on(wire, TARGET, random.Random(1)) as early,
+    ):
         far.close()
         time.sleep(0.1)
     assert early.result().verdict is Verdict.NOT_TESTED

@@ -15,13 +15,13 @@ import pytest
 
 from proof import verify
 from proof.image.flash import initrd, regions, table, uki
+from proof.image.flash.flash_check import FlashCheck, run_flash_check
 from proof.image.flash.initrd import Initrd
-from proof.image.flash.look import Look, examine
 from proof.image.flash.regions import Files, Verity
 from proof.image.flash.table import Disk
 from proof.image.flash.uki import Uki
 from proof.image.flash.view import Region, View
-from proof.image.rebuild import Carried, _only_plain
+from proof.image.rebuild import ArchivedModules, _only_plain
 from proof.image.tree.entries import Tree, TreeError
 from proof.result import Verdict
 from rootfs.artifact.imagefile import partitions
@@ -75,9 +75,9 @@ def objections(disk: Disk) -> list[str]:
 
 
 def test_a_disk_as_declared_is_sealed_and_each_plant_is_found(disk: Disk) -> None:
-    result = examine(table.LOOK, disk)
+    result = run_flash_check(table.CHECK, disk)
     assert result.verdict is Verdict.SEALED, result
-    assert result.control.startswith(f"{len(table.LOOK.plants)} of {len(table.LOOK.plants)} ")
+    assert result.control.startswith(f"{len(table.CHECK.plants)} of {len(table.CHECK.plants)} ")
 
 
 def test_no_byte_outside_of_partitions_can_change(disk: Disk) -> None:
@@ -106,7 +106,7 @@ def test_a_forged_table_of_any_content_is_objected_to(disk: Disk) -> None:
             return entries
 
         forged = disk.with_table(change)
-        assert examine(table.LOOK, forged).verdict is not Verdict.SEALED
+        assert run_flash_check(table.CHECK, forged).verdict is not Verdict.SEALED
         for _, first, end in forged.partitions():
             list(forged.view.data(first, end))
             list(regions.SLOT_B.find(Region("x", forged.view, None, first, end)))
@@ -122,7 +122,7 @@ def test_a_second_partition_of_the_same_name_is_refused_before_anything_looks_fo
 def test_what_is_no_disk_is_not_sealed(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x").write_bytes(data)
     with View.open(tmp_path / "x") as view:
-        assert examine(table.LOOK, Disk(view, {})).verdict is Verdict.NOT_TESTED
+        assert run_flash_check(table.CHECK, Disk(view, {})).verdict is Verdict.NOT_TESTED
 
 
 def test_differences_are_seen_over_holes_and_behind_the_shorter_one(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_differences_are_seen_over_holes_and_behind_the_shorter_one(tmp_path: Pa
 
 
 def test_a_look_that_sees_nothing_is_not_believed() -> None:
-    blind: Look[int] = Look("blind", "nothing", lambda _: iter(()), {"x": lambda _: 1})
-    none: Look[int] = Look("none", "nothing", lambda _: iter(()), {})
-    assert {examine(look, 0).verdict for look in (blind, none)} == {Verdict.NOT_TESTED}
+    blind: FlashCheck[int] = FlashCheck("blind", "nothing", lambda _: iter(()), {"x": lambda _: 1})
+    none: FlashCheck[int] = FlashCheck("none", "nothing", lambda _: iter(()), {})
+    assert {run_flash_check(flash_check, 0).verdict for flash_check in (blind, none)} == {Verdict.NOT_TESTED}
 
 
 def kernel_image(**more: bytes) -> bytes:
@@ -169,7 +169,7 @@ def kernel_image(**more: bytes) -> bytes:
 def test_the_kernel_image() -> None:
     real = kernel_image()
     same = Uki(real, real, "a", "a")
-    assert examine(uki.LOOK, same).verdict is Verdict.SEALED
+    assert run_flash_check(uki.CHECK, same).verdict is Verdict.SEALED
     said = {
         name: "; ".join(uki.find(replace(same, actual=other)))
         for name, other in {
@@ -206,7 +206,7 @@ def archive(tmp_path: Path) -> bytes:
 
 def test_the_initial_ram_file_system(archive: bytes) -> None:
     same = Initrd(b"packed", archive, b"packed", archive)
-    assert examine(initrd.LOOK, same).verdict is Verdict.SEALED, examine(initrd.LOOK, same)
+    assert run_flash_check(initrd.CHECK, same).verdict is Verdict.SEALED, run_flash_check(initrd.CHECK, same)
 
     def said(other: bytes, packed: bytes = b"other") -> str:
         return "; ".join(initrd.find(replace(same, packed=packed, archive=other)))
@@ -228,8 +228,10 @@ def test_an_archive_without_modules_is_looked_at_as_well(archive: bytes) -> None
     listed = initrd.member("modules", 0o100644)
     parts = [initrd.member(m.name, m.mode, m.content) for m in initrd.everything(archive)[0] if m.name != "modules"]
     bare = b"".join([*parts, listed, initrd.member("TRAILER!!!", 0)])
-    assert examine(initrd.LOOK, Initrd(b"", bare, b"", bare)).verdict is Verdict.NOT_TESTED, "packed as nothing"
-    assert examine(initrd.LOOK, Initrd(b"x", bare, b"x", bare)).verdict is Verdict.SEALED
+    assert run_flash_check(initrd.CHECK, Initrd(b"", bare, b"", bare)).verdict is Verdict.NOT_TESTED, (
+        "packed as nothing"
+    )
+    assert run_flash_check(initrd.CHECK, Initrd(b"x", bare, b"x", bare)).verdict is Verdict.SEALED
 
 
 def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: bytes) -> None:
@@ -241,7 +243,7 @@ def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: b
         initrd.archive("dev/mem", 0o020600),
         initrd.archive("usr/bin/busybox", 0o104755),
     ):
-        result = examine(initrd.LOOK, Initrd(b"", archive + more, b"", archive + more))
+        result = run_flash_check(initrd.CHECK, Initrd(b"", archive + more, b"", archive + more))
         assert result.verdict is Verdict.HOLE, result
 
 
@@ -249,7 +251,7 @@ def test_modules_that_an_archive_brings_are_those_that_it_lists() -> None:
     def brought(listed: str, *there: str) -> list[str]:
         parts = [initrd.member("modules", 0o100644, listed.encode())]
         parts += [initrd.member(f"modules.d/{name}", 0o100644, name.encode()) for name in there]
-        return Carried(b"".join([*parts, initrd.member("TRAILER!!!", 0)])).closure(("b",), "here")
+        return ArchivedModules(b"".join([*parts, initrd.member("TRAILER!!!", 0)])).closure(("b",), "here")
 
     assert brought("/modules.d/b.ko\n/modules.d/a.ko\n", "a.ko", "b.ko") == ["modules.d/b.ko", "modules.d/a.ko"]
     for listed, there in (
@@ -270,19 +272,23 @@ def test_partitions_beside_those_made_anew(tmp_path: Path) -> None:
         region = Region("esp", actual, actual, 0, size)
         esp = Files(region, frozenset({"::/a"}), frozenset({"::/a"}))
         more = regions.esp(lambda: frozenset({"::/a", "::/b"}))
-        assert examine(more, esp).verdict is Verdict.SEALED
-        assert examine(regions.esp(lambda: esp.listed), esp).verdict is Verdict.NOT_TESTED, "an addon must be listed"
-        assert examine(more, replace(esp, listed=None)).verdict is Verdict.HOLE
+        assert run_flash_check(more, esp).verdict is Verdict.SEALED
+        assert run_flash_check(regions.esp(lambda: esp.listed), esp).verdict is Verdict.NOT_TESTED, (
+            "an addon must be listed"
+        )
+        assert run_flash_check(more, replace(esp, listed=None)).verdict is Verdict.HOLE
         changed = replace(esp, region=replace(region, actual=actual.flip(size - 1)))
-        assert examine(more, changed).verdict is Verdict.HOLE
+        assert run_flash_check(more, changed).verdict is Verdict.HOLE
         whole = regions.whole(actual, actual)
-        assert examine(regions.WHOLE, whole).verdict is Verdict.SEALED
-        assert examine(regions.WHOLE, replace(whole, actual=actual.plant(size, bytes(4)))).verdict is Verdict.HOLE
+        assert run_flash_check(regions.WHOLE, whole).verdict is Verdict.SEALED
+        assert (
+            run_flash_check(regions.WHOLE, replace(whole, actual=actual.plant(size, bytes(4)))).verdict is Verdict.HOLE
+        )
         empty = Region("slot-b", actual, None, size // 2, size)
-        assert examine(regions.SLOT_B, empty).verdict is Verdict.SEALED
-        assert examine(regions.SLOT_B, replace(empty, start=0)).verdict is Verdict.HOLE
+        assert run_flash_check(regions.SLOT_B, empty).verdict is Verdict.SEALED
+        assert run_flash_check(regions.SLOT_B, replace(empty, start=0)).verdict is Verdict.HOLE
         slot = Verity(region, 4, 6 * 4096, 4 * 4096 - 1, "roothash=1 verity=4,2", "roothash=1 verity=4,2")
-        assert examine(regions.VERITY, slot).verdict is Verdict.SEALED
+        assert run_flash_check(regions.VERITY, slot).verdict is Verdict.SEALED
         assert list(regions.VERITY.find(replace(slot, said="roothash=1 verity=4,3")))
         assert list(regions.VERITY.find(replace(slot, system=4 * 4096 + 1)))
 

@@ -10,7 +10,7 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ParamProblem, IPv6, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from proof.outside.catalogue import Arsenal
+from proof.outside.catalogue import ProbeCatalogue
 from proof.wire.craft import FramePath, arp_request, neighbour_advert, ping, tagged, tcp_syn, udp
 from proof.wire.frame import NEIGHBOUR_ADVERT, parse, summary
 from proof.wire.judge import PortJudge
@@ -82,7 +82,9 @@ def test_what_an_icmp_error_quotes_is_read(raw: bytes, said: tuple[int | None, .
 
 def test_no_bytes_make_the_parser_the_judge_or_the_summary_raise() -> None:
     rng, judge = random.Random(2), PortJudge(TARGET)
-    seeds = [frame for volley in Arsenal(TARGET, rng).volleys(quick=True) for frame in rng.sample(volley.frames, 4)]
+    seeds = [
+        frame for batch in ProbeCatalogue(TARGET, rng).batches(quick=True) for frame in rng.sample(batch.frames, 4)
+    ]
     seeds += [raw for raw, _ in quoting()] * 4
     for count in range(3000):
         raw = bytearray(rng.choice(seeds))

@@ -24,10 +24,10 @@ from scapy.utils import PcapNgReader
 
 from proof import device as hardware
 from proof import identity
-from proof.outside.catalogue import Arsenal
+from proof.outside.catalogue import ProbeCatalogue
 from proof.report.report import Report
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code
-from proof.scan.frame_batch import Volley
+from proof.scan.frame_batch import FrameBatch
 from proof.wire.craft import tagged
 from proof.wire.frame import Frame
 from proof.wire.interface import SOL_PACKET, CouldNotTest, Facts, PacketWire, preflight, with_tag
@@ -69,11 +69,11 @@ def namespace() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "COMPANY", 0.4)
+    monkeypatch.setattr(identity, "LISTEN_AFTER_ANSWER", 0.4)
     monkeypatch.setattr(hardware, "QUIET", 0.6)
     monkeypatch.setattr(identity, "ASK_EVERY", 0.1)
     monkeypatch.setattr(hardware, "ASK_EVERY", 0.1)
-    monkeypatch.setattr(hardware, "PATIENCE", 1.0)
+    monkeypatch.setattr(hardware, "ANSWER_TIMEOUT", 1.0)
     monkeypatch.setattr("proof.outside.early.INTERVAL", 0.01)
     monkeypatch.setattr("proof.outside.early.LAST_INTERVAL", 0.02)
 
@@ -90,12 +90,12 @@ def received(tap: Tap, count: int) -> list[bytes]:
 @pytest.fixture
 def two_volleys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all that there are: the run as a whole is the matter."""
-    every = Arsenal.volleys
+    every = ProbeCatalogue.batches
 
-    def some(self: Arsenal, *options: Any) -> Iterator[Volley]:
-        return (volley for volley in every(self, *options) if volley.name in ("arp-elsewhere", "ping"))
+    def some(self: ProbeCatalogue, *options: Any) -> Iterator[FrameBatch]:
+        return (batch for batch in every(self, *options) if batch.name in ("arp-elsewhere", "ping"))
 
-    monkeypatch.setattr(Arsenal, "volleys", some)
+    monkeypatch.setattr(ProbeCatalogue, "batches", some)
 
 
 def look(name: str) -> dict[str, Any]:
@@ -230,8 +230,8 @@ def test_frames_that_were_dropped_are_an_error_and_not_silence(namespace: str, m
 
 def test_a_frame_that_is_too_long_is_an_error_and_the_wire_lives(namespace: str) -> None:
     with PacketWire(NEAR) as near, PacketWire(FAR) as far, far.tap() as tap:
-        assert near.longest == 9014
-        near.send(FRAME.ljust(near.longest, b"\0"))
+        assert near.max_frame == 9014
+        near.send(FRAME.ljust(near.max_frame, b"\0"))
         assert len(received(tap, 1)[0]) == 9014
         with pytest.raises(WireError, match="does not send a frame of 9015 bytes"):
             near.send(FRAME.ljust(9015, b"\0"))
@@ -407,9 +407,9 @@ def test_frames_lost_in_the_record_unseal_it(namespace: str, tmp_path: Path) -> 
     with plugged(FAR, appliance()):
         console = Console(file=io.StringIO())
         with hardware.reach(PROFILE, NEAR, tmp_path, console, mac=VM_MAC, port_mac=PORT_MAC, ask=None) as device:
-            assert hardware.since_began(device.wire, device.ledger, 1).verdict is Verdict.SEALED
+            assert hardware.since_began(device.wire, device.frame_log, 1).verdict is Verdict.SEALED
             device.wire._lose(1)
-            assert hardware.since_began(device.wire, device.ledger, 1).verdict is Verdict.NOT_TESTED
+            assert hardware.since_began(device.wire, device.frame_log, 1).verdict is Verdict.NOT_TESTED
             device.wire.mark_power_on()
             assert hardware.since_power_on(device.wire, device.target).verdict is Verdict.NOT_TESTED
 
@@ -515,8 +515,8 @@ def test_the_address_can_be_typed_and_what_comes_meanwhile_is_judged(namespace: 
 
         console = Console(file=io.StringIO())
         with hardware.reach(PROFILE, NEAR, tmp_path, console, mac="", port_mac="", ask=ask) as device:
-            assert wait_for(lambda: device.ledger.offences())
-            assert "00:11:22:33:44:55" in device.ledger.offences().reasons()
+            assert wait_for(lambda: device.frame_log.offences())
+            assert "00:11:22:33:44:55" in device.frame_log.offences().reasons()
 
 
 class _Dying:

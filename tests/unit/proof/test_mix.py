@@ -7,7 +7,7 @@ import random
 import pytest
 
 from proof.scan.controls import ipv4_path, ipv6_path
-from proof.scan.numbered import Numbered, TcpPorts, UdpPorts
+from proof.scan.numbered import NumberedProbe, TcpPorts, UdpPorts
 from proof.scan.pace import Control, RefusalControl, SynControl
 from proof.scan.sweep import Sweep, run_sweep
 from tests.unit.proof.simpeer import TARGET, Peer, vm_stack, wired
@@ -34,7 +34,7 @@ def found(*, loss: float, is_udp: bool, is_ipv6: bool, seed: int) -> tuple[Sweep
         is_open |= {CONTROL_PORT}
         stack.open = is_open
     path = ipv6_path(TARGET) if is_ipv6 else ipv4_path(TARGET)
-    probe: Numbered = UdpPorts(path, rng) if is_udp else TcpPorts(path, rng)
+    probe: NumberedProbe = UdpPorts(path, rng) if is_udp else TcpPorts(path, rng)
     control: Control = RefusalControl(path, CLOSED_PORT, rng) if is_udp else SynControl(path, CONTROL_PORT, rng)
     peer = Peer([stack], loss=loss)
     with wired(peer) as wire, wire.tap() as tap:

@@ -9,17 +9,17 @@ from collections.abc import Callable
 import pytest
 
 from proof.inside.spoof import run_spoof
-from proof.outside.catalogue import Arsenal
+from proof.outside.catalogue import ProbeCatalogue
 from proof.outside.passive import passive
 from proof.outside.run import run_outside
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code
-from proof.scan.controls import arp_question, ipv4_path, wait_until_up
-from proof.scan.frame_batch import fire
+from proof.scan.controls import arp_control, ipv4_path, wait_until_up
+from proof.scan.frame_batch import send_batch
 from proof.scan.pace import Pace, SynControl
 from proof.scan.sweep import sweep_tcp
 from proof.scan.sweep_result import sweep_result
 from proof.wire.frame import Frame
-from proof.wire.frame_log import Ledger
+from proof.wire.frame_log import FrameLog
 from proof.wire.judge import PortJudge
 from proof.wire.neighbour import answer
 from proof.wire.target import mac_bytes
@@ -31,18 +31,18 @@ LINK = socket.inet_aton("169.254.254.1")
 
 
 def outside(peer: Peer, ports: range = range(700)) -> dict[str, Result]:
-    with wired(peer, Ledger(PortJudge(TARGET))) as wire:
+    with wired(peer, FrameLog(PortJudge(TARGET))) as wire:
         results = run_outside(wire, TARGET, seed=1, ports=ports, quick=True)
     return {result.name: result for result in results}
 
 
-def volley(peer: Peer, name: str, *, controls: int = 443) -> Result:
+def batch(peer: Peer, name: str, *, controls: int = 443) -> Result:
     rng = random.Random(1)
     path, judge = ipv4_path(TARGET), PortJudge(TARGET)
-    shot = next(v for v in Arsenal(TARGET, rng).volleys() if v.name == name)
+    probe = next(v for v in ProbeCatalogue(TARGET, rng).batches() if v.name == name)
     with wired(peer) as wire:
         control = SynControl(path, controls, rng)
-        return fire(wire, shot, control=control, bracket=lambda: [arp_question(path)], judge=judge, pace=Pace())
+        return send_batch(wire, probe, control=control, bracket=lambda: [arp_control(path)], judge=judge, pace=Pace())
 
 
 def sweep(peer: Peer, *, silent_ok: bool = False, ports: range = range(2000)) -> Result:
@@ -60,10 +60,10 @@ def test_a_sealed_appliance_is_sealed() -> None:
 
 def test_every_frame_of_a_volley_is_sent() -> None:
     peer = Peer([vm_stack()])
-    assert volley(peer, "tcp-ipv4").verdict is Verdict.SEALED
-    shot = next(v for v in Arsenal(TARGET, random.Random(1)).volleys() if v.name == "tcp-ipv4")
-    assert len(shot.frames) > 1000
-    assert [peer.heard[frame] for frame in shot.frames] == [1] * len(shot.frames)
+    assert batch(peer, "tcp-ipv4").verdict is Verdict.SEALED
+    probe = next(v for v in ProbeCatalogue(TARGET, random.Random(1)).batches() if v.name == "tcp-ipv4")
+    assert len(probe.frames) > 1000
+    assert [peer.heard[frame] for frame in probe.frames] == [1] * len(probe.frames)
 
 
 @pytest.mark.parametrize(
@@ -80,21 +80,21 @@ def test_every_frame_of_a_volley_is_sent() -> None:
 )
 def test_a_host_that_answers_is_a_hole(address: str, name: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    result = volley(Peer([vm_stack(), Stack(HOST, {socket.inet_pton(family, address)})]), name)
+    result = batch(Peer([vm_stack(), Stack(HOST, {socket.inet_pton(family, address)})]), name)
     assert result.verdict is Verdict.HOLE
     assert "(mgmt0) is not the VM's" in result.evidence
     assert any(HOST_MAC in line for line in result.frames)
 
 
 def test_a_udp_service_of_the_host_is_a_hole() -> None:
-    assert volley(Peer([vm_stack(), Stack(HOST, {LINK}, answers_udp={161})]), "udp-ipv4").verdict is Verdict.HOLE
+    assert batch(Peer([vm_stack(), Stack(HOST, {LINK}, answers_udp={161})]), "udp-ipv4").verdict is Verdict.HOLE
 
 
 def test_a_vm_that_answers_for_its_link_address_is_a_hole() -> None:
     weak = vm_stack()
     weak.addresses.add(socket.inet_aton(TARGET.vm_link_ipv4))
     for name in ("arp-elsewhere", "ping", "tcp-ipv4"):
-        result = volley(Peer([weak]), name)
+        result = batch(Peer([weak]), name)
         assert result.verdict is Verdict.HOLE
         assert "169.254.254.2" in result.evidence
 
@@ -109,10 +109,10 @@ def test_a_vm_that_routes_is_a_hole_and_one_that_refuses_is_not() -> None:
 
         return reply
 
-    routed = volley(Peer([vm_stack()], extra=errs(11, 0)), "routing")
+    routed = batch(Peer([vm_stack()], extra=errs(11, 0)), "routing")
     assert routed.verdict is Verdict.HOLE
     assert "took a packet for 169.254.254.1" in routed.evidence
-    assert volley(Peer([vm_stack()], extra=errs(3, 13)), "routing").verdict is Verdict.SEALED
+    assert batch(Peer([vm_stack()], extra=errs(3, 13)), "routing").verdict is Verdict.SEALED
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,15 @@ def test_a_vm_that_routes_is_a_hole_and_one_that_refuses_is_not() -> None:
 )
 def test_one_stray_frame_since_power_on_is_a_hole(stray: bytes) -> None:
     once = [stray]
-    with wired(Peer([vm_stack()], extra=lambda frame: [once.pop()] if once else []), Ledger(PortJudge(TARGET))) as wire:
+    with wired(
+        Peer([vm_stack()], extra=lambda frame: [once.pop()] if once else []), FrameLog(PortJudge(TARGET))
+    ) as wire:
         wait_until_up(wire, TARGET, 5)
         assert passive(wire, TARGET).verdict is Verdict.HOLE
 
 
 def test_a_record_that_began_late_or_holds_nothing_proves_nothing() -> None:
-    with wired(Peer([vm_stack()]), Ledger(PortJudge(TARGET))) as wire:
+    with wired(Peer([vm_stack()]), FrameLog(PortJudge(TARGET))) as wire:
         assert passive(wire, TARGET).verdict is Verdict.NOT_TESTED
         wait_until_up(wire, TARGET, 5)
         assert passive(wire, TARGET).verdict is Verdict.SEALED
@@ -168,16 +170,16 @@ def test_loss_never_reads_as_closed_or_filtered() -> None:
     assert result.verdict is Verdict.NOT_TESTED
     assert "0 closed, 0 silent, 500 untested" in result.evidence
     host = Stack(HOST, {socket.inet_aton("192.168.42.9")})
-    assert volley(Peer([vm_stack(), host], loss=0.2), "nd").verdict is Verdict.NOT_TESTED
+    assert batch(Peer([vm_stack(), host], loss=0.2), "nd").verdict is Verdict.NOT_TESTED
 
 
 def test_a_volley_without_its_control_is_not_tested() -> None:
-    assert volley(Peer([vm_stack()]), "nd", controls=444).verdict is Verdict.NOT_TESTED
+    assert batch(Peer([vm_stack()]), "nd", controls=444).verdict is Verdict.NOT_TESTED
 
 
 def test_a_dead_wire_is_not_tested() -> None:
     near, far = socket.socketpair()
-    with StreamWire(near, ledger=Ledger(PortJudge(TARGET))) as wire:
+    with StreamWire(near, frame_log=FrameLog(PortJudge(TARGET))) as wire:
         wire.mark_power_on()
         far.close()
         results = run_outside(wire, TARGET, seed=1, quick=True)
@@ -194,9 +196,9 @@ def test_the_tester_answers_for_itself_alone() -> None:
     from proof.wire.craft import FramePath, arp_request, neighbour_solicit
     from proof.wire.frame import parse
 
-    ask = FramePath(TARGET.vm_mac, "ff:ff:ff:ff:ff:ff", TARGET.vm_ipv4, TARGET.tester_ipv4)
-    assert answer(parse(arp_request(ask), 0), TARGET) is not None
-    assert answer(parse(arp_request(ask.to(ip="192.168.42.3")), 0), TARGET) is None
+    send_until_answered = FramePath(TARGET.vm_mac, "ff:ff:ff:ff:ff:ff", TARGET.vm_ipv4, TARGET.tester_ipv4)
+    assert answer(parse(arp_request(send_until_answered), 0), TARGET) is not None
+    assert answer(parse(arp_request(send_until_answered.to(ip="192.168.42.3")), 0), TARGET) is None
     ask6 = FramePath(TARGET.vm_mac, TARGET.tester_mac, TARGET.vm_ipv6, TARGET.tester_ipv6)
     assert answer(parse(neighbour_solicit(ask6), 0), TARGET) is not None
     assert answer(parse(neighbour_solicit(ask6.to(ip="fe80::9")), 0), TARGET) is None
@@ -228,6 +230,6 @@ def test_frames_under_false_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_hole_outweighs_missing_controls() -> None:
     gratuitous = arp_reply(Frame(b"", 0, src=TESTER, arp_target=LINK, ip_src=bytes(4)), HOST)
-    result = volley(Peer([vm_stack()], extra=lambda frame: [gratuitous]), "nd", controls=444)
+    result = batch(Peer([vm_stack()], extra=lambda frame: [gratuitous]), "nd", controls=444)
     assert result.verdict is Verdict.HOLE
     assert exit_code([result]) == EXIT_HOLE

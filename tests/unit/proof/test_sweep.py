@@ -17,9 +17,9 @@ from proof.outside.sweeps import QUICK_PORTS, Sweeps, sample
 from proof.result import Result, Verdict
 from proof.scan.controls import ipv4_path, ipv6_path
 from proof.scan.numbered import FRAGMENT, PIM, ROUTING, SPORTS, Protocols, TcpPorts, UdpPorts
-from proof.scan.pace import CHUNK, CRAWL, Pace, RefusalControl, SynControl, Tally, clocked
+from proof.scan.pace import CHUNK, CRAWL_WINDOW, Pace, RefusalControl, SynControl, Tally, clocked
 from proof.scan.pace import SPORTS as CONTROL_SPORTS
-from proof.scan.sweep import KEPT, ranges, run_sweep, sweep_tcp
+from proof.scan.sweep import MAX_KEPT_ANSWERS, ranges, run_sweep, sweep_tcp
 from proof.wire.craft import FramePath
 from proof.wire.frame import IPV4, UDP, Frame, parse
 from proof.wire.target import mac_bytes
@@ -87,7 +87,7 @@ def test_an_answer_from_another_port_is_a_hole() -> None:
 
 
 def test_refusals_that_are_rationed_accuse_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.05)
+    monkeypatch.setattr("proof.scan.pace.MIN_CONTROL_TIMEOUT", 0.05)
     udp, protocols = sweeps(Peer([vm(refuses=3)]), V4, range(100))
     assert udp.verdict is Verdict.NOT_TESTED
     assert protocols.verdict is Verdict.NOT_TESTED
@@ -208,7 +208,7 @@ def test_a_hostile_peer_fills_no_memory() -> None:
     with wired(Peer([vm(open=set(range(1000)))])) as wire, wire.tap() as tap:
         found = sweep_tcp(wire, tap, V4, 443, range(500), rng=random.Random(1))
     assert len(found.open) == 500
-    assert len(found.frames) == KEPT
+    assert len(found.frames) == MAX_KEPT_ANSWERS
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def test_a_wire_that_dies_ends_the_sweep() -> None:
 
 
 def test_the_window_finds_a_fast_peer_and_spares_a_lossy_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.5)
+    monkeypatch.setattr("proof.scan.pace.MIN_CONTROL_TIMEOUT", 0.5)
 
     def window(loss: float) -> tuple[Pace, Tally]:
         pace, rng = Pace(), random.Random(1)
@@ -257,7 +257,7 @@ def test_the_window_finds_a_fast_peer_and_spares_a_lossy_one(monkeypatch: pytest
 
 
 def test_a_batch_that_the_deadline_cut_short_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.scan.pace.PATIENCE", 2)
+    monkeypatch.setattr("proof.scan.pace.MIN_CONTROL_TIMEOUT", 2)
     rng = random.Random(1)
     frames, control = [TcpPorts(V4, rng).frame(1, 0)] * 200_000, SynControl(V4, 443, rng)
     with wired(Peer([vm()])) as wire, wire.tap() as tap:
@@ -290,20 +290,20 @@ def test_what_loss_may_explain_is_not_called_silent() -> None:
     rng = random.Random(1)
     with wired(losing(is_lost)) as wire, wire.tap() as tap:
         control = RefusalControl(V4, 40000, rng)
-        found = run_sweep(wire, tap, UdpPorts(V4, rng), range(300), control=control, rng=rng, strikes=1)
+        found = run_sweep(wire, tap, UdpPorts(V4, rng), range(300), control=control, rng=rng, min_misses=1)
     assert (found.silent, found.untested, len(found.closed)) == (set(), set(), 300)
     assert Tally(1000, 1000).loss < 0.001 < Tally(30, 30).loss
 
 
 def test_a_wire_that_loses_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.scan.pace.PATIENCE", 0.02)
+    monkeypatch.setattr("proof.scan.pace.MIN_CONTROL_TIMEOUT", 0.02)
     asked, rng = Counter[int | None](), random.Random(1)
 
     def is_lost(frame: Frame) -> bool:
         asked[frame.dport] += frame.flags == 2
         return (frame.dport or 0) >= 2000 or (frame.dport == 443 and frame.flags == 2 and asked[443] % 4 == 0)
 
-    crawling = Pace(window=CRAWL, limit=CRAWL)  # how soon it would come to that depends on the machine
+    crawling = Pace(window=CRAWL_WINDOW, limit=CRAWL_WINDOW)  # how soon it would come to that depends on the machine
     with wired(losing(is_lost)) as wire, wire.tap() as tap:
         control = SynControl(V4, 443, rng)
         found = run_sweep(wire, tap, TcpPorts(V4, rng), range(3000), control=control, rng=rng, pace=crawling)
@@ -313,7 +313,7 @@ def test_a_wire_that_loses_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_lost_control_is_missed_by_the_answers_of_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proof.scan.pace.PATIENCE", 1.5)
+    monkeypatch.setattr("proof.scan.pace.MIN_CONTROL_TIMEOUT", 1.5)
     cuts, asked, rng = list[float](), Counter[int | None](), random.Random(1)
     monkeypatch.setattr("proof.scan.pace.Pace.lost", lambda pace: cuts.append(time.monotonic()))
 

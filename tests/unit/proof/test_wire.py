@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scapy.utils import PcapNgReader
 
-from proof.wire.frame_log import MAX_REASONS, Ledger
+from proof.wire.frame_log import MAX_REASONS, FrameLog
 from proof.wire.wire import MAX_FRAME, StreamWire, WireError, encode
 
 
@@ -44,11 +44,11 @@ def test_malformed_framing_ends_the_wire(length: int) -> None:
 
 def test_what_came_before_malformed_framing_did_arrive() -> None:
     near, far = socket.socketpair()
-    ledger = Ledger(lambda frame: None)
-    with StreamWire(near, ledger=ledger) as wire, wire.tap() as tap:
+    frame_log = FrameLog(lambda frame: None)
+    with StreamWire(near, frame_log=frame_log) as wire, wire.tap() as tap:
         far.sendall(encode([b"\x01" * 60, b"\x02" * 60]) + struct.pack("!I", 0))
         assert [frame.raw[:1] for frame in tap.take(5)] == [b"\x01", b"\x02"]
-        assert ledger.frames == 2
+        assert frame_log.frames == 2
         with pytest.raises(WireError, match="malformed framing"):
             _ = [tap.take(0.5) for _ in range(20)]
     far.close()
@@ -90,8 +90,8 @@ def test_a_flood_that_overruns_a_probe_is_an_error(monkeypatch: pytest.MonkeyPat
 
 def test_every_frame_is_recorded_from_the_first_on(tmp_path: Path) -> None:
     path, pcap = tmp_path / "port.sock", tmp_path / "port.pcapng"
-    ledger = Ledger(lambda frame: None)
-    with StreamWire.listen(path, ledger=ledger, pcap=pcap) as wire:
+    frame_log = FrameLog(lambda frame: None)
+    with StreamWire.listen(path, frame_log=frame_log, pcap=pcap) as wire:
         assert wire.connected_at is None
         with socket.socket(socket.AF_UNIX) as far:
             far.connect(str(path))
@@ -104,7 +104,7 @@ def test_every_frame_is_recorded_from_the_first_on(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r".*"), socket.socket(socket.AF_UNIX) as second:
             second.connect(str(path))  # one connection, or the record would have a gap
     assert not path.exists()
-    assert ledger.frames == 1
+    assert frame_log.frames == 1
     assert sorted(bytes(packet) for packet in PcapNgReader(str(pcap))) == [b"\x01" * 60, b"\x02" * 61]
 
 
@@ -118,12 +118,12 @@ def test_nobody_connecting_is_an_error(tmp_path: Path) -> None:
 def test_a_ledger_stays_small_whatever_comes() -> None:
     near, far = socket.socketpair()
     numbers = iter(range(10**6))
-    ledger = Ledger(lambda frame: f"reason {next(numbers)}")
-    with StreamWire(near, ledger=ledger) as wire:
+    frame_log = FrameLog(lambda frame: f"reason {next(numbers)}")
+    with StreamWire(near, frame_log=frame_log) as wire:
         far.sendall(encode([bytes(60)] * 500))
         while wire.received < 500:
             threading.Event().wait(0.01)
-    offences = ledger.offences()
+    offences = frame_log.offences()
     assert len(offences.by_reason) == MAX_REASONS + 1
     assert sum(entry.count for entry in offences.by_reason.values()) == 500
     far.close()

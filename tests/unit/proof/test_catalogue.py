@@ -18,12 +18,12 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from proof.outside import groups, link_layer
-from proof.outside.catalogue import LONGEST, QUICK, SHOTS, Arsenal
+from proof.outside.catalogue import MAX_PORT_FRAME, PROBES, QUICK, ProbeCatalogue
 from proof.outside.resolution import slaac
-from proof.outside.targets import STRANGER_MAC, Aim
+from proof.outside.targets import UNUSED_MAC, Targets
 from proof.result import Result, Verdict
-from proof.scan.controls import arp_question, ipv4_path
-from proof.scan.frame_batch import BATCHES, Lazy, Volley, Walk, fire
+from proof.scan.controls import arp_control, ipv4_path
+from proof.scan.frame_batch import PIECES, FrameBatch, GeneratedFrames, LazyFrames, send_batch
 from proof.scan.pace import Pace, SynControl
 from proof.wire import craft
 from proof.wire.craft import FramePath
@@ -46,47 +46,47 @@ ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 
 
 @pytest.fixture(scope="module")
-def volleys() -> dict[str, Volley]:
-    return {volley.name: volley for volley in Arsenal(TARGET, random.Random(1)).volleys()}
+def batches() -> dict[str, FrameBatch]:
+    return {batch.name: batch for batch in ProbeCatalogue(TARGET, random.Random(1)).batches()}
 
 
-def kinds(volley: Volley) -> Counter[tuple[bytes, bytes]]:
+def kinds(batch: FrameBatch) -> Counter[tuple[bytes, bytes]]:
     """Destination and EtherType of each frame."""
-    return Counter((frame[:6], frame[12:14]) for frame in volley.frames)
+    return Counter((frame[:6], frame[12:14]) for frame in batch.frames)
 
 
 # What is thrown
 
 
-def test_a_whole_run_throws_almost_two_hundred_thousand_frames(volleys: dict[str, Volley]) -> None:
-    assert {volley.group for volley in volleys.values()} == {"host"}
-    assert len(volleys) == len(SHOTS)
-    assert 170_000 < sum(len(volley.frames) for volley in volleys.values()) < 200_000
-    for volley in volleys.values():
-        assert all(0 < len(frame) <= LONGEST for frame in volley.frames[:4000]), volley.name
+def test_a_whole_run_throws_almost_two_hundred_thousand_frames(batches: dict[str, FrameBatch]) -> None:
+    assert {batch.group for batch in batches.values()} == {"host"}
+    assert len(batches) == len(PROBES)
+    assert 170_000 < sum(len(batch.frames) for batch in batches.values()) < 200_000
+    for batch in batches.values():
+        assert all(0 < len(frame) <= MAX_PORT_FRAME for frame in batch.frames[:4000]), batch.name
 
 
 def test_a_quick_run_throws_some_of_each_and_is_built_in_seconds() -> None:
     began, total = time.process_time(), 0
-    for volley in Arsenal(TARGET, random.Random(1)).volleys(quick=True):
-        total += len(volley.frames)
-        assert 20 < len(volley.frames) <= QUICK, volley.name
+    for batch in ProbeCatalogue(TARGET, random.Random(1)).batches(quick=True):
+        total += len(batch.frames)
+        assert 20 < len(batch.frames) <= QUICK, batch.name
     assert total <= 7500
     assert time.process_time() - began < 10
 
 
 def test_the_seed_decides_and_a_volley_that_is_left_out_changes_no_other() -> None:
     def some(seed: int, *names: str) -> dict[str, tuple[bytes, ...]]:
-        every = Arsenal(TARGET, random.Random(seed)).volleys(quick=True)
-        return {volley.name: tuple(volley.frames) for volley in every if volley.name in names}
+        every = ProbeCatalogue(TARGET, random.Random(seed)).batches(quick=True)
+        return {batch.name: tuple(batch.frames) for batch in every if batch.name in names}
 
     first = some(5, "llc", "ethertypes", "snap", "tcp-ipv4")
     assert some(5, "tcp-ipv4") == {"tcp-ipv4": first["tcp-ipv4"]}
     assert some(6, "ethertypes")["ethertypes"] != first["ethertypes"]
 
 
-def test_every_ethertype_goes_to_all_and_to_the_port_itself(volleys: dict[str, Volley]) -> None:
-    frames = volleys["ethertypes"].frames
+def test_every_ethertype_goes_to_all_and_to_the_port_itself(batches: dict[str, FrameBatch]) -> None:
+    frames = batches["ethertypes"].frames
     first = [mac_bytes(mac) for mac in (next(iter(TARGET.host_macs.values())), BROADCAST)]
     wanted = {mac + kind.to_bytes(2, "big") for mac in first for kind in range(0x0600, 0x10000)}
     sent = {frame[:6] + frame[12:14] for frame in frames[:]}
@@ -97,15 +97,15 @@ def test_every_ethertype_goes_to_all_and_to_the_port_itself(volleys: dict[str, V
 
 
 def test_a_quick_run_asks_for_the_likely_ethertypes_at_every_mac() -> None:
-    every = Arsenal(TARGET, random.Random(2)).volleys(quick=True)
-    seen = kinds(next(volley for volley in every if volley.name == "ethertypes"))
+    every = ProbeCatalogue(TARGET, random.Random(2)).batches(quick=True)
+    seen = kinds(next(batch for batch in every if batch.name == "ethertypes"))
     macs = (*TARGET.host_macs.values(), BROADCAST, TARGET.vm_mac)
     assert all((mac_bytes(mac), kind.to_bytes(2, "big")) in seen for mac in macs for kind in (0x88B5, 0x88B6, 0x9000))
     assert len(seen) > 150
 
 
 def test_the_ethertype_walk_is_quick_and_small() -> None:
-    walk = link_layer.ethertypes(Aim(TARGET, random.Random(1)))
+    walk = link_layer.ethertypes(Targets(TARGET, random.Random(1)))
     tracemalloc.start()
     began = time.process_time()
     made = sum(len(walk[start : start + 3840]) for start in range(0, len(walk), 3840))
@@ -116,9 +116,9 @@ def test_the_ethertype_walk_is_quick_and_small() -> None:
     assert made / took > 60_000  # tracing makes it slower than it is
 
 
-def test_every_protocol_goes_to_every_host_address_at_every_mac(volleys: dict[str, Volley]) -> None:
+def test_every_protocol_goes_to_every_host_address_at_every_mac(batches: dict[str, FrameBatch]) -> None:
     seen = Counter[tuple[bytes, bytes, int]]()
-    for raw in volleys["protocols"].frames:
+    for raw in batches["protocols"].frames:
         is_ipv6 = raw[12:14] == b"\x86\xdd"
         seen[raw[:6], raw[38:54] if is_ipv6 else raw[30:34], raw[20] if is_ipv6 else raw[23]] += 1
         if not is_ipv6:
@@ -129,11 +129,11 @@ def test_every_protocol_goes_to_every_host_address_at_every_mac(volleys: dict[st
             assert all((mac_bytes(mac), ip_address(address).packed, number) in seen for number in range(256))
 
 
-def test_all_dsaps_and_ip_in_snap(volleys: dict[str, Volley]) -> None:
-    llc = volleys["llc"].frames
+def test_all_dsaps_and_ip_in_snap(batches: dict[str, FrameBatch]) -> None:
+    llc = batches["llc"].frames
     assert {frame[14] for frame in llc if frame[:6] == HOST} == set(range(256))
     assert all(int.from_bytes(frame[12:14], "big") == len(frame) - 14 for frame in llc)
-    snap = volleys["snap"].frames
+    snap = batches["snap"].frames
     for kind in (b"\x08\x00", b"\x08\x06", b"\x86\xdd"):
         assert any(frame[:6] == HOST and frame[14:22] == b"\xaa\xaa\x03\0\0\0" + kind for frame in snap)
         tagged = [
@@ -143,9 +143,9 @@ def test_all_dsaps_and_ip_in_snap(volleys: dict[str, Volley]) -> None:
         assert all(int.from_bytes(frame[16:18], "big") == len(frame) - 18 for frame in tagged)
 
 
-def test_tags_of_every_priority_and_up_to_four(volleys: dict[str, Volley]) -> None:
+def test_tags_of_every_priority_and_up_to_four(batches: dict[str, FrameBatch]) -> None:
     depths, priorities = set(), set()
-    for frame in volleys["vlan"].frames:
+    for frame in batches["vlan"].frames:
         at = 12
         while int.from_bytes(frame[at : at + 2], "big") in link_layer.TPIDS:
             at += 4
@@ -165,13 +165,13 @@ def test_tags_of_every_priority_and_up_to_four(volleys: dict[str, Volley]) -> No
         *(("arp-reverse", kind) for kind in (0x0806, 0x8035)),
     ],
 )
-def test_link_protocols_go_to_every_mac(volleys: dict[str, Volley], name: str, kind: int) -> None:
-    macs = {dst for dst, seen in kinds(volleys[name]) if seen == kind.to_bytes(2, "big")}
+def test_link_protocols_go_to_every_mac(batches: dict[str, FrameBatch], name: str, kind: int) -> None:
+    macs = {dst for dst, seen in kinds(batches[name]) if seen == kind.to_bytes(2, "big")}
     assert {mac_bytes(mac) for mac in TARGET.host_macs.values()} <= macs
 
 
-def test_every_well_known_group_is_asked_at_its_mac_and_at_the_host(volleys: dict[str, Volley]) -> None:
-    seen = {(frame[:6], parse(frame, 0).ip_dst) for frame in volleys["group-pings"].frames}
+def test_every_well_known_group_is_asked_at_its_mac_and_at_the_host(batches: dict[str, FrameBatch]) -> None:
+    seen = {(frame[:6], parse(frame, 0).ip_dst) for frame in batches["group-pings"].frames}
     wanted = [f"224.0.0.{last}" for last in range(256)] + [
         "239.255.255.250",
         "ff01::1",
@@ -190,25 +190,28 @@ def test_group_macs() -> None:
     assert craft.group_mac("ff02::1:ff00:1234") == "33:33:ff:00:12:34"
 
 
-def test_frames_are_cut_after_every_byte(volleys: dict[str, Volley]) -> None:
-    lengths = Counter(len(frame) for frame in volleys["cut"].frames)
+def test_frames_are_cut_after_every_byte(batches: dict[str, FrameBatch]) -> None:
+    lengths = Counter(len(frame) for frame in batches["cut"].frames)
     assert set(range(1, 73)) <= set(lengths)
-    jumbo = {len(frame) for frame in volleys["jumbo"].frames}
+    jumbo = {len(frame) for frame in batches["jumbo"].frames}
     assert {1515, 9000, 65535} <= jumbo
     short = {
-        len(f) for v in Arsenal(TARGET, random.Random(1), longest=1600).volleys() if v.name == "jumbo" for f in v.frames
+        len(f)
+        for v in ProbeCatalogue(TARGET, random.Random(1), max_frame=1600).batches()
+        if v.name == "jumbo"
+        for f in v.frames
     }
     assert max(short) == 1536
 
 
-def test_the_sources_are_false_and_the_links_own_are_among_them(volleys: dict[str, Volley]) -> None:
-    seen = {str(ip_address(parse(frame, 0).ip_src)) for frame in volleys["sources"].frames}
+def test_the_sources_are_false_and_the_links_own_are_among_them(batches: dict[str, FrameBatch]) -> None:
+    seen = {str(ip_address(parse(frame, 0).ip_src)) for frame in batches["sources"].frames}
     assert {"169.254.254.1", "169.254.254.2", "127.0.0.1", "0.0.0.0", "240.0.0.1", "224.0.0.1"} <= seen
     assert {TARGET.vm_ipv4, TARGET.vm_ipv6, "::1", "ff02::1", "::ffff:7f00:1"} <= seen
     assert TARGET.tester_ipv4 not in seen
 
 
-def test_nothing_tells_the_vm_another_mac_for_the_tester(volleys: dict[str, Volley]) -> None:
+def test_nothing_tells_the_vm_another_mac_for_the_tester(batches: dict[str, FrameBatch]) -> None:
     """Else the VM would answer the controls at a MAC that is not the tester's."""
     names = (
         "arp-reverse",
@@ -222,7 +225,7 @@ def test_nothing_tells_the_vm_another_mac_for_the_tester(volleys: dict[str, Voll
         "snap",
     )
     for name in (*names, "vlan", "groups", "link-protocols", "leases", "cut", "lengths"):
-        for raw in volleys[name].frames:
+        for raw in batches[name].frames:
             frame = parse(raw, 0)
             if frame.arp_hw and frame.ip_src == TESTER4:
                 assert frame.arp_hw == TESTER, name
@@ -230,12 +233,12 @@ def test_nothing_tells_the_vm_another_mac_for_the_tester(volleys: dict[str, Voll
                 assert frame.nd_mac == TESTER, name
 
 
-def test_a_question_follows_what_a_bridge_may_learn(volleys: dict[str, Volley]) -> None:
+def test_a_question_follows_what_a_bridge_may_learn(batches: dict[str, FrameBatch]) -> None:
     heal = craft.arp_request(FramePath(TARGET.tester_mac, BROADCAST, TARGET.tester_ipv4, TARGET.vm_ipv4))
-    frames = volleys["source-macs"].frames
+    frames = batches["source-macs"].frames
     last = max(index for index, frame in enumerate(frames) if frame[6:12] == VM)
     assert frames[last + 1] == heal
-    assert {frame[6:12] for frame in frames} >= {VM, HOST, bytes(6), b"\xff" * 6, mac_bytes(STRANGER_MAC)}
+    assert {frame[6:12] for frame in frames} >= {VM, HOST, bytes(6), b"\xff" * 6, mac_bytes(UNUSED_MAC)}
 
 
 def checksums_are_right(raw: bytes) -> bool:
@@ -280,9 +283,9 @@ def test_frames_that_are_aimed_by_arithmetic_are_what_scapy_makes() -> None:
             assert any(kind in packet for kind in (ICMP, TCP, UDP, ICMPv6EchoRequest, ICMPv6ND_NS))
 
 
-def test_fragments_of_an_echo_add_up_to_one_that_would_be_answered(volleys: dict[str, Volley]) -> None:
+def test_fragments_of_an_echo_add_up_to_one_that_would_be_answered(batches: dict[str, FrameBatch]) -> None:
     pieces: dict[int, bytes] = {}
-    for raw in volleys["fragments"].frames:
+    for raw in batches["fragments"].frames:
         packet = Ether(raw)
         if IP in packet and packet[IP].proto == 1 and packet.dst == HOST_MAC and packet[IP].dst == "169.254.254.1":
             pieces.setdefault(packet[IP].frag, bytes(packet[IP].payload))
@@ -296,11 +299,11 @@ def test_fragments_of_an_echo_add_up_to_one_that_would_be_answered(volleys: dict
 def shoot(peer: Peer, frames: Sequence[bytes]) -> Result:
     rng, path = random.Random(1), ipv4_path(SMALL)
     with wired(peer) as wire:
-        return fire(
+        return send_batch(
             wire,
-            Volley("host", "x", "x", frames),
+            FrameBatch("host", "x", "x", frames),
             control=SynControl(path, 443, rng),
-            bracket=lambda: [arp_question(path)],
+            bracket=lambda: [arp_control(path)],
             judge=PortJudge(SMALL),
             pace=Pace(),
         )
@@ -318,9 +321,9 @@ def test_every_frame_of_a_long_volley_is_sent_once_and_in_order() -> None:
             order.append(int.from_bytes(frame.raw[14:18], "big"))
         return []
 
-    result = shoot(Peer([vm_stack()], extra=note), Walk(BATCHES[0] + 500, number))
+    result = shoot(Peer([vm_stack()], extra=note), GeneratedFrames(PIECES[0] + 500, number))
     assert result.verdict is Verdict.SEALED
-    assert order == list(range(BATCHES[0] + 500))
+    assert order == list(range(PIECES[0] + 500))
     assert "3 brackets" in result.control
 
 
@@ -338,7 +341,7 @@ def test_a_batch_with_a_lost_control_is_sent_again_in_pieces() -> None:
         reply = vm.answer(frame)
         return [] if reply is None else [reply]
 
-    result = shoot(Peer([], extra=answer), Walk(2000, number))
+    result = shoot(Peer([], extra=answer), GeneratedFrames(2000, number))
     assert result.verdict is Verdict.SEALED
     assert "1 batches sent again" in result.control
     assert set(heard) == set(range(2000))
@@ -351,7 +354,7 @@ def test_an_answer_to_one_ethertype_among_all_is_a_hole() -> None:
         return [ether(TESTER, HOST, 0x8123, bytes(46))] if frame.kind == 0x8123 and frame.dst == HOST else []
 
     small = replace(SMALL, host_macs={"mgmt0": HOST_MAC})
-    walk = link_layer.ethertypes(Aim(small, random.Random(1)))
+    walk = link_layer.ethertypes(Targets(small, random.Random(1)))
     first = 0x8123 - link_layer.FIRST_ETHERTYPE - 700
     assert shoot(Peer([vm_stack()], extra=answer), walk[first : first + 1500]).verdict is Verdict.HOLE
     assert shoot(Peer([vm_stack()], extra=answer), walk[:1500]).verdict is Verdict.SEALED
@@ -364,12 +367,12 @@ def test_a_lazy_volley_is_built_once_and_not_before_it_is_wanted() -> None:
         built.append(1)
         return (b"a", b"b", b"c")
 
-    frames = Lazy(build)
+    frames = LazyFrames(build)
     assert not built
     assert (len(frames), frames[1], tuple(frames[1:]), b"c" in frames) == (3, b"b", (b"b", b"c"), True)
     assert built == [1]
     with pytest.raises(IndexError):
-        Walk(3, number)[3]
+        GeneratedFrames(3, number)[3]
 
 
 # Whose answer it is
@@ -429,14 +432,14 @@ def test_arp_probes_for_another_address_are_a_hole(wanted: bytes, hole: bool) ->
     assert (PortJudge(TARGET)(parse(ether(b"\xff" * 6, VM, 0x0806, body), 0)) is not None) == hole
 
 
-def test_no_answer_of_a_linux_host_to_any_of_it_is_a_hole(volleys: dict[str, Volley]) -> None:
+def test_no_answer_of_a_linux_host_to_any_of_it_is_a_hole(batches: dict[str, FrameBatch]) -> None:
     """What the simulated VM says to every frame that reaches it is its own, whatever was asked."""
     vm, judge = vm_stack(TARGET), PortJudge(TARGET)
     answered = 0
-    for volley in volleys.values():
-        for raw in volley.frames[:4000]:
+    for batch in batches.values():
+        for raw in batch.frames[:4000]:
             reply = vm.answer(parse(raw, 0))
             if reply is not None:
                 answered += 1
-                assert judge(parse(reply, 0)) is None, (volley.name, raw.hex())
+                assert judge(parse(reply, 0)) is None, (batch.name, raw.hex())
     assert answered > 100

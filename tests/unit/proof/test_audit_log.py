@@ -33,7 +33,7 @@ def look(folder: Path, capsys: pytest.CaptureFixture[str], knock: Callable[[], o
         knock()
         return 0, framed(audit_log.CONNECTIONS)
 
-    return {result.name: result for result in audit_log.run_traces(run_vm, run_host)}
+    return {result.name: result for result in audit_log.run_audit_log(run_vm, run_host)}
 
 
 @pytest.fixture
@@ -85,5 +85,5 @@ def test_a_log_that_was_changed_meanwhile_is_a_hole(
 
 
 def test_a_checker_that_says_nothing_proves_nothing() -> None:
-    results = audit_log.run_traces(lambda *_: (0, framed(8)), lambda *_: (0, "all is well"))
+    results = audit_log.run_audit_log(lambda *_: (0, framed(8)), lambda *_: (0, "all is well"))
     assert {result.verdict for result in results} == {Verdict.NOT_TESTED}

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Look(Generic[T]):
+class FlashCheck(Generic[T]):
     """One thing that is looked at.
 
     Args:
@@ -33,27 +33,27 @@ class Look(Generic[T]):
     plants: Mapping[str, Callable[[T], T]]
 
 
-def examine(look: Look[T], subject: T, evidence: str = "") -> Result:
+def run_flash_check(flash_check: FlashCheck[T], subject: T, evidence: str = "") -> Result:
     """The result of a look, its plants found before its "nothing" is believed; never raises for what is looked at."""
     began, outcome = time.monotonic(), Outcome()
     try:
-        outcome.offences = bounded(look.find(subject))
+        outcome.offences = bounded(flash_check.find(subject))
     except TreeError as error:
-        return unknown(look.name, look.tried, str(error))
+        return not_tested(flash_check.name, flash_check.tried, str(error))
     before = set(outcome.offences)
-    for name, plant in look.plants.items():
+    for name, plant in flash_check.plants.items():
         outcome.planted += 1
         try:
-            if set(bounded(look.find(plant(subject)))) - before:
+            if set(bounded(flash_check.find(plant(subject)))) - before:
                 outcome.seen.append(name)
             else:
                 outcome.trouble.append(f"control {name!r} was planted and not found")
         except (TreeError, OSError, LookupError, ValueError, StopIteration, struct.error) as error:
             # What was handed to us may have no place to plant it in.
             outcome.trouble.append(f"control {name!r}: {error}")
-    return result(look.name, look.tried, outcome, evidence, began, GROUP)
+    return result(flash_check.name, flash_check.tried, outcome, evidence, began, GROUP)
 
 
-def unknown(name: str, tried: str, why: str) -> Result:
+def not_tested(name: str, tried: str, why: str) -> Result:
     """The result of a look that could not be taken."""
     return result(name, tried, Outcome(trouble=[why]), "", time.monotonic(), GROUP)
