@@ -27,7 +27,8 @@ ROOTFS = (
 """The layers of rootfs/, the topmost first."""
 PROCESSES = ("backend.daemon", "backend.forwarder", "backend.guests", "backend.lan")
 
-PROBES_SHARE = ("proof.declared", "proof.progress", "proof.result", "proof.scan", "proof.wire")
+PROOF_BASE = ("proof.progress", "proof.remote_answer", "proof.remote_script", "proof.result")
+PROBES_SHARE = (*PROOF_BASE, "proof.declared", "proof.scan", "proof.wire")
 PROBES_APART = "a probe can be understood without the others: they share proof/wire, proof/scan and proof/declared"
 
 RULES = {
@@ -64,10 +65,10 @@ RULES = {
         for at, layers in enumerate(ROOTFS)
         for layer in layers
     },
-    "proof.wire": (["proof"], {"proof.wire", "proof.result"}, "frames and sockets know nothing of what is probed"),
+    "proof.wire": (["proof"], {"proof.wire", *PROOF_BASE}, "frames and sockets know nothing of what is probed"),
     "proof.scan": (
         ["proof"],
-        {"proof.scan", "proof.wire", "proof.result"},
+        {"proof.scan", "proof.wire", *PROOF_BASE},
         "probes share it, so it knows none of them",
     ),
     "proof.declared": (["proof"], {"proof.declared"}, "what an image may have is declared, not computed by a probe"),
@@ -75,7 +76,7 @@ RULES = {
     "proof.inside": (["proof"], {"proof.inside", *PROBES_SHARE}, PROBES_APART),
     "proof.host": (["proof"], {"proof.host", *PROBES_SHARE}, PROBES_APART),
     "proof.image": (["proof"], {"proof.image", *PROBES_SHARE}, PROBES_APART),
-    "proof.report": (["proof"], {"proof.report", "proof.result"}, "a report is made of results, whatever found them"),
+    "proof.report": (["proof"], {"proof.report", *PROOF_BASE}, "a report is made of results, whatever found them"),
     # Orchestrating (build), several at a time (matrix) and the command line (tasks) are in this order.
     "rootfs.tasks": ((), set(), "the topmost: it may import everything in rootfs/"),
     "rootfs.external": (("rootfs",), set(), "Buildroot runs it inside its build sandbox, where nothing of ours is"),
