@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
 from pathlib import Path
 from typing import Final
 
@@ -30,31 +28,13 @@ BPF_CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN")
 FAST_CAPABILITIES: Final = ("CAP_PERFMON",)
 """Not needed, but worth having at that moment: see above."""
 
-# linux/rtnetlink.h, linux/netlink.h, linux/if.h
-_RTM_NEWLINK = 16
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
-_NLMSG_ERROR = 2
-_IFF_PROMISC = 0x100
-
-
-def _promiscuous(interface: int) -> None:
-    """Let the port take frames for the VM's address, which is not its own; by rtnetlink(7), as ``ip link`` does."""
-    # struct ifinfomsg: family, type, index, flags, which of them to change
-    info = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, interface, _IFF_PROMISC, _IFF_PROMISC)
-    header = struct.pack("=IHHII", 16 + len(info), _RTM_NEWLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
-        netlink.sendto(header + info, (0, 0))
-        answer = netlink.recv(4096)
-    kind, number = struct.unpack_from("=4xH10xi", answer)
-    if kind != _NLMSG_ERROR or number != 0:
-        raise OSError(-number, os.strerror(-number))
-
 
 class KernelWay:
     """Frames go between two interfaces of this network namespace from here on, until `close` or the end of the process.
 
     Args:
-        port: interface index of the management port; it becomes promiscuous.
+        port: interface index of the management port. ``port-setup`` made it promiscuous: frames for the VM's address,
+            which is not its own, arrive.
         vm: interface index of the VM's tap.
         policy: ``struct policy`` of ``core/policy.h``.
         program: the object file of ``kernel/kernel.bpf.c``.
@@ -79,7 +59,6 @@ class KernelWay:
         try:
             try:
                 self._programs.attach()
-                _promiscuous(port)
             except OSError as error:
                 raise self._refused(error.strerror or "cannot attach", error) from error
             # Whoever was not there at the first look has made the same mistake, and backs off as well.

@@ -26,7 +26,7 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
     python = "ExecStart=/usr/bin/python3 -I -m backend."
     caps = {"ring": "CAP_NET_RAW CAP_NET_ADMIN", "kernel": "CAP_BPF CAP_PERFMON CAP_NET_ADMIN"}
     may = caps.get(port, "CAP_NET_ADMIN")
-    families = {"ring": "AF_PACKET", "kernel": "AF_NETLINK"}.get(port, "AF_NETLINK AF_INET")
+    families = {"ring": " AF_PACKET", "kernel": ""}.get(port, " AF_NETLINK AF_INET")
     return {
         "sallyport-backend.service": (
             *_SEALED_OFF,
@@ -70,7 +70,7 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
             *("DevicePolicy=closed", *(["DeviceAllow=/dev/net/tun rw"] if vm == "tap" else [])),
             "ReadWritePaths=/run/sallyport/port",
             "InaccessiblePaths=/data /run/sallyport/link /run/sallyport/guest /run/sallyport/vm",
-            f"RestrictAddressFamilies=AF_UNIX {families}",
+            f"RestrictAddressFamilies=AF_UNIX{families}",
             *("MemoryDenyWriteExecute=yes", "ProtectHostname=yes", "ProtectKernelTunables=yes"),
         ),
         "sallyport-hostname.service": (

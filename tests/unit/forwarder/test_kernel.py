@@ -734,19 +734,6 @@ def test_frames_leave_with_the_mark(place: Place) -> None:
         assert [int.from_bytes(data, sys.byteorder) for _, _, data in ancillary] == [kernel_datapath.MARK]
 
 
-def test_the_port_is_promiscuous(place: Place) -> None:
-    def flags() -> int:
-        with inside(place.forwarder):
-            any_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with any_socket:
-            answer = fcntl.ioctl(any_socket, 0x8913, struct.pack("16s24x", b"mgmt0"))  # SIOCGIFFLAGS
-        return int(struct.unpack_from("=H", answer, 16)[0])
-
-    assert not flags() & 0x100
-    with place.way():
-        assert flags() & 0x100, "IFF_PROMISC"
-
-
 # --- bad input ---
 
 
