@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -10,6 +11,7 @@ import jinja2
 from docs.generate import environment, instructions, profile, reports, rest_api, ssh, tasks
 from docs.generate.markdown import sentence, text
 
+DOCS = Path(__file__).parents[1]
 _MODULES = (environment, instructions, profile, reports, rest_api, ssh, tasks)
 
 
@@ -27,6 +29,13 @@ def value(where: str) -> Any:
     return found
 
 
+def listed(folder: str) -> str:
+    """A list of links to the pages of a folder below docs/, by their titles, for a page in that folder."""
+    files = sorted((DOCS / folder).glob("*.md"))
+    titles = {file.name: file.read_text().partition("\n")[0].lstrip("# ") for file in files if file.name != "index.md"}
+    return "\n".join(f"* [{title}]({name})" for name, title in sorted(titles.items(), key=lambda item: item[1].lower()))
+
+
 def render(markdown: str, path: str) -> str:
     """A page with every ``{{ ... }}`` replaced; one without any as it is.
 
@@ -37,7 +46,7 @@ def render(markdown: str, path: str) -> str:
         return markdown
     settings = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - Markdown
     settings.globals |= {module.__name__.rpartition(".")[2]: module for module in _MODULES}
-    settings.globals |= {"value": value, "sentence": sentence, "text": text}
+    settings.globals |= {"value": value, "pages": listed, "sentence": sentence, "text": text}
     try:
         return settings.from_string(markdown).render()
     except (jinja2.TemplateError, AttributeError, ImportError) as error:

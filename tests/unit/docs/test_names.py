@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,33 @@ def test_a_name_that_does_not_exist_is_found(text: str, complaint: str) -> None:
 )
 def test_names_that_exist_are_no_complaint(text: str) -> None:
     assert names.wrong(text) == []
+
+
+_MESSAGES = re.compile(r"^\| it says \| do \|\n\|[- |]+\n((?:\|.*\n)+)", re.MULTILINE)
+_JOINT = re.compile(r"""["']\s*\n\s*f?["']""")
+
+
+def _messages(markdown: str) -> list[str]:
+    """Each message of the tables "it says | do", in the pieces that are between what differs from time to time."""
+    rows = "".join(_MESSAGES.findall(markdown))
+    quoted = [span for row in rows.splitlines() for span in re.findall(r"^\| `([^`]+)`", row)]
+    return [piece.strip() for message in quoted for piece in message.split("...") if piece.strip()]
+
+
+def _silent(pieces: list[str]) -> list[str]:
+    folders = ("backend", "driver", "frontend_vm", "overlays", "proof", "rootfs")
+    files = [file for folder in folders for file in (PROJECT / folder).rglob("*") if file.suffix in (".py", ".j2")]
+    said = "\n".join(_JOINT.sub("", file.read_text()) for file in files)
+    known = re.sub(r"\{[^{}]*\}", "{}", said)
+    return [piece for piece in pieces if piece not in known and piece not in said]
+
+
+def test_every_error_message_that_the_documents_explain_is_printed_by_the_product() -> None:
+    pieces = [piece for file in names.documents() for piece in _messages(file.read_text())]
+    assert len(pieces) > 20
+    assert _silent(pieces) == []
+
+
+def test_a_message_that_nothing_prints_is_found() -> None:
+    page = "| it says | do |\n| --- | --- |\n| `no image ...` | a |\n| `the moon is ... of cheese` | b |\n"
+    assert _silent(_messages(page)) == ["the moon is", "of cheese"]
