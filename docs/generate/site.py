@@ -22,6 +22,7 @@ def build(target: Path) -> Path:
     from mkdocs.commands import build as command
     from mkdocs.config import load_config
     from mkdocs.exceptions import Abort, MkDocsException
+    from pymdownx.superfences import SuperFencesException  # type: ignore[import-untyped]
 
     problems = _Problems(logging.WARNING)
     logger = logging.getLogger("mkdocs")
@@ -29,7 +30,7 @@ def build(target: Path) -> Path:
     try:
         config = load_config(str(SETTINGS), site_dir=str(target), strict=True)
         command.build(config)
-    except (Abort, MkDocsException, ValueError) as error:
+    except (Abort, MkDocsException, ValueError, SuperFencesException) as error:
         said = "; ".join(problems.said) or str(error)
         raise SallyportError(f"the documents cannot be built: {said}", "mend the page that is named") from error
     finally:

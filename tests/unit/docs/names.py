@@ -16,6 +16,8 @@ _FENCE = re.compile(r"^( *)(`{3,}|~{3,})[^\n]*\n(.*?)^\1\2`*$", re.DOTALL | re.M
 _SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 _COMMAND = re.compile(r"(?:^|[\s&/(])invoke (--)?([a-z][a-z0-9.]*)([^\n]*)")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b(?!\.)|\b[A-Z]{2,}(?=\.toml)")
 _VARIABLE = re.compile(r"SALLYPORT_[A-Z_]*[A-Z]")
 _PATH = re.compile(r"\.?[\w-]+(?:\.[\w-]+)*(?:/[\w.*-]+)*/?")
 _FILE = re.compile(r"[\w-]+\.(?:py|toml|config|lock|yml|yaml|c|h|j2|mk)")
@@ -64,7 +66,8 @@ def _commands(markdown: str) -> Iterator[str]:
             if name.rstrip(".") not in options():
                 yield f"no task: invoke {name}"
                 continue
-            given = _OPTION.findall(rest.partition(" # ")[0].partition("&&")[0])
+            own = re.split(r" # |&&|[`,]|\binvoke ", _QUOTED.sub("", rest))[0]
+            given = _OPTION.findall(own)
             yield from (f"no option: invoke {name} {option}" for option in given if option not in options()[name])
 
 
@@ -85,7 +88,8 @@ def _paths(markdown: str) -> Iterator[str]:
         if not _PATH.fullmatch(span):
             continue
         top = span.split("/")[0]
-        if "/" in span and top in _tops() and not any(PROJECT.glob(span.rstrip("/"))):
+        pattern = _PLACEHOLDER.sub("*", span.rstrip("/"))
+        if "/" in span and top in _tops() and not any(PROJECT.glob(pattern)):
             yield f"no file or folder: {span}"
         if _FILE.fullmatch(span) and span not in _files():
             yield f"no file of that name: {span}"
