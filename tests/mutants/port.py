@@ -133,7 +133,7 @@ PORT: tuple[Mutant, ...] = (
             _FORWARDER,
             (
                 Edit(_POLICY, "len(config.ethertypes),", "len(config.ethertypes) + 1,"),
-                Edit(_POLICY, "*[0] * (_ETHERTYPES", "0x88CC, *[0] * (_ETHERTYPES - 1"),
+                Edit(_POLICY, "*[0] * (MAX_ETHERTYPES", "0x88CC, *[0] * (MAX_ETHERTYPES - 1"),
             ),
         ),
         "drops",
