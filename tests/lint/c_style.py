@@ -6,15 +6,15 @@ from pathlib import Path
 
 from rootfs.base.tools_tree import Tools
 from rootfs.tree.extension import STANDARD
+from tests.lint import files
 
-_MODULES = ("backend", "tests/unit/forwarder/c")
-_FOLDERS = (*_MODULES, "tests/fuzz", "tests/bench/c")
+_MODULES = ("backend/", "tests/unit/")
+"""Where the C of Python's extension modules is, which clang-tidy reads with `_FLAGS`."""
 _FLAGS = (*STANDARD, "-I/usr/include/python3.13")
 
 
 def _sources(root: Path) -> list[str]:
-    found = [path for folder in _FOLDERS for path in sorted((root / folder).rglob("*.[ch]"))]
-    return [path.relative_to(root).as_posix() for path in found]
+    return [path.relative_to(root).as_posix() for path in files.own(root) if path.suffix in (".c", ".h")]
 
 
 def check(root: Path, tools: Tools) -> None:

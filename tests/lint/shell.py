@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,21 +10,17 @@ from tempfile import TemporaryDirectory
 
 from rootfs.spec import profile
 from rootfs.tree import frontend_image, host_image, overlay
+from tests.lint import files
 
 _SHEBANG = re.compile(rb"#!\s*(/usr)?/bin/(env )?(ba|da|a)?sh\b")
-_NOT_OURS = {".git", ".venv", "out", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
 
 def scripts(root: Path) -> Iterator[Path]:
-    """Every file of the checkout at ``root`` that begins with a shell's ``#!`` line; links are not followed."""
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(set(folders) - _NOT_OURS)
-        for path in (Path(place, name) for name in sorted(names)):
-            if path.is_symlink() or not path.is_file():
-                continue
-            with path.open("rb") as file:
-                if _SHEBANG.match(file.read(64)):
-                    yield path
+    """Every file of the checkout at ``root`` that begins with a shell's ``#!`` line."""
+    for path in files.own(root):
+        with path.open("rb") as file:
+            if _SHEBANG.match(file.read(64)):
+                yield path
 
 
 def variants() -> Iterator[tuple[str, profile.Profile]]:
