@@ -134,7 +134,7 @@ class Api(Handler):
             raise Problem(415, "media_type", "The body must not be compressed.")
 
     def data_received(self, chunk: bytes) -> None:
-        """Collect the body; `frontend_vm.wire` bounds it."""
+        """Collect the body; `frontend_vm.http_connection` bounds it."""
         self._body += chunk
 
     def body(self, kind: type[T], hint: str) -> T:

@@ -48,7 +48,7 @@ class Terminal(Protocol):
     def write(self, text: str) -> None:
         """Print to standard output."""
 
-    def complain(self, text: str) -> None:
+    def write_error(self, text: str) -> None:
         """Print to standard error."""
 
     async def ask(self, prompt: str, kind: Prompt = Prompt.COMMAND) -> str:
@@ -56,7 +56,7 @@ class Terminal(Protocol):
 
         Raises:
             Cancelled: the other side wants out of what asks.
-            Overlong: the line was too long; nothing of it is known.
+            LineTooLong: the line was too long; nothing of it is known.
             EOFError: the other side has no more to say, or was silent for too long.
         """
 
@@ -65,11 +65,11 @@ class Cancelled(Exception):
     """A prompt was cancelled."""
 
 
-class Overlong(Exception):
+class LineTooLong(Exception):
     """A line was too long to be taken."""
 
 
-class Complaint(Exception):
+class CommandError(Exception):
     """A command was not carried out; the text says why, the status is the exit status."""
 
     def __init__(self, text: str, status: int = USAGE) -> None:
@@ -109,19 +109,19 @@ class CommandLine:
         try:
             words = shlex.split(line[: MAX_COMMAND + 1], comments=False)
             if len(line) > MAX_COMMAND:
-                raise Overlong
+                raise LineTooLong
             if words:
                 await self._dispatch(words)
-        except (Complaint, ValueError) as error:  # ValueError: quotes without an end
-            self._terminal.complain(f"{printable(str(error), TEXT)}\n")
-            return error.status if isinstance(error, Complaint) else USAGE
-        except Overlong:
+        except (CommandError, ValueError) as error:  # ValueError: quotes without an end
+            self._terminal.write_error(f"{printable(str(error), TEXT)}\n")
+            return error.status if isinstance(error, CommandError) else USAGE
+        except LineTooLong:
             return self.refuse_line()
         except Cancelled:
-            self._terminal.complain("Cancelled; nothing was changed.\n")
+            self._terminal.write_error("Cancelled; nothing was changed.\n")
             return FAILED
         except Unreachable as error:
-            self._terminal.complain(f"{error}\n")
+            self._terminal.write_error(f"{error}\n")
             return FAILED
         except Refused as refusal:
             self._complain(refusal)
@@ -130,7 +130,7 @@ class CommandLine:
 
     def refuse_line(self) -> int:
         """Say that a line was too long to be taken; returns the exit status."""
-        self._terminal.complain(f"the line is too long (more than {MAX_COMMAND} characters); nothing was done\n")
+        self._terminal.write_error(f"the line is too long (more than {MAX_COMMAND} characters); nothing was done\n")
         return USAGE
 
     async def prompt(self) -> str:
@@ -150,11 +150,13 @@ class CommandLine:
         command = COMMANDS.get(name)
         if command is None:
             longer = [f"{other} {COMMANDS[other].usage}".rstrip() for other in COMMANDS if other.startswith(f"{name} ")]
-            raise Complaint(f"usage: {'; '.join(longer)}" if longer else f"unknown command: {name}; 'help' lists all")
+            raise CommandError(
+                f"usage: {'; '.join(longer)}" if longer else f"unknown command: {name}; 'help' lists all"
+            )
         flags = frozenset(word for word in words if word.startswith("--"))
         operands = [word for word in words if not word.startswith("--")]
         if not flags <= command.flags or len(operands) != command.operands:
-            raise Complaint(f"usage: {name} {command.usage}".rstrip())
+            raise CommandError(f"usage: {name} {command.usage}".rstrip())
         await command.run(self, flags, operands)
 
     def _complain(self, refusal: Refused) -> None:
@@ -162,9 +164,9 @@ class CommandLine:
         text = printable(error.message, TEXT)
         if error.code == "limited":
             text += f" Try again in {error.retry_after_s:.0f} s."
-        self._terminal.complain(text + "\n")
+        self._terminal.write_error(text + "\n")
         if error.code == "denied":
-            self._terminal.complain("Your session has ended: log in again.\n")
+            self._terminal.write_error("Your session has ended: log in again.\n")
             self.finished = True
 
     async def _status(self) -> Status:
@@ -218,36 +220,36 @@ class CommandLine:
         try:
             name = msgspec.convert(operands[0], Hostname)
         except msgspec.ValidationError:
-            raise Complaint("a host name has 1 to 63 of a-z, 0-9 and '-', and no '-' at either end") from None
+            raise CommandError("a host name has 1 to 63 of a-z, 0-9 and '-', and no '-' at either end") from None
         await self._link.ask(HostnameSet(hostname=name), Done, self._token)
 
     async def password(self, _flags: frozenset[str], _operands: list[str]) -> None:
         """Change the password."""
         if not self._terminal.interactive:
-            raise Complaint("a password is asked for, which needs a terminal: ssh -t")
+            raise CommandError("a password is asked for, which needs a terminal: ssh -t")
         old = await self._terminal.ask("Present password: ", Prompt.HIDDEN)
         new = await self._terminal.ask("New password: ", Prompt.HIDDEN)
         if new != await self._terminal.ask("New password again: ", Prompt.HIDDEN):
-            raise Complaint("these two are not the same; nothing was changed", FAILED)
+            raise CommandError("these two are not the same; nothing was changed", FAILED)
         if not (0 < len(old) <= MAX_PASSWORD and MIN_PREPARED <= len(new) <= MAX_PASSWORD):
             # The rest is the backend's to judge; this is what its schema would refuse without a good word.
-            raise Complaint(f"a password has {MIN_PREPARED} to {MAX_PREPARED} characters; nothing was changed")
+            raise CommandError(f"a password has {MIN_PREPARED} to {MAX_PREPARED} characters; nothing was changed")
         try:
             await self._link.ask(PasswordSet(old=old, new=new), Done, self._token)
         except Refused as refusal:
             if refusal.error.code == "malformed":
-                raise Complaint(f"{refusal.error.message}; nothing was changed") from refusal
+                raise CommandError(f"{refusal.error.message}; nothing was changed") from refusal
             if refusal.error.code != "denied":
                 raise
             # The session may well be good; if it is not, the next command will say so.
-            raise Complaint("the present password is not right; nothing was changed", FAILED) from refusal
+            raise CommandError("the present password is not right; nothing was changed", FAILED) from refusal
         self._terminal.write("Changed. All other sessions have ended.\n")
 
     async def reboot(self, flags: frozenset[str], _operands: list[str]) -> None:
         """Reboot the appliance."""
         if not flags:
             if not self._terminal.interactive:
-                raise Complaint("usage: reboot --yes")
+                raise CommandError("usage: reboot --yes")
             if (await self._terminal.ask("Reboot the appliance? Type yes: ", Prompt.CONFIRM)).strip() != "yes":
                 self._terminal.write("Not rebooted.\n")
                 return

@@ -1,4 +1,5 @@
-"""The link's client: one mutually authenticated connection to the backend, requests pipelined, replies in order."""
+"""Client of the link: one mutually authenticated connection to the backend; requests are pipelined, replies in
+order."""
 
 from __future__ import annotations
 
@@ -31,16 +32,16 @@ CONNECT_TIMEOUT = 5.0
 REQUEST_TIMEOUT = 10.0
 BACKOFF_FIRST = 0.2
 BACKOFF_LAST = 2.0
-"""Seconds between two attempts to connect; doubled from the first to the last."""
+"""Seconds between two attempts to connect: doubled with each, from the first to the last."""
 MAX_PENDING = 32
-"""Requests without a reply: bounds the memory of both ends."""
-LAST_SEQ = 2**63 - 1
+"""Requests that wait for their replies; bounds the memory of both ends."""
+MAX_SEQ = 2**63 - 1
 
 R = TypeVar("R", bound=Result)
 
 
 def client_context(directory: Path) -> ssl.SSLContext:
-    """TLS 1.3 with ``link.key``/``link.crt`` as our identity and ``backend.crt`` as the only one we trust.
+    """TLS 1.3 with ``link.key``/``link.crt`` as client certificate; ``backend.crt`` is the only trusted one.
 
     Raises:
         OSError: a file is missing or broken.
@@ -50,7 +51,7 @@ def client_context(directory: Path) -> ssl.SSLContext:
     trusted = directory / "backend.crt"
     try:
         context.load_verify_locations(trusted)
-    except OSError as error:  # ssl.SSLError is one, and names no file
+    except OSError as error:  # ssl.SSLError too, which names no file
         raise OSError(f"{trusted}: {error}") from error
     load_identity(context, directory, "link")
     return context
@@ -66,7 +67,7 @@ class Link:
     Args:
         tls: what `client_context` returns.
         address: IP address and port of the backend.
-        alive: asked before each heartbeat; while it says no, none is sent and the supervisor will notice.
+        alive: called before each heartbeat; while it returns False none is sent, so the supervisor restarts the VM.
     """
 
     def __init__(self, tls: ssl.SSLContext, address: tuple[str, int], alive: Callable[[], bool]) -> None:
@@ -84,18 +85,18 @@ class Link:
     async def run(self) -> None:
         """Connect, receive replies, connect again, until cancelled."""
         backoff = BACKOFF_FIRST
-        complaint = ""
+        last_logged = ""
         while True:
             was_up = False
             try:
                 await self._serve_connection()
             except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:  # TimeoutError is an OSError
                 was_up = self.up
-                # The same complaint every two seconds says nothing new.
+                # Not the same line every two seconds.
                 text = f"{type(error).__name__} {error}"
-                if was_up or text != complaint:
-                    log.warning("no link to the backend: %s", text)
-                complaint = text
+                if was_up or text != last_logged:
+                    log.warning("not connected to the backend; trying again: %s", text)
+                last_logged = text
             finally:
                 self._drop()
             backoff = BACKOFF_FIRST if was_up else min(2 * backoff, BACKOFF_LAST)
@@ -106,12 +107,12 @@ class Link:
 
         Raises:
             Refused: the backend (or the schema) refused it.
-            Unreachable: no connection, no answer within `REQUEST_TIMEOUT`, or not the answer that was expected.
+            Unreachable: no connection, no answer within `REQUEST_TIMEOUT`, or a result of another type.
         """
         result = await self._exchange(do, token)
         if isinstance(result, Error) and result.code == "replayed":
-            # Our clock went back, or this VM was returned to a checkpoint: go on where the backend is.
-            log.warning("sequence continues from the backend's")
+            # The clock went back, or the VM resumed a checkpoint: continue above the number that the backend has seen.
+            log.warning("request numbers continue above the last one that the backend has seen")
             self._seq = max(self._seq, result.last_seq)
             result = await self._exchange(do, token)
         if isinstance(result, Error):
@@ -121,23 +122,23 @@ class Link:
         return result
 
     async def login(self, user: str, password: Password, service: Service, peer: Peer) -> Session:
-        """Open a session. It may take a while where others guess (`logins`).
+        """Open a session. It takes longer while others guess passwords (`logins`).
 
         Raises:
-            Refused: code ``denied`` or ``limited``, the latter also when too many logins of that party wait.
+            Refused: ``denied``, or ``limited``, the latter also if too many logins of that party wait.
             Unreachable: see `ask`.
         """
         try:
             do = SessionOpen(user=user, password=password, service=service, address=peer.address)
             session = await self._logins.open(do, peer)
         except Refused as refusal:
-            log.warning("login from %s %s refused: %s", service, peer.address, refusal.error.code)
+            log.warning("login over %s from %s refused: %s", service, peer.address, refusal.error.code)
             raise
-        log.info("login from %s %s", service, peer.address)
+        log.info("login over %s from %s", service, peer.address)
         return session
 
     def logout(self, token: str) -> None:
-        """Close a session in the background; one that cannot be closed now ends by its own idle time."""
+        """Close a session in the background; one that cannot be closed ends at its idle timeout."""
 
         async def close() -> None:
             try:
@@ -173,22 +174,22 @@ class Link:
                 except (Refused, Unreachable) as error:
                     log.warning("heartbeat failed: %s", error)
             else:
-                log.error("no heartbeat: the web listener is gone")
+                log.error("no heartbeat sent, so the host will restart this VM: a web listener has been closed")
             await asyncio.sleep(HEARTBEAT_INTERVAL)
 
     async def _exchange(self, do: AnyInstruction, token: str | None) -> Result:
-        """Send one request and wait for its reply; nothing is awaited between choosing ``seq`` and sending."""
+        """Send one request and wait for its reply; there is no await between choosing ``seq`` and sending."""
         writer = self._writer
         if writer is None:
             raise Unreachable("The backend is not reachable.")
         if len(self._pending) >= MAX_PENDING:
             raise Refused("limited", "Too many requests at once.", retry_after_s=1.0)
         seq = max(self._seq + 1, time.time_ns())
-        if seq > LAST_SEQ:
+        if seq > MAX_SEQ:
             raise Unreachable("The backend's sequence is exhausted.")
         try:
             line = encode(Request(v=1, seq=seq, do=do, token=token))
-            decode_request(line)  # what the backend would refuse as malformed never leaves
+            decode_request(line)  # what the backend would refuse as malformed is not sent
         except (msgspec.MsgspecError, ValueError) as error:
             raise Refused("malformed", str(error)) from error
         self._seq = seq
@@ -199,19 +200,19 @@ class Link:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 return await answer
         except TimeoutError:
-            # Replies come in order, so everything behind this one hangs too.
+            # Replies come in order, so all requests behind this one wait, too.
             writer.transport.abort()
             raise Unreachable("The backend did not answer in time; the request may still be carried out.") from None
 
     def _deliver(self, reply: Reply) -> None:
         if not self._pending or reply.seq != self._pending[0][0]:
             message = reply.result.message if isinstance(reply.result, Error) else ""
-            raise ValueError(f"a reply that no request waits for {message}")
+            raise ValueError(f"reply {reply.seq} does not answer the oldest request. {message}")
         _, answer = self._pending.popleft()
         if not self.up:
             self.up = True
             log.info("the backend answers")
-        if not answer.done():  # the one who asked may be gone
+        if not answer.done():  # else the caller was cancelled
             answer.set_result(reply.result)
 
     def _drop(self) -> None:

@@ -1,4 +1,4 @@
-"""Event log: one line on stderr for each event, bounded in rate and length, free of control characters."""
+"""The event log: one line on standard error per event, limited in rate and length, without control characters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WIDTH = 240
 
 
 def printable(text: str, width: int = WIDTH) -> str:
-    """Cut a text to a width and replace everything that is not printable (control, bidirectional, surrogate)."""
+    """`text` cut to `width`; characters that are not printable (control, bidirectional, surrogate) become ``?``."""
     return "".join(char if char.isprintable() else "?" for char in text[:width])
 
 
 class OneLine(logging.Formatter):
-    """Level, logger and message in one printable line; of an exception the last line and where it was raised."""
+    """Level, logger and message in one printable line; of an exception its type and where it was raised."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render a record."""
@@ -29,13 +29,13 @@ class OneLine(logging.Formatter):
             while trace is not None and trace.tb_next is not None:
                 trace = trace.tb_next
             where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-            # The first line only: libraries put whole requests, and so possibly secrets, into the others.
+            # The first line only: libraries put whole requests, which may hold secrets, into the others.
             message = f"{message.splitlines()[0] if message else ''} ({type(error).__name__} at {where})"
         return printable(f"{record.levelname.lower()} {record.name}: {message}")
 
 
 class RateBound(logging.Filter):
-    """Lets `LINES` records pass in `PERIOD` seconds and then says how many were dropped."""
+    """Lets `LINES` records pass in `PERIOD` seconds; the next one after that says how many were dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class RateBound(logging.Filter):
 
 
 def start_log() -> None:
-    """Send the events of this process to stderr."""
+    """Log this process's events to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
     handler.addFilter(RateBound())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # Below these levels they write a line for every connection that a port scan makes.
+    # Below these levels, these log a line for every connection of a port scan.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     logging.getLogger("tornado").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

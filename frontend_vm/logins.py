@@ -1,8 +1,9 @@
-"""Logins on their way to the backend: who goes next, and who waits for a moment instead of being sent away.
+"""The queue of logins on their way to the backend.
 
-The backend looks at one password at a time, and an address that guesses is looked at every few seconds only. People who
-share such an address (NAT, a jump host) cannot be told from the one who guesses; so whoever comes within reach of the
-next look waits here for it, and it is given by lot. Else it would go to whoever asks most often, each time.
+The backend checks one password at a time, and those of an address that guesses only every few seconds. People who share
+such an address (NAT, a jump host) cannot be told from the one who guesses. So a login that can be checked soon waits
+here, and of all that wait for the same address one is drawn at random; without that, whoever asks most often would
+always be next.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+from frontend_vm.fair_slots import FairSlots
 from frontend_vm.protocol.peers import Peer
 from frontend_vm.protocol.refusal import Refused
 from frontend_vm.protocol.session import Session, SessionOpen
-from frontend_vm.rooms import Room
 
-MAX_UNDER_WAY = 2
-"""Logins that the backend has. Strangers can cause these, and it takes its time for each, so they may neither fill the
-link nor stand in front of an operator's requests; and one of an address at a time."""
+MAX_IN_PROGRESS = 2
+"""Logins that the backend works on at a time, of one address only one. Anybody can cause them and each takes long, so
+they must not fill the link or delay an operator's requests."""
 MAX_WAITING = 64
-HOLD_S = 9.0
-"""Seconds that a login waits at most: a little more than an address that guesses has to, and less than browsers do."""
-MAX_CLOSED = 256
+MAX_WAIT_S = 9.0
+"""Longest wait of a login in seconds: a little more than an address that guesses has to wait, less than browsers do."""
+MAX_BLOCKED = 256
 
 _Turn = asyncio.Future[None]
 
@@ -31,9 +32,9 @@ class Logins:
     """All logins of the front-end.
 
     Args:
-        ask: has the backend look at one; raises `Refused`.
-        close: is given a session that was opened for somebody who is gone.
-        choose: draws the lot.
+        ask: has the backend check one; raises `Refused`.
+        close: closes a session that was opened after its peer had gone.
+        choose: draws one at random.
     """
 
     def __init__(
@@ -45,20 +46,20 @@ class Logins:
         self._ask = ask
         self._close_session = close
         self._choose = choose
-        self._waiting: Room[_Turn] = Room(MAX_WAITING)
-        self._under_way: dict[_Turn, Peer] = {}
-        self._closed: dict[str, float] = {}
-        """By address: when the backend will look at another of its logins, in seconds of the loop's clock."""
+        self._waiting: FairSlots[_Turn] = FairSlots(MAX_WAITING)
+        self._in_progress: dict[_Turn, Peer] = {}
+        self._blocked_until: dict[str, float] = {}
+        """By address: when the backend will check another of its logins, in seconds of the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(self, do: SessionOpen, peer: Peer) -> Session:
         """Open a session.
 
         Raises:
-            Refused: by the backend, or ``limited`` where the wait is too long or there are too many of that party.
+            Refused: by the backend, or ``limited`` if the wait is too long or too many logins of that party wait.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + HOLD_S
+        deadline = loop.time() + MAX_WAIT_S
         while True:
             turn: _Turn = loop.create_future()
             try:
@@ -67,79 +68,81 @@ class Logins:
                 self._waiting.leave(turn)
                 self._end(turn)
                 raise
-            # Whoever hangs up does not take it back: the backend has it, so its place is free when that has answered.
-            look = loop.create_task(self._look(turn, do, peer))
+            # Not cancelled when the peer hangs up: the backend has the request, and the slot is free when it has
+            # answered.
+            attempt = loop.create_task(self._attempt(turn, do, peer))
             try:
-                return await asyncio.shield(look)
+                return await asyncio.shield(attempt)
             except asyncio.CancelledError:
-                look.add_done_callback(self._in_vain)
+                attempt.add_done_callback(self._close_unclaimed)
                 raise
             except Refused as refusal:
                 if refusal.error.code != "limited" or loop.time() + refusal.error.retry_after_s > deadline:
                     raise
 
-    async def _look(self, turn: _Turn, do: SessionOpen, peer: Peer) -> Session:
+    async def _attempt(self, turn: _Turn, do: SessionOpen, peer: Peer) -> Session:
         try:
             return await self._ask(do)
         except Refused as refusal:
-            self._close(peer.address, asyncio.get_running_loop().time() + refusal.error.retry_after_s)
+            self._block(peer.address, asyncio.get_running_loop().time() + refusal.error.retry_after_s)
             raise
         finally:
             self._end(turn)
 
-    def _in_vain(self, look: asyncio.Task[Session]) -> None:
-        if not look.cancelled() and look.exception() is None:
-            self._close_session(look.result())
+    def _close_unclaimed(self, attempt: asyncio.Task[Session]) -> None:
+        if not attempt.cancelled() and attempt.exception() is None:
+            self._close_session(attempt.result())
 
     def _end(self, turn: _Turn) -> None:
-        self._under_way.pop(turn, None)
-        self._start()
+        self._in_progress.pop(turn, None)
+        self._dispatch()
 
     async def _wait(self, turn: _Turn, peer: Peer, deadline: float) -> None:
-        if (loser := self._waiting.enter(turn, peer)) and not loser.done():
-            loser.set_exception(Refused("limited", "Too many logins at once.", retry_after_s=1.0))
-        self._start()
+        if (evicted := self._waiting.enter(turn, peer)) and not evicted.done():
+            evicted.set_exception(Refused("limited", "Too many logins at once.", retry_after_s=1.0))
+        self._dispatch()
         try:
             async with asyncio.timeout_at(deadline):
                 await turn
         except TimeoutError:
-            wait = max(1.0, self._closed.get(peer.address, 0.0) - asyncio.get_running_loop().time())
+            wait = max(1.0, self._blocked_until.get(peer.address, 0.0) - asyncio.get_running_loop().time())
             raise Refused("limited", "Too many failed logins.", retry_after_s=wait) from None
 
-    def _start(self) -> None:
-        """Send whoever may go; the others when their address is looked at again."""
+    def _dispatch(self) -> None:
+        """Send the logins that may be checked now, and set a timer for the next address that may be."""
         loop = asyncio.get_running_loop()
-        while len(self._under_way) < MAX_UNDER_WAY:
+        while len(self._in_progress) < MAX_IN_PROGRESS:
             now = loop.time()
-            busy = {peer.address for peer in self._under_way.values()}
+            busy = {peer.address for peer in self._in_progress.values()}
             waiting = [(turn, self._waiting.peer(turn)) for turn in self._waiting]
             ready = [
                 (turn, peer)
                 for turn, peer in waiting
-                if peer.address not in busy and self._closed.get(peer.address, 0.0) <= now
+                if peer.address not in busy and self._blocked_until.get(peer.address, 0.0) <= now
             ]
             if not ready:
-                later = [self._closed[peer.address] for _, peer in waiting if self._closed.get(peer.address, 0.0) > now]
+                blocked = [self._blocked_until.get(peer.address, 0.0) for _, peer in waiting]
+                later = [end for end in blocked if end > now]
                 if self._timer is not None:
                     self._timer.cancel()
-                self._timer = loop.call_at(min(later), self._start) if later else None
+                self._timer = loop.call_at(min(later), self._dispatch) if later else None
                 return
-            # Of equals the one who came first, and of his address anyone.
-            _, chosen = min(ready, key=lambda one: self._company(one[1]))
+            # The address whose party and site have fewest in progress, the first of equals; of its logins any.
+            _, chosen = min(ready, key=lambda one: self._load(one[1]))
             turn = self._choose([turn for turn, peer in ready if peer.address == chosen.address])
             self._waiting.leave(turn)
-            self._under_way[turn] = chosen
+            self._in_progress[turn] = chosen
             if not turn.done():
                 turn.set_result(None)
 
-    def _company(self, peer: Peer) -> tuple[int, int]:
-        others = self._under_way.values()
+    def _load(self, peer: Peer) -> tuple[int, int]:
+        others = self._in_progress.values()
         return sum(one.prefix == peer.prefix for one in others), sum(one.site == peer.site for one in others)
 
-    def _close(self, address: str, until: float) -> None:
+    def _block(self, address: str, until: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._closed.pop(address, None)
-        self._closed = {other: end for other, end in self._closed.items() if end > now}
-        if len(self._closed) >= MAX_CLOSED:
-            del self._closed[next(iter(self._closed))]
-        self._closed[address] = until
+        self._blocked_until.pop(address, None)
+        self._blocked_until = {other: end for other, end in self._blocked_until.items() if end > now}
+        if len(self._blocked_until) >= MAX_BLOCKED:
+            del self._blocked_until[next(iter(self._blocked_until))]
+        self._blocked_until[address] = until

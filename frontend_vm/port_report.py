@@ -1,4 +1,4 @@
-"""One port in plain text, for a terminal of 80 columns: its data path, and what became of the frames."""
+"""A port as text for a terminal of 80 columns: its datapath and its counters."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from frontend_vm.words import WORDS
 
 WIDTH = 80
 COLUMN = 14
-"""Characters of a column that are there even if empty."""
+"""Width of a column in characters, at least."""
 DIRECTIONS = {"rx_": 0, "tx_": 1}
-"""The device's: ``rx`` came in at the port. A name without either counts both together."""
+"""Prefixes of counters' names, seen from the device: ``rx`` came in at the port. Without one, both are counted
+together."""
 NAME = 24
-"""Characters of a name that are printed; more than any has."""
+"""Characters of a name that are printed; no honest one is longer."""
 
 
 @dataclass
 class Row:
-    """What was counted under one name: coming in, going out, or both together."""
+    """The counters of one name: incoming and outgoing, or both together."""
 
     name: str
     ways: tuple[Counter | None, Counter | None] = (None, None)
@@ -29,7 +30,7 @@ class Row:
 
     @property
     def frames(self) -> int:
-        """In all directions."""
+        """Frames of all directions."""
         return sum(counter.frames for counter in (*self.ways, self.both) if counter is not None)
 
 
@@ -48,11 +49,11 @@ def rows(verdicts: Iterable[Counter]) -> list[Row]:
 
 
 def report(port: Port, *, full: bool) -> str:
-    """The port as text, made of printable characters.
+    """The port as text of printable characters.
 
     Args:
-        port: what to tell.
-        full: also verdicts that no frame got, and what each means.
+        port: the port.
+        full: also list verdicts without frames, and explain each.
     """
     every = rows(port.verdicts)
     shown = [row for row in every if full or row.frames or row.name == "passed"]

@@ -1,4 +1,4 @@
-"""What went wrong with a request, and its one form: JSON with a code for programs and a sentence for people."""
+"""Error answers: JSON with a code for programs and a sentence for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of every answer."""
+"""Headers of every answer."""
 
 
 class Problem(HTTPError):
@@ -30,7 +30,7 @@ class Problem(HTTPError):
         self.retry_after_s = retry_after_s
 
     def last_answer(self, *, head: bool) -> bytes:
-        """The whole answer where there is no handler to give it: headers and body; the connection ends with it.
+        """The whole answer, headers and body, for a request that no handler sees; the connection ends after it.
 
         Args:
             head: the request's method is HEAD, so the body is not sent (RFC 9110 section 9.3.2).

@@ -1,4 +1,4 @@
-"""The front-end's settings: what the host hands to the VM at every start, and the sockets that follow from it."""
+"""The front-end's settings, which the host hands to the VM at every start, and its listening sockets."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from frontend_vm.protocol.peers import UNKNOWN, Peer
 
 DEFAULT_DIRECTORY = Path("/run/frontend")
 BACKLOG = 64
-"""Connections that the kernel keeps for us while the loop is busy (listen(2))."""
+"""Connections that the kernel queues while the event loop is busy (listen(2))."""
 UNACKNOWLEDGED_MS = 30_000
-"""Milliseconds after which a connection ends whose other side takes nothing of what it is sent (tcp(7))."""
+"""TCP_USER_TIMEOUT (tcp(7)): milliseconds until a connection ends whose peer acknowledges nothing."""
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 30, 10, 3
-"""Of connections whose other side is gone without a word: seconds, seconds, probes."""
+"""TCP keepalive, for peers that disappear: seconds, seconds, number of probes (tcp(7))."""
 
 TcpPort = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Contents of ``settings.json``; every field has the value that the appliance uses."""
+    """Contents of ``settings.json``; the defaults are what the appliance uses."""
 
     addresses: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] = ("::",)
     """Numeric addresses to listen on; ``::`` also takes IPv4."""
     access_interface: Annotated[str, Meta(max_length=15)] = "access"
-    """Listeners take connections from this interface only, never from the link; empty for any (tests)."""
+    """Connections are accepted on this interface only, never on the link; empty: on any (tests)."""
     web_port: TcpPort = 443
     ssh_port: TcpPort = 22
     """0 lets the kernel choose (tests)."""
@@ -57,7 +57,7 @@ def open_listeners(settings: Settings, port: int) -> list[socket.socket]:
     """Open one listening, non-blocking TCP socket for each address.
 
     Raises:
-        OSError: an address is not ours or the port is taken; the message names both.
+        OSError: an address is not configured here, or the port is in use; the message names both.
     """
     listeners: list[socket.socket] = []
     for address in settings.addresses:
@@ -70,7 +70,7 @@ def open_listeners(settings: Settings, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
             if settings.access_interface:
-                # Needs no privilege since Linux 5.7, as the socket is not bound to a device yet.
+                # Needs no privilege since Linux 5.7 while the socket is not bound to a device yet.
                 device = settings.access_interface.encode() + b"\0"
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
             # Accepted sockets inherit all of these.
@@ -101,17 +101,17 @@ def load_identity(context: ssl.SSLContext, directory: Path, stem: str, certifica
     """Give a TLS context a certificate, by default ``stem.crt``, and its key ``stem.key``.
 
     Raises:
-        OSError: one is missing or not what it should be, or they do not belong together; the message names them.
+        OSError: a file is missing or damaged, or they do not belong together; the message names them.
     """
     certificate, key = certificate or directory / f"{stem}.crt", directory / f"{stem}.key"
     try:
         context.load_cert_chain(certificate, key)
-    except OSError as error:  # ssl.SSLError is one, and names no file
+    except OSError as error:  # ssl.SSLError too, which names no file
         raise OSError(f"{certificate}, {key}: {error}") from error
 
 
 def peer_at(address: object) -> Peer:
-    """The peer of a connection, by the numeric address that the kernel gave; a zone says only what is known anyway."""
+    """The peer of a connection, from the numeric address that the kernel reports; a zone is dropped."""
     try:
         return Peer.parse(str(address).partition("%")[0])
     except ValueError:

@@ -12,12 +12,12 @@ import socket
 import time
 from pathlib import Path
 
-from frontend_vm.cli import FAILED, OK, Cancelled, CommandLine, Overlong, complete
+from frontend_vm.cli import FAILED, OK, Cancelled, CommandLine, LineTooLong, complete
+from frontend_vm.fair_slots import FairSlots
 from frontend_vm.link import Link, Unreachable
 from frontend_vm.log import printable
 from frontend_vm.protocol.peers import UNKNOWN
 from frontend_vm.protocol.refusal import Refused
-from frontend_vm.rooms import Room
 from frontend_vm.settings import peer_at
 from frontend_vm.terminal import MAX_LINE_LENGTH, TerminalSession, asyncssh
 
@@ -30,15 +30,15 @@ if not hasattr(asyncssh.auth, "saslprep"):
     raise ImportError("asyncssh.auth has no saslprep to be replaced")
 asyncssh.auth.saslprep = str
 
-MAX_STRANGERS = 16
-"""Connections that have not logged in. Who makes room beyond this is `rooms.Room`'s to say."""
+MAX_UNAUTHENTICATED = 16
+"""Connections that have not logged in. Who makes room beyond this is `fair_slots.FairSlots`'s to say."""
 MAX_OPERATORS = 8
 """Connections that have logged in. The one unused for longest makes room: whoever can log in is never refused."""
 MAX_CHANNELS = 4
 """Sessions of one connection at a time."""
 MAX_TRIES = 3
 """Passwords that one connection may try."""
-MAX_STRANGER_BYTES = 65536
+MAX_UNAUTHENTICATED_BYTES = 65536
 """Bytes that a connection may send before it has logged in: OpenSSH, paramiko and asyncssh need below 4 KiB.
 asyncssh itself would believe, and wait for, a first packet of any length (4 GiB)."""
 LOGIN_TIMEOUT = 60.0
@@ -72,7 +72,7 @@ class SecureShell:
             raise ValueError(f"{key}: {error}") from error
         self._link = link
         self._acceptors: list[asyncssh.SSHAcceptor] = []
-        self.strangers: Room[Connection] = Room(MAX_STRANGERS)
+        self.unauthenticated: FairSlots[Connection] = FairSlots(MAX_UNAUTHENTICATED)
         self.operators: set[Connection] = set()
 
     async def listen(self, listeners: list[socket.socket]) -> None:
@@ -112,7 +112,7 @@ class SecureShell:
         """Stop listening and end all connections."""
         for acceptor in self._acceptors:
             acceptor.close()
-        for connection in [*self.strangers, *self.operators]:
+        for connection in [*self.unauthenticated, *self.operators]:
             connection.abort()
 
 
@@ -135,16 +135,16 @@ class Connection(asyncssh.SSHServer):
         """A stranger has connected."""
         self._connection = conn
         self._peer = peer_at((conn.get_extra_info("peername") or ["unknown"])[0])
-        strangers = self._shell.strangers
-        if loser := strangers.enter(self, self._peer):
-            loser.abort()
+        unauthenticated = self._shell.unauthenticated
+        if evicted := unauthenticated.enter(self, self._peer):
+            evicted.abort()
 
         receive = conn.data_received
 
         def receive_bounded(data: bytes, datatype: asyncssh.DataType = None) -> None:
-            if self in strangers:
+            if self in unauthenticated:
                 self._received += len(data)
-                if self._received > MAX_STRANGER_BYTES:
+                if self._received > MAX_UNAUTHENTICATED_BYTES:
                     self.abort()
                     return
             receive(data, datatype)
@@ -156,7 +156,7 @@ class Connection(asyncssh.SSHServer):
         self._leave()
 
     def _leave(self) -> None:
-        self._shell.strangers.leave(self)
+        self._shell.unauthenticated.leave(self)
         self._shell.operators.discard(self)
         if self._idle is not None:
             self._idle.cancel()
@@ -201,7 +201,7 @@ class Connection(asyncssh.SSHServer):
         except Unreachable as error:
             self._tell(str(error))
             return False
-        if self not in self._shell.strangers:  # gone while the backend thought
+        if self not in self._shell.unauthenticated:  # gone while the backend thought
             self._link.logout(session.token)
             return False
         self._token = session.token
@@ -210,7 +210,7 @@ class Connection(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """The stranger is an operator."""
         operators = self._shell.operators
-        self._shell.strangers.leave(self)
+        self._shell.unauthenticated.leave(self)
         if len(operators) >= MAX_OPERATORS:
             min(operators, key=lambda one: one.used_at).end("A new login took the place of this one, idle for longest")
         operators.add(self)
@@ -256,7 +256,7 @@ class Connection(asyncssh.SSHServer):
             except Cancelled:
                 status = FAILED
                 continue
-            except Overlong:
+            except LineTooLong:
                 status = command_line.refuse_line()
                 continue
             except EOFError:
@@ -267,5 +267,5 @@ class Connection(asyncssh.SSHServer):
         return status
 
     def _tell(self, text: str) -> None:
-        if self._connection is not None and self in self._shell.strangers:
+        if self._connection is not None and self in self._shell.unauthenticated:
             self._connection.send_auth_banner(printable(text) + "\r\n")

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
-from frontend_vm.cli import Cancelled, Overlong, Prompt
-from frontend_vm.keys import Keys
+from frontend_vm.cli import Cancelled, LineTooLong, Prompt
+from frontend_vm.key_parser import KeyParser
 
 # asyncssh looks for liboqs and libnettle, for algorithms that are not offered here. The search starts ldconfig and
 # a compiler if there is one, which is slow under emulation.
@@ -45,7 +45,7 @@ _Base = asyncssh.editor.SSHLineEditor
 
 
 class LineEditor(_Base):
-    """asyncssh's, with the keys of `Keys`, a kind of prompt, and lines that are refused rather than cut.
+    """asyncssh's, with the keys of `KeyParser`, a kind of prompt, and lines that are refused rather than cut.
 
     asyncssh's own reading of keys inserts the rest of each sequence that it does not know, drops format characters
     without a word, and keeps the line on Ctrl-C, so that the next return carries out what was cancelled. It also looks
@@ -54,16 +54,16 @@ class LineEditor(_Base):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._keys = Keys(self._insert_printable, self._press)
+        self._keys = KeyParser(self._insert_printable, self._press)
         self._prompt = Prompt.COMMAND
-        self._overlong = False
+        self._too_long = False
         self.set_width(self._width)
         cast("TerminalSession", self._session).editor = self
 
     def ask(self, kind: Prompt) -> None:
         """Begin an empty line for a prompt of this kind; what was typed under another is nowhere left."""
         self.set_input("", 0)
-        self._overlong = False
+        self._too_long = False
         self._erased = ""
         self._prompt = kind
         self._history_size = _HISTORY if kind is Prompt.COMMAND else 0
@@ -101,11 +101,11 @@ class LineEditor(_Base):
             cast("Callable[[LineEditor], None]", action)(self)
 
     def _insert_printable(self, data: str) -> None:
-        self._overlong |= len(self._line) + len(data) > self._max_line_length
+        self._too_long |= len(self._line) + len(data) > self._max_line_length
         super()._insert_printable(data)
 
     def _end_line(self) -> None:
-        if self._overlong:
+        if self._too_long:
             self._drop_line("")
             cast("TerminalSession", self._session).refuse_line()
         else:
@@ -113,7 +113,7 @@ class LineEditor(_Base):
 
     def _erase_line(self) -> None:
         super()._erase_line()
-        self._overlong = False
+        self._too_long = False
 
     def _erase_word(self) -> None:
         before = self._line[: self._pos]
@@ -132,7 +132,7 @@ class LineEditor(_Base):
         self._move_to_end()
         self._output(f"{said}\r\n")
         self._reset_line()
-        self._overlong = False
+        self._too_long = False
         self._history_index = len(self._history)
 
     _keylist: Any = (  # a later line stands for an earlier one of the same key
@@ -156,7 +156,7 @@ class _Event(Enum):
 
     END = 1
     CANCEL = 2
-    OVERLONG = 3
+    TOO_LONG = 3
 
 
 class TerminalSession(asyncssh.SSHServerSession[str]):
@@ -200,7 +200,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
         if self._channel is not None:
             self._channel.write(text)
 
-    def complain(self, text: str) -> None:
+    def write_error(self, text: str) -> None:
         """Print to standard error, which a terminal does not have apart."""
         if self._channel is not None:
             self._channel.write(text, None if self.interactive else EXTENDED_DATA_STDERR)
@@ -215,7 +215,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
 
         Raises:
             Cancelled: by a key or a signal, at this prompt or, unless it asks for a command, before it appeared.
-            Overlong: the line was longer than `MAX_LINE_LENGTH`.
+            LineTooLong: the line was longer than `MAX_LINE_LENGTH`.
             EOFError: the input has ended, or no line came in time.
         """
         if self.editor is not None:
@@ -234,8 +234,8 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
             raise EOFError("silent for too long") from error
         if item is _Event.CANCEL:
             raise Cancelled
-        if item is _Event.OVERLONG:
-            raise Overlong
+        if item is _Event.TOO_LONG:
+            raise LineTooLong
         if item is _Event.END:
             if self.interactive:
                 self.write("\n")
@@ -284,7 +284,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
 
     def refuse_line(self) -> None:
         """A line was too long."""
-        self._arrive(_Event.OVERLONG)
+        self._arrive(_Event.TOO_LONG)
 
     # What asyncssh calls.
 
@@ -338,7 +338,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
         for line in lines:
             whole = (self._partial + line).removesuffix("\r")
             self._partial = ""
-            self._arrive(_Event.OVERLONG if self._skipping or len(whole) > MAX_LINE_LENGTH else whole)
+            self._arrive(_Event.TOO_LONG if self._skipping or len(whole) > MAX_LINE_LENGTH else whole)
             self._skipping = False
         self._partial += rest
         if len(self._partial) > MAX_LINE_LENGTH + 1:
@@ -347,7 +347,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
     def eof_received(self) -> bool:
         """The input has ended; what is no terminal may end in a line without its end."""
         if self._partial or self._skipping:
-            self._arrive(_Event.OVERLONG if self._skipping else self._partial)
+            self._arrive(_Event.TOO_LONG if self._skipping else self._partial)
         self._end_input()
         return True
 

@@ -1,4 +1,4 @@
-"""The HTTPS server: TLS, bounds on what strangers may hold, the headers of every answer, and the static page."""
+"""The HTTPS server: TLS, limits for clients, the headers of every answer, and the static page."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
+from frontend_vm.fair_slots import FairSlots
+from frontend_vm.http_connection import RECORD, BoundedStream, RequestGuard
 from frontend_vm.problem import HEADERS, Problem
-from frontend_vm.rooms import Room
 from frontend_vm.settings import load_identity, peer_at
-from frontend_vm.wire import RECORD, Guard, Wire
 
 MAX_CONNECTIONS = 64
-"""A browser opens six at a time. Who makes room beyond this is `rooms.Room`'s to say."""
+"""Open connections; a browser has up to six. `FairSlots` chooses which one is closed for a new one beyond."""
 IDLE_TIMEOUT = 30.0
 """Seconds for the TLS handshake and all headers together, and between two requests of a connection."""
 BODY_TIMEOUT = 10.0
 
 OWN_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
-"""Those that a handler has only if it says so."""
+"""Methods that a handler has only if it defines them."""
 
 STATIC = Path(__file__).parent / "static"
 PAGES = {
@@ -50,7 +50,7 @@ def server_context(directory: Path, certificate: Path | None = None) -> ssl.SSLC
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; all of TLS 1.3 are sound
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; those of TLS 1.3 are all secure
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     load_identity(context, directory, "web", certificate)
@@ -58,7 +58,7 @@ def server_context(directory: Path, certificate: Path | None = None) -> ssl.SSLC
 
 
 class BoundedServer(HTTPServer):
-    """An HTTPS server that always has room for the newest connection: it closes another to make it."""
+    """An HTTPS server that always accepts a new connection, and closes another one for it if there are too many."""
 
     def initialize(self, request_callback: Application, tls: ssl.SSLContext) -> None:  # type: ignore[override]
         """Tornado's form of ``__init__``."""
@@ -66,29 +66,29 @@ class BoundedServer(HTTPServer):
             request_callback,
             ssl_options=tls,
             protocol="https",
-            max_body_size=sys.maxsize,  # `Guard` bounds bodies: it has an answer for those that are too long
+            max_body_size=sys.maxsize,  # `RequestGuard` limits bodies, and answers 413
             max_buffer_size=4 * RECORD,
             chunk_size=RECORD,
         )
-        self._open: Room[IOStream] = Room(MAX_CONNECTIONS)
+        self._open: FairSlots[IOStream] = FairSlots(MAX_CONNECTIONS)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Take one accepted connection; its TLS handshake has not begun."""
         for other in self._open:
-            if other.closed():  # the one callback for this is Tornado's own
+            if other.closed():  # a stream has only one close callback, which is Tornado's
                 self._open.leave(other)
-        if loser := self._open.enter(stream, peer_at(address[0])):
-            loser.close()
-        wire = Wire(stream, idle_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT)
-        super().handle_stream(cast(IOStream, wire), address)
+        if evicted := self._open.enter(stream, peer_at(address[0])):
+            evicted.close()
+        bounded = BoundedStream(stream, idle_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT)
+        super().handle_stream(cast(IOStream, bounded), address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado calls this before it reads a request."""
-        wire = cast(Wire, cast(HTTP1Connection, request_conn).stream)
-        return Guard(super().start_request(server_conn, request_conn), wire)
+        bounded = cast(BoundedStream, cast(HTTP1Connection, request_conn).stream)
+        return RequestGuard(super().start_request(server_conn, request_conn), bounded)
 
     def renew(self, tls: ssl.SSLContext) -> None:
-        """Greet those who connect from now on with another certificate."""
+        """Use another certificate for connections from now on."""
         self.ssl_options = tls
 
     def stop(self) -> None:
@@ -98,9 +98,9 @@ class BoundedServer(HTTPServer):
             stream.close()
 
 
-@stream_request_body  # so that no body meets Tornado's form parsers
+@stream_request_body  # so that Tornado's form parsers never see a body
 class Handler(RequestHandler):
-    """Base of all handlers: the headers of every answer, methods, errors, and no word about the software behind it."""
+    """Base of all handlers: headers of every answer, methods, errors; no answer names the software."""
 
     def set_default_headers(self) -> None:
         """Tornado calls this at the start of each answer, of errors too."""
@@ -111,10 +111,10 @@ class Handler(RequestHandler):
     def prepare(self) -> None:
         """Refuse methods that the resource does not have (RFC 9110 section 15.5.6)."""
         if self.request.method not in self.allowed():
-            raise Problem(405, "method", "The method is not allowed here.")
+            raise Problem(405, "method", "This resource does not have this method.")
 
     def data_received(self, chunk: bytes) -> None:
-        """Take the body; where none is expected it means nothing (RFC 9110 section 9.3.1)."""
+        """Ignore the body of a request that needs none (RFC 9110 section 9.3.1)."""
 
     @classmethod
     def allowed(cls) -> list[str]:
@@ -123,13 +123,13 @@ class Handler(RequestHandler):
         return [*has, *(["HEAD"] if "GET" in has else []), "OPTIONS"]
 
     async def head(self) -> None:
-        """What GET would say of itself; Tornado leaves the body out (RFC 9110 section 9.3.2)."""
+        """Answer like GET; Tornado omits the body (RFC 9110 section 9.3.2)."""
         answer = self.get()
         if answer is not None:
             await answer
 
     def options(self) -> None:
-        """Tell the methods (RFC 9110 section 9.3.7)."""
+        """Answer the methods of this resource (RFC 9110 section 9.3.7)."""
         self.set_status(204)
         self.set_header("Allow", ", ".join(self.allowed()))
         self.finish()
@@ -153,38 +153,38 @@ class Handler(RequestHandler):
             self.send({"error": {"code": "failed", "message": self._reason}})
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log what is our fault only; what a peer did wrong is in its answer."""
+        """Log errors of this program only; errors of the client are in their answers."""
         if not isinstance(value, HTTPError):
             super().log_exception(typ, value, tb)
 
 
 class Page(Handler):
-    """The static page; its files are read once, so no path of a request ever reaches the file system."""
+    """The static page. Its files are read at import, so no path of a request reaches the file system."""
 
     def get(self) -> None:
-        """Answer a file, or 304 where the browser has it."""
+        """Answer a file, or 304 if the browser has the present version."""
         body, kind = FILES[self.request.path]
         self.set_header("Content-Type", kind)
-        self.set_header("Cache-Control", "no-cache")  # ask each time, as a new image brings new files
+        self.set_header("Cache-Control", "no-cache")  # revalidate each time: a new image has new files
         self.finish(body)
 
     def compute_etag(self) -> str | None:
-        """The digest of the file, made once."""
+        """Digest of the file."""
         return ETAGS.get(self.request.path)
 
 
 class NotFound(Handler):
-    """Every path that is not ours."""
+    """All other paths."""
 
     def prepare(self) -> None:
-        """Refuse."""
+        """Answer 404."""
         raise Problem(404, "not_found", "There is no such resource.")
 
 
 class Server(Handler):
-    """The server as a whole, ``*`` (RFC 9110 section 9.3.7): has OPTIONS and nothing else."""
+    """The server as a whole, target ``*`` (RFC 9110 section 9.3.7): only OPTIONS."""
 
     @classmethod
     def allowed(cls) -> list[str]:
-        """The methods that some resource has."""
+        """All methods that any resource has."""
         return [*OWN_METHODS, "HEAD", "OPTIONS"]

@@ -1,6 +1,6 @@
-"""Words for the forwarder's names, for people: one file (``static/words.json``) that the page reads, too.
+"""Labels and explanations for the forwarder's names, from ``static/words.json``, which the page reads, too.
 
-A name without words is no error: the backend may be a version ahead. It is then shown as it came.
+A name that the file does not have is shown as it is: the backend may be newer.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ FILE = Path(__file__).parent / "static/words.json"
 
 
 class Words(Struct, frozen=True, forbid_unknown_fields=True):
-    """By name: a label and a sentence, or for faults the reason alone."""
+    """By name: a label and a sentence; for faults only the reason."""
 
     verdicts: dict[str, tuple[str, str]]
-    """Without the direction: ``passed`` for ``rx_passed`` and ``tx_passed``."""
+    """Names without their direction: ``passed`` for ``rx_passed`` and ``tx_passed``."""
     faults: dict[str, str]
     ways: dict[str, tuple[str, str]]
     vms: dict[str, tuple[str, str]]

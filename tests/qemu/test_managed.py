@@ -112,7 +112,7 @@ def test_http_is_http_on_the_appliance_too(appliance: Appliance) -> None:
 
     There what a client does to its connection must not become an error of the link's.
     """
-    broken = "journalctl -b --no-pager | grep -c 'no link to the backend' || true"
+    broken = "journalctl -b --no-pager | grep -c 'not connected to the backend' || true"
     before = int(appliance.host.check(broken))
     tls = ssl.create_default_context()
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE

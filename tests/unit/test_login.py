@@ -110,7 +110,7 @@ def test_the_right_password_opens_both_doors_at_once_while_another_address_flood
 
             flooding = asyncio.create_task(flood())
             stack.callback(lambda: [task.cancel() for task in (flooding, *guesses)])
-            await until(lambda: answers.count(401) > 3 and len(held) > 2 * ssh.MAX_STRANGERS)
+            await until(lambda: answers.count(401) > 3 and len(held) > 2 * ssh.MAX_UNAUTHENTICATED)
             for _ in range(3):
                 began = time.monotonic()
                 assert await here.web_login(OPERATOR, here.password) == 200

@@ -231,7 +231,7 @@ def test_what_happened_to_the_vm_is_numbered_on_over_a_restart_of_the_supervisor
     events = last.events
     assert last.history == state.history
     assert events[4].what == "exit"
-    assert "without a word" in events[4].detail
+    assert "ended unexpectedly" in events[4].detail
     assert len(events) <= vm_state.EVENTS
 
 

@@ -40,7 +40,7 @@ class Host:
             raise Refused("limited", "", retry_after_s=wait)
         self.looks.append(do.address)
         self.at_once += 1
-        assert self.at_once <= logins.MAX_UNDER_WAY
+        assert self.at_once <= logins.MAX_IN_PROGRESS
         try:
             await asyncio.sleep(self.look_s)
         finally:
@@ -97,7 +97,7 @@ def test_an_operator_waits_neither_behind_a_flood_of_guesses_nor_is_pushed_out_b
             for _ in range(10):
                 before = len(host.looks)
                 assert (await attempt(queue, OPERATOR, PASSWORD)).token == TOKEN
-                assert len(host.looks) - before <= 3 * logins.MAX_UNDER_WAY, "of some 64 that wait"
+                assert len(host.looks) - before <= 3 * logins.MAX_IN_PROGRESS, "of some 64 that wait"
 
     asyncio.run(scenario())
 
@@ -122,7 +122,7 @@ def test_who_hangs_up_has_a_place_until_the_backend_has_answered_and_leaves_no_s
 
 def test_who_shares_an_address_with_a_guesser_gets_in_by_lot(monkeypatch: pytest.MonkeyPatch) -> None:
     """One look every eight seconds, forty times as fast; the guesser's next attempt is always there first."""
-    monkeypatch.setattr(logins, "HOLD_S", 9 / 40)
+    monkeypatch.setattr(logins, "MAX_WAIT_S", 9 / 40)
 
     async def scenario() -> None:
         host = Host(slow_s=8 / 40)
@@ -171,7 +171,7 @@ def test_who_mistyped_waits_for_the_next_look_instead_of_being_sent_away() -> No
 
 @pytest.mark.parametrize("code", ["limited", "denied"])
 def test_a_wait_that_is_too_long_is_told(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(logins, "HOLD_S", 0.2)
+    monkeypatch.setattr(logins, "MAX_WAIT_S", 0.2)
 
     async def scenario() -> None:
         asked = []

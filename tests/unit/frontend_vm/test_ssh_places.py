@@ -27,7 +27,7 @@ class Typist(asyncssh.SSHClient):
     flood: list[asyncio.StreamWriter]
 
     async def password_auth_requested(self) -> str:
-        for _ in range(3 * ssh.MAX_STRANGERS):  # more than three a second for four seconds
+        for _ in range(3 * ssh.MAX_UNAUTHENTICATED):  # more than three a second for four seconds
             self.flood.append((await stranger(self.port, "127.0.0.66"))[1])
             await asyncio.sleep(0.005)
         return PASSWORD
@@ -40,7 +40,7 @@ def test_who_types_slowly_is_not_cut_off_by_a_flood(configuration: Path, *, floo
             await rig.frontend.ssh_ready.wait()
             Typist.port, Typist.flood = rig.frontend.ssh_port, []
             if flooded_before:
-                for _ in range(2 * ssh.MAX_STRANGERS):
+                for _ in range(2 * ssh.MAX_UNAUTHENTICATED):
                     Typist.flood.append((await stranger(Typist.port, "127.0.0.66"))[1])
             async with await rig.ssh(password=None, client_factory=Typist, local_addr=("127.0.0.2", 0)) as connection:
                 assert (await connection.run("help")).exit_status == 0
@@ -141,7 +141,7 @@ def test_stranger_cannot_make_us_collect_a_huge_packet(configuration: Path) -> N
         for _ in range(64):
             if writer.transport.is_closing():
                 return
-            writer.write(b"\0" * ssh.MAX_STRANGER_BYTES)
+            writer.write(b"\0" * ssh.MAX_UNAUTHENTICATED_BYTES)
             await asyncio.sleep(0.01)
         pytest.fail("4 MiB of a first packet were taken")
 

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import asyncssh
 import pytest
 
-from frontend_vm.cli import Cancelled, Overlong, Prompt
-from frontend_vm.keys import Keys
+from frontend_vm.cli import Cancelled, LineTooLong, Prompt
+from frontend_vm.key_parser import KeyParser
 from frontend_vm.terminal import MAX_LINE_LENGTH, TerminalSession
 from tests.unit.frontend_vm.rig import DEADLINE
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
-CANCELLED, OVERLONG, END = "<cancelled>", "<overlong>", "<end>"
+CANCELLED, TOO_LONG, END = "<cancelled>", "<overlong>", "<end>"
 KINDS = pytest.mark.parametrize("kind", Prompt, ids=lambda kind: kind.name.lower())
 
 
@@ -42,8 +42,8 @@ class Bench:
                 line = await terminal.ask(f"<{self.asked}> ", kind)
             except Cancelled:
                 line = CANCELLED
-            except Overlong:
-                line = OVERLONG
+            except LineTooLong:
+                line = TOO_LONG
             except EOFError:
                 self.lines.put_nowait(END)
                 return 7
@@ -120,9 +120,9 @@ EDITS = {
     "no-break space": ("ga\u00a0te", "ga\u00a0te"),
     "format characters": ("ga\u200dte\u202e", "ga\u200dte\u202e"),
     "the longest": ("x" * MAX_LINE_LENGTH, "x" * MAX_LINE_LENGTH),
-    "longer": ("x" * (MAX_LINE_LENGTH + 1), OVERLONG),
-    "much longer": ("x" * 5000, OVERLONG),
-    "longer and cut by hand": ("x" * 1100 + "\x7f" * 500, OVERLONG),
+    "longer": ("x" * (MAX_LINE_LENGTH + 1), TOO_LONG),
+    "much longer": ("x" * 5000, TOO_LONG),
+    "longer and cut by hand": ("x" * 1100 + "\x7f" * 500, TOO_LONG),
     "longer and begun anew": ("x" * 1100 + "\x15gate", "gate"),
     "after a longer one": ("gate", "gate"),
 }
@@ -304,7 +304,7 @@ def test_lines_without_a_terminal() -> None:
             bench.process.stdin.write(b"one\ntwo\r\n" + b"x" * 5000 + b"\nth\x03ree\n\xff\nlast")
             bench.process.stdin.write_eof()
             assert [await bench.line() for _ in range(7)] == [
-                "one", "two", OVERLONG, "th\x03ree", "\ufffd", "last", END
+                "one", "two", TOO_LONG, "th\x03ree", "\ufffd", "last", END
             ]  # fmt: skip
 
     asyncio.run(scenario())
@@ -312,7 +312,7 @@ def test_lines_without_a_terminal() -> None:
 
 def test_a_string_that_never_ends_is_over_one_day() -> None:
     texts: list[str] = []
-    keys = Keys(texts.append, texts.append)
+    keys = KeyParser(texts.append, texts.append)
     keys.feed("\x1b]" + "x" * 100_000)
     assert len("".join(texts)) > 90_000
     texts.clear()

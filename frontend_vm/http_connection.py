@@ -1,14 +1,14 @@
-"""One connection as Tornado's HTTP/1 code sees it: bounded, and with a readable answer to whatever goes wrong there.
+"""One HTTP/1.1 connection between Tornado's parser and the socket: bounded, and every error gets an answer.
 
-Tornado parses requests, and leaves four things without an answer that a program could read: a head that is too long or
-that it cannot parse, a body that does not come or does not end as it should. Each of these passes through the stream
-that it reads from and writes to, so `Wire` stands in for that stream, and `Guard` for the application. Between them:
+Tornado parses requests, but gives no answer that a program could read in four cases: a head that is too long, one that
+it cannot parse, a body that does not come, one that does not end as it should. All of these pass through the stream
+that Tornado reads and writes, so `BoundedStream` replaces that stream and `RequestGuard` stands before the application:
 
-* A handler sees a request when all of it is there. So its answer never meets a body that is still under way, and a
-  refusal by a handler does not cost the connection.
-* A refusal from here ends the connection, and the client sees it: closing a socket while there is something unread
-  in it sends a reset, which takes the answer away from a client that is still sending (RFC 9112 section 9.6). So our
-  half is closed first, and what still comes is read for a while and dropped.
+* A handler is called when its request is complete. So its answer is never sent while the body still arrives, and an
+  error answer by a handler does not end the connection.
+* An error answer from this module ends the connection so that the client can read it. Closing a socket that has unread
+  data sends a reset, which can discard the answer at a client that is still sending (RFC 9112 section 9.6). So only our
+  half is closed at first, and what still arrives is read for a while and dropped.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from typing import cast
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream, StreamClosedError
 
-from frontend_vm.message import MAX_BODY, MAX_HEADER, check, check_head, malformed, oversized, too_long
+from frontend_vm.http_request import MAX_BODY, MAX_HEADER, check, check_head, malformed, oversized, too_long
 from frontend_vm.problem import Problem
 
 RECORD = 16384
-"""Bytes read at once: a whole TLS record (RFC 8446 section 5.1). What is left of one in the TLS layer wakes nobody."""
+"""Bytes read at once: a whole TLS record (RFC 8446 section 5.1), as the rest of a record that stays in the TLS layer
+does not make the socket readable."""
 MAX_CHUNK_LINE = 256
 """Bytes of a chunk's size and extensions, and of a trailer's line."""
 LINGER = 10.0
 MAX_LINGER = 16 << 20
-"""Seconds and bytes for which a client that was refused is still listened to."""
+"""Seconds and bytes that are still read, and dropped, from a client after the last answer."""
 MAX_DRAINING = 32
-"""Such clients at a time; the oldest makes room."""
+"""Such clients at a time; beyond, the oldest is cut off."""
 _BARE = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 """What Tornado writes to a message that it cannot parse, past every delegate (`HTTP1Connection._read_message`)."""
 
 
-class Wire:
-    """Has those methods of an `IOStream` that Tornado's `HTTP1Connection` calls.
+class BoundedStream:
+    """Stands in for an `IOStream`: has the methods of one that Tornado's `HTTP1Connection` calls.
 
     Args:
         stream: an accepted connection.
@@ -72,14 +73,14 @@ class Wire:
         self._stream.set_nodelay(value)
 
     def closed(self) -> bool:
-        """Whether no more requests are taken from it."""
+        """Whether no more requests are read from it."""
         return self._ending is not None or self._stream.closed()
 
     def write(self, data: bytes) -> asyncio.Future[None]:
-        """As `IOStream`; what comes after the last answer is not sent."""
+        """As `IOStream`; nothing is sent after the last answer."""
         if not self.closed():
             if data == _BARE:
-                self.refuse(malformed("This is no HTTP request."))
+                self.refuse(malformed("This is not an HTTP request."))
             else:
                 self._written = self._stream.write(data)
         if self._written is None:
@@ -88,12 +89,13 @@ class Wire:
         return self._written
 
     def close(self) -> None:
-        """End the connection once all is sent, in a way that lets the client see it."""
+        """End the connection once everything is sent, so that the client can read it."""
         if not self.closed():
             self._ending = asyncio.get_running_loop().create_task(self._end())
 
     def refuse(self, problem: Problem) -> StreamClosedError:
-        """Answer what is wrong, once, and end the connection. Returns what to raise to have Tornado let go of it."""
+        """Answer the problem and end the connection. Returns the exception to raise, which makes Tornado drop the
+        request."""
         if not self.closed():
             self._written = self._stream.write(problem.last_answer(head=self._is_head))
             self.close()
@@ -105,7 +107,7 @@ class Wire:
         self._in_body = False
         searched = 0
         while True:
-            if not searched:  # RFC 9112 section 2.2: an empty line before a request is nothing
+            if not searched:  # RFC 9112 section 2.2: empty lines before a request are ignored
                 del self._buffer[: len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))]
             self._is_head = self._buffer.startswith(b"HEAD ")
             match = re.compile(regex).search(self._buffer, searched)
@@ -125,27 +127,28 @@ class Wire:
             return head
 
     async def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> bytes:
-        """The line with a chunk's size. Its extensions are ignored, as RFC 9112 section 7.1.1 has it."""
+        """The line with a chunk's size, without its extensions (RFC 9112 section 7.1.1 has them ignored)."""
         line = await self._line()
         size = line.partition(b";")[0].rstrip(b" \t")
         self._trailers = size.strip(b"0") == b""
         return size + b"\r\n"
 
     async def read_bytes(self, count: int, partial: bool = False) -> bytes:
-        """Some of a body; not partial, the end of a chunk or, after the last one, of all trailers."""
+        """With ``partial`` some bytes of a body; without, the end of a chunk or, after the last one, of all
+        trailers."""
         if not partial:
             budget = MAX_HEADER
             while line := await self._line():
                 budget -= len(line)
                 if not self._trailers or budget < 0:
-                    raise self.refuse(malformed("The body is not what Transfer-Encoding: chunked should look like."))
+                    raise self.refuse(malformed("The body does not follow Transfer-Encoding: chunked."))
             return b"\r\n"
         while not self._buffer:
             await self._more()
         return self._take(min(count, len(self._buffer)))
 
     def _take(self, count: int) -> bytes:
-        if self.closed():  # what follows a refused request is nobody's
+        if self.closed():  # what follows a refused request is ignored
             raise StreamClosedError
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
@@ -155,7 +158,7 @@ class Wire:
         while (end := self._buffer.find(b"\r\n")) < 0 and len(self._buffer) <= MAX_CHUNK_LINE:
             await self._more()
         if not 0 <= end <= MAX_CHUNK_LINE:
-            raise self.refuse(malformed("The body is not what Transfer-Encoding: chunked should look like."))
+            raise self.refuse(malformed("The body does not follow Transfer-Encoding: chunked."))
         return self._take(end + 2)[:-2]
 
     async def _more(self) -> None:
@@ -163,7 +166,7 @@ class Wire:
             raise StreamClosedError
         reading = self._reading or asyncio.ensure_future(self._stream.read_bytes(RECORD, partial=True))
         self._reading = reading
-        # Not cancelled when the time is over: a stream with a cancelled read cannot be read any more.
+        # Not cancelled on timeout: after a cancelled read, a stream cannot be read any more.
         await asyncio.wait({reading}, timeout=self._deadline - self.io_loop.time())
         if reading.done():
             self._reading = None
@@ -184,11 +187,12 @@ class Wire:
                     await self._written
             if self._stream.socket is not None:
                 connection = socket.socket(fileno=os.dup(self._stream.socket.fileno()))
-        except OSError:  # TimeoutError is one, StreamClosedError too: nobody reads the answer
+        except OSError:  # also TimeoutError and StreamClosedError: the client does not read the answer
             pass
         finally:
-            # TLS ends here. What a peer that was cut off sends makes OpenSSL leave errors in the thread's queue: the
-            # next to look there is the link to the backend, which breaks (seen with Python 3.13 and OpenSSL 3.5).
+            # TLS ends here, before what still arrives is dropped. Fed to OpenSSL, data of a closed session leaves
+            # errors in the thread's error queue, and the next TLS connection to read it, the link to the backend,
+            # breaks (seen with Python 3.13 and OpenSSL 3.5).
             self._stream.close()
         if connection is not None:
             with connection:
@@ -200,7 +204,7 @@ _draining: dict[asyncio.Task[None], None] = {}
 
 
 async def _drain(connection: socket.socket) -> None:
-    """Say that nothing follows, and drop what still comes, until the client is done or has had time enough."""
+    """Close our half, then read and drop what still arrives until the client closes or the time is over."""
     task = cast(asyncio.Task[None], asyncio.current_task())
     if len(_draining) >= MAX_DRAINING:
         next(iter(_draining)).cancel()
@@ -212,23 +216,23 @@ async def _drain(connection: socket.socket) -> None:
         async with asyncio.timeout(LINGER):
             while dropped < MAX_LINGER and (chunk := await asyncio.get_running_loop().sock_recv(connection, RECORD)):
                 dropped += len(chunk)
-    except OSError:  # TimeoutError is one: the client has closed, or has not
+    except OSError:  # also TimeoutError: enough either way
         pass
     finally:
         _draining.pop(task, None)
 
 
-class Guard(HTTPMessageDelegate):
-    """Between Tornado's parser and the application: a request goes through when it is sound, and whole.
+class RequestGuard(HTTPMessageDelegate):
+    """Stands between Tornado's parser and the application: passes a request on when it is valid and complete.
 
     Args:
         delegate: the application's, for this one request.
-        wire: where the request comes from.
+        stream: the request's connection.
     """
 
-    def __init__(self, delegate: HTTPMessageDelegate, wire: Wire) -> None:
+    def __init__(self, delegate: HTTPMessageDelegate, stream: BoundedStream) -> None:
         self._delegate = delegate
-        self._wire = wire
+        self._stream = stream
         self._start: RequestStartLine | None = None
         self._headers = HTTPHeaders()
         self._body = bytearray()
@@ -238,22 +242,22 @@ class Guard(HTTPMessageDelegate):
         try:
             self._start = check(cast(RequestStartLine, start_line), headers)
         except Problem as problem:
-            self._wire.refuse(problem)
+            self._stream.refuse(problem)
         self._headers = headers
 
     def data_received(self, chunk: bytes) -> None:
         """Collect the body."""
         self._body += chunk[: MAX_BODY + 1 - len(self._body)]
         if len(self._body) > MAX_BODY:
-            self._wire.refuse(oversized())
+            self._stream.refuse(oversized())
 
     def finish(self) -> None:
         """Hand the whole request over."""
-        if self._start is not None and not self._wire.closed():
-            # Handlers take their bodies in parts, so that no body meets Tornado's form parsers.
+        if self._start is not None and not self._stream.closed():
+            # As if it arrived in parts: Tornado's form parsers then never see a body.
             self._delegate.headers_received(self._start, self._headers)
             self._delegate.data_received(bytes(self._body))
             self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        """The rest of the request will not come; nobody was told of its beginning."""
+        """The rest of the request will not come; the application has not seen its beginning."""

@@ -1,4 +1,4 @@
-"""What a terminal sends, taken apart into texts and keys."""
+"""Parses what a terminal sends into text and keys."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 MAX_SEQUENCE = 64
 MAX_STRING = 4096
-"""Characters of an escape sequence, and of a string that a terminal reports, until it counts as over."""
+"""Characters after which an escape sequence, or a string that a terminal reports, is taken to have ended."""
 
 
-class Keys:
-    """Takes what a terminal sends apart into texts and keys (ECMA-48 section 5; XTerm Control Sequences).
+class KeyParser:
+    """Parses what a terminal sends into text and keys (ECMA-48 section 5; XTerm Control Sequences).
 
-    Sequences may arrive in pieces. None of their characters is ever taken for text: a key that is not known is one key.
+    Sequences may arrive in pieces. Their characters are never taken for text: an unknown sequence is reported as one
+    key.
     """
 
     def __init__(self, text: Callable[[str], None], key: Callable[[str], None]) -> None:
@@ -40,7 +41,7 @@ class Keys:
             self._text(data[start:])
 
     def _take(self, char: str) -> None:
-        # A key that cancels or ends a line does so whatever was begun: no sequence swallows what comes after it.
+        # A key that cancels or ends a line ends any unfinished sequence: none may swallow it.
         if char in "\r\n\x03\x1c":
             self._begun, self._string = "", 0
         if self._string:
@@ -52,7 +53,7 @@ class Keys:
             self._take_sequence(chr(ord(char) - 0x40))
         elif _is_control(char):
             self._begun = ""
-            # One key of a terminal that sends CR LF (RFC 5198 section 2; text pasted from Windows).
+            # CR LF is one key (RFC 5198 section 2; text pasted from Windows).
             if not (char == "\n" and self._after_return):
                 self._key(char)
             self._after_return = char == "\r"
@@ -73,7 +74,7 @@ class Keys:
         elif kind == "O":  # SS3; old terminals put a modifier before its one character
             if len(self._begun) > 2 and not (char.isdigit() or char == ";"):
                 self._finish()
-        elif char > "/":  # or else a part of a sequence of three
+        elif char > "/":  # others belong to a sequence of three characters
             self._finish()
 
     def _take_string(self, char: str) -> None:

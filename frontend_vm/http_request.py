@@ -1,11 +1,11 @@
-"""Whether a request is HTTP as RFC 9110 and RFC 9112 have it: what is checked before any handler sees it.
+"""Checks whether a request conforms to RFC 9110 and RFC 9112, before any handler sees it.
 
-Tornado reads the message; what it takes too kindly, or refuses without an answer that a program can read, is refused
-here. Every refusal ends the connection: after a request whose end two readers may see in different places, nobody
-knows where the next one begins (RFC 9112 section 11.2).
+Tornado parses the message. What it accepts although it must not, and what it refuses without an answer that a program
+can read, is refused here. Every refusal ends the connection: where two readers may disagree about the end of a request,
+the next one could be smuggled in (RFC 9112 section 11.2).
 
-``Accept`` is not looked at, as RFC 9110 section 12.4.1 allows: each resource has one form, and a client that cannot
-use it learns more from it than from a 406. A request without a length has no body (RFC 9112 section 6.3): no 411.
+``Accept`` is ignored, as RFC 9110 section 12.4.1 allows: each resource has one representation, which tells a client
+more than a 406 would. A request without a length has no body (RFC 9112 section 6.3), so there is no 411.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _FOLD = re.compile(rb"\n[ \t]")
 
 
 def malformed(message: str) -> Problem:
-    """400, with what is wrong."""
+    """A 400 with this message."""
     return Problem(400, "malformed", message)
 
 
 def check_head(head: bytes) -> None:
-    """Check the request line, and what is gone once Tornado has taken the headers apart.
+    """Check the request line, and what can no longer be seen once Tornado has parsed the headers.
 
     Raises:
         Problem: 400 or 505.
@@ -55,13 +55,13 @@ def check_head(head: bytes) -> None:
 
 
 def too_long(head: bytes) -> Problem:
-    """What is wrong with a head of more than `MAX_HEADER` bytes: 414, 431, or 400 if it does not even begin as one."""
+    """The problem of a head of more than `MAX_HEADER` bytes: 414, 431, or 400 if it does not begin like a request."""
     line, newline, _ = head[:MAX_HEADER].partition(b"\n")
     if newline:
-        return Problem(431, "oversized", f"Request line and headers may have {MAX_HEADER} bytes.")
+        return Problem(431, "oversized", f"Request line and headers may have {MAX_HEADER} bytes at most.")
     if _BEGUN.fullmatch(line):
-        return Problem(414, "oversized", f"The target may have less than {MAX_HEADER} bytes.")
-    return malformed("This is no HTTP request.")
+        return Problem(414, "oversized", f"The target must have less than {MAX_HEADER} bytes.")
+    return malformed("This is not an HTTP request.")
 
 
 def check(start: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
@@ -69,7 +69,7 @@ def check(start: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
 
     Args:
         start: method, target, version.
-        headers: become those of the request as if its target were in origin-form.
+        headers: of the request; changed to those of a request with the target in origin-form.
 
     Returns:
         The request line with the target in origin-form, or ``*``.
@@ -79,7 +79,7 @@ def check(start: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
     """
     for name, value in headers.get_all():
         if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
-            raise malformed("A header has a character that is not allowed there.")
+            raise malformed("A header has a character that is not allowed.")
     _check_framing(start, headers)
     hosts = headers.get_list("Host")
     if len(hosts) > 1 or (not hosts and start.version != "HTTP/1.0"):
@@ -87,54 +87,54 @@ def check(start: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise malformed("The Host header must be a host name or address, and may have a port.")
     if start.method not in RequestHandler.SUPPORTED_METHODS:
-        raise Problem(501, "method", "This method is not known here.")
+        raise Problem(501, "method", "This method is not supported.")
     start = start._replace(path=_origin_form(start, headers))
     _check_expectation(start, headers)
     return start
 
 
 def _check_framing(start: RequestStartLine, headers: HTTPHeaders) -> None:
-    """RFC 9112 section 6: where does the body end? There may be one answer only."""
+    """Refuse a request whose body could end in more than one place (RFC 9112 section 6)."""
     lengths = headers.get_list("Content-Length")
     codings = [coding.strip().lower() for coding in ",".join(headers.get_list("Transfer-Encoding")).split(",")]
     if "Transfer-Encoding" in headers:
         if lengths:
             raise malformed("A body has a Content-Length or a Transfer-Encoding, not both.")
         if start.version == "HTTP/1.0" or codings.count("chunked") > 1:
-            raise malformed("This Transfer-Encoding leaves the body's end open.")
+            raise malformed("This Transfer-Encoding does not tell where the body ends.")
         if codings != ["chunked"]:
-            raise Problem(501, "coding", "The only Transfer-Encoding known here is chunked.")
+            raise Problem(501, "coding", "The only supported Transfer-Encoding is chunked.")
     elif lengths:
-        # One that is there twice with the same value might be accepted; nobody honest sends it.
+        # Two equal ones might be accepted; no honest client sends them.
         if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-            raise malformed("There must be one Content-Length, a number.")
+            raise malformed("There must be one Content-Length, and it must be a number.")
         if int(lengths[0]) > MAX_BODY:
             raise oversized()
 
 
 def oversized() -> Problem:
-    """413."""
-    return Problem(413, "oversized", f"The body may have {MAX_BODY} bytes.")
+    """A 413 for a body of more than `MAX_BODY` bytes."""
+    return Problem(413, "oversized", f"The body may have {MAX_BODY} bytes at most.")
 
 
 def _origin_form(start: RequestStartLine, headers: HTTPHeaders) -> str:
-    """RFC 9112 section 3.2."""
+    """The target in origin-form, or ``*`` (RFC 9112 section 3.2)."""
     target = str(start.path)
     if "#" in target:
-        raise malformed("A target has no fragment.")
+        raise malformed("A target must not have a fragment.")
     if target.startswith("/") or (target == "*" and start.method == "OPTIONS"):
         return target
     try:
         parts = urlsplit(target)
     except ValueError:
-        raise malformed("The target is no address.") from None
+        raise malformed("The target is not a valid URL.") from None
     if not (parts.scheme and parts.netloc):
-        raise malformed("The target must begin with a slash, or be an address with https.")
+        raise malformed("The target must begin with a slash or be an https URL.")
     if parts.scheme != "https":
-        raise Problem(421, "misdirected", "This server has addresses that begin with https.")
+        raise Problem(421, "misdirected", "This server has https URLs only.")
     if not _HOST.fullmatch(parts.netloc):
         raise malformed("The target must have a host name or address, and may have a port.")
-    headers["Host"] = parts.netloc  # section 3.2.2: it counts, whatever the header says
+    headers["Host"] = parts.netloc  # section 3.2.2: the target's host replaces the header
     if start.method == "OPTIONS" and not parts.path and not parts.query:
         return "*"  # section 3.2.4
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -146,7 +146,7 @@ def _check_expectation(start: RequestStartLine, headers: HTTPHeaders) -> None:
     if expectation is None:
         return
     if expectation.lower() != "100-continue":
-        raise Problem(417, "expectation", "The only expectation that can be met is 100-continue.")
+        raise Problem(417, "expectation", "The only supported expectation is 100-continue.")
     if start.version == "HTTP/1.0":
         del headers["Expect"]
     else:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from frontend_vm.fair_slots import FairSlots
 from frontend_vm.protocol.peers import Peer
-from frontend_vm.rooms import Room
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def test_the_busiest_makes_room(inside: str, newcomer: str, loser: int) -> None:
     def first(party: Sequence[str]) -> str:
         return party[0]
 
-    room: Room[str] = Room(4, first)
+    slots: FairSlots[str] = FairSlots(4, first)
     for number, address in enumerate(inside.split()):
-        assert room.enter(f"{number} {address}", Peer.parse(address)) is None
-    gone = room.enter("new", Peer.parse(newcomer))
+        assert slots.enter(f"{number} {address}", Peer.parse(address)) is None
+    gone = slots.enter("new", Peer.parse(newcomer))
     assert gone == f"{loser} {inside.split()[loser]}"
-    assert len(room) == 4
-    assert "new" in room
-    assert gone not in room
+    assert len(slots) == 4
+    assert "new" in slots
+    assert gone not in slots
 
 
 def test_behind_one_address_whoever_needs_a_moment_mostly_keeps_his_place() -> None:
@@ -49,11 +49,11 @@ def test_behind_one_address_whoever_needs_a_moment_mostly_keeps_his_place() -> N
     print(f"seed {seed}")
     nat, kept = Peer.parse("192.0.2.7"), 0
     for turn in range(500):
-        room: Room[str] = Room(16, random.Random(seed + turn).choice)
+        slots: FairSlots[str] = FairSlots(16, random.Random(seed + turn).choice)
         for number in range(16):
-            room.enter(f"flood {number}", nat)
-        room.enter("operator", nat)
+            slots.enter(f"flood {number}", nat)
+        slots.enter("operator", nat)
         for number in range(16, 28):
-            room.enter(f"flood {number}", nat)
-        kept += "operator" in room
+            slots.enter(f"flood {number}", nat)
+        kept += "operator" in slots
     assert 0.35 < kept / 500 < 0.6, "(15/16) ** 12 = 0.46"
