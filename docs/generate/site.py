@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from rootfs.base.errors import SallyportError
@@ -13,7 +15,7 @@ SETTINGS = PROJECT / "mkdocs.yml"
 
 
 def build(target: Path) -> Path:
-    """Build the site anew and return its first page.
+    """Build the site anew and return its first page; where that fails, the site that was there stays.
 
     Raises:
         SallyportError: a link or an anchor leads nowhere, a page is not in the navigation, a picture cannot be drawn.
@@ -24,17 +26,23 @@ def build(target: Path) -> Path:
     from mkdocs.exceptions import Abort, MkDocsException
     from pymdownx.superfences import SuperFencesException  # type: ignore[import-untyped]
 
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     problems = _Problems(logging.WARNING)
     logger = logging.getLogger("mkdocs")
     logger.addHandler(problems)
     try:
-        config = load_config(str(SETTINGS), site_dir=str(target), strict=True)
+        config = load_config(str(SETTINGS), site_dir=str(work), strict=True)
         command.build(config)
+        shutil.rmtree(target, ignore_errors=True)
+        work.chmod(0o755)
+        work.rename(target)
     except (Abort, MkDocsException, ValueError, SuperFencesException) as error:
         said = "; ".join(problems.said) or str(error)
         raise SallyportError(f"the documents cannot be built: {said}", "mend the page that is named") from error
     finally:
         logger.removeHandler(problems)
+        shutil.rmtree(work, ignore_errors=True)
     return target / "index.html"
 
 

@@ -168,5 +168,9 @@ def test_a_broken_link_ends_the_build(tmp_path: Path, monkeypatch: pytest.Monkey
     settings = tmp_path / "mkdocs.yml"
     settings.write_text("site_name: A\nvalidation: {links: {not_found: warn}}\n")
     monkeypatch.setattr(site, "SETTINGS", settings)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/index.html").write_text("before")
     with pytest.raises(SallyportError, match=r"nothing\.md"):
         site.build(tmp_path / "out")
+    assert (tmp_path / "out/index.html").read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "mkdocs.yml", "out"]
