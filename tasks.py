@@ -93,7 +93,7 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
     | {
         "part": "unit, image, qemu, fuzz, or all",
         "engine": "what makes the images that are tested: debian or buildroot",
-        "all": "plant every hole, as before a release; else those that need no machine, and a drawn share",
+        "all": "plant every mutant, as before a release; else a tenth of them, which the commit draws",
         "options": "further options for pytest",
     }
 )
@@ -117,11 +117,13 @@ def test(context: Context, part: str = "all", engine: str = "debian", all: bool 
         build(PROFILE, test_access=True, engine=engine)
     mutants = () if all else ("--mutants", str(_drawn()))
     built = f"--built={time.monotonic() - began:.1f}"
-    _python(context, "pytest", "--engine", engine, built, *mutants, *parts[part], *options.split())
+    # Whoever looks at one part of the machine tests sees them run; the unit tests, and all, fill both processors.
+    split = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder") if part in ("unit", "all") else ()
+    _python(context, "pytest", "--engine", engine, built, *split, *mutants, *parts[part], *options.split())
 
 
 def _drawn() -> int:
-    """A seed that another commit changes: in the long run all that is drawn was drawn."""
+    """The seed of this commit, so that each commit plants another tenth of the mutants."""
     import subprocess
 
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=OUT.parent, capture_output=True, text=True, check=False)

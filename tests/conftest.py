@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -22,6 +23,7 @@ from rootfs.base.cache import Cache
 from rootfs.base.package_sets import PackageSets
 from rootfs.base.scratch import place
 from rootfs.base.tools_tree import Tools
+from rootfs.base.version import PROJECT
 from rootfs.build import Built, Recipe
 from rootfs.spec import profile
 from tests import medium
@@ -54,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--mutants",
         type=int,
         metavar="SEED",
-        help="plant only some of the holes that need a machine, drawn by this seed",
+        help="plant only a tenth of the mutants, drawn by this seed",
     )
     parser.addoption(
         "--built",
@@ -67,13 +69,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the times of this run."""
-    config.pluginmanager.register(Timing(images.OUT / "test-times.json", config.getoption("--built")), "times")
+    config.pluginmanager.register(
+        Timing(images.OUT / "test-times.json", config.getoption("--built"), grouped=_grouped(config)), "times"
+    )
+
+
+def _grouped(config: pytest.Config) -> bool:
+    """Whether pytest-xdist runs groups of tests in several processes."""
+    return bool(config.getoption("dist", "no") == "loadgroup")
+
+
+def _group(path: Path) -> tuple[int, str]:
+    """When a test file runs, and with which others one after the other.
+
+    What leaves a processor idle comes first, beside the unit tests: the emulator inside the emulator has one busy
+    thread. What boots machines and judges how a host does under load comes last, alone.
+    """
+    part = path.relative_to(PROJECT / "tests").parts[0]
+    if path.name == "test_accelerators.py":
+        return 0, path.stem
+    return {"fuzz": 1, "unit": 2, "lab": 2, "image": 3}.get(part, 4), str(path) if part in ("unit", "lab") else part
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes (``-n``): order and groups of the tests (pytest-xdist, ``--dist loadgroup``)."""
+    if not _grouped(config):
+        return
+    items.sort(key=lambda item: _group(item.path)[0])
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item.path)[1]))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Whoever sees a failure plants the same ones again."""
     seed = config.getoption("--mutants")
-    return "mutants: all" if seed is None else f"mutants: some, by --mutants {seed}; all by `invoke test --all`"
+    which = "all" if seed is None else f"a tenth, drawn by --mutants {seed}; `invoke test --all` plants all"
+    return f"mutants: {which}"
 
 
 @pytest.hookimpl(wrapper=True)

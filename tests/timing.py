@@ -39,10 +39,12 @@ class Timing(logging.Handler):
     Args:
         target: the JSON file.
         built: seconds that the caller spent on builds before pytest started.
+        grouped: whether tests run in groups of pytest-xdist, which puts ``@<group>`` behind their names.
     """
 
-    def __init__(self, target: Path, built: float) -> None:
+    def __init__(self, target: Path, built: float, *, grouped: bool = False) -> None:
         super().__init__(logging.INFO)
+        self._grouped = grouped
         self._target, self._began = target, time.monotonic() - built
         self._inner = [0.0]
         """Seconds of nested fixtures, for each fixture that is being set up."""
@@ -90,18 +92,19 @@ class Timing(logging.Handler):
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Sum up."""
-        words = report.nodeid.split("/")
+        name = report.nodeid.rpartition("@")[0] if self._grouped else report.nodeid
+        words = name.split("/")
         self.parts[words[1] if len(words) > 1 and words[1] in _PARTS else "other"] += report.duration
         spent: dict[str, Any] = dict(report.user_properties).get(_PROPERTY, {})  # type: ignore[assignment]
         shared = spent.get("shared", {})
-        for name, seconds in shared.items():
-            self.shared[name] += seconds
-        self.tests[report.nodeid] += max(0.0, report.duration - sum(shared.values()))
-        for name, amount in spent.get("steps", {}).items():
-            if name.endswith(" number"):
-                self.numbers[name.removesuffix(" number")] += int(amount)
+        for fixture, seconds in shared.items():
+            self.shared[fixture] += seconds
+        self.tests[name] += max(0.0, report.duration - sum(shared.values()))
+        for step, amount in spent.get("steps", {}).items():
+            if step.endswith(" number"):
+                self.numbers[step.removesuffix(" number")] += int(amount)
             else:
-                self.steps[name] += amount
+                self.steps[step] += amount
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the tables and write the file."""

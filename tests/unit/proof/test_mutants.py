@@ -16,7 +16,7 @@ from proof.result import Result, Verdict
 from proof.stages import STAGES
 from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
-from tests.mutants import MUTANTS, chosen, mutation
+from tests.mutants import MUTANTS, chosen, mutation, some
 from tests.mutants.mutant import Mutant
 from tests.mutants.mutation import Mutation, Outcome, exit_code, judge, judge_clean
 from tests.mutants.plants import AtBoot, Code, InImage, InTree, OnHost, background
@@ -139,3 +139,12 @@ def test_a_host_whose_machine_is_gone_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="gone"):
         shell.check("id")
     shell.close()
+
+
+def test_every_commit_plants_another_tenth() -> None:
+    static = {mutant.name for mutant in MUTANTS if isinstance(mutant.plant, InTree | InImage)}
+    drawn = [[mutant.name for mutant in some(seed)] for seed in range(100)]
+    assert some(7) == some(7)
+    assert all(len(names) <= len(MUTANTS) / 10 + 2 for names in drawn)
+    assert all(set(names) & static and set(names) - static for names in drawn)
+    assert {name for names in drawn for name in names} == {mutant.name for mutant in MUTANTS}
