@@ -1,8 +1,8 @@
 """Root in the VM floods both NICs; the host's own work goes on, and the backend answers again when the flood is over.
 
-The host's work is a loop of a fixed job (a hash of 256 KiB, a file of 16 KiB written and renamed) that runs through the
-whole probe and tells every half second how many jobs were done. It runs in this much of the time: before, during and
-after the flood; so rest and flood are compared within one process of one run. The clocks of host, VM and tester differ:
+The host's work is a loop of a fixed job (`host_work_script`) that runs through all floods, one after the other, and
+notes every half second how many jobs were done. The rest between two floods is the "after" of one and the "before" of
+the next; so rest and flood are compared within one process of one run. The clocks of host, VM and tester differ:
 `weigh` counts an interval to a phase only if it lies there whatever the latency of the shells was.
 """
 
@@ -13,8 +13,8 @@ import random
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -46,12 +46,12 @@ RECOVERY = 20.0
 """Seconds after a flood within which the backend must answer on a fresh connection."""
 FRAMES = 1000
 """Frames that must have left the VM, and have been counted by the host, for a flood to be one."""
-START_S = 8.0
-"""Seconds that a shell may take to start a program, on a slow machine."""
 TRIES = 2
 """How often a flood is tried until it gives a verdict."""
 WORK_FILE = "/run/sallyport-work"
-"""What the host's work writes: a file in memory."""
+"""What the host's work writes: a file in memory, and others whose names begin like it."""
+MAX_WORK_S = 1800.0
+"""Seconds after which the host's work ends even if nobody ends it."""
 
 COUNTERS = "cat /sys/class/net/link0/statistics/rx_packets; nft list counters; python3 -I -m backend.forwarder status"
 """What the host counts: frames from the VM at the link, its rules, the forwarder's verdicts."""
@@ -124,8 +124,10 @@ class _Begun(Struct, frozen=True):
 _FLOOD = Path(__file__).with_name("flood_script.py")
 BEGIN = RemoteScript(assemble(_FLOOD, main="answer(begin())"), _Begun)
 END = RemoteScript(assemble(_FLOOD, main="answer(end())"), Report)
-WORK: RemoteScript[list[tuple[float, int]]] = RemoteScript(
-    assemble(Path(__file__).with_name("host_work_script.py"), main="answer(work())"), list[tuple[_Seconds, int]]
+_WORK = Path(__file__).with_name("host_work_script.py")
+BEGIN_WORK = RemoteScript(assemble(_WORK, main="answer(begin())"), bool)
+END_WORK: RemoteScript[list[tuple[float, int]]] = RemoteScript(
+    assemble(_WORK, main="answer(end())"), list[tuple[_Seconds, int]]
 )
 
 
@@ -133,16 +135,19 @@ WORK: RemoteScript[list[tuple[float, int]]] = RemoteScript(
 class Window:
     """When what happened, seconds on the tester's clock.
 
-    ``called``, ``returned``: the host's work; ``begins`` <= ``on`` <= ``off`` <= ``over``: before ``begins`` and after
-    ``over`` there surely was no flood, between ``on`` and ``off`` there surely was one.
+    The host's work began between ``called`` and ``started``. ``since`` <= ``begins`` <= ``on`` <= ``off`` <= ``over``
+    <= ``until``: from ``since`` to ``begins`` and from ``over`` to ``until`` there surely was no flood and nothing else
+    that the proof asked of the host; between ``on`` and ``off`` there surely was the flood.
     """
 
     called: float
-    returned: float
+    started: float
+    since: float
     begins: float
     on: float
     off: float
     over: float
+    until: float
 
 
 @dataclass(frozen=True)
@@ -161,16 +166,19 @@ def weigh(series: Sequence[tuple[float, int]], window: Window) -> Work:
     """Attribute the host's half seconds (end of each, jobs in it) to the phases."""
     ends = [0.0, *(end for end, _ in series)]
     # Where the series began on the tester's clock is known to within this.
-    slack = max(0.0, window.returned - window.called - ends[-1])
+    slack = max(0.0, window.started - window.called)
     phases: dict[str, tuple[float, int]] = dict.fromkeys(("before", "during", "after"), (0.0, 0))
     most = 0
     for start, (end, jobs) in zip(ends, series, strict=False):
         first, last = window.called + start, window.called + end + slack
         if last > window.on and first < window.off:
             most += jobs
-        phase = "before" if last <= window.begins else "after" if first >= window.over else ""
-        phase = phase or ("during" if first >= window.on and last <= window.off else "")
-        if phase:
+        surely = {
+            "before": window.since <= first and last <= window.begins,
+            "during": window.on <= first and last <= window.off,
+            "after": window.over <= first and last <= window.until,
+        }
+        for phase in (name for name, lies in surely.items() if lies):
             seconds, done = phases[phase]
             phases[phase] = (seconds + end - start, done + jobs)
     rates = {name: done / seconds for name, (seconds, done) in phases.items() if seconds >= COVERED_S}
@@ -222,6 +230,59 @@ def judge(flood: Flood, report: Report, work: Work, risen: Mapping[str, int]) ->
     return Verdict.SEALED, evidence, control
 
 
+class HostWork:
+    """The loop of the host's own work, in the background; a context manager that ends it."""
+
+    def __init__(self, run_host: RunOnHost) -> None:
+        self._run_host = run_host
+        self.called = self.started = 0.0
+        """Between these the loop began, by `time.monotonic`."""
+
+    def __enter__(self) -> HostWork:
+        self.called = time.monotonic()
+        # Once: another try would start it anew, and nobody knows which of them `called` is of.
+        begun = BEGIN_WORK.run_on_host(self._run_host, str(MAX_WORK_S), WORK_FILE, tries=1)
+        self.started = time.monotonic()
+        if not begun:
+            raise RemoteScriptError("the host's work did not begin")
+        return self
+
+    def series(self) -> list[tuple[float, int]]:
+        """End the loop; return the end of each half second, since the loop began, and the jobs that were done in it.
+
+        Raises:
+            RemoteScriptError, SallyportError: it could not be run or read.
+        """
+        return END_WORK.run_on_host(self._run_host, WORK_FILE, tries=1)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with suppress(RemoteScriptError, SallyportError, OSError):
+                self.series()
+
+
+@dataclass
+class Flooded:
+    """What became of one flood; times as in `Window`."""
+
+    flood: Flood
+    seconds: float = 0.0
+    asked: float = 0.0
+    """The flood did not begin before."""
+    begun: float = 0.0
+    over: float = 0.0
+    """The flood had ended, and the counters had been read."""
+    report: Report | None = None
+    risen: Mapping[str, int] = field(default_factory=dict)
+    """By how much the host's counters rose."""
+    trouble: str = ""
+
+    @property
+    def first(self) -> float:
+        """The earliest moment at which the flood can have begun; its process was started after ``asked``."""
+        return self.asked + (self.report.delay if self.report else 0.0)
+
+
 class Flooder:
     """Runs floods on one appliance."""
 
@@ -230,35 +291,59 @@ class Flooder:
     ) -> None:
         self._run_vm, self._run_host, self._plan, self._names = run_vm, run_host, plan, names
 
-    def once(self, flood: Flood, seed: int) -> tuple[Report, Work, dict[str, int]]:
-        """Flood once; what came of it, the host's work, and by how much the host's counters rose.
+    def all(self, floods: Sequence[tuple[Flood, int]]) -> list[tuple[Flooded, Work]]:
+        """Flood once by each kind, with its seed, while the host works.
 
         Raises:
-            RemoteScriptError, SallyportError, OSError: something could not be run or read.
+            RemoteScriptError, SallyportError, OSError: the host's work could not be run or read.
         """
-        plan = {**self._plan, "kind": flood.kind, "interface": self._names.get(flood.interface, flood.interface)}
-        mac, ip = PEERS[flood.interface]
-        plan |= {"peer_mac": mac, "peer_ip": ip, "seed": seed, "seconds": FLOOD_S, "rest": REST_S, "recovery": RECOVERY}
         before = counters(self._run_host(COUNTERS)[1])
-        with ThreadPoolExecutor(1) as pool:
-            called = time.monotonic()
-            # Long enough for rest, flood and rest, however long the shells take to start the programs.
-            work = pool.submit(self._run_host, WORK.command(str(2 * REST_S + FLOOD_S + START_S), WORK_FILE))
-            asked = time.monotonic()
-            answer = BEGIN.run_in_vm(self._run_vm, 60.0, json.dumps(plan))
-            begun = time.monotonic()
-            if not answer.begun:
-                raise RemoteScriptError(f"the flood did not begin: {answer.trouble[:200]}")
-            report = END.run_in_vm(self._run_vm, 90.0 + FLOOD_S + RECOVERY, json.dumps(plan))
-            over = time.monotonic() - (report.after or 0.0)
-            _, listing = work.result()
-            returned = time.monotonic()
-        series = WORK.decode(listing)
+        done: list[Flooded] = []
+        with HostWork(self._run_host) as work:
+            since = time.monotonic()
+            for flood, seed in floods:
+                began = time.monotonic()
+                done.append(Flooded(flood, asked=began))
+                try:
+                    before = self._once(done[-1], seed, before)
+                except (RemoteScriptError, SallyportError, OSError) as error:
+                    done[-1].trouble = str(error)
+                done[-1].over = time.monotonic()
+                done[-1].seconds = done[-1].over - began
+            time.sleep(REST_S)
+            until = time.monotonic()
+            series = work.series()
+        weighed = []
+        for number, one in enumerate(done):
+            last = number + 1 == len(done)
+            window = Window(
+                called=work.called,
+                started=work.started,
+                since=done[number - 1].over if number else since,
+                begins=one.first,
+                on=one.begun + (one.report.delay if one.report else 0.0),
+                off=one.first + (one.report.seconds if one.report else 0.0),
+                over=one.over,
+                until=until if last else done[number + 1].first,
+            )
+            weighed.append((one, weigh(series, window)))
+        return weighed
+
+    def _once(self, flooded: Flooded, seed: int, before: Mapping[str, int]) -> dict[str, int]:
+        """Flood once; returns the host's counters after it."""
+        flood = flooded.flood
+        mac, ip = PEERS[flood.interface]
+        plan = {**self._plan, "kind": flood.kind, "interface": self._names.get(flood.interface, flood.interface)}
+        plan |= {"peer_mac": mac, "peer_ip": ip, "seed": seed, "seconds": FLOOD_S, "rest": REST_S, "recovery": RECOVERY}
+        answer = BEGIN.run_in_vm(self._run_vm, 60.0, json.dumps(plan))
+        flooded.begun = time.monotonic()
+        if not answer.begun:
+            raise RemoteScriptError(f"the flood did not begin: {answer.trouble[:200]}")
+        report = END.run_in_vm(self._run_vm, 90.0 + FLOOD_S + RECOVERY, json.dumps(plan))
         after = counters(self._run_host(COUNTERS)[1])
-        # The process that floods was started between ``asked`` and ``begun``.
-        first = asked + report.delay
-        window = Window(called, returned, first, begun + report.delay, first + report.seconds, over)
-        return report, weigh(series, window), {name: number - before.get(name, 0) for name, number in after.items()}
+        flooded.report = report
+        flooded.risen = {name: number - before.get(name, 0) for name, number in after.items()}
+        return after
 
 
 def run_flood(
@@ -272,11 +357,11 @@ def run_flood(
     floods: Collection[Flood] = FLOODS,
     names: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Flood from the VM, kind by kind; one result each.
+    """Flood from the VM, kind by kind; one result each. What could not be tested is tried once more.
 
     Args:
         run_vm: the VM's root shell.
-        run_host: the host's root shell, used from another thread than ``run_vm`` and at the same time.
+        run_host: the host's root shell.
         seed: of every random choice.
         quick: only the first `QUICK` kinds.
         settings: where the backend is; the appliance's if None.
@@ -293,16 +378,28 @@ def run_flood(
         "file": f"{'/tmp' if settings is None else folder}/sallyport-flood.json",
     }
     flooder, rng = Flooder(run_vm, run_host, plan, names or {}), random.Random(seed)
+    chosen = [(flood, rng.getrandbits(32)) for flood in list(floods)[: QUICK if quick else None]]
+    results: dict[str, Result] = {}
+    for _ in range(TRIES):
+        tested = {name for name, result in results.items() if result.verdict is not Verdict.NOT_TESTED}
+        left = [one for one in chosen if one[0].name not in tested]
+        results |= {result.name: result for result in _judged(flooder, left)}
+    return [results[flood.name] for flood, _ in chosen]
+
+
+def _judged(flooder: Flooder, floods: Sequence[tuple[Flood, int]]) -> list[Result]:
+    """Flood by some kinds, and judge."""
+    if not floods:
+        return []
+    try:
+        done = flooder.all(floods)
+    except (RemoteScriptError, SallyportError, OSError) as error:
+        done = [(Flooded(flood, trouble=str(error)), Work((), None, None)) for flood, _ in floods]
     results = []
-    for flood in list(floods)[: QUICK if quick else None]:
-        began, chosen = time.monotonic(), rng.getrandbits(32)
-        for _ in range(TRIES):
-            try:
-                verdict, evidence, control = judge(flood, *flooder.once(flood, chosen))
-            except (RemoteScriptError, SallyportError, OSError) as error:
-                verdict, evidence, control = Verdict.NOT_TESTED, str(error), "none seen"
-            if verdict is not Verdict.NOT_TESTED:
-                break
-        tried = f"{flood.tried}, as fast as the VM can for {FLOOD_S:.0f} s"
-        results.append(Result(GROUP, flood.name, tried, verdict, evidence, control, time.monotonic() - began))
+    for one, work in done:
+        verdict, evidence, control = Verdict.NOT_TESTED, one.trouble, "none seen"
+        if one.report is not None:
+            verdict, evidence, control = judge(one.flood, one.report, work, one.risen)
+        tried = f"{one.flood.tried}, as fast as the VM can for {FLOOD_S:.0f} s"
+        results.append(Result(GROUP, one.flood.name, tried, verdict, evidence, control, one.seconds))
     return results

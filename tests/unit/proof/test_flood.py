@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -69,7 +70,7 @@ def series(*rates: tuple[float, float]) -> list[tuple[float, int]]:
 
 
 # The series begins between 0 and 1 on the tester's clock; the flood at 5 to 6, for 6 s; the end is known at 13.
-WINDOW = Window(called=0.0, returned=19.0, begins=5.0, on=6.0, off=11.0, over=13.0)
+WINDOW = Window(called=0.0, started=1.0, since=0.0, begins=5.0, on=6.0, off=11.0, over=13.0, until=19.0)
 
 
 def test_half_seconds_count_where_they_surely_lie() -> None:
@@ -85,6 +86,13 @@ def test_what_may_have_been_flood_already_is_no_rest() -> None:
     # If the series began a second late, its fifth second was the flood's first.
     work = weigh(series((4, 100), (7, 40), (7, 80)), WINDOW)
     assert work.rests[0] == 100.0
+
+
+def test_the_rest_between_two_floods_counts_for_both_and_what_is_beyond_it_for_neither() -> None:
+    """The other floods are before ``since`` and after ``until``; there the host does little."""
+    window = replace(WINDOW, since=2.0, until=17.0)
+    work = weigh(series((2, 1), (3, 100), (6, 40), (5, 80), (2, 1)), window)
+    assert work.rests == (100.0, 80.0)
 
 
 def test_a_host_that_stands_still_has_one_long_interval() -> None:
@@ -103,7 +111,7 @@ def test_a_series_that_did_not_see_the_flood_says_nothing() -> None:
     assert weigh(series((4, 100)), WINDOW).most is None
     assert weigh([], WINDOW) == Work((), None, None)
     # The shell took so long that the flood may have been over before it surely was on.
-    late = Window(called=0.0, returned=19.0, begins=5.0, on=12.0, off=11.0, over=13.0)
+    late = replace(WINDOW, on=12.0)
     work = weigh(series((18, 100)), late)
     assert work.during is None
     assert work.most is None
@@ -182,7 +190,7 @@ def inside(folder: str, broken: str) -> None:
     make_link_keys(link)
     for end in ("key", "crt"):
         shutil.copy(link / f"frontend.{end}", link / f"link.{end}")
-    for name, value in (("FLOOD_S", 1.6), ("REST_S", 1.2), ("START_S", 2.5), ("COVERED_S", 0.4)):
+    for name, value in (("FLOOD_S", 1.6), ("REST_S", 1.2), ("COVERED_S", 0.4)):
         setattr(flood, name, value)
     flood.RECOVERY = 3.0
     flood.WORK_FILE = str(root / "work")

@@ -94,7 +94,7 @@ def test_the_host_is_asked_again_and_the_last_reason_is_told() -> None:
 
 def test_scripts_of_the_host_fit_in_a_line_and_those_of_the_vm_in_an_ssh_packet() -> None:
     parts = {part: script(part) for part in PARTS}
-    on_host: dict[str, RemoteScript[Any]] = {"listeners": listeners.SCRIPT, "work": flood.WORK, **parts}
+    on_host: dict[str, RemoteScript[Any]] = {"listeners": listeners.SCRIPT, "work": flood.BEGIN_WORK, **parts}
     in_vm: list[RemoteScript[Any]] = [misuse.SCRIPT, devices.SCRIPT, flood.BEGIN, flood.END, forwarding.READ]
     in_vm.append(audit_log.SCRIPT)
     assert [name for name, one in on_host.items() if len(one.command("60.0", flood.WORK_FILE)) >= MAX_LINE] == []
