@@ -215,6 +215,24 @@ class Rig:
         return time.monotonic() - began
 
     @contextmanager
+    def twin(self, name: str) -> Iterator[Rig]:
+        """Another machine that goes on from the same saved moment as this one, beside it.
+
+        Args:
+            name: of its capture and its log.
+
+        Raises:
+            MachineError, WireError: it does not come back.
+        """
+        other = Rig(self.tools, self.image, self.target, self.folder, say=self._say)
+        other._saved = self._saved
+        try:
+            other.restore(name)
+            yield other
+        finally:
+            other._running.close()
+
+    @contextmanager
     def alone(self) -> Iterator[None]:
         """Nobody but the probes and the appliance on the port, and a frame log that begins now."""
         self.machine.connect("hub-user", up=False)
