@@ -11,7 +11,7 @@ from invoke import Collection, Context, Exit, task
 
 from proof import tasks as proof
 from rootfs.base.cache import empty, remove
-from rootfs.base.cli_errors import NEWEST, building, friendly
+from rootfs.base.cli_errors import NEWEST, build_task, report_errors
 from rootfs.base.cli_errors import console as _console
 from rootfs.base.errors import SallyportError
 from rootfs.build import OUT
@@ -35,7 +35,7 @@ from tests.mutants.tasks import mutants
         "serial": "put the appliance's serial console on this terminal",
     }
 )
-@building
+@build_task
 def run(
     _: Context,
     image: str = "",
@@ -73,7 +73,7 @@ def run(
         "replay": "run this one input instead, or every kept one with `--replay all`",
     },
 )
-@building
+@build_task
 def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, replay: str = "") -> None:
     """Attack the forwarder's parsers with libFuzzer, ASan and UBSan. Exit code: 1 if one of them broke."""
     from tests.fuzz import run as fuzzer
@@ -97,7 +97,7 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
         "options": "further options for pytest",
     }
 )
-@building
+@build_task
 def test(context: Context, part: str = "all", engine: str = "debian", all: bool = False, options: str = "") -> None:
     """Run the tests: unit (minutes), image (reads the built tree), qemu (boots it; most of an hour), fuzz (minutes)."""
     parts = {
@@ -137,7 +137,7 @@ def _drawn() -> int:
         "fix": "format Python and C in place first",
     }
 )
-@building
+@build_task
 def lint(_: Context, part: str = "all", fix: bool = False) -> None:
     """Check style, types and hazards: ruff, mypy --strict, shellcheck, oxlint, clang-format, clang-tidy."""
     root = OUT.parent
@@ -152,7 +152,7 @@ def lint(_: Context, part: str = "all", fix: bool = False) -> None:
 
 
 @task(help={"upgrade": "take the newest versions that pyproject.toml allows; else keep what is locked and still fits"})
-@friendly
+@report_errors
 def lock(context: Context, upgrade: bool = False) -> None:
     """Make requirements.lock (versions and hashes of every Python package) from the groups of pyproject.toml."""
     more = ["--upgrade"] if upgrade else []
@@ -173,7 +173,7 @@ def _python(context: Context, *words: str) -> None:
 
 
 @task(help={"serve": "serve them on http://127.0.0.1:8000 and build again when a page changes, until Ctrl-C"})
-@friendly
+@report_errors
 def docs(_: Context, serve: bool = False) -> None:
     """Build the documents: out/docs/index.html. A link that leads nowhere is an error."""
     from docs.generate import site
@@ -185,7 +185,7 @@ def docs(_: Context, serve: bool = False) -> None:
 
 
 @task(help={"all": "the caches of Python tools, too"})
-@friendly
+@report_errors
 def clean(_: Context, all: bool = False) -> None:
     """Remove everything that was built: out/ with images, trees, the tools tree and reports. A link out/ stays."""
     if OUT.is_dir():

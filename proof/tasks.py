@@ -8,7 +8,7 @@ from pathlib import Path
 
 from invoke import Context, task
 
-from rootfs.base.cli_errors import NEWEST, building, friendly
+from rootfs.base.cli_errors import NEWEST, build_task, report_errors
 from rootfs.base.cli_errors import console as _console
 from rootfs.build import OUT, Recipe
 from rootfs.spec import profile as profiles
@@ -33,7 +33,7 @@ from rootfs.tasks import PROFILE, WAY_HELP, build, make, package_sets
         "power-cycle": "with --interface: watch the device from power-on; you are asked to switch it",
     },
 )
-@building
+@build_task
 def verify(
     _: Context,
     image: str = "",
@@ -96,7 +96,7 @@ def verify(
         "public-key": "PEM public key of who signed it",
     }
 )
-@friendly
+@report_errors
 def check(_: Context, statement: str, image: str, public_key: str) -> None:
     """Check a signed statement: signature, image, report and captures. Exit code as of the run that it is about."""
     from proof.report import statement as statements

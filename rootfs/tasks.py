@@ -16,7 +16,7 @@ from rich.markup import escape
 from rootfs import build as images
 from rootfs.base import packages
 from rootfs.base.cache import KEEP, Cache, remove
-from rootfs.base.cli_errors import NEWEST, building, friendly
+from rootfs.base.cli_errors import NEWEST, build_task, report_errors
 from rootfs.base.cli_errors import console as _console
 from rootfs.base.errors import SallyportError
 from rootfs.base.package_sets import PackageSets, require
@@ -85,7 +85,7 @@ def package_sets(arch: str = X86_64.name, *, offline: bool = False) -> PackageSe
         "json": "print the manifest's summary as JSON",
     }
 )
-@building
+@build_task
 def image(
     _: Context,
     profile: str = PROFILE,
@@ -117,7 +117,7 @@ def image(
         "json": "print the summary as JSON",
     },
 )
-@building
+@build_task
 def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2, json: bool = False) -> None:
     """Build the images of several profiles at the same time, with one summary. Exit code: 1 if one failed."""
     from rootfs import matrix as builds
@@ -137,7 +137,7 @@ def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2
 
 
 @task(help={})
-@friendly
+@report_errors
 def lock(_: Context) -> None:
     """Resolve all packages anew and write rootfs/base/packages.lock."""
     sets = newest_packages(Cache(images.CACHE, _console))
@@ -151,7 +151,7 @@ def lock(_: Context) -> None:
         "record": "write rootfs/engines/buildroot/symbols.lock, if every symbol is kept",
     }
 )
-@friendly
+@report_errors
 def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
     from rootfs.engines.buildroot import release, source, symbols
@@ -187,7 +187,7 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
         "json": "print all of them as JSON",
     },
 )
-@friendly
+@report_errors
 def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: bool = False, json: bool = False) -> None:
     """Compare what an image is made of with known vulnerabilities, offline. Exit code: 0 none, 3 some, 1 wrong use."""
     from rootfs.artifact import nvd as database
@@ -216,7 +216,7 @@ def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: boo
         "json": "print every file that differs as JSON",
     },
 )
-@building
+@build_task
 def compare(_: Context, a: str, b: str, json: bool = False) -> None:
     """Tell what two images differ in, and explain it: out/compare. Exit code: 0 same bytes, 3 not, 1 wrong use."""
     from rootfs.artifact import compare as comparing
@@ -300,7 +300,7 @@ def buildroot_builder(buildroot: str, *, jobs: int = 0, arch: str = X86_64.name,
         "json": "print every file as JSON",
     }
 )
-@building
+@build_task
 def sources(
     _: Context,
     buildroot: str = "",
@@ -340,7 +340,7 @@ def sources(
         "offline": _OFFLINE,
     }
 )
-@building
+@build_task
 def buildroot(
     _: Context,
     buildroot: str = "",
@@ -358,7 +358,7 @@ def buildroot(
 
 
 @task(help=NEWEST | _BUILDROOT_HELP)
-@building
+@build_task
 def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.name) -> None:
     """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
@@ -376,7 +376,7 @@ def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.na
         "arch": _BUILDROOT_HELP["arch"] + "; of what is compiled",
     }
 )
-@friendly
+@report_errors
 def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch: str = X86_64.name) -> None:
     """Compile for builds of other machines, until Ctrl-C. They name this one in SALLYPORT_FARM."""
     from rootfs.engines.buildroot import distcc, sandbox

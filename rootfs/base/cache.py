@@ -12,6 +12,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from rootfs.base.debugging import debugging
 from rootfs.base.environment import UMASK
 from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
@@ -122,6 +124,10 @@ class Cache:
             return output
         reason = self._reason(record, inputs)
         started = time.monotonic()
+        # Of a build that was killed, or that failed while somebody looked for a fault.
+        abandoned = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{{_KEY}}}\.\d+")
+        for left in [path for path in self.directory.iterdir() if abandoned.fullmatch(path.name)]:
+            remove(left)
         work = self.directory / f".{output.name}.{os.getpid()}"
         work.mkdir(parents=True)
         try:
@@ -129,8 +135,15 @@ class Cache:
                 build(work)
             remove(output)  # something else than a directory
             work.rename(output)
-        finally:
+        except Exception:
+            if debugging():
+                self.console.print(f"  [red]✗[/] {title}: kept as it was when it failed: {work}", highlight=False)
+            else:
+                remove(work)
+            raise
+        except BaseException:
             remove(work)
+            raise
         seconds = time.monotonic() - started
         self.console.print(f"  [green]✓[/] {title} [dim]({reason}; {seconds:.1f} s)[/]", highlight=False)
         record.write_text(json.dumps(dict(inputs)))

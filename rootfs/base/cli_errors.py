@@ -1,4 +1,4 @@
-"""What every task shares: the console, and errors told as a sentence with a hint."""
+"""What every task shares: the console, and decorators that print errors as a sentence with a hint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import os
 import shutil
 import signal
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,13 +18,14 @@ from rich.segment import Segment
 from rich.text import Text
 
 from rootfs.base import packages
+from rootfs.base.debugging import debugging
 from rootfs.base.environment import settle
-from rootfs.base.errors import SallyportError
+from rootfs.base.errors import CommandError, SallyportError
 from rootfs.base.untrusted import printable
 
 
 class PlainConsole(Console):
-    """Prints no control sequence but its own: what else it prints an image, a profile or a program may have said."""
+    """Prints no control sequence but its own: text that it prints may come from an image, a profile or a program."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As of `Console`; progress and tables are rendered by it, too."""
@@ -34,26 +36,32 @@ class PlainConsole(Console):
 
 console = PlainConsole(stderr=True, soft_wrap=True)
 NEWEST = {"newest": "take the package versions that the archive has now, not those of rootfs/base/packages.lock"}
-"""Help of the option that `building` adds."""
+"""Help of the option that `build_task` adds."""
 
 
-def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn expected errors into a sentence and a hint, Ctrl-C into a quiet end."""
+def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a task end with a sentence and a hint where an error was expected, and quietly after Ctrl-C.
+
+    Where somebody looks for a fault (`debugging`), the traceback comes first, then the command line of the child
+    process that failed, if one did.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
-        # Being told to end is like Ctrl-C, and a shell's background job must hear Ctrl-C's signal, too.
+        # SIGTERM is treated like Ctrl-C; and a shell's background job ignores SIGINT unless it is told otherwise.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         try:
             settle()
             return function(*args, **options)
         except SallyportError as error:
+            _trace(error)
             _say("error:", "bold red", str(error))
             if error.hint:
                 _say("what to do:", "bold", error.hint)
             raise Exit(code=getattr(error, "exit_code", 1)) from error
         except OSError as error:
+            _trace(error)
             _say("error:", "bold red", _told(error))
             if os.strerror(errno.ENOSPC) in str(error):
                 console.print("[bold]what to do:[/] make room, then do it again: it goes on", highlight=False)
@@ -65,12 +73,12 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def building(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`friendly`, and with the option ``--newest`` (`NEWEST`): for each task that may have to build something.
+def build_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`report_errors`, and the option ``--newest`` (`NEWEST`): for each task that may have to build something.
 
     The option is an environment variable to whatever the task starts, so that all of it builds from the same packages.
     """
-    inner = friendly(function)
+    inner = report_errors(function)
 
     @functools.wraps(inner)
     def wrapper(*args: Any, newest: bool = False, **options: Any) -> Any:
@@ -84,6 +92,19 @@ def building(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _trace(error: BaseException) -> None:
+    """For whoever looks for a fault: where an error comes from, and the command to paste."""
+    if not debugging():
+        return
+    console.print(Text("".join(traceback.format_exception(error)), style="dim"), highlight=False)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CommandError) and cause.command:
+            _say("this command failed:", "bold", cause.command)
+            return
+        cause = cause.__cause__ or cause.__context__
+
+
 def _told(error: OSError) -> str:
     if isinstance(error, shutil.Error):
         # Of a whole tree: each file that could not be copied, as (from, to, why).
@@ -93,5 +114,5 @@ def _told(error: OSError) -> str:
 
 
 def _say(label: str, style: str, text: str) -> None:
-    """Somebody may have said the text: nothing in it is markup."""
+    """Print a label and a text, in which nothing is markup: it may come from anybody."""
     console.print(Text.assemble((label, style), " ", text), highlight=False)

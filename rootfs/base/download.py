@@ -19,13 +19,13 @@ def is_address(text: str) -> bool:
     return text.startswith(("https://", "http://"))
 
 
-def download(address: str, target: Path, most: int, say: Callable[[str], None], remedy: str) -> None:
+def download(address: str, target: Path, limit: int, say: Callable[[str], None], remedy: str) -> None:
     """Write what is at an address to a file.
 
     Args:
         address: one of `is_address`.
         target: is written; whoever calls looks at what is in it, and gives it its name.
-        most: bytes; more is an error.
+        limit: bytes; more is an error.
         say: is told how much there is by now.
         remedy: what to do if it fails.
 
@@ -40,8 +40,8 @@ def download(address: str, target: Path, most: int, say: Callable[[str], None], 
         ):
             while part := answer.read(_PART):
                 done += len(part)
-                if done > most:
-                    raise SallyportError(f"{address}: more than {most >> 20} MiB", remedy)
+                if done > limit:
+                    raise SallyportError(f"{address}: more than {limit >> 20} MiB", remedy)
                 file.write(part)
                 say(f"{done / 2**20:.1f} MiB")
     except (OSError, HTTPException) as error:

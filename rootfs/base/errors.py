@@ -1,4 +1,4 @@
-"""The errors that people see: one sentence that says what and where, and a hint that says what to do."""
+"""The errors that people see: one sentence that says what is wrong and where, and a hint that says what to do."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
 
 
 def without_credentials(text: str) -> str:
-    """The text with ``***`` in the place of users and passwords in addresses: mirrors and proxies may have some."""
+    """The text with ``***`` instead of users and passwords in addresses: those of mirrors and proxies may have some."""
     return _CREDENTIALS.sub("***@", text)
 
 
 class SallyportError(Exception):
-    """Something the user can mend; says no password that is part of an address.
+    """Something that the user can correct; the message never has a password that is part of an address.
 
     Args:
         message: what is wrong and where (file:line, field), one sentence.
@@ -27,10 +27,10 @@ class SallyportError(Exception):
 
 
 class OfflineError(SallyportError):
-    """Something is not here, and nothing may be fetched.
+    """Something would have to be fetched, and --offline forbids that.
 
     Args:
-        what: it is.
+        what: name of what is missing, as the message has it.
     """
 
     def __init__(self, what: str) -> None:
@@ -39,8 +39,18 @@ class OfflineError(SallyportError):
 
 
 class CommandError(SallyportError):
-    """A child process failed; the message carries its command line in a form that can be pasted."""
+    """A child process failed.
+
+    Args:
+        message: the command line and the last lines that the process printed.
+        hint: what to do about it.
+        command: the command line with its directory and environment, in a form that a shell takes.
+    """
+
+    def __init__(self, message: str, hint: str = "", command: str = "") -> None:
+        super().__init__(message, hint)
+        self.command = without_credentials(command)
 
 
 class DiskFullError(CommandError):
-    """A child process found no room."""
+    """A child process could not write, because the disk is full."""

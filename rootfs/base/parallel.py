@@ -10,7 +10,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def together(works: Sequence[Callable[[threading.Event], Result]], stopped: type[Exception]) -> list[Result]:
+def run_in_parallel(works: Sequence[Callable[[threading.Event], Result]], stopped: type[Exception]) -> list[Result]:
     """Do all of them, each in a thread; returns what they return.
 
     Once one fails, or somebody interrupts, the event that each was given is set; then all are waited for.

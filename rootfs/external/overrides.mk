@@ -150,10 +150,10 @@ override NFTABLES_VERSION = 1.1.3
 override NFTABLES_DEPENDENCIES = skeleton toolchain
 override NFTABLES_INSTALL_TARGET_CMDS = $(NFT_INSTALL)
 
-# --- The workshop's own program in the place of a build of one: nothing of it gets into an image
+# --- The sandbox's own program in the place of a build of one: nothing of it gets into an image
 
-# $(1): a package for the build machine; $(2): its programs, as the workshop has them
-define stand-in
+# $(1): a package for the build machine; $(2): its programs, as the sandbox has them
+define from-sandbox
 HOST_$(1)_OVERRIDE_SRCDIR = $(BR2_EXTERNAL_SALLYPORT_PATH)/shims
 override HOST_$(1)_AUTORECONF = NO
 override HOST_$(1)_LICENSE_FILES =
@@ -163,33 +163,33 @@ override HOST_$(1)_BUILD_CMDS = :
 override HOST_$(1)_INSTALL_CMDS = mkdir -p $$(HOST_DIR)/bin && $(foreach program,$(2),ln -sf $(program) $$(HOST_DIR)/bin/ &&) :
 endef
 
-$(eval $(call stand-in,BISON,/usr/bin/bison))
-$(eval $(call stand-in,CCACHE,))
+$(eval $(call from-sandbox,BISON,/usr/bin/bison))
+$(eval $(call from-sandbox,CCACHE,))
 override HOST_CCACHE_DEPENDENCIES =
 override HOST_CCACHE_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/ccache $(HOST_DIR)/bin/ccache
-$(eval $(call stand-in,CMAKE,/usr/bin/cmake))
-$(eval $(call stand-in,FLEX,/usr/bin/flex))
-$(eval $(call stand-in,GETTEXT_TINY,$(addprefix /usr/bin/,msgfmt msgmerge msginit xgettext msgcat)))
-$(eval $(call stand-in,GPERF,/usr/bin/gperf))
-$(eval $(call stand-in,KMOD,/usr/bin/kmod))
-$(eval $(call stand-in,LIBCAP,))
-$(eval $(call stand-in,LIBGLIB2,$(addprefix /usr/bin/,glib-genmarshal glib-mkenums glib-compile-resources gdbus-codegen)))
-$(eval $(call stand-in,LIBOPENSSL,/usr/bin/openssl))
-$(eval $(call stand-in,LIBXCRYPT,))
-$(eval $(call stand-in,M4,/usr/bin/m4))
-$(eval $(call stand-in,NINJA,/usr/bin/ninja))
-$(eval $(call stand-in,PCRE2,))
-$(eval $(call stand-in,SYSTEMD,/usr/bin/systemctl))
+$(eval $(call from-sandbox,CMAKE,/usr/bin/cmake))
+$(eval $(call from-sandbox,FLEX,/usr/bin/flex))
+$(eval $(call from-sandbox,GETTEXT_TINY,$(addprefix /usr/bin/,msgfmt msgmerge msginit xgettext msgcat)))
+$(eval $(call from-sandbox,GPERF,/usr/bin/gperf))
+$(eval $(call from-sandbox,KMOD,/usr/bin/kmod))
+$(eval $(call from-sandbox,LIBCAP,))
+$(eval $(call from-sandbox,LIBGLIB2,$(addprefix /usr/bin/,glib-genmarshal glib-mkenums glib-compile-resources gdbus-codegen)))
+$(eval $(call from-sandbox,LIBOPENSSL,/usr/bin/openssl))
+$(eval $(call from-sandbox,LIBXCRYPT,))
+$(eval $(call from-sandbox,M4,/usr/bin/m4))
+$(eval $(call from-sandbox,NINJA,/usr/bin/ninja))
+$(eval $(call from-sandbox,PCRE2,))
+$(eval $(call from-sandbox,SYSTEMD,/usr/bin/systemctl))
 override HOST_SYSTEMD_POST_INSTALL_HOOKS =
-$(eval $(call stand-in,TZDATA,))
-$(eval $(call stand-in,UTIL_LINUX,))
-$(eval $(call stand-in,ZIC,))
-$(eval $(call stand-in,ZSTD,/usr/bin/zstd))
+$(eval $(call from-sandbox,TZDATA,))
+$(eval $(call from-sandbox,UTIL_LINUX,))
+$(eval $(call from-sandbox,ZIC,))
+$(eval $(call from-sandbox,ZSTD,/usr/bin/zstd))
 
-$(eval $(call stand-in,PATCHELF,))
+$(eval $(call from-sandbox,PATCHELF,))
 override HOST_PATCHELF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/patchelf.py $(HOST_DIR)/bin/patchelf
 
-$(eval $(call stand-in,PKGCONF,))
+$(eval $(call from-sandbox,PKGCONF,))
 override HOST_PKGCONF_INSTALL_CMDS = $(INSTALL) -D -m 0755 $(@D)/pkgconf $(HOST_DIR)/bin/pkgconf
 define SALLYPORT_PKG_M4
 	$(INSTALL) -D -m 0644 /usr/share/aclocal/pkg.m4 $(HOST_DIR)/share/aclocal/pkg.m4

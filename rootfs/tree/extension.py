@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,20 +115,21 @@ def build(sets: PackageSets, extension: Extension) -> Path:
         inputs["sysroot"] = sets.sysroot.tree.parent.name
 
     def make(output: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".extension-") as temporary:
-            work = Path(temporary)
-            for name, source in extension.sources.items():
-                target = work / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
-            _compile(toolbox, work, arch, None if arch is X86_64 else sets.sysroot.tree)
-            for name in extension.modules:
-                module = work / "lib" / extension.package / name
-                check_versions(module)
-                shutil.copyfile(module, output / name)
-            if extension.bpf:
-                _compile_bpf(toolbox, work, extension.bpf)
-                shutil.copyfile(work / extension.outputs[-1], output / extension.outputs[-1])
+        work = output / "work"
+        work.mkdir()
+        for name, source in extension.sources.items():
+            target = work / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+        _compile(toolbox, work, arch, None if arch is X86_64 else sets.sysroot.tree)
+        for name in extension.modules:
+            module = work / "lib" / extension.package / name
+            check_versions(module)
+            shutil.copyfile(module, output / name)
+        if extension.bpf:
+            _compile_bpf(toolbox, work, extension.bpf)
+            shutil.copyfile(work / extension.outputs[-1], output / extension.outputs[-1])
+        shutil.rmtree(work)
 
     return sets.cache.step(f"{extension.step}{arch.suffix}", extension.title, inputs, make)
 

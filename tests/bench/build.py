@@ -44,21 +44,21 @@ def run(runs: int, output: Path, console: Console) -> None:
         SallyportError: something did not build, or was not built when it should have been.
     """
     bench = figures.begin(runs, output, console)
-    with _workshop() as directory:
-        shop = Workshop(directory)
-        cold, built = _cold(shop, runs, console)
+    with _scratch_area() as directory:
+        area = ScratchArea(directory)
+        cold, built = _cold(area, runs, console)
         found = [
             Figure("cold build, with downloads", "s", COLD_S, cold),
-            Figure("nothing changed, the build alone", "s", UNCHANGED_S, _unchanged(shop, runs, console)),
-            Figure("one overlay file changed", "s", OVERLAY_S, _overlay(shop, runs, console)),
-            *_sizes(shop, built, console),
+            Figure("nothing changed, the build alone", "s", UNCHANGED_S, _unchanged(area, runs, console)),
+            Figure("one overlay file changed", "s", OVERLAY_S, _overlay(area, runs, console)),
+            *_sizes(area, built, console),
         ]
     found.insert(2, Figure("nothing changed, `invoke image`", "s", UNCHANGED_S, _command(runs, console)))
     bench.finish(found)
 
 
 @contextmanager
-def _workshop() -> Iterator[Path]:
+def _scratch_area() -> Iterator[Path]:
     """A temporary directory in ``out/``: on its disk, as the cache is, and gone with it if we are killed."""
     images.OUT.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=images.OUT, prefix=".bench-"))
@@ -70,7 +70,7 @@ def _workshop() -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class ScratchArea:
     """A cache and an output directory of the benchmark's own."""
 
     directory: Path
@@ -99,38 +99,38 @@ class Workshop:
         return {path.name for path in found if path.is_dir() and not path.name.startswith(".")}
 
 
-def _cold(shop: Workshop, runs: int, console: Console) -> tuple[tuple[float, ...], Built]:
+def _cold(area: ScratchArea, runs: int, console: Console) -> tuple[tuple[float, ...], Built]:
     """An empty cache: packages are fetched, the tools tree is made, and everything else."""
     times = []
     for number in range(1, runs + 1):
-        shop.empty()
+        area.empty()
         console.print(f"cold build {number} of {runs}", highlight=False)
-        seconds, built, ran = shop.make(_recipe(), console)
+        seconds, built, ran = area.make(_recipe(), console)
         _expect({"packages-tools", "packages-host", "packages-frontend", "disk"} <= ran, "a cold build", ran)
         times.append(seconds)
     return tuple(times), built
 
 
-def _unchanged(shop: Workshop, runs: int, console: Console) -> tuple[float, ...]:
+def _unchanged(area: ScratchArea, runs: int, console: Console) -> tuple[float, ...]:
     """The same again, in this process: what finding out costs."""
 
     def once(_: int) -> float:
-        seconds, _built, ran = shop.make(_recipe())
+        seconds, _built, ran = area.make(_recipe())
         _expect(not ran, "a build with nothing changed", ran)
         return seconds
 
     return _repeat(runs, "nothing changed", console, once)
 
 
-def _overlay(shop: Workshop, runs: int, console: Console) -> tuple[float, ...]:
+def _overlay(area: ScratchArea, runs: int, console: Console) -> tuple[float, ...]:
     """One file of a host overlay is another; the overlay is the benchmark's own, so no file of the checkout changes."""
-    overlay = shop.directory / "overlay"
+    overlay = area.directory / "overlay"
     changing = overlay / "etc/sallyport/bench"
     changing.parent.mkdir(parents=True)
 
     def build(content: str) -> tuple[float, Built, set[str]]:
         changing.write_text(content)
-        return shop.make(Recipe(profile.load(PROFILE), extra=(overlay,), tag="bench"))
+        return area.make(Recipe(profile.load(PROFILE), extra=(overlay,), tag="bench"))
 
     hashes = {build("first\n")[1].root_hash}
 
@@ -169,12 +169,12 @@ def _repeat(runs: int, name: str, console: Console, once: Callable[[int], float]
     return tuple(times)
 
 
-def _sizes(shop: Workshop, built: Built, console: Console) -> list[Figure]:
+def _sizes(area: ScratchArea, built: Built, console: Console) -> list[Figure]:
     """What the host's slot holds, and what the VM's files come to when they are compressed on their own."""
     sizes = json.loads(built.manifest.read_text())["sizes"]
     host = (sizes["root_bytes"] + sizes["uki_bytes"]) / _MB
-    tools = PackageSets(Cache(shop.cache, shop.quiet)).tools
-    squeezed = shop.directory / "squeezed"
+    tools = PackageSets(Cache(area.cache, area.quiet)).tools
+    squeezed = area.directory / "squeezed"
     squeezed.mkdir()
     total = 0
     with console.status("sizes"):

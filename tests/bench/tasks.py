@@ -6,7 +6,7 @@ from pathlib import Path
 
 from invoke import Collection, Context, task
 
-from rootfs.base.cli_errors import NEWEST, building
+from rootfs.base.cli_errors import NEWEST, build_task
 from rootfs.base.cli_errors import console as _console
 from rootfs.tasks import PROFILE, build
 
@@ -15,7 +15,7 @@ from rootfs.tasks import PROFILE, build
     name="build",
     help=NEWEST | {"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
 )
-@building
+@build_task
 def bench_build(_: Context, runs: int = 3, output: str = "out/bench/build.json") -> None:
     """Measure the build: cold, nothing changed, one overlay file changed; sizes."""
     from tests.bench import build
@@ -27,7 +27,7 @@ def bench_build(_: Context, runs: int = 3, output: str = "out/bench/build.json")
     name="boot",
     help=NEWEST | {"runs": "how often each is measured; the median counts", "output": "JSON file for the figures"},
 )
-@building
+@build_task
 def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -> None:
     """Measure the appliance: power-on to UI, VM killed to UI back."""
     from tests.bench import boot
@@ -45,7 +45,7 @@ def bench_boot(_: Context, runs: int = 3, output: str = "out/bench/boot.json") -
         "output": "JSON file for the figures",
     },
 )
-@building
+@build_task
 def bench_engines(_: Context, image: list[str], runs: int = 3, output: str = "out/bench/engines.json") -> None:
     """Compare images by different engines: sizes, files, packages, and power-on to UI by turns."""
     from rootfs.artifact.imagefile import open_image
@@ -66,7 +66,7 @@ def bench_engines(_: Context, image: list[str], runs: int = 3, output: str = "ou
         "vm": "TCP from the port to a VM, too, in an image that is booted for it (minutes)",
     },
 )
-@building
+@build_task
 def bench_forwarder(
     _: Context,
     runs: int = 3,
@@ -95,7 +95,7 @@ def bench_forwarder(
         "no-sweeps": "leave out the whole sweep from outside, full and quick",
     },
 )
-@building
+@build_task
 def bench_probe(
     _: Context,
     runs: int = 3,

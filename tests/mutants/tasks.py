@@ -6,7 +6,7 @@ import sys
 
 from invoke import Context, task
 
-from rootfs.base.cli_errors import NEWEST, building
+from rootfs.base.cli_errors import NEWEST, build_task
 from rootfs.base.cli_errors import console as _console
 from rootfs.build import OUT
 from rootfs.spec import profile as profiles
@@ -23,7 +23,7 @@ from rootfs.tasks import PROFILE, package_sets
         "list-all": "only list them",
     }
 )
-@building
+@build_task
 def mutants(
     _: Context, only: str = "", clean: int = 1, seed: int = 1, json: bool = False, list_all: bool = False
 ) -> None:

@@ -17,14 +17,14 @@ from rich.console import Console
 from rootfs.base import packages
 from rootfs.base.cache import digest_path, exclusive_lock
 from rootfs.base.errors import SallyportError
-from rootfs.base.parallel import together
+from rootfs.base.parallel import run_in_parallel
 from rootfs.base.process import Stopped
 from rootfs.base.version import PROJECT
 from rootfs.engines.buildroot import build as building
 from rootfs.engines.buildroot import collect, downloads, kernel_options, legal, toolchain
 from rootfs.engines.buildroot.downloads import Needed
-from rootfs.engines.buildroot.output import Bench, Output, Package
-from rootfs.engines.buildroot.progress import bars
+from rootfs.engines.buildroot.output import MakeEnvironment, Output, Package
+from rootfs.engines.buildroot.progress import show_progress
 from rootfs.engines.buildroot.source import EXTERNAL, Source
 from rootfs.spec import defconfig
 from rootfs.spec.architecture import X86_64, Arch
@@ -41,7 +41,7 @@ _NOT_BY_BUILDROOT = {
 """Overlays have templates, and root file systems are sealed: rootfs/build.py does both, for every engine."""
 
 
-class Maker(Protocol):
+class BuildSandbox(Protocol):
     """Makes places to run make in, all alike."""
 
     @property
@@ -52,7 +52,7 @@ class Maker(Protocol):
     def identity(self) -> str:
         """What they are made of, and how: differs whenever that does."""
 
-    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
+    def make_environment(self, source: Path, output: Path, downloads: Path, ccache: Path) -> MakeEnvironment:
         """One for a source tree, an output, a download directory and one of compiled files."""
 
 
@@ -77,23 +77,23 @@ class Builder:
     ccache: Path
     jobs: int
     console: Console
-    maker: Maker
+    sandbox: BuildSandbox
     arch: Arch = X86_64
     compiler: Path | None = None
     _listed: dict[str, list[Package]] = field(default_factory=dict)
     _built: set[str] = field(default_factory=set)
     _held: set[str] = field(default_factory=set)
 
-    def _settings(self, bench: Bench) -> dict[str, str]:
+    def _settings(self, environment: MakeEnvironment) -> dict[str, str]:
         """What is the build's and not the image's, as in a defconfig."""
         return {
             **({} if self.compiler else toolchain.settings(self.arch)),
             **_NOT_BY_BUILDROOT,
-            "BR2_DL_DIR": f'"{bench.downloads}"',
-            "BR2_PRIMARY_SITE": f'"file://{bench.downloads}"',
+            "BR2_DL_DIR": f'"{environment.downloads}"',
+            "BR2_PRIMARY_SITE": f'"file://{environment.downloads}"',
             "BR2_PRIMARY_SITE_ONLY": "y",
             "BR2_CCACHE": "y",
-            "BR2_CCACHE_DIR": f'"{bench.ccache}"',
+            "BR2_CCACHE_DIR": f'"{environment.ccache}"',
             # Paths are the same for every build. If ccache made them relative, whatever it cannot keep and hands to the
             # compiler as it is would have other names of files in it: no two builds were the same.
             "BR2_CCACHE_USE_BASEDIR": "n",
@@ -138,11 +138,11 @@ class Builder:
         directory = self._directory(name)
         for path in (directory, self.downloads, self.ccache):
             path.mkdir(parents=True, exist_ok=True)
-        bench = self.maker.bench(self.tree.directory, directory, self.downloads, self.ccache)
-        output = Output(self.tree, self.configs(name), directory, bench)
+        environment = self.sandbox.make_environment(self.tree.directory, directory, self.downloads, self.ccache)
+        output = Output(self.tree, self.configs(name), directory, environment)
         if name not in self._listed:
             with self.console.status(f"asking Buildroot {self.tree.release} what {name} needs"):
-                output.configure(self._settings(bench))
+                output.configure(self._settings(environment))
                 self._listed[name] = output.packages()
         return output, self._listed[name]
 
@@ -153,13 +153,13 @@ class Builder:
 
     def prebuilt(self) -> list[packages.Package]:
         """What goes into an image as it is."""
-        return collect.prebuilt(self.maker.prebuilt, libc=self.compiler is None)
+        return collect.prebuilt(self.sandbox.prebuilt, libc=self.compiler is None)
 
     def inputs(self, name: str) -> dict[str, str]:
         """Digests of what a build is made with besides its defconfig: of our external tree, and of the compiler."""
         digests = {path: digest_path(EXTERNAL / path) for path in (*_OURS, self.arch.directory.name)}
         digests |= {"kernel": digest_path(_VM_KERNEL)} if name == "frontend" else {}
-        return digests | {"made by": self.maker.identity}
+        return digests | {"made by": self.sandbox.identity}
 
     def _check_origin(self, name: str, output: Output) -> None:
         """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
@@ -214,9 +214,9 @@ class Builder:
             if again:
                 self._take_up(again, outputs)
             if outputs:
-                with bars(list(outputs), self.console) as say:
+                with show_progress(list(outputs), self.console) as say:
                     works = [partial(self._build, name, output, say[name]) for name, output in outputs.items()]
-                    together(works, Stopped)
+                    run_in_parallel(works, Stopped)
                 self._built.update(outputs)
         return [self._directory(name) for name in names]
 
@@ -270,4 +270,4 @@ class Builder:
                     f"{output.directory}: {done} of {tally.total} packages are built", "first `invoke image.buildroot`"
                 )
             with self.console.status(f"collecting licences and sources of {name}"):
-                return legal.collect(output, self.prebuilt(), self.maker.prebuilt, target / output.directory.name)
+                return legal.collect(output, self.prebuilt(), self.sandbox.prebuilt, target / output.directory.name)

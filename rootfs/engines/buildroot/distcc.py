@@ -1,8 +1,8 @@
-"""A compile farm: other machines that compile for a build (distcc(1)), each in a workshop of its own.
+"""A compile farm: other machines that compile for a build (distcc(1)), each in a sandbox of its own.
 
-The workshop is made of locked packages, so the compiler of each is the same, and it does not matter where a file was
+The sandbox is made of locked packages, so the compiler of each is the same, and it does not matter where a file was
 compiled. Whoever reaches a node can run programs there (distcc's protocol has no secret): hence a node runs in a
-workshop that it can only read, as nobody if root started it, and answers only the addresses that it was told. It is for
+sandbox that it can only read, as nobody if root started it, and answers only the addresses that it was told. It is for
 a network that you trust.
 """
 

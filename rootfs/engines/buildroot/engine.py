@@ -100,7 +100,7 @@ class Engine:
                 (made,) = self._builder.build([name])
                 _, listed = self._builder.output(name)
                 hashes = {needed.file: needed.sha256() for needed in self._builder.sources([name])}
-                binaries, fetched = self._builder.prebuilt(), self._builder.maker.prebuilt
+                binaries, fetched = self._builder.prebuilt(), self._builder.sandbox.prebuilt
                 collect.gather(self.arch, made, listed, binaries, fetched, output, hashes)
 
         return self.cache.step(self._step(name), f"Buildroot's {name}", self._inputs(name), build)

@@ -29,7 +29,7 @@ SUITES = ("trixie", "bookworm", "forky", "sid")
 """Of Debian; the first that has a file gives it."""
 _HELPER = Path("/usr/lib/apt/apt-helper")
 _PROJECT = re.compile(r"(?P<name>[A-Za-z0-9._-]+?)-\d")
-_MOST = 2**30
+_MAX_FILE = 2**30
 """Bytes of a file; the kernel's and QEMU's have some 150 MiB."""
 Say = Callable[[str], None]
 
@@ -73,7 +73,7 @@ def _in_mirror(mirror: str, wanted: Sequence[Needed], folder: Path, say: Say) ->
             if is_address(mirror):
                 path = folder / needed.file
                 try:
-                    download(f"{mirror.rstrip('/')}/{quote(place)}", path, _MOST, lambda _: None, "")
+                    download(f"{mirror.rstrip('/')}/{quote(place)}", path, _MAX_FILE, lambda _: None, "")
                 except SallyportError as error:
                     say(str(error))
                     continue

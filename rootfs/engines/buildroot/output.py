@@ -68,7 +68,7 @@ class Package(BaseModel):
         return self.stamp_dir == f"build/{self.name}-custom"
 
 
-class Bench(Protocol):
+class MakeEnvironment(Protocol):
     """How make is run for one output directory, and where it sees things."""
 
     source: Path
@@ -82,7 +82,7 @@ class Bench(Protocol):
         """The command line that runs these words there."""
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """Variables that it needs."""
 
 
@@ -93,11 +93,11 @@ class Output:
         source: Buildroot's tree.
         config: the parts of the defconfig; the last one wins.
         directory: exists.
-        bench: where make runs.
+        environment: where make runs.
     """
 
-    def __init__(self, source: Source, config: Sequence[Path], directory: Path, bench: Bench) -> None:
-        self.source, self.config, self.directory, self.bench = source, config, directory, bench
+    def __init__(self, source: Source, config: Sequence[Path], directory: Path, environment: MakeEnvironment) -> None:
+        self.source, self.config, self.directory, self.environment = source, config, directory, environment
 
     def make(
         self,
@@ -118,10 +118,18 @@ class Output:
             Stopped: so it was ended.
             CommandError: it failed.
         """
-        bench = self.bench
-        words = ["make", "-C", str(bench.source), f"O={bench.output}", f"BR2_EXTERNAL={bench.external}"]
+        environment = self.environment
+        words = [
+            "make",
+            "-C",
+            str(environment.source),
+            f"O={environment.output}",
+            f"BR2_EXTERNAL={environment.external}",
+        ]
         try:
-            return run(bench.argv([*words, f"-j{jobs}", *targets]), env=bench.environment, on_line=on_line, stop=stop)
+            return run(
+                environment.argv([*words, f"-j{jobs}", *targets]), env=environment.variables, on_line=on_line, stop=stop
+            )
         except DiskFullError as error:
             raise DiskFullError(str(error), f"make room at {self.directory}, and start again: it goes on") from error
 
@@ -145,7 +153,7 @@ class Output:
             wanted[name], places[name] = _line(name, value), "this machine's"
         whole = self.directory / "defconfig"
         whole.write_text("\n".join(wanted.values()) + "\n")
-        self.make("-s", f"BR2_DEFCONFIG={self.bench.output / whole.name}", "defconfig")
+        self.make("-s", f"BR2_DEFCONFIG={self.environment.output / whole.name}", "defconfig")
         kept = _by_name((self.directory / ".config").read_text())
         # What is off need not be mentioned.
         lost = [f"{line} ({places[name]})" for name, line in wanted.items() if kept.get(name, _line(name, "n")) != line]

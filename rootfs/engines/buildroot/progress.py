@@ -17,7 +17,7 @@ _SECONDS = 60.0
 
 
 @contextmanager
-def bars(names: Sequence[str], console: Console) -> Iterator[dict[str, Say]]:
+def show_progress(names: Sequence[str], console: Console) -> Iterator[dict[str, Say]]:
     """A bar for each; on what is no terminal a line for each package that is done, and each minute of a long one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     began = time.monotonic()

@@ -22,11 +22,11 @@ CONTENTS = {
     RELEASE: "943f895497f4bd38c9a3a845d5b66eb18c7513a1570f6a331f7a4f7a661fd3ad",
 }
 """Of each release, as `content` says it. A tree's scripts run with our rights: none does before this is known of it."""
-_MOST = 64 * 2**20
+_MAX_ARCHIVE = 64 * 2**20
 """Bytes of an archive; the release's has less than 10 MiB."""
-_MOST_UNPACKED = 512 * 2**20
+_MAX_UNPACKED = 512 * 2**20
 """Bytes of all its files; the release's have less than 100 MiB."""
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _HEADER = 512
 """Bytes of a tar archive for each file, however small it is (tar(5))."""
 UPSTREAM = f"https://buildroot.org/downloads/buildroot-{BUILT}.tar.xz"
@@ -85,7 +85,7 @@ def provide(named: str, cache: Cache, wanted: str = CONTENTS[BUILT], *, offline:
         if remote and offline:
             raise OfflineError(named)
         if remote:
-            download(named, archive, _MOST, cache.progress, _ANOTHER)
+            download(named, archive, _MAX_ARCHIVE, cache.progress, _ANOTHER)
         tree.mkdir()
         # Whoever made it has nothing to say about owners, or about setuid bits.
         modest = ("--strip-components=1", "--no-same-owner", "--no-same-permissions")
@@ -141,10 +141,10 @@ def _look_into(archive: Path, packed: str, named: str) -> None:
         # tar(1): mode, owner, bytes, date, time, name; owners as numbers, as a name may have spaces
         words = line.split(maxsplit=3)
         unpacked += _HEADER + (int(words[2]) if len(words) > 2 and words[2].isdigit() else 0)
-        if line.count("/") > _DEEPEST:
-            raise SallyportError(f"{named}: has directories more than {_DEEPEST} deep", _ANOTHER)
-        if unpacked > _MOST_UNPACKED:
-            raise SallyportError(f"{named}: more than {_MOST_UNPACKED >> 20} MiB unpacked", _ANOTHER)
+        if line.count("/") > _MAX_DEPTH:
+            raise SallyportError(f"{named}: has directories more than {_MAX_DEPTH} deep", _ANOTHER)
+        if unpacked > _MAX_UNPACKED:
+            raise SallyportError(f"{named}: more than {_MAX_UNPACKED >> 20} MiB unpacked", _ANOTHER)
 
     with archive.open("rb") as file:
         run(powerless(["tar", "--list", packed, "--verbose", "--numeric-owner", "--file=-"]), stdin=file, on_line=count)

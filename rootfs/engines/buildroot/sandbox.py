@@ -26,7 +26,7 @@ from rootfs.base.tools_tree import Tools
 from rootfs.base.version import PROJECT
 from rootfs.engines.buildroot import toolchain
 from rootfs.engines.buildroot.distcc import Farm
-from rootfs.engines.buildroot.output import Bench
+from rootfs.engines.buildroot.output import MakeEnvironment
 from rootfs.engines.buildroot.source import EXTERNAL
 from rootfs.spec.architecture import ALL
 
@@ -60,7 +60,7 @@ class Sandbox:
     added: Path
     farm: Farm = _ALONE
 
-    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Bench:
+    def make_environment(self, source: Path, output: Path, downloads: Path, ccache: Path) -> MakeEnvironment:
         """A place for one output directory.
 
         Args:
@@ -69,7 +69,7 @@ class Sandbox:
             downloads: Buildroot's download directory.
             ccache: what was compiled before, by its input (ccache(1)).
         """
-        return _Bench(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
+        return _MakeEnvironment(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
 
     @cached_property
     def identity(self) -> str:
@@ -98,7 +98,7 @@ class Sandbox:
                 raise SallyportError(f"the node ended with status {status}", "above it says why")
 
 
-class _Bench:
+class _MakeEnvironment:
     source, external, output, downloads, ccache = (
         SOURCE,
         INSIDE_PROJECT / EXTERNAL.relative_to(PROJECT),
@@ -130,7 +130,7 @@ class _Bench:
         return self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         env = _ENVIRONMENT | self._farm.environment() | {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
         # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
         return env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {})

@@ -94,19 +94,19 @@ def test_ctrl_c_leaves_nothing(out: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_warm_cold_build_is_not_told_as_one(out: Path) -> None:
     out.mkdir()
-    shop = build.Workshop(out)
-    shop.make(build._recipe())
+    area = build.ScratchArea(out)
+    area.make(build._recipe())
     # Had emptying not worked, the next would be warm.
-    object.__setattr__(shop, "empty", lambda: None)
+    object.__setattr__(area, "empty", lambda: None)
     with pytest.raises(SallyportError, match="not a cold build"):
-        build._cold(shop, 1, QUIET)
+        build._cold(area, 1, QUIET)
 
 
 def test_a_step_that_ran_is_not_told_as_nothing_changed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.mkdir()
-    shop = build.Workshop(out)
+    area = build.ScratchArea(out)
     with pytest.raises(SallyportError, match=r"nothing changed; steps that ran: .*host-qemu"):
-        build._unchanged(shop, 1, QUIET)
+        build._unchanged(area, 1, QUIET)
     monkeypatch.setattr(
         build, "run_command", lambda argv, cwd, env: "  ✓ A (nothing changed)\n  … Flash image (changed: x)\n"
     )
@@ -121,7 +121,7 @@ def test_an_overlay_that_changes_more_or_less_is_found_out(out: Path, monkeypatc
     out.mkdir()
     monkeypatch.setattr(images, "make", blind)
     with pytest.raises(SallyportError, match="ran: none"):
-        build._overlay(build.Workshop(out), 1, QUIET)
+        build._overlay(build.ScratchArea(out), 1, QUIET)
 
 
 def test_what_the_cache_says_of_a_step_that_runs_is_understood(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rootfs.base.cache import Cache
 from rootfs.base.tools_tree import Confined, Tools
 from rootfs.engines.buildroot.output import Output
 from rootfs.engines.buildroot.source import Source
-from tests.unit.rootfs.fake_buildroot import Here, make_tree
+from tests.unit.rootfs.fake_buildroot import LocalMakeEnvironment, make_tree
 
 Program = Callable[[str, str], Path]
 
@@ -116,7 +116,10 @@ def output(buildroot: Source, tmp_path: Path) -> Output:
     directory = tmp_path / "out"
     directory.mkdir()
     made = Output(
-        buildroot, [config], directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
+        buildroot,
+        [config],
+        directory,
+        LocalMakeEnvironment(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache"),
     )
     made.configure()
     return made

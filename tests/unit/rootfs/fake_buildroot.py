@@ -68,7 +68,7 @@ show-info:
 
 
 @dataclass
-class Here:
+class LocalMakeEnvironment:
     """Runs make on this machine, where everything is at its own place."""
 
     source: Path
@@ -81,12 +81,12 @@ class Here:
         return list(words)
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         return {}
 
 
 @dataclass
-class Machine:
+class LocalSandbox:
     """Makes places on this machine."""
 
     prebuilt: Path
@@ -95,8 +95,8 @@ class Machine:
     def identity(self) -> str:
         return self.prebuilt.name
 
-    def bench(self, source: Path, output: Path, downloads: Path, ccache: Path) -> Here:
-        return Here(source, output, downloads, ccache)
+    def make_environment(self, source: Path, output: Path, downloads: Path, ccache: Path) -> LocalMakeEnvironment:
+        return LocalMakeEnvironment(source, output, downloads, ccache)
 
 
 def make_tree(directory: Path) -> Source:

@@ -22,7 +22,7 @@ from rootfs.engines.buildroot.builder import Builder
 from rootfs.engines.buildroot.output import Output
 from rootfs.engines.buildroot.source import Source
 from rootfs.spec import defconfig
-from tests.unit.rootfs.fake_buildroot import GOOD, INFO, PACKAGES, WORDS, Machine
+from tests.unit.rootfs.fake_buildroot import GOOD, INFO, PACKAGES, WORDS, LocalSandbox
 
 
 def built(output: Output) -> list[str]:
@@ -133,7 +133,7 @@ def builder(tree: Source, tmp_path: Path, compiler: str = "gcc") -> Builder:
         tmp_path / "ccache",
         3,
         Console(record=True, width=500),
-        Machine(tmp_path / compiler),
+        LocalSandbox(tmp_path / compiler),
     )
 
 

@@ -14,7 +14,7 @@ from rootfs.engines.buildroot import downloads
 from rootfs.engines.buildroot.downloads import Needed, State
 from rootfs.engines.buildroot.output import Output, Package
 from rootfs.engines.buildroot.source import EXTERNAL, Source
-from tests.unit.rootfs.fake_buildroot import GOOD, INFO, Here
+from tests.unit.rootfs.fake_buildroot import GOOD, INFO, LocalMakeEnvironment
 
 
 def put(folder: Path, name: str, content: bytes = GOOD) -> None:
@@ -94,7 +94,10 @@ def test_what_goes_wrong_in_make_is_told_with_its_words(buildroot: Source, tmp_p
     directory = tmp_path / "out"
     directory.mkdir()
     output = Output(
-        buildroot, [config], directory, Here(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache")
+        buildroot,
+        [config],
+        directory,
+        LocalMakeEnvironment(buildroot.directory, directory, tmp_path / "dl", tmp_path / "ccache"),
     )
     with pytest.raises(SallyportError, match=r"small\.config: .*No such file"):
         output.configure()

@@ -45,7 +45,7 @@ class FinishedBuilder:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.asked = directory, 0
-        self.maker = SimpleNamespace(prebuilt=directory.parent / "prebuilt")
+        self.sandbox = SimpleNamespace(prebuilt=directory.parent / "prebuilt")
 
     def inputs(self, _name: str) -> dict[str, str]:
         return {}

@@ -113,7 +113,7 @@ def test_what_would_fill_the_disk_is_not_unpacked(tmp_path: Path, desk: Desk, ow
 
 
 def test_nor_is_what_has_no_end_of_empty_files(tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "_MOST_UNPACKED", 2**20)
+    monkeypatch.setattr(release, "_MAX_UNPACKED", 2**20)
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as archive:
         for number in range(2**12):
             archive.addfile(tarfile.TarInfo(f"release/{number}"))
@@ -142,7 +142,7 @@ def test_what_is_no_archive_or_not_there_is_told(buildroot: Source, address: str
 def test_an_answer_without_end_is_cut(
     buildroot: Source, address: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release, "_MOST", 10)
+    monkeypatch.setattr(release, "_MAX_ARCHIVE", 10)
     with pytest.raises(SallyportError, match="more than 0 MiB"):
         release.provide(f"{address}buildroot.tar.gz", desk.cache(), release.content(buildroot.directory))
 

@@ -32,8 +32,8 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 def command(sandbox: Sandbox, tmp_path: Path) -> tuple[str, dict[str, str]]:
     """The command line and the environment by which make is run."""
-    bench = sandbox.bench(tmp_path / "br", tmp_path / "O", tmp_path / "dl", tmp_path / "cc")
-    return " ".join(bench.argv(["make", "-j2"])), bench.environment
+    environment = sandbox.make_environment(tmp_path / "br", tmp_path / "O", tmp_path / "dl", tmp_path / "cc")
+    return " ".join(environment.argv(["make", "-j2"])), environment.variables
 
 
 def test_a_build_has_no_network_and_writes_where_it_may(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ PROGRAM = """
 import os, stat, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from rootfs.base.cli_errors import friendly
+from rootfs.base.cli_errors import report_errors
 
-@friendly
+@report_errors
 def task():
     Path("made").write_text("ü")
     same, text = os.getpid() == int(os.environ["STARTED"]), Path("text").read_text()

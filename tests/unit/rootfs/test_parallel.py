@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rootfs.base.parallel import together
+from rootfs.base.parallel import run_in_parallel
 
 LONG = 30.0
 
@@ -33,7 +33,7 @@ def test_all_run_at_the_same_time_and_answer_in_order() -> None:
 
         return run
 
-    assert together([work(1), work(2), work(3)], Told) == [1, 2, 3]
+    assert run_in_parallel([work(1), work(2), work(3)], Told) == [1, 2, 3]
 
 
 def test_what_fails_ends_the_others_and_is_told() -> None:
@@ -41,7 +41,7 @@ def test_what_fails_ends_the_others_and_is_told() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        together([waits, fails], Told)
+        run_in_parallel([waits, fails], Told)
 
 
 def test_an_interrupt_ends_all() -> None:
@@ -55,5 +55,5 @@ def test_an_interrupt_ends_all() -> None:
         raise Told
 
     with pytest.raises(KeyboardInterrupt):
-        together([work, waits], Told)
+        run_in_parallel([work, waits], Told)
     assert ended.is_set()

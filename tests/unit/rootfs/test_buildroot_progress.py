@@ -15,7 +15,7 @@ def test_each_package_that_is_done_has_a_line_and_so_has_each_minute(monkeypatch
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=120)
-    with progress.bars(["host"], console) as say:
+    with progress.show_progress(["host"], console) as say:
         for now, words, done in (  # noqa: B007 - the clock reads it
             (1000.0, "zlib", 0),
             (1030.0, "linux", 1),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rootfs.base import cache as steps
+from rootfs.base import debugging
 from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
 from tests.unit.rootfs.conftest import Desk
@@ -89,6 +90,24 @@ def test_a_step_that_does_not_end_leaves_nothing_and_runs_again(desk: Desk, erro
     work.error = None
     output = cache.step("root", "Root", {"a": "1"}, work)
     assert (output / "made").read_text() == "run 2"
+
+
+def test_who_looks_for_a_fault_finds_the_directory_of_a_failed_step_until_it_runs_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(debugging.DEBUG, "1")
+    other = desk.directory / f".root-more-{'0' * 20}.1"  # a step of another name may be at work
+    other.mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no"):
+            desk.cache().step("root", "Root", {}, Work(OSError("no")))
+        (kept,) = desk.directory.glob(f".root-{'[0-9a-f]' * 20}.*")
+        assert (kept / "made").read_text() == "run 1"
+        assert f"Root: kept as it was when it failed: {kept}" in desk.said
+    with pytest.raises(KeyboardInterrupt):
+        desk.cache().step("root", "Root", {}, Work(KeyboardInterrupt()))
+    assert list(desk.directory.glob(f".root-{'[0-9a-f]' * 20}.*")) == []
+    assert other.is_dir()
 
 
 def test_of_two_builds_at_the_same_time_one_does_the_work_and_both_have_it(desk: Desk) -> None:

@@ -7,14 +7,16 @@ import inspect
 import io
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from invoke import Exit
 from rich.table import Table
 
-from rootfs.base import packages
-from rootfs.base.cli_errors import PlainConsole, building, friendly
-from rootfs.base.errors import SallyportError
+from rootfs.base import debugging, packages, process
+from rootfs.base.cli_errors import PlainConsole, build_task, report_errors
+from rootfs.base.errors import CommandError, SallyportError
 
 NO_ROOM = os.strerror(errno.ENOSPC)
 
@@ -38,7 +40,7 @@ def test_what_can_be_expected_is_a_sentence(
         raise error
 
     with pytest.raises(Exit) as caught:
-        friendly(fail)()
+        report_errors(fail)()
     assert caught.value.code == 1
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -72,7 +74,7 @@ def test_the_newest_is_asked_for_by_an_option_of_every_task_that_builds(
     monkeypatch.setenv(packages.NEWEST, "")
     seen: list[tuple[str, bool]] = []
 
-    @building
+    @build_task
     def work(profile: str = "qemu") -> None:
         seen.append((profile, packages.newest()))
 
@@ -86,7 +88,7 @@ def test_no_password_of_an_address_is_said(capsys: pytest.CaptureFixture[str]) -
         raise SallyportError("https://me:se@cret@host/x and http://host/@y", "ask http://token@host/")
 
     with pytest.raises(Exit):
-        friendly(fail)()
+        report_errors(fail)()
     said = capsys.readouterr().err
     assert "https://***@host/x and http://host/@y" in said
     assert "http://***@host/" in said
@@ -98,7 +100,28 @@ def test_nothing_that_somebody_said_is_markup(text: str, capsys: pytest.CaptureF
         raise SallyportError(text, text)
 
     with pytest.raises(Exit):
-        friendly(fail)()
+        report_errors(fail)()
     said = capsys.readouterr().err
     assert said.count(text.replace("\x1b", "?")) == 2
     assert "\x1b" not in said
+
+
+def test_who_looks_for_a_fault_sees_where_it_is_and_the_command_to_paste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        try:
+            process.run(["sh", "-c", 'test "$WORD" = "a b" && cat && exit 3'], cwd=tmp_path, env={"WORD": "a b"})
+        except CommandError as error:
+            raise SallyportError("the step failed", "mend it") from error
+
+    for value, expected in (("", False), ("1", True)):
+        monkeypatch.setenv(debugging.DEBUG, value)
+        with pytest.raises(Exit):
+            report_errors(fail)()
+        said = capsys.readouterr().err
+        assert ("Traceback (most recent call last)" in said) == expected
+        assert ("this command failed: (cd " in said) == expected
+        assert "error: the step failed" in said
+    pasted = said.split("this command failed: ")[1].splitlines()[0]
+    assert subprocess.run(["sh", "-c", pasted], check=False).returncode == 3
