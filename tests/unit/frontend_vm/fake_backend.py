@@ -15,14 +15,13 @@ from msgspec import structs
 from backend.daemon import password_form
 from frontend_vm.protocol.base import Done, Error
 from frontend_vm.protocol.codec import MAX_LINE, Reply, Request, decode_request, encode
-from frontend_vm.protocol.instructions import AnyInstruction
+from frontend_vm.protocol.instructions import AnyInstruction, AnyResult
 from frontend_vm.protocol.port import Counter, Port, Ports, PortsList
 from frontend_vm.protocol.session import PasswordSet, Session, SessionClose, SessionOpen
 from frontend_vm.protocol.system import AuditLog, HostnameSet, Status, StatusGet, Storage, SystemReboot
 from frontend_vm.protocol.vm import Certificate, CertificateGet, Heartbeat, VmStatus
 from frontend_vm.words import WORDS
 
-AnyResult = Done | Session | Status | Ports | Certificate | Error
 PASSWORD = "correct horse battery"
 BRIDGE_ONLY = ("to_host", "from_host", "other")
 """Verdicts of way ``bridge``, which have no direction."""
