@@ -48,7 +48,8 @@ def options(task: Task[Any]) -> list[Option]:
     found = []
     for argument in arguments:
         name = str(argument.name).replace("_", "-")
-        typed = name.upper() if (argument.attr_name or argument.name) in positional else f"--{name}"
+        bare = (argument.attr_name or argument.name) in positional and argument.kind is not list
+        typed = name.upper() if bare else f"--{name}"
         silent = argument.kind is bool or argument.default in (None, "", inspect.Signature.empty)
         if argument.kind is not bool and typed.startswith("--"):
             typed += f" {'N' if argument.kind in (int, float) else 'TEXT'}"

@@ -14,7 +14,7 @@ import pytest
 
 from rootfs.base.version import PROJECT
 
-TOPS = ("backend", "driver", "fleet", "frontend_vm", "overlays", "proof", "rootfs", "tasks", "tests")
+TOPS = ("backend", "docs", "driver", "fleet", "frontend_vm", "overlays", "proof", "rootfs", "tasks", "tests")
 """Our packages; what else is imported is Python's own or comes from the package index."""
 ROOTFS = (
     ("rootfs.build", "rootfs.matrix", "rootfs.tasks"),
@@ -40,6 +40,11 @@ RULES = {
         TOPS,
         {"proof", "driver", "rootfs", "backend", "frontend_vm"},
         "a product is proven without our tests",
+    ),
+    "docs": (
+        TOPS,
+        {"docs", "proof", "driver", "rootfs", "backend", "frontend_vm"},
+        "the reference is made of the product, not of its tests",
     ),
     "fleet": (TOPS, {"fleet", "proof", "driver", "rootfs", "backend", "frontend_vm"}, "tests are no product's"),
     "backend.protocol": (
