@@ -51,40 +51,42 @@ def verify(
     power_cycle: bool = False,
 ) -> None:
     """Prove that the VM is the only way in. Exit code: 0 sealed, 3 hole found, 4 could not test."""
-    from proof import device as hardware
-    from proof import verify as prover
-    from proof.report import report as reports
-    from proof.report import statement as statements
+    import proof.device
+    import proof.verify
+    from proof.report.json_form import to_json
+    from proof.report.publish import publish
+    from proof.report.signing_key import require_key
+    from proof.report.summary import print_summary
     from proof.result import exit_code
     from proof.stages import Effort
     from rootfs.artifact import imagefile
 
     if key:
-        statements.require_key(Path(key))
+        require_key(Path(key))
     effort = Effort(seed=random.SystemRandom().randrange(2**32) if seed < 0 else seed, quick=quick)
     if interface:
         device = profiles.load(profile, way)
         folder = Path(report) if report else OUT / "verify" / f"{device.name}-{interface}"
-        power = hardware.ByHand(_console) if power_cycle else None
+        power = proof.device.ByHand(_console) if power_cycle else None
         ask = _console.input if sys.stdin.isatty() else None
-        result = hardware.prove(
+        result = proof.device.prove(
             device, interface, effort, folder=folder, console=_console, mac=mac, port_mac=port_mac, power=power, ask=ask
         )
     else:
         subject = imagefile.open_image(Path(image) if image else build(profile, way).image)
-        prover.check_sums(subject)
+        proof.verify.check_sums(subject)
         inner = (
             None
             if outside_only
-            else prover.test_variant(subject, lambda d: make(Recipe(d, test_access=True), subject.engine))
+            else proof.verify.test_variant(subject, lambda d: make(Recipe(d, test_access=True), subject.engine))
         )
         folder = Path(report) if report else OUT / "verify" / subject.name
-        result = prover.verify(package_sets(subject.profile.arch), subject, inner, folder, _console, effort)
-    files = reports.publish(result, folder, Path(key) if key else None)
+        result = proof.verify.verify(package_sets(subject.profile.arch), subject, inner, folder, _console, effort)
+    files = publish(result, folder, Path(key) if key else None)
     if json:
-        print(reports.to_json(result))
+        print(to_json(result))
     else:
-        reports.print_summary(result, _console)
+        print_summary(result, _console)
         _console.print("  ".join(f"{kind}: {path}" for kind, path in files.items()), style="dim")
     sys.exit(exit_code(result.results))
 
@@ -99,8 +101,8 @@ def verify(
 @report_errors
 def check(_: Context, statement: str, image: str, public_key: str) -> None:
     """Check a signed statement: signature, image, report and captures. Exit code as of the run that it is about."""
-    from proof.report import statement as statements
+    import proof.report.statement
 
-    checked = statements.check(Path(statement), Path(image), Path(public_key))
-    statements.show(checked, _console)
+    checked = proof.report.statement.check(Path(statement), Path(image), Path(public_key))
+    proof.report.statement.show(checked, _console)
     sys.exit(checked.exit_code)

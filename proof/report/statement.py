@@ -1,136 +1,62 @@
-"""A signed statement that binds the results of a proof to the image's hash, so that an auditor need not trust a folder.
+"""A signed statement that binds the results of a proof to the image's hash.
 
 It is an in-toto Statement v1 (in-toto attestation framework, spec/v1/statement.md) with the predicate "test-result"
 v0.1 (spec/predicates/test-result.md) in a DSSE envelope (secure-systems-lab/dsse, envelope.md). Any tool for these can
 read it; what they have no field for (why not sealed, seed, versions, time) stands in a field of our own, ``sallyport``,
-which the parsing rules permit (spec/v1/README.md, "Extension fields").
+which the parsing rules permit (spec/v1/README.md, "Extension fields"). The form is in `in_toto`, the keys in
+`signing_key`.
 
-A statement that is checked comes from anybody: its size is bounded before it is parsed, its signature verified before
-what it signs is looked at, and what it names is only ever a file beside it.
+A statement that is checked is hostile input: its size is bounded before it is parsed, its signature is verified before
+what it signs is read, and a file that it names can only be one in the same folder.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from rich.console import Console
 from rich.text import Text
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
-from proof.report.report import MAX_REPORT, WORDS, Report, from_json, replace_text, to_json
+from proof.report.in_toto import (
+    PAYLOAD_TYPE,
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Digest,
+    EnvelopeForm,
+    Head,
+    Predicate,
+    Resource,
+    SallyportField,
+    Statement,
+)
+from proof.report.json_form import MAX_REPORT, from_json, to_json
+from proof.report.report import WORDS, Report
+from proof.report.signing_key import load_private_key, load_public_key
+from proof.report.whole_file import replace_text
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Verdict, reason
 from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
 from rootfs.base.untrusted import printable
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 REPORT = "report.json"
-PASSPHRASE = "SALLYPORT_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
-"""The environment variable with the private key's passphrase: an argument would be seen by everybody on the machine."""
-MIN_RSA_BITS = 3072
-"""NIST SP 800-57 part 1 revision 5, table 2: 128 bits of strength."""
 MAX_STATEMENT = 1 << 20
 """Bytes; a full run's statement has about 20 kB."""
-MAX_KEY = 64 << 10
-MAX_SIGNATURES = 16
-_KINDS = "an ed25519, ECDSA P-256 or RSA key of at least 3072 bits"
 _ALPHABETS = (b"+/", b"-_")
-_MAKE_KEY = (
-    "make a key pair: `openssl genpkey -algorithm ed25519 -out KEY && openssl pkey -in KEY -pubout -out KEY.pub`"
-)
-
-_PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
-_PublicKey = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
 _T = TypeVar("_T")
-_Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-_FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\x00]{1,255}\Z")]
-_Tests = Annotated[list[str], msgspec.Meta(max_length=100_000)]
-
-
-class _Signature(msgspec.Struct, forbid_unknown_fields=True):
-    keyid: str
-    sig: str
-
-
-class _Envelope(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """DSSE 1.0.2, envelope.md. Fields of others are refused: nothing would sign them."""
-
-    payload: str
-    payload_type: str
-    signatures: Annotated[list[_Signature], msgspec.Meta(min_length=1, max_length=MAX_SIGNATURES)]
-
-
-class _Digest(msgspec.Struct):
-    sha256: _Hex
-
-
-class _Resource(msgspec.Struct):
-    """in-toto, spec/v1/resource_descriptor.md: what we use of it."""
-
-    name: _FileName
-    digest: _Digest
-
-
-class _Own(msgspec.Struct, rename="camel"):
-    """The field ``sallyport`` of the predicate."""
-
-    verdict: Verdict
-    reason: str
-    not_tested: _Tests
-    seed: int
-    started: str
-    duration: float
-    command: str
-    versions: dict[str, str]
-    facts: dict[str, str]
-
-
-class _Predicate(msgspec.Struct, rename="camel"):
-    """in-toto, spec/predicates/test-result.md. Unknown fields are ignored, as the framework has it."""
-
-    result: Literal["PASSED", "WARNED", "FAILED"]
-    configuration: Annotated[list[_Resource], msgspec.Meta(max_length=1000)]
-    passed_tests: _Tests
-    warned_tests: _Tests
-    failed_tests: _Tests
-    sallyport: _Own
-
-
-class _Statement(msgspec.Struct, rename={"type": "_type", "predicate_type": "predicateType"}):
-    """in-toto, spec/v1/statement.md."""
-
-    type: str
-    subject: Annotated[list[_Resource], msgspec.Meta(min_length=1, max_length=1)]
-    predicate_type: str
-    predicate: _Predicate
-
-
-class _Head(msgspec.Struct, rename={"type": "_type", "predicate_type": "predicateType"}):
-    """What says which schema the rest has."""
-
-    type: str = ""
-    predicate_type: str = ""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A statement whose signature, image and files are in order; that does not make its verdict "sealed"."""
+    """A statement whose signature, image and files were checked; its verdict may still be another than "sealed"."""
 
     image: str
     """Name of the image when it was proven; the digest counts, not the name."""
@@ -141,7 +67,7 @@ class Checked:
     """Why it is not sealed; empty if it is."""
     passed: tuple[str, ...]
     failed: tuple[str, ...]
-    """Holes, and what could not be tested: a probe that proved nothing did not pass."""
+    """Probes that found a hole, and those that could not test: neither has passed."""
     not_tested: tuple[str, ...]
     seed: int
     started: str
@@ -151,21 +77,12 @@ class Checked:
     present: tuple[str, ...]
     """Files beside the statement that are those of the run."""
     missing: tuple[str, ...]
-    """Files of the run that are not beside the statement; nothing was said about them."""
+    """Files of the run that are not beside the statement, so they were not checked."""
 
     @property
     def exit_code(self) -> int:
         """As `invoke verify` had it."""
         return {Verdict.SEALED: EXIT_SEALED, Verdict.HOLE: EXIT_HOLE}.get(self.verdict, EXIT_NOT_TESTED)
-
-
-def require_key(key: Path) -> None:
-    """Insist that ``key`` can sign: better before a proof that takes minutes than after it.
-
-    Raises:
-        SallyportError: it cannot, or others could sign with it, too.
-    """
-    _private_key(key)
 
 
 def sign(report: Report, report_files: Iterable[Path], key: Path, out: Path) -> None:
@@ -182,14 +99,14 @@ def sign(report: Report, report_files: Iterable[Path], key: Path, out: Path) -> 
     """
     if not report.sha256:
         raise SallyportError(
-            f"no image is known to be {report.image}", "a statement is about an image: leave out the key"
+            f"no image is known to be {report.image}", "run it without --key: a statement is about an image"
         )
     files = sorted(report_files)
     names = [path.name for path in files]
     if len(set(names)) != len(names) or out.name in names:
         raise SallyportError(f"two files of the statement {out} have the same name", "give each a name of its own")
-    signer = CryptoSigner(_private_key(key))
-    configuration = [_Resource(path.name, _Digest(untrusted.sha256(path))) for path in files]
+    signer = CryptoSigner(load_private_key(key))
+    configuration = [Resource(path.name, Digest(untrusted.sha256(path))) for path in files]
     payload = msgspec.json.encode(_statement(_saved(report, files), configuration))
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
     envelope.sign(signer)
@@ -206,9 +123,9 @@ def check(statement: Path, image: Path, public_key: Path) -> Checked:
     """Verify a statement: its signature, that it is about ``image``, and the files of the run that lie beside it.
 
     Raises:
-        SallyportError: whatever is not in order, and then nothing of the statement may be relied on.
+        SallyportError: the signature, the image or a file is not the signed one; then no part of it may be relied on.
     """
-    key = SSlibKey.from_crypto(_public_key(public_key))
+    key = SSlibKey.from_crypto(load_public_key(public_key))
     envelope = _envelope(statement)
     _verify(statement, envelope, key)
     body = _body(statement, envelope)
@@ -235,7 +152,7 @@ def check(statement: Path, image: Path, public_key: Path) -> Checked:
 
 
 def show(checked: Checked, console: Console) -> None:
-    """Print what a statement says that was checked."""
+    """Print what a checked statement says."""
     lines = [
         ("image", f"{checked.image}, sha256 {checked.sha256}"),
         ("signed by", f"the given key, {checked.keyid[:16]}"),
@@ -252,9 +169,9 @@ def show(checked: Checked, console: Console) -> None:
     console.print(Text(WORDS[checked.verdict].upper(), style))
 
 
-def _statement(report: Report, configuration: list[_Resource]) -> _Statement:
+def _statement(report: Report, configuration: list[Resource]) -> Statement:
     failed = {r.label for r in report.results if r.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)}
-    own = _Own(
+    own = SallyportField(
         verdict=report.verdict,
         reason=reason(report.results),
         not_tested=sorted({r.label for r in report.results if r.verdict is Verdict.NOT_TESTED}),
@@ -265,7 +182,7 @@ def _statement(report: Report, configuration: list[_Resource]) -> _Statement:
         versions=dict(report.versions),
         facts=dict(report.facts),
     )
-    predicate = _Predicate(
+    predicate = Predicate(
         result="PASSED" if report.verdict is Verdict.SEALED else "FAILED",
         configuration=configuration,
         passed_tests=sorted({r.label for r in report.results} - failed),
@@ -274,8 +191,8 @@ def _statement(report: Report, configuration: list[_Resource]) -> _Statement:
         failed_tests=sorted(failed),
         sallyport=own,
     )
-    subject = _Resource(Path(report.image).name, _Digest(report.sha256))
-    return _Statement(STATEMENT_TYPE, [subject], PREDICATE_TYPE, predicate)
+    subject = Resource(Path(report.image).name, Digest(report.sha256))
+    return Statement(STATEMENT_TYPE, [subject], PREDICATE_TYPE, predicate)
 
 
 def _saved(report: Report, files: Iterable[Path]) -> Report:
@@ -291,7 +208,7 @@ def _saved(report: Report, files: Iterable[Path]) -> Report:
 
 def _envelope(path: Path) -> Envelope:
     """Read an envelope; every field of it is whole and of its type, nothing is verified."""
-    parsed = _decode(path, untrusted.read(path, MAX_STATEMENT), _Envelope, "a DSSE envelope")
+    parsed = _decode(path, untrusted.read(path, MAX_STATEMENT), EnvelopeForm, "a DSSE envelope")
     for name, text in [("payload", parsed.payload), *(("signature", item.sig) for item in parsed.signatures)]:
         if not _is_base64(text):
             raise _refusal(path, f"its {name} is not base64")
@@ -302,9 +219,9 @@ def _envelope(path: Path) -> Envelope:
 
 
 def _is_base64(text: str) -> bool:
-    """Tell whether this is the one way of writing its bytes, in one of the two alphabets (RFC 4648 section 3.5).
+    """Tell whether ``text`` is the canonical base64 of its bytes, in either alphabet (RFC 4648 section 3.5).
 
-    A decoder alone ignores the last character's spare bits, so that different files would be the same statement.
+    A decoder ignores the unused bits of the last character, so that different files would be the same statement.
     """
     try:
         return any(
@@ -324,17 +241,17 @@ def _verify(path: Path, envelope: Envelope, key: SSlibKey) -> None:
     try:
         envelope.verify([key], 1)
     except (SigningError, ValueError) as error:
-        raise _refusal(path, "its signature is not of this key over this text") from error
+        raise _refusal(path, "its signature does not belong to this key and this content") from error
 
 
-def _body(path: Path, envelope: Envelope) -> _Statement:
+def _body(path: Path, envelope: Envelope) -> Statement:
     if envelope.payload_type != PAYLOAD_TYPE:
         raise _refusal(path, f"its payload is {envelope.payload_type!r}, not {PAYLOAD_TYPE}")
-    head = _decode(path, envelope.payload, _Head, "a statement")
+    head = _decode(path, envelope.payload, Head, "a statement")
     for said, wanted in ((head.type, STATEMENT_TYPE), (head.predicate_type, PREDICATE_TYPE)):
         if said != wanted:
             raise _refusal(path, f"it is of type {said!r}, not {wanted}", "name the statement of a proof")
-    body = _decode(path, envelope.payload, _Statement, "a statement of `invoke verify`")
+    body = _decode(path, envelope.payload, Statement, "a statement of `invoke verify`")
     predicate, own = body.predicate, body.predicate.sallyport
     sealed = predicate.result == "PASSED", not predicate.failed_tests, own.verdict is Verdict.SEALED
     if len(set(sealed)) != 1 or predicate.warned_tests:
@@ -342,7 +259,7 @@ def _body(path: Path, envelope: Envelope) -> _Statement:
     return body
 
 
-def _check_image(path: Path, subject: _Resource, image: Path) -> None:
+def _check_image(path: Path, subject: Resource, image: Path) -> None:
     found = untrusted.sha256(image)
     if found != subject.digest.sha256:
         raise SallyportError(
@@ -351,7 +268,7 @@ def _check_image(path: Path, subject: _Resource, image: Path) -> None:
         )
 
 
-def _check_files(path: Path, files: Iterable[_Resource]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _check_files(path: Path, files: Iterable[Resource]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the files that are there as they were signed, and of those that are not there."""
     present, missing = [], []
     for file in files:
@@ -362,57 +279,10 @@ def _check_files(path: Path, files: Iterable[_Resource]) -> tuple[tuple[str, ...
         if untrusted.sha256(beside) != file.digest.sha256:
             raise SallyportError(
                 f"{beside} is not the file that was signed: its sha256 differs",
-                "take the run's own files, or remove it",
+                "put the file of this run there, or remove it",
             )
         present.append(file.name)
     return tuple(present), tuple(missing)
-
-
-def _private_key(path: Path) -> _PrivateKey:
-    pem = untrusted.read(path, MAX_KEY)
-    passphrase = None
-    if b"ENCRYPTED" in pem:  # PKCS#8 says it in the label (RFC 7468 section 11), older files in a header (RFC 1421)
-        passphrase = os.environb.get(PASSPHRASE.encode(), b"")
-        if not passphrase:
-            raise SallyportError(
-                f"the private key {path} has a passphrase", f"put it into the environment: {PASSPHRASE}"
-            )
-    try:
-        key = load_pem_private_key(pem, passphrase)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        what = f"check {PASSPHRASE}, the passphrase" if passphrase else _MAKE_KEY
-        raise SallyportError(f"{path} cannot be used as a PEM private key", what) from error
-    if not isinstance(key, _PrivateKey):
-        raise SallyportError(f"the key in {path} is of another kind than {_KINDS}", _MAKE_KEY)
-    _require_strength(path, key.public_key())
-    if passphrase is None and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-        raise SallyportError(
-            f"the private key {path} has no passphrase and can be read by others (mode {mode:o})", f"chmod 600 {path}"
-        )
-    return key
-
-
-def _public_key(path: Path) -> _PublicKey:
-    pem = untrusted.read(path, MAX_KEY)
-    if b"PRIVATE KEY" in pem:
-        raise SallyportError(
-            f"{path} is a private key; a statement is checked with the public one",
-            f"`openssl pkey -in {path} -pubout -out {path.name}.pub`",
-        )
-    try:
-        key = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise SallyportError(f"{path} cannot be used as a PEM public key", _MAKE_KEY) from error
-    if not isinstance(key, _PublicKey):
-        raise SallyportError(f"the key in {path} is of another kind than {_KINDS}", _MAKE_KEY)
-    _require_strength(path, key)
-    return key
-
-
-def _require_strength(path: Path, key: _PublicKey) -> None:
-    weak = isinstance(key, RSAPublicKey) and key.key_size < MIN_RSA_BITS
-    if weak or (isinstance(key, EllipticCurvePublicKey) and not isinstance(key.curve, SECP256R1)):
-        raise SallyportError(f"the key in {path} is weaker than, or of another kind than {_KINDS}", _MAKE_KEY)
 
 
 def _decode(path: Path, data: bytes, kind: type[_T], what: str) -> _T:

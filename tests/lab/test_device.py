@@ -17,7 +17,8 @@ import pytest
 from rich.console import Console
 
 from proof import device as hardware
-from proof.report.report import print_summary, write_report
+from proof.report.publish import write_report
+from proof.report.summary import print_summary
 from proof.result import Verdict
 from rootfs.build import OUT
 from rootfs.spec import profile as profiles

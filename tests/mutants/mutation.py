@@ -28,7 +28,7 @@ from proof.image.own_files import ours
 from proof.image.rebuild import ImageRebuilder
 from proof.image.tree.objections import Own
 from proof.progress import Progress
-from proof.report.report import replace_text
+from proof.report.whole_file import replace_text
 from proof.result import Result, Verdict
 from proof.rig import Rig
 from proof.stages import STAGES, Effort

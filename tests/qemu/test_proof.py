@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from proof import verify
-from proof.report.report import write_report
+from proof.report.publish import write_report
 from proof.result import EXIT_SEALED, Verdict, exit_code
 from proof.stages import Effort
 from rootfs import build as images

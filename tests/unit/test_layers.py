@@ -29,7 +29,7 @@ PROCESSES = ("backend.daemon", "backend.forwarder", "backend.guests", "backend.l
 
 PROOF_BASE = ("proof.progress", "proof.remote_answer", "proof.remote_script", "proof.result")
 PROBES_SHARE = (*PROOF_BASE, "proof.declared", "proof.scan", "proof.wire")
-PROBES_APART = "a probe can be understood without the others: they share proof/wire, proof/scan and proof/declared"
+PROBES_APART = "a probe can be understood without the others: they share what stands below them"
 
 RULES = {
     "backend": (TOPS, {"backend"}, "the image has nothing of ours beside it on the host"),
@@ -70,6 +70,9 @@ RULES = {
         for at, layers in enumerate(ROOTFS)
         for layer in layers
     },
+    **dict.fromkeys(
+        PROOF_BASE, (["proof"], {*PROOF_BASE}, "everything in the proof uses them, so they stand at the bottom")
+    ),
     "proof.wire": (["proof"], {"proof.wire", *PROOF_BASE}, "frames and sockets know nothing of what is probed"),
     "proof.scan": (
         ["proof"],
@@ -82,6 +85,28 @@ RULES = {
     "proof.host": (["proof"], {"proof.host", *PROBES_SHARE}, PROBES_APART),
     "proof.image": (["proof"], {"proof.image", *PROBES_SHARE}, PROBES_APART),
     "proof.report": (["proof"], {"proof.report", *PROOF_BASE}, "a report is made of results, whatever found them"),
+    "proof.image.tree": (
+        ["proof.image"],
+        {"proof.image.tree"},
+        "the files of a root file system are judged wherever it was unpacked from; flash/ builds on it",
+    ),
+    "proof.device": (
+        ["proof"],
+        {
+            "proof.device",
+            "proof.identity",
+            "proof.outside",
+            "proof.report",
+            "proof.stages",
+            "proof.verify",
+            *PROBES_SHARE,
+        },
+        "a real device has no root shell, and its image is not at hand: only probes from outside",
+    ),
+    **{
+        f"proof.{name}": (["proof.tasks"], set(), "the command line calls the proof, never the other way round")
+        for name in ("verify", "stages", "rig", "identity")
+    },
     # Orchestrating (build), several at a time (matrix) and the command line (tasks) are in this order.
     "rootfs.tasks": ((), set(), "the topmost: it may import everything in rootfs/"),
     "rootfs.external": (("rootfs",), set(), "Buildroot runs it inside its build sandbox, where nothing of ours is"),
@@ -114,8 +139,6 @@ def imported(name: str, source: str, known: set[str]) -> set[str]:
     return {one for one in found if one.partition(".")[0] in TOPS}
 
 
-LATE = {"proof.report.report": {"proof.report.statement"}}
-"""Imported when it is used, as it cannot be before: a report is signed as it is saved, and signing reads reports."""
 MODULES = modules()
 IMPORTS = {name: imported(name, path.read_text(), {*MODULES}) for name, path in MODULES.items()}
 
@@ -148,7 +171,7 @@ def test_every_import_keeps_to_the_layers() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     try:
-        TopologicalSorter({name: others - LATE.get(name, set()) for name, others in IMPORTS.items()}).prepare()
+        TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
@@ -165,6 +188,11 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         ("driver.run", "proof.result"),
         ("proof.result", "tests.images"),
         ("proof.outside.ports", "proof.inside.flood"),
+        ("proof.wire.frame", "proof.scan.pace"),
+        ("proof.remote_script", "proof.host.listeners"),
+        ("proof.image.tree.checks", "proof.image.flash"),
+        ("proof.device", "proof.inside.link"),
+        ("proof.report.page", "proof.scan.sweep"),
     ],
 )
 def test_an_import_upwards_is_an_offence(name: str, other: str) -> None:

@@ -21,18 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from playwright.async_api import async_playwright
 from rich.console import Console
 
-from proof.report.report import (
-    GROUPS,
-    FileDigest,
-    Report,
-    digest_file,
-    from_json,
-    print_summary,
-    publish,
-    to_html,
-    to_json,
-    write_report,
-)
+from proof.report.json_form import from_json, to_json
+from proof.report.page import to_html
+from proof.report.publish import publish, write_report
+from proof.report.report import GROUPS, FileDigest, Report, digest_file
+from proof.report.summary import print_summary
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict, exit_code, reason
 from rootfs.base.errors import SallyportError
 
@@ -83,7 +76,7 @@ def test_the_files(tmp_path: Path) -> None:
 def test_a_failing_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(report(result(Verdict.SEALED)), tmp_path)
     before = (tmp_path / "report.json").read_text()
-    monkeypatch.setattr("proof.report.report.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("proof.report.whole_file.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_report(report(result(Verdict.HOLE)), tmp_path)
     assert (tmp_path / "report.json").read_text() == before

@@ -30,8 +30,11 @@ from rich.console import Console
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from proof.report.report import Report, digest_file, write_report
-from proof.report.statement import PASSPHRASE, PAYLOAD_TYPE, Checked, check, require_key, show, sign
+from proof.report.in_toto import PAYLOAD_TYPE
+from proof.report.publish import write_report
+from proof.report.report import Report, digest_file
+from proof.report.signing_key import PASSPHRASE, require_key
+from proof.report.statement import Checked, check, show, sign
 from proof.result import EXIT_HOLE, EXIT_NOT_TESTED, EXIT_SEALED, Result, Verdict
 from rootfs.base.errors import SallyportError
 
@@ -215,7 +218,7 @@ def test_every_flipped_byte_under_the_base64_is_found(field: str, kind: str, tmp
         broken[place] ^= 1 << rng.randrange(8)
         holder[field] = base64.b64encode(broken).decode()
         run.statement.write_text(json.dumps(envelope))
-        refused(run, "signature is not of this key")
+        refused(run, "signature does not belong to this key")
 
 
 @pytest.mark.parametrize("name", ["a.img", "out/report.json", "out/report.html", "out/junit.xml", "out/port.pcapng"])
@@ -264,7 +267,7 @@ def test_a_signature_under_another_keys_name(run: Run, tmp_path: Path) -> None:
     forged["signatures"][0]["keyid"] = good["signatures"][0]["keyid"]
     run.statement.write_text(json.dumps(forged))
     run.key = tmp_path / "key.pem"
-    refused(run, "signature is not of this key")
+    refused(run, "signature does not belong to this key")
 
 
 def _hostile() -> dict[str, Any]:
@@ -429,7 +432,7 @@ def test_sign_wants_the_report_of_this_run(run: Run) -> None:
 def test_a_failing_write_leaves_the_old_statement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before, names = run.statement.read_bytes(), sorted(run.folder.iterdir())
     with monkeypatch.context() as broken:
-        broken.setattr("proof.report.report.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
+        broken.setattr("proof.report.whole_file.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
         with pytest.raises(SallyportError, match="cannot be written: disk full"):
             run.sign()
     assert (run.statement.read_bytes(), sorted(run.folder.iterdir())) == (before, names)
