@@ -31,7 +31,7 @@ PROFILE = "qemu"
 ENGINES = ("debian", "buildroot", "buildroot-vm")
 _BUILDROOT = "a Buildroot release: directory, archive or its address; or $SALLYPORT_BUILDROOT; or its makers' archive"
 _OFFLINE = "fail rather than fetch anything"
-WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.WAYS)}"
+WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.DATAPATHS)}"
 
 
 def build(

@@ -1,8 +1,9 @@
-"""Way ``bridge``: the kernel's bridge moves the frames between port and tap, nftables judges them; for comparison.
+"""Datapath ``bridge``: the kernel's bridge moves the frames between port and tap, nftables judges them; for comparison.
 
-The rules are the policy of the other ways, verdict by verdict (``port.nft``; `Forwarder` refuses what they cannot say).
-``port-setup`` makes the bridge with all its rules; this module brings the port up and down and reads the counters with
-ip(8) and nft(8), for which the process keeps CAP_NET_ADMIN of its own network namespace. The other ways keep nothing.
+The rules of ``port.nft`` are the policy of the other datapaths, verdict by verdict; a profile that asks for what they
+cannot express is refused. ``port-setup`` makes the bridge with all its rules; this module brings the port up and down
+and reads the counters with ip(8) and nft(8), for which the process keeps CAP_NET_ADMIN of its own network namespace.
+The other datapaths keep no capability.
 """
 
 from __future__ import annotations

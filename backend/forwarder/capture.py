@@ -1,4 +1,4 @@
-"""The capture of a way: frames of the port into a pcapng file of limited size."""
+"""The capture of a datapath: frames of the port into a pcapng file of limited size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Capture(Protocol):
 
         Raises:
             OSError: one is running, or the limit is too small.
-            FeatureMissingError: this way has none.
+            FeatureMissingError: this datapath has none.
         """
 
     def capture_stop(self) -> bool:
@@ -26,14 +26,16 @@ class Capture(Protocol):
 
 
 class NoCapture:
-    """Of ways whose frames do not pass the process."""
+    """Of datapaths whose frames do not pass the process."""
 
-    def __init__(self, way: str) -> None:
-        self._way_name = way
+    def __init__(self, datapath: str) -> None:
+        self._datapath = datapath
 
     def capture_start(self, file: int, limit: int) -> None:
         """Not here."""
-        raise FeatureMissingError(f"way `{self._way_name}` has no capture", "choose way `ring` to capture frames")
+        raise FeatureMissingError(
+            f"datapath `{self._datapath}` has no capture", "choose datapath `ring` to capture frames"
+        )
 
     def capture_stop(self) -> bool:
         """Nothing was running."""

@@ -20,7 +20,7 @@ RUN = Path("/run/sallyport/port")
 CAPTURE_NAME = "capture.pcapng"
 CAPTURE_LIMIT = 4 << 20
 """Bytes, if nobody says. /run is memory."""
-CAPTURE_MOST = 32 << 20
+MAX_CAPTURE = 32 << 20
 LINE = 4096
 DEADLINE_S = 5.0
 
@@ -32,7 +32,7 @@ class StatusAsk(Struct, frozen=True, forbid_unknown_fields=True, tag="status"):
 class CaptureStart(Struct, frozen=True, forbid_unknown_fields=True, tag="capture.start"):
     """Write frames to a file of at most ``limit`` bytes, from now on."""
 
-    limit: Annotated[int, Meta(ge=4096, le=CAPTURE_MOST)] = CAPTURE_LIMIT
+    limit: Annotated[int, Meta(ge=4096, le=MAX_CAPTURE)] = CAPTURE_LIMIT
 
 
 class CaptureStop(Struct, frozen=True, forbid_unknown_fields=True, tag="capture.stop"):

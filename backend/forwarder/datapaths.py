@@ -1,4 +1,4 @@
-"""Ways between the port and the VM, behind one small interface: each can be used alone."""
+"""Datapaths between the port and the VM, behind one small interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FROM_PORT, FROM_VM = 0, 1
 BPF_OBJECT = Path(__file__).with_name("kernel.bpf.o")
 
 
-class Way(Capture, Protocol):
+class Datapath(Capture, Protocol):
     """What moves frames. Opening one needs privileges; nothing after that does."""
 
     def run(self) -> None:
@@ -40,7 +40,7 @@ class Way(Capture, Protocol):
         """How often the VM's end was stopped for what it did, by reason."""
 
 
-class RingWay:
+class RingDatapath:
     """A packet ring at the port; at the VM another one over its tap, or vhost-user.
 
     Args:
@@ -65,7 +65,7 @@ class RingWay:
         port: str = PORT,
         tap: str = TAP,
     ) -> None:
-        # Here and not above: where the module was not built, only this way is missing.
+        # Here and not above: where the module was not built, only this datapath is missing.
         from backend.forwarder import _core
 
         subject = port
@@ -94,23 +94,23 @@ class RingWay:
             raise errors.from_os(error, self._names) from error
 
     def stop(self) -> None:
-        """See `Way`."""
+        """See `Datapath`."""
         self._path.stop()
 
     def counters(self) -> Counts:
-        """See `Way`."""
+        """See `Datapath`."""
         return self._path.counters()
 
     def beat(self) -> int:
-        """See `Way`."""
+        """See `Datapath`."""
         return sum(self._path.pace().values())
 
     def vm_up(self) -> bool:
-        """See `Way`."""
+        """See `Datapath`."""
         return self._vm.up()
 
     def faults(self) -> dict[str, int]:
-        """See `Way`."""
+        """See `Datapath`."""
         if not self._vhost:
             return {}
         from backend.forwarder import _core
@@ -118,19 +118,19 @@ class RingWay:
         return dict(_core.vhost_user_state(self._vm)["faults"])
 
     def capture_start(self, file: int, limit: int) -> None:
-        """See `Way`."""
+        """See `Datapath`."""
         self._path.capture_start(file, limit)
 
     def capture_stop(self) -> bool:
-        """See `Way`."""
+        """See `Datapath`."""
         return self._path.capture_stop()
 
     def capture_state(self) -> dict[str, int]:
-        """See `Way`."""
+        """See `Datapath`."""
         return self._path.capture_state()
 
 
-class KernelPath(NoCapture):
+class KernelDatapath(NoCapture):
     """The tc-BPF programs between the port and the VM's tap; they vanish with the process.
 
     Raises:
@@ -140,12 +140,12 @@ class KernelPath(NoCapture):
     CHECK_S = 0.25
 
     def __init__(self, policy: bytes, *, port: str = PORT, tap: str = TAP) -> None:
-        from backend.forwarder.kernel_datapath import KernelWay
+        from backend.forwarder.kernel_programs import KernelPrograms
 
         super().__init__("kernel")
         self._names = (port, tap)
         self._indexes = self._look_up()
-        self._way = KernelWay(*self._indexes, policy, BPF_OBJECT)
+        self._programs = KernelPrograms(*self._indexes, policy, BPF_OBJECT)
         self._stopped = threading.Event()
         self._beats = 0
 
@@ -167,28 +167,28 @@ class KernelPath(NoCapture):
                 raise errors.InterfaceMissingError(f"{' or '.join(self._names)} is another interface now")
 
     def stop(self) -> None:
-        """See `Way`."""
+        """See `Datapath`."""
         self._stopped.set()
 
     def counters(self) -> Counts:
-        """See `Way`."""
-        return self._way.counters()
+        """See `Datapath`."""
+        return self._programs.counters()
 
     def beat(self) -> int:
-        """See `Way`."""
+        """See `Datapath`."""
         return self._beats
 
     def vm_up(self) -> bool:
-        """See `Way`."""
+        """See `Datapath`."""
         return True
 
     def faults(self) -> dict[str, int]:
-        """See `Way`."""
+        """See `Datapath`."""
         return {}
 
 
-def open_way(config: Config, vm_mac: str, listener: socket.socket | None) -> Way:
-    """The way that the configuration names.
+def open_datapath(config: Config, vm_mac: str, listener: socket.socket | None) -> Datapath:
+    """Open the datapath that the configuration names.
 
     Raises:
         ForwarderError: it cannot be opened here.
@@ -201,5 +201,5 @@ def open_way(config: Config, vm_mac: str, listener: socket.socket | None) -> Way
         raise errors.ConfigError(str(error), "sallyport-network.service writes vm-mac; restart that") from error
     packed = policy.pack(config, mac, LINK_NETWORK)
     if config.port == "kernel":
-        return KernelPath(packed)
-    return RingWay(config, packed, mac, listener)
+        return KernelDatapath(packed)
+    return RingDatapath(config, packed, mac, listener)

@@ -38,13 +38,13 @@ class InterfaceMissingError(ForwarderError):
 class NotPermittedError(ForwarderError):
     """The kernel refused, for want of a capability or of the device's ownership."""
 
-    remedy = "the process needs CAP_NET_RAW and CAP_NET_ADMIN at its start; way `kernel` CAP_BPF, too"
+    remedy = "the process needs CAP_NET_RAW and CAP_NET_ADMIN at its start; datapath `kernel` CAP_BPF, too"
 
 
 class FeatureMissingError(ForwarderError):
-    """This kernel, or this build of ours, lacks something that the way needs."""
+    """This kernel, or this build of ours, lacks something that the datapath needs."""
 
-    remedy = "choose another way in the device profile: [forwarder] port"
+    remedy = "choose another datapath in the device profile: [forwarder] port"
 
 
 class AlreadyRunningError(ForwarderError):

@@ -2,7 +2,7 @@
 
 Theory of operation. Four stages, in this order, because each takes away what the one before needed:
 
-1. As its own user with a few capabilities (the unit names them): lock, sockets, the way's rings or programs.
+1. As its own user with a few capabilities (the unit names them): lock, sockets, the datapath's rings or programs.
 2. No capability in any set.
 3. A system-call filter over all threads. From here on the process can do nothing but move frames, answer on its unix
    sockets, and open the VM's tap, which belongs to its user.
@@ -83,11 +83,11 @@ def listen(path: Path, group: str = "") -> socket.socket:
 
 
 class PortState:
-    """Tells the port's state: facts of the interface, counters of the way."""
+    """Tells the port's state: facts of the interface, counters of the datapath."""
 
-    def __init__(self, settings: config.Config, way: datapaths.Way) -> None:
+    def __init__(self, settings: config.Config, datapath: datapaths.Datapath) -> None:
         self._settings = settings
-        self._way = way
+        self._datapath = datapath
         self._interface = Interface(datapaths.PORT)
 
     async def read(self) -> Port:
@@ -107,9 +107,9 @@ class PortState:
             tx_bytes=facts.tx[1],
             way=self._settings.port,
             vm=self._settings.vm,
-            vm_up=self._way.vm_up(),
-            verdicts=named(self._way.counters()),
-            faults=[Fault(name=name, times=times) for name, times in self._way.faults().items() if times],
+            vm_up=self._datapath.vm_up(),
+            verdicts=named(self._datapath.counters()),
+            faults=[Fault(name=name, times=times) for name, times in self._datapath.faults().items() if times],
         )
 
 
@@ -138,11 +138,11 @@ async def _hand_out(listener: socket.socket) -> None:
             os.close(descriptor)
 
 
-async def _feed_watchdog(way: datapaths.Way | None) -> None:
+async def _feed_watchdog(datapath: datapaths.Datapath | None) -> None:
     interval, last = watchdog_interval(), -1
     while interval is not None:
         # A data path that hangs must not be hidden by this thread's good health.
-        beat = last + 1 if way is None else way.beat()
+        beat = last + 1 if datapath is None else datapath.beat()
         if beat != last:
             notify("WATCHDOG=1")
         last = beat
@@ -165,7 +165,7 @@ async def serve(places: Places | None = None) -> None:
         if settings.port == "bridge":
             await _serve_bridge(places, stop)
         else:
-            await _serve_way(settings, places, stop)
+            await _serve_datapath(settings, places, stop)
     finally:
         os.close(held)
 
@@ -199,8 +199,8 @@ async def _serve_bridge(places: Places, stop: asyncio.Event) -> None:
         await _wait(stack, [_hand_out(listen(places.run / "taps.sock", places.vm_group)), _feed_watchdog(None)], stop)
 
 
-async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Event) -> None:
-    # Not above: way `bridge` does without the C part.
+async def _serve_datapath(settings: config.Config, places: Places, stop: asyncio.Event) -> None:
+    # Not above: datapath `bridge` does without the C part.
     from backend.forwarder.data_path import DataPath
 
     try:
@@ -210,17 +210,17 @@ async def _serve_way(settings: config.Config, places: Places, stop: asyncio.Even
             f"{places.run / 'vm-mac'}: {error.strerror}", "sallyport-network.service writes it; restart that"
         ) from error
     vhost = listen(places.run / VHOST, places.vm_group) if settings.vm == "vhost-user" else None
-    way = datapaths.open_way(settings, vm_mac, vhost)
-    state = PortState(settings, way)
+    datapath = datapaths.open_datapath(settings, vm_mac, vhost)
+    state = PortState(settings, datapath)
     async with contextlib.AsyncExitStack() as stack:
-        await _listen(stack, places, state.read, way)
-        waits = [_feed_watchdog(way)]
+        await _listen(stack, places, state.read, datapath)
+        waits = [_feed_watchdog(datapath)]
         if settings.vm == "tap":
             waits.append(_hand_out(listen(places.run / "taps.sock", places.vm_group)))
-        thread = DataPath(way.run, stop)
+        thread = DataPath(datapath.run, stop)
         thread.begin()
         stack.callback(thread.join, 2.0)
-        stack.callback(way.stop)
+        stack.callback(datapath.stop)
         await _wait(stack, waits, stop)
         if thread.problem is not None:
             raise thread.problem

@@ -195,7 +195,7 @@ class Profile(_Part):
     modules: Modules
 
 
-WAYS: dict[str, tuple[str, str]] = {
+DATAPATHS: dict[str, tuple[str, str]] = {
     "ring": ("ring", "vhost-user"),
     "ring-tap": ("ring", "tap"),
     "kernel": ("kernel", "tap"),
@@ -209,15 +209,15 @@ def names() -> list[str]:
     return sorted(file.stem for file in DIRECTORY.glob("*.toml"))
 
 
-def load(name: str, way: str = "") -> Profile:
+def load(name: str, datapath: str = "") -> Profile:
     """Read and check one profile.
 
     Args:
         name: its name, or the path of a .toml file of your own.
-        way: one of `WAYS` in place of the profile's own; the profile is then called ``<name>-<way>``.
+        datapath: one of `DATAPATHS` in place of the profile's own; the profile is then called ``<name>-<datapath>``.
 
     Raises:
-        SallyportError: unknown name or way, or a field is missing, unknown or out of range; names file and field.
+        SallyportError: unknown name or datapath, or a field is missing, unknown or out of range; names file and field.
     """
     file = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     if not file.is_file():
@@ -234,19 +234,21 @@ def load(name: str, way: str = "") -> Profile:
         raise _wrong(file, error) from error
     if profile.name != file.stem:
         raise SallyportError(f"{file}: name: {profile.name!r} is not the file's name", f"write name = {file.stem!r}")
-    return _by(way, profile, file) if way else profile
+    return _by(datapath, profile, file) if datapath else profile
 
 
 def _wrong(file: Path, error: ValidationError) -> SallyportError:
     return SallyportError(f"{file}: {explain(error, Profile)}", "the fields are documented in rootfs/spec/profile.py")
 
 
-def _by(way: str, profile: Profile, file: Path) -> Profile:
-    if way not in WAYS:
-        raise SallyportError(f"no way {way!r} of forwarding", f"there are: {', '.join(WAYS)}")
-    port, vm = WAYS[way]
+def _by(datapath: str, profile: Profile, file: Path) -> Profile:
+    if datapath not in DATAPATHS:
+        raise SallyportError(f"no datapath {datapath!r}", f"there are: {', '.join(DATAPATHS)}")
+    port, vm = DATAPATHS[datapath]
     forwarder = profile.forwarder.model_dump() | {"port": port, "vm": vm}
     try:
-        return Profile.model_validate(profile.model_dump() | {"name": f"{profile.name}-{way}", "forwarder": forwarder})
+        return Profile.model_validate(
+            profile.model_dump() | {"name": f"{profile.name}-{datapath}", "forwarder": forwarder}
+        )
     except ValidationError as error:
         raise _wrong(file, error) from error

@@ -1,16 +1,16 @@
-"""`invoke bench.forwarder`: the ways of forwarding beside the kernel's bridge, in network namespaces of this machine.
+"""`invoke bench.forwarder`: the datapaths beside the kernel's bridge, in network namespaces of this machine.
 
 How it measures:
 
 * All peers stand at the same time, idle but for the one that is measured, and take turns (A B C A B C ...), so a
   machine that gets slower gets slower for all. What counts is the median of the rounds, and of the rounds' ratios.
-* A sender stays on the first processor, a way's own process on the second. What the kernel forwards by itself
-  (bridge, BPF) runs in the sender's context and slows it; ``none`` is the sender alone, a limit that no way can reach.
+* A sender stays on the first processor, a datapath's own process on the second. What the kernel forwards by itself
+  (bridge, BPF) runs in the sender's context and slows it; ``none`` is the sender alone, which no datapath reaches.
   Direction ``both``: two senders share the first processor.
 * ``bridge`` is the plain bridge, as in the appliance. Where the kernel has br_netfilter, a bridge shows each frame to
   the IP rules by default; that is ``bridge+brnf``.
-* Rates are taken at the receivers in a window while the sender runs flat out. At 70 % of the rate that a way reached in
-  the same round every frame sent must be received.
+* Rates are taken at the receivers in a window while the sender runs flat out. At 70 % of the rate that a datapath
+  reached in the same round every frame sent must be received.
 * Processor time is taken at one rate that every peer can carry, less that of ``none`` at the same rate.
 * Nothing drops but a full ring: there is no queueing discipline, no receive packet steering, no GRO (veth's default),
   and the frames that the processors' backlogs dropped are counted and told.
@@ -44,7 +44,7 @@ from tests.bench.forwarder_figures import (
     Results,
 )
 from tests.bench.forwarder_peers import FAST, KERNEL, NONE, RING, SCAPY, Peer, open_peer
-from tests.bench.forwarder_traffic import Machine, Passage, Traffic, compile_program, stream
+from tests.bench.forwarder_traffic import Passage, Processors, Traffic, compile_program, stream
 
 LATENCY_RATE = 4_000
 SCAPY_RATE = 20_000
@@ -52,7 +52,7 @@ SCAPY_RATE = 20_000
 CALM = 0.5
 """Share of the slowest peer's rate at which processor time is taken."""
 BELOW = 0.7
-"""Share of its own rate at which a way must lose nothing."""
+"""Share of its own rate at which a datapath must lose nothing."""
 QUIET = 0.1
 """Processors that other programs may keep busy before the figures are called into question."""
 _LAN_SOURCES = (
@@ -88,44 +88,44 @@ class Bench:
     backlog_drops: int = 0
     others: list[float] = field(default_factory=list)
 
-    def _flow(self, peer: Peer, size: int, way: str, rate: float, seconds: int) -> Passage:
-        found = self.traffic.flow(peer.bed, size, way, rate, seconds, way=peer.process)
+    def _flow(self, peer: Peer, size: int, direction: str, rate: float, seconds: int) -> Passage:
+        found = self.traffic.flow(peer.bed, size, direction, rate, seconds, process=peer.process)
         self.backlog_drops += found.backlog_drops
         self.others.append(found.others)
         return found
 
     def calm_rate(self) -> int:
         """Frames per second that all peers carry with ease; also warms everything."""
-        rates = [self._flow(peer, SIZES[0], way, 0, 1).rate for peer in self.peers for way in DIRECTIONS]
+        rates = [self._flow(peer, SIZES[0], direction, 0, 1).rate for peer in self.peers for direction in DIRECTIONS]
         return int(min(rates) * CALM) // 10_000 * 10_000 or 10_000
 
     def round(self, calm: int) -> None:
         """One value of everything but TCP."""
         for size in SIZES:
-            for way in DIRECTIONS:
-                self._rates(size, way)
+            for direction in DIRECTIONS:
+                self._rates(size, direction)
                 if size in self.times.cpu_sizes:
-                    self._costs(size, way, calm)
+                    self._costs(size, direction, calm)
         for peer in self.peers:
             found = self.traffic.latency(peer.bed, 64, LATENCY_RATE, self.times.latency)
             for quantile in ("p50", "p90", "p99"):
                 self.results.add(LATENCY, 64, quantile, peer.name, found[quantile])
 
-    def _rates(self, size: int, way: str) -> None:
+    def _rates(self, size: int, direction: str) -> None:
         rates = {}
         for peer in self.peers:
-            rates[peer.name] = self._flow(peer, size, way, 0, self.times.flat).rate
-            self.results.add(RATE, size, way, peer.name, rates[peer.name])
+            rates[peer.name] = self._flow(peer, size, direction, 0, self.times.flat).rate
+            self.results.add(RATE, size, direction, peer.name, rates[peer.name])
         for peer in self.peers:
             if peer.name in (KERNEL, RING):
-                lost = self._flow(peer, size, way, rates[peer.name] * BELOW, self.times.loss).lost
-                self.results.add(LOST, size, way, peer.name, lost)
+                lost = self._flow(peer, size, direction, rates[peer.name] * BELOW, self.times.loss).lost
+                self.results.add(LOST, size, direction, peer.name, lost)
 
-    def _costs(self, size: int, way: str, calm: int) -> None:
+    def _costs(self, size: int, direction: str, calm: int) -> None:
         for peer in self.peers:
-            found = self._flow(peer, size, way, calm, self.times.cpu)
-            self.results.add(CPU, size, way, peer.name, found.cpu_tasks)
-            self.results.add(CPU_MACHINE, size, way, peer.name, found.cpu_machine)
+            found = self._flow(peer, size, direction, calm, self.times.cpu)
+            self.results.add(CPU, size, direction, peer.name, found.cpu_tasks)
+            self.results.add(CPU_MACHINE, size, direction, peer.name, found.cpu_machine)
 
 
 def run(
@@ -156,17 +156,19 @@ def run(
     bench_figures = figures.begin(runs, output, console)
     if os.geteuid() != 0:
         raise SallyportError("the benchmark makes network namespaces", "run it as root")
-    machine = Machine.here()
+    processors = Processors.here()
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="sallyport-bench-") as temporary:
         directory = Path(temporary)
-        traffic = Traffic(compile_program("traffic", directory), machine)
+        traffic = Traffic(compile_program("traffic", directory), processors)
         stream_program = compile_program("stream", directory)
         with ExitStack() as stack, console.status("test beds") as status:
             stack.enter_context(urgent())
-            names = [name for name in FAST if _works(name, machine, modules, console, notes)]
-            peers = [stack.enter_context(open_peer(name, machine.way, modules)) for name in names]
-            streams = [stack.enter_context(open_peer(n, machine.way, modules, sink=False)) for n in names if n != NONE]
+            names = [name for name in FAST if _works(name, processors, modules, console, notes)]
+            peers = [stack.enter_context(open_peer(name, processors.datapath, modules)) for name in names]
+            streams = [
+                stack.enter_context(open_peer(n, processors.datapath, modules, sink=False)) for n in names if n != NONE
+            ]
             # Those of the streams have a bed of their own: addresses instead of a sink.
             bench = Bench(traffic, peers, QUICK if quick else Times())
             status.update("warming up")
@@ -177,7 +179,7 @@ def run(
                 for peer in streams:
                     bench.results.add(TCP, 0, "one", peer.name, stream(stream_program, peer.bed, bench.times.tcp))
         with console.status("scapy, guest LAN"):
-            _scapy(traffic, machine, bench.results)
+            _scapy(traffic, processors, bench.results)
             lan = guest_lan(directory, runs)
     if bench.backlog_drops:
         notes.append(f"the processors' backlogs dropped {bench.backlog_drops} frames: rates are too low by these")
@@ -187,7 +189,7 @@ def run(
     found = forwarder_figures.targets(bench.results, lan, vm or {})
     document = forwarder_figures.document(bench.results, found, lan, vm or {}) | {
         "when": bench_figures.when,
-        "machine": bench_figures.machine | {"sender_cpu": machine.sender, "way_cpu": machine.way},
+        "machine": bench_figures.machine | {"sender_cpu": processors.sender, "way_cpu": processors.datapath},
         "rate_of_processor_time": calm,
         "others_busy_processors": round(others, 3),
         "notes": notes,
@@ -227,10 +229,10 @@ def urgent() -> Iterator[None]:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
-def _works(name: str, machine: Machine, modules: Path | None, console: Console, notes: list[str]) -> bool:
-    """Whether a way can be set up here; the others are worth measuring without it."""
+def _works(name: str, processors: Processors, modules: Path | None, console: Console, notes: list[str]) -> bool:
+    """Whether a datapath can be set up here; the others are worth measuring without it."""
     try:
-        with open_peer(name, machine.way, modules):
+        with open_peer(name, processors.datapath, modules):
             return True
     except SallyportError as error:
         notes.append(f"{name} was not measured: {error}")
@@ -238,10 +240,10 @@ def _works(name: str, machine: Machine, modules: Path | None, console: Console, 
         return False
 
 
-def _scapy(traffic: Traffic, machine: Machine, results: Results) -> None:
+def _scapy(traffic: Traffic, processors: Processors, results: Results) -> None:
     """For scale, once: a packet library's bridge."""
-    with open_peer(SCAPY, machine.way) as peer:
-        found = traffic.flow(peer.bed, 64, "one", SCAPY_RATE, 3, way=peer.process)
+    with open_peer(SCAPY, processors.datapath) as peer:
+        found = traffic.flow(peer.bed, 64, "one", SCAPY_RATE, 3, process=peer.process)
         results.add(RATE, 64, "one", SCAPY, found.rate)
         results.add(CPU, 64, "one", SCAPY, found.cpu_tasks)
 

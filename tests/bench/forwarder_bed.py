@@ -1,9 +1,9 @@
 """Test beds: network namespaces and veth pairs that vanish with this process, however it ends.
 
-    sender `out` ── `mgmt0` [ the way that is measured ] `access0` ── `far`
+    sender `out` ── `mgmt0` [ the datapath that is measured ] `access0` ── `far`
 
 Each of the three parts has a network namespace of its own, held by a child that ends when our end of its pipe does. A
-frame that arrives at `out` or `far` is counted by the kernel and dropped at once, by the same rule for every way.
+frame that arrives at `out` or `far` is counted by the kernel and dropped at once, by the same rule for every datapath.
 """
 
 from __future__ import annotations
@@ -104,22 +104,22 @@ class Space:
 
 
 class Bed:
-    """Sender, the way, receiver; with ``direct`` sender and receiver are one veth pair and nothing is between.
+    """Sender, the datapath, receiver; with ``direct`` sender and receiver are one veth pair and nothing is between.
 
     Args:
-        direct: no way between: the sender's own limit.
+        direct: no datapath between: the sender's own limit.
         sink: drop what arrives at both ends; else they have addresses, for TCP.
     """
 
     def __init__(self, *, direct: bool = False, sink: bool = True) -> None:
         self._stack = ExitStack()
         try:
-            self.sender, self.way, self.receiver = (self._space() for _ in range(3))
+            self.sender, self.appliance, self.receiver = (self._space() for _ in range(3))
             if direct:
                 self._pair(self.sender, OUT, self.receiver, FAR)
             else:
-                self._pair(self.sender, OUT, self.way, PORT)
-                self._pair(self.way, TAP, self.receiver, FAR)
+                self._pair(self.sender, OUT, self.appliance, PORT)
+                self._pair(self.appliance, TAP, self.receiver, FAR)
             for space, name, mac in ((self.sender, OUT, OUT_MAC), (self.receiver, FAR, FAR_MAC)):
                 space.run("ip", "link", "set", name, "address", mac)
             for space, name, ip in ((self.sender, OUT, OUT_IP), (self.receiver, FAR, FAR_IP)):
@@ -131,7 +131,7 @@ class Bed:
                     space.run("ip", "link", "set", name, "up")
             if not direct:
                 for name in (PORT, TAP):
-                    self.way.run("ip", "link", "set", name, "arp", "off", "multicast", "off", "up")
+                    self.appliance.run("ip", "link", "set", name, "arp", "off", "multicast", "off", "up")
         except BaseException:
             self._stack.close()
             raise

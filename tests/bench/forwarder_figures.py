@@ -62,7 +62,7 @@ class Results:
         return (max(found) - min(found)) / middle if middle else 0.0
 
     def without_sender(self, size: int, direction: str, peer: str, measure: str = CPU) -> list[float]:
-        """Processor seconds per million frames that the way costs: each round's, less those of `NONE` in it."""
+        """Processor seconds per million frames that the datapath costs: each round's, less those of `NONE` in it."""
         ours, base = self.rounds(measure, size, direction, peer), self.rounds(measure, size, direction, NONE)
         return [a - b for a, b in zip(ours, base, strict=False)]
 
@@ -110,18 +110,20 @@ def medians(found: Sequence[Mapping[str, object]]) -> dict[str, float]:
 def targets(results: Results, lan: dict[str, float], vm: dict[str, list[float]]) -> list[Target]:
     """The targets of the issue, each with its figure."""
     found = []
-    for way in DIRECTIONS:
-        rate = f"64 bytes, {way}"
+    for direction in DIRECTIONS:
+        rate = f"64 bytes, {direction}"
         found += [
-            Target(f"kernel : bridge, {rate}", 1.3, "x", results.ratio(RATE, 64, way, KERNEL, BRIDGE)),
-            Target(f"kernel : bridge+brnf, {rate}", 1.3, "x", results.ratio(RATE, 64, way, KERNEL, BRNF)),
-            Target(f"ring : bridge+nft, {rate}", 1.3, "x", results.ratio(RATE, 64, way, RING, NFT)),
-            Target(f"ring : bridge+nft, 1514 bytes, {way}", 1.0, "x", results.ratio(RATE, 1514, way, RING, NFT)),
+            Target(f"kernel : bridge, {rate}", 1.3, "x", results.ratio(RATE, 64, direction, KERNEL, BRIDGE)),
+            Target(f"kernel : bridge+brnf, {rate}", 1.3, "x", results.ratio(RATE, 64, direction, KERNEL, BRNF)),
+            Target(f"ring : bridge+nft, {rate}", 1.3, "x", results.ratio(RATE, 64, direction, RING, NFT)),
+            Target(
+                f"ring : bridge+nft, 1514 bytes, {direction}", 1.0, "x", results.ratio(RATE, 1514, direction, RING, NFT)
+            ),
         ]
-    for way in DIRECTIONS:
+    for direction in DIRECTIONS:
         for base in (BRIDGE, BRNF):
-            cost = results.cost_ratio(64, way, KERNEL, base)
-            found.append(Target(f"kernel : {base}, processor time, 64 bytes, {way}", 0.6, "x", cost, most=True))
+            cost = results.cost_ratio(64, direction, KERNEL, base)
+            found.append(Target(f"kernel : {base}, processor time, 64 bytes, {direction}", 0.6, "x", cost, most=True))
     found.append(Target("ring, p50 at 4,000 frames/s", 15, "us", results.median(LATENCY, 64, "p50", RING), most=True))
     for peer in (KERNEL, RING):
         lost = [sum(v) for (measure, _, _, name), v in results.values.items() if (measure, name) == (LOST, peer)]
@@ -142,22 +144,22 @@ def tables(results: Results, lan: dict[str, float], vm: dict[str, list[float]], 
     yield _matrix(
         "delivered, thousand frames/s (x bridge, x bridge+nft)",
         DIRECTIONS,
-        lambda size, way, peer: _beside(
-            results.median(RATE, size, way, peer),
+        lambda size, direction, peer: _beside(
+            results.median(RATE, size, direction, peer),
             1e-3,
-            results.ratio(RATE, size, way, peer, BRIDGE),
-            results.ratio(RATE, size, way, peer, NFT),
+            results.ratio(RATE, size, direction, peer, BRIDGE),
+            results.ratio(RATE, size, direction, peer, NFT),
         ),
     )
-    for measure, what in ((CPU, "sender, way, ksoftirqd"), (CPU_MACHINE, "whole machine"))[: 2 if quiet else 1]:
+    for measure, what in ((CPU, "sender, datapath, ksoftirqd"), (CPU_MACHINE, "whole machine"))[: 2 if quiet else 1]:
         yield _matrix(
             f"processor seconds per million frames less the sender's ({what}; x bridge, x bridge+nft)",
             DIRECTIONS,
-            lambda size, way, peer, measure=measure: _beside(  # type: ignore[misc]
-                statistics.median(found) if (found := results.without_sender(size, way, peer, measure)) else None,
+            lambda size, direction, peer, measure=measure: _beside(  # type: ignore[misc]
+                statistics.median(found) if (found := results.without_sender(size, direction, peer, measure)) else None,
                 1,
-                results.cost_ratio(size, way, peer, BRIDGE, measure),
-                results.cost_ratio(size, way, peer, NFT, measure),
+                results.cost_ratio(size, direction, peer, BRIDGE, measure),
+                results.cost_ratio(size, direction, peer, NFT, measure),
             ),
         )
     rest = Table(title="64 bytes, one direction")
@@ -214,19 +216,19 @@ def document(
 ) -> dict[str, object]:
     """For JSON: every round's value, medians, ratios, targets."""
     rows = []
-    for measure, size, way, peer in results.values:
-        key = (measure, size, way, peer)
+    for measure, size, direction, peer in results.values:
+        key = (measure, size, direction, peer)
         row: dict[str, object] = {
             "measure": measure,
             "unit": UNITS[measure],
             "size": size,
-            "direction": way,
+            "direction": direction,
             "peer": peer,
         }
         row["median"] = _rounded(results.median(*key))
         for name, base in (("to_bridge", BRIDGE), ("to_bridge_nft", NFT)):
             if measure in (CPU, CPU_MACHINE):
-                row[name] = _rounded(results.cost_ratio(size, way, peer, base, measure))
+                row[name] = _rounded(results.cost_ratio(size, direction, peer, base, measure))
             elif measure != LOST:
                 row[name] = _rounded(results.ratio(*key, base))
         row["rounds"] = [_rounded(value) for value in results.rounds(*key)]
@@ -264,13 +266,13 @@ def _beside(value: float | None, scale: float, *ratios: float | None) -> str:
     return " ".join([*said, *(f"[dim]{ratio:.2f}[/]" if ratio is not None else "[dim]-[/]" for ratio in ratios)])
 
 
-def _matrix(title: str, ways: Iterable[str], cell: Callable[[int, str, str], str]) -> Table:
+def _matrix(title: str, directions: Iterable[str], cell: Callable[[int, str, str], str]) -> Table:
     table = Table(title=title)
     table.add_column("")
-    columns = [(size, way) for way in ways for size in SIZES]
+    columns = [(size, direction) for direction in directions for size in SIZES]
     columns = [c for c in columns if any(cell(*c, peer) for peer in FAST)]
-    for size, way in columns:
-        table.add_column(f"{size} {way}", justify="right")
+    for size, direction in columns:
+        table.add_column(f"{size} {direction}", justify="right")
     for peer in FAST:
-        table.add_row(peer, *(cell(size, way, peer) for size, way in columns))
+        table.add_row(peer, *(cell(size, direction, peer) for size, direction in columns))
     return table

@@ -1,4 +1,4 @@
-"""The ways of forwarding that are compared, each in a test bed of its own."""
+"""The datapaths that are compared, each in a test bed of its own."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ table bridge port {{
 
 @dataclass(frozen=True)
 class Peer:
-    """A way of forwarding that runs.
+    """A datapath that runs.
 
-    ``process`` is its own, if it has one; ``counts`` is filled in when it ends: frames by verdict, of our own ways.
+    ``process`` is its own, if it has one; ``counts`` is filled in when it ends: frames by verdict, if it is ours.
     """
 
     name: str
@@ -63,20 +63,22 @@ class Peer:
 
 def _bridge(bed: Bed, rules: str = "", *, netfilter: bool = False) -> None:
     if rules:
-        bed.way.rules(rules)
-    bed.way.run(
+        bed.appliance.rules(rules)
+    bed.appliance.run(
         "ip", "link", "add", "br0", "type", "bridge", "stp_state", "0", "mcast_snooping", "0", "forward_delay", "0"
     )
-    bed.way.run("ip", "link", "set", "br0", "arp", "off", "multicast", "off")
+    bed.appliance.run("ip", "link", "set", "br0", "arp", "off", "multicast", "off")
     for name in ("ip", "ip6", "arp"):
         # Of br_netfilter, if it is there (ip-sysctl of the kernel, bridge-nf-call-*).
-        bed.way.run("sysctl", "-qw" if netfilter else "-qwe", f"net.bridge.bridge-nf-call-{name}tables={netfilter:d}")
+        bed.appliance.run(
+            "sysctl", "-qw" if netfilter else "-qwe", f"net.bridge.bridge-nf-call-{name}tables={netfilter:d}"
+        )
     for name in (PORT, TAP):
-        bed.way.run("ip", "link", "set", name, "master", "br0")
+        bed.appliance.run("ip", "link", "set", name, "master", "br0")
     # Known from the start, so that no frame is flooded.
-    bed.way.run("bridge", "fdb", "replace", FAR_MAC, "dev", TAP, "master", "static")
-    bed.way.run("bridge", "fdb", "replace", OUT_MAC, "dev", PORT, "master", "static")
-    bed.way.run("ip", "link", "set", "br0", "up")
+    bed.appliance.run("bridge", "fdb", "replace", FAR_MAC, "dev", TAP, "master", "static")
+    bed.appliance.run("bridge", "fdb", "replace", OUT_MAC, "dev", PORT, "master", "static")
+    bed.appliance.run("ip", "link", "set", "br0", "up")
 
 
 def appliance_rules(name: Literal["ring", "kernel"]) -> str:
@@ -88,7 +90,7 @@ def appliance_rules(name: Literal["ring", "kernel"]) -> str:
 @contextmanager
 def _process(bed: Bed, words: Sequence[str]) -> Iterator[Peer]:
     child = subprocess.Popen(
-        bed.way.inside(sys.executable, "-m", "tests.bench.forwarder_way", *words),
+        bed.appliance.inside(sys.executable, "-m", "tests.bench.forwarder_process", *words),
         cwd=PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -102,7 +104,7 @@ def _process(bed: Bed, words: Sequence[str]) -> Iterator[Peer]:
         if child.stdout.readline() != "ready\n":
             _, said = child.communicate(timeout=10)
             lines = said.strip().splitlines() or ["it said nothing"]
-            raise SallyportError(f"way {words[0]!r} did not start: {lines[-1]}", "build its modules; see --help")
+            raise SallyportError(f"datapath {words[0]!r} did not start: {lines[-1]}", "build its modules; see --help")
         yield peer
     finally:
         try:
@@ -115,7 +117,7 @@ def _process(bed: Bed, words: Sequence[str]) -> Iterator[Peer]:
 
 @contextmanager
 def open_peer(name: str, cpu: int, modules: Path | None = None, *, sink: bool = True) -> Iterator[Peer]:
-    """A running way of forwarding.
+    """A running datapath.
 
     Args:
         name: one of `FAST`, or `SCAPY`.
@@ -129,7 +131,7 @@ def open_peer(name: str, cpu: int, modules: Path | None = None, *, sink: bool = 
     with Bed(direct=name == NONE, sink=sink) as bed:
         words = [name, str(cpu)]
         if name in (KERNEL, RING):
-            bed.way.rules(appliance_rules("kernel" if name == KERNEL else "ring"))
+            bed.appliance.rules(appliance_rules("kernel" if name == KERNEL else "ring"))
             words += [str(modules)] if modules else []
         elif name != SCAPY:
             if name != NONE:

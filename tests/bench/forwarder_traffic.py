@@ -42,17 +42,17 @@ def compile_program(name: str, directory: Path, sources: Sequence[str] = (), *, 
 
 
 @dataclass(frozen=True)
-class Machine:
+class Processors:
     """Where the threads of a measurement run."""
 
     sender: int
-    way: int
+    datapath: int
 
     @staticmethod
-    def here() -> Machine:
+    def here() -> Processors:
         """The first two processors that we may use; on a machine with one all share it."""
         cpus = sorted(os.sched_getaffinity(0))
-        return Machine(cpus[0], cpus[min(1, len(cpus) - 1)])
+        return Processors(cpus[0], cpus[min(1, len(cpus) - 1)])
 
 
 def busy_seconds(before: str, after: str, elapsed: float) -> float:
@@ -99,8 +99,8 @@ def _ksoftirqds() -> list[int]:
 class Passage:
     """What came of one stretch of traffic. Frames and seconds of the window; ``sent`` and ``lost`` of all of it.
 
-    ``busy`` is processor time of the whole machine, ``tasks`` that of sender, way and ksoftirqd alone: on a machine
-    with nothing else to do they agree, on another one only the latter says something.
+    ``busy`` is processor time of the whole machine, ``tasks`` that of sender, datapath and ksoftirqd alone: on a
+    machine with nothing else to do they agree, on another one only the latter says something.
     """
 
     frames: int
@@ -137,7 +137,7 @@ class Traffic:
     """The traffic program. Directions: ``one`` (port to VM), ``both``."""
 
     program: Path
-    machine: Machine
+    processors: Processors
 
     @staticmethod
     def _senders(bed: Bed, direction: str) -> list[tuple[Space, str, str, str]]:
@@ -146,18 +146,18 @@ class Traffic:
         return [forth] if direction == "one" else [forth, back]
 
     def flow(
-        self, bed: Bed, size: int, direction: str, rate: float, seconds: int, *, way: int | None = None
+        self, bed: Bed, size: int, direction: str, rate: float, seconds: int, *, process: int | None = None
     ) -> Passage:
         """Send for so many seconds, ``rate`` frames per second of all senders together, 0: flat out.
 
-        ``way`` is the way's process, if it has one.
+        ``process`` is the datapath's, if it has one.
 
         Raises:
             SallyportError: the sender failed.
         """
         senders = self._senders(bed, direction)
         share = max(1, round(rate / len(senders))) if rate else 0
-        cpu = str(self.machine.sender)
+        cpu = str(self.processors.sender)
         before, dropped = bed.delivered(), softnet_drops(Path("/proc/net/softnet_stat").read_text())
         children = [
             subprocess.Popen(
@@ -168,7 +168,7 @@ class Traffic:
             )
             for space, name, to, source in senders
         ]
-        tasks = [*(child.pid for child in children), *([way] if way else []), *_ksoftirqds()]
+        tasks = [*(child.pid for child in children), *([process] if process else []), *_ksoftirqds()]
 
         def look() -> tuple[float, str, int, float]:
             return time.monotonic(), Path("/proc/stat").read_text(), bed.delivered(), _tasks_clock(tasks)
@@ -202,7 +202,7 @@ class Traffic:
             CommandError: the program failed.
         """
         words: list[str | Path] = [bed.sender.file, OUT, bed.receiver.file, FAR, FAR_MAC, OUT_MAC]
-        cpu = str(self.machine.sender)
+        cpu = str(self.processors.sender)
         found = json.loads(run([self.program, "latency", *words, str(size), str(rate), str(seconds), cpu]))
         return {k: v if k in ("sent", "received") else v / 1000 for k, v in found.items()}
 

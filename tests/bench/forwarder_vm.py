@@ -1,10 +1,10 @@
-"""`invoke bench.forwarder --vm`: TCP from the management port to the front-end VM, by each way, in emulated appliances.
+"""`invoke bench.forwarder --vm`: TCP from the port to the front-end VM, in an emulated appliance per datapath.
 
 QEMU emulates the appliances' processors, the VMs run under nested KVM in them: what counts is the ratio of figures that
 were taken in turn, not their size. All appliances are up, idle but for the one that is measured. The outside end is
 QEMU's user network on this machine; the receiver is a few lines of Python in the VM, which throw away what comes.
-Kernel ``vhost-net`` is no way of the product: the image of way ``bridge`` gets its module and a supervisor that asks
-for it when a flag stands (``vhost_net/``).
+Kernel ``vhost-net`` is no datapath of the product: the image of datapath ``bridge`` gets its module and a supervisor
+that asks for it when a flag stands (``vhost_net/``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ while True:
 
 
 def run(runs: int, console: Console) -> dict[str, list[float]]:
-    """Boot an appliance per way, all at once, and measure in turn; returns gigabits per second of each round.
+    """Boot an appliance per datapath, all at once, and measure in turn; returns gigabits per second of each round.
 
     Args:
         runs: a third of the rounds.

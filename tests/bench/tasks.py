@@ -76,7 +76,7 @@ def bench_forwarder(
     modules: str = "",
     vm: bool = False,
 ) -> None:
-    """Measure the ways of forwarding beside the kernel's bridge, in network namespaces."""
+    """Measure the datapaths beside the kernel's bridge, in network namespaces."""
     from tests.bench import forwarder, forwarder_vm
 
     figures = forwarder_vm.run(1 if quick else runs, _console) if vm else None

@@ -14,7 +14,7 @@
 #define HONEST_FEATURES (1ULL << 32 | 1ULL << 30 | 1ULL << 15) /* version 1, protocol features, mergeable buffers */
 #define VIRTIO_HEADER 12U
 #define BACKLOG 16
-#define TURNS_MOST (4 * BACKLOG + 64) /* each connection that waits takes one or two */
+#define MAX_TURNS (4 * BACKLOG + 64) /* each connection that waits takes one or two */
 
 struct endpoint *port;
 struct vhost_user *device;
@@ -102,7 +102,7 @@ bool port_turn(bool want_frames, bool want_room) {
 /* Turn until nothing comes any more. */
 static void port_calm(void) {
     for (unsigned i = 0; port_turn(false, false); i++) {
-        must(i < TURNS_MOST);
+        must(i < MAX_TURNS);
     }
 }
 

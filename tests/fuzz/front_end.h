@@ -30,7 +30,7 @@
 #define USED_AT(queue) ((queue) * 0x3000U + 0x2000U)
 #define INDIRECT_AT 0x6000U
 #define BUFFERS_AT REGION_BYTES
-#define QUEUE_MOST 256U /* descriptors that fit there */
+#define MAX_QUEUE 256U /* descriptors that fit there */
 
 enum {
     SAY_GET_FEATURES = 1,

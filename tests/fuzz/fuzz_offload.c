@@ -15,7 +15,6 @@
 #include "must.h"
 
 #define HEAD 24
-#define LONGEST FRAME_MAX
 
 struct choice {
     uint8_t build;   /* bits 0-1: raw, TCP, TCP, UDP; 2: IPv6; 3-4: tags within; 5: one beside; 6: padding; 7: kernel */
@@ -39,7 +38,7 @@ _Static_assert(sizeof(struct choice) == HEAD, "as the seeds are made");
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static uint8_t whole[LONGEST]; /* the frame in one piece */
+static uint8_t whole[FRAME_MAX]; /* the frame in one piece */
 static uint32_t whole_len;
 
 static uint32_t be16(const uint8_t *at) {
@@ -90,7 +89,7 @@ static struct virtio_net_hdr build(const struct choice *choice) {
     at = layer4 + (kind == 3 ? 8 : 20 + options);
     payload = choice->payload;
     payload = payload < 65535U - (at - layer3) ? payload : 65535U - (at - layer3);
-    payload = payload < LONGEST - at ? payload : LONGEST - at;
+    payload = payload < FRAME_MAX - at ? payload : FRAME_MAX - at;
     for (uint32_t i = 0; i < payload; i++) {
         whole[at + i] = (uint8_t)(i * 7 + choice->seed + i / 251);
     }
@@ -119,7 +118,7 @@ static struct virtio_net_hdr build(const struct choice *choice) {
         put16(whole + layer4 + 16, pseudo(ip, 6, len - layer4));
     }
     whole_len = len;
-    if (choice->build & 64 && len + 9 <= LONGEST) {
+    if (choice->build & 64 && len + 9 <= FRAME_MAX) {
         memset(whole + len, 0, 9);
         whole_len += 9;
     }
@@ -161,7 +160,7 @@ static uint32_t put_together(const struct frame *frame, uint8_t *to) {
 
     must(frame->parts >= 1 && frame->parts <= FRAME_PARTS);
     for (uint32_t i = 0; i < frame->parts; i++) {
-        must(frame->part[i].iov_len <= LONGEST - len);
+        must(frame->part[i].iov_len <= FRAME_MAX - len);
         memcpy(to + len, frame->part[i].iov_base, frame->part[i].iov_len);
         len += (uint32_t)frame->part[i].iov_len;
     }
@@ -201,7 +200,7 @@ static void check_place(const struct offload *offload) {
 
 static void check_segments(const struct frame *frame) {
     static struct frame segment;
-    static uint8_t piece[LONGEST], guarded[FRAME_HEAD];
+    static uint8_t piece[FRAME_MAX], guarded[FRAME_HEAD];
     uint32_t segments = frame_segments(frame), head = frame->offload.hdr_len, size = frame->offload.gso_size;
     uint32_t layer3 = layer3_of(whole), layer4 = frame->offload.csum_start, done = head;
 
@@ -243,7 +242,7 @@ static void check_segments(const struct frame *frame) {
 }
 
 static void check_checksum(struct frame *frame) {
-    static uint8_t after[LONGEST];
+    static uint8_t after[FRAME_MAX];
     uint32_t start = frame->offload.csum_start, place = start + frame->offload.csum_offset, sum;
 
     if (!offload_complete_checksum(frame)) {
@@ -266,7 +265,7 @@ static void check_checksum(struct frame *frame) {
 /* The kernel is believed, but nothing it says may lead out of the frame. */
 static void check_kernel(struct frame *frame, const struct virtio_net_hdr *header) {
     static struct frame segment;
-    static uint8_t piece[LONGEST];
+    static uint8_t piece[FRAME_MAX];
     uint32_t segments;
 
     offload_from_kernel(frame, header);
@@ -329,7 +328,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             whole[at + i] ^= data[i];
         }
     } else {
-        whole_len = (uint32_t)(size < LONGEST ? size : LONGEST);
+        whole_len = (uint32_t)(size < FRAME_MAX ? size : FRAME_MAX);
         memcpy(whole, data, whole_len);
         if (whole_len < POLICY_ETHER) {
             return 0;

@@ -23,11 +23,11 @@
 #include "records.h"
 
 #define NO_TURN 0x80
-#define FILES_MOST 12 /* descriptors with a message */
-#define HELD_MOST 64  /* of them, kept by the front-end */
-#define FLOOD_MOST 600
+#define MAX_FILES 12 /* descriptors with a message */
+#define MAX_HELD 64  /* of them, kept by the front-end */
+#define MAX_FLOOD 600
 #define FRAMES 4
-#define WAIT_MOST 4.0 /* seconds that this thread may have been off the processor in one input */
+#define MAX_WAIT_S 4.0 /* seconds that this thread may have been off the processor in one input */
 #define LINGER 10     /* seconds; more than that */
 
 enum what {
@@ -49,7 +49,7 @@ enum what {
 };
 
 static struct front_end front_end;
-static int held[HELD_MOST]; /* memory that was handed over, for later mischief */
+static int held[MAX_HELD]; /* memory that was handed over, for later mischief */
 static unsigned held_count;
 static uint8_t payload[FRAME_MAX];
 static volatile uint8_t seen; /* so that what is read is read */
@@ -67,7 +67,7 @@ static void open_reader(void) {
     reader = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     reader_address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     must(reader >= 0 && setsockopt(reader, SOL_SOCKET, SO_RCVBUF, &least, sizeof least) == 0);
-    must(bind(reader, (struct sockaddr *)&reader_address, len) == 0 && listen(reader, FILES_MOST) == 0);
+    must(bind(reader, (struct sockaddr *)&reader_address, len) == 0 && listen(reader, MAX_FILES) == 0);
     must(getsockname(reader, (struct sockaddr *)&reader_address, &len) == 0);
 }
 
@@ -143,7 +143,7 @@ static int new_file(unsigned kind) {
         file = dup(front_end.file);
         break;
     }
-    if (held_count < HELD_MOST) {
+    if (held_count < MAX_HELD) {
         held[held_count++] = dup(file);
     }
     return file;
@@ -199,7 +199,7 @@ static void do_say(const struct record *record) {
     uint32_t request = requests[record->a % sizeof requests], flags = VHOST_VERSION, len = 0, n = 0;
     uint32_t ring = record->c & 3;
     uint8_t bytes[sizeof(struct say_regions)] = {0};
-    int files[FILES_MOST];
+    int files[MAX_FILES];
 
     switch (request) {
     case SAY_SET_FEATURES:
@@ -261,7 +261,7 @@ static void do_say(const struct record *record) {
         len = record->d % (sizeof(struct say_regions) + 1);
     }
     if (record->b & 128) {
-        n = record->d % (FILES_MOST + 1);
+        n = record->d % (MAX_FILES + 1);
     }
     for (uint32_t i = 0; i < n; i++) {
         unsigned kind = record->b >> 3 & 15;
@@ -479,7 +479,7 @@ static void do_flood(const struct record *record) {
     const uint32_t state[2] = {record->c & 1, 0};
     uint32_t request = requests[record->a % sizeof requests];
 
-    for (uint32_t i = 0; i < record->d % FLOOD_MOST; i++) {
+    for (uint32_t i = 0; i < record->d % MAX_FLOOD; i++) {
         if (!say(front_end.connection, request, VHOST_VERSION | VHOST_NEED_REPLY, state, record->a % 4 < 2 ? 0 : 8,
                  NULL, 0)) {
             port_turn(false, false);
@@ -581,7 +581,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     files = count_files(); /* libFuzzer opens some now and then */
     held_count = 0;
     front_end_open(&front_end);
-    for (unsigned i = 0; i < RECORDS_MOST && size >= sizeof record; i++) {
+    for (unsigned i = 0; i < MAX_RECORDS && size >= sizeof record; i++) {
         size_t used;
 
         memcpy(&record, data, sizeof record);
@@ -603,6 +603,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     check_reasons();
     must(count_files() == files && count_mappings() == 0);
     /* A busy machine keeps us off the processor, too, but not because we wanted to. */
-    must(waits() == waits_before || waited() - waited_before < WAIT_MOST);
+    must(waits() == waits_before || waited() - waited_before < MAX_WAIT_S);
     return 0;
 }

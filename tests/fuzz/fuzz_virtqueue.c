@@ -15,7 +15,7 @@
 #include "records.h"
 
 #define VIRTIO_HEADER 12U
-#define RANGES_MOST 4096U  /* of offered chains */
+#define MAX_RANGES 4096U  /* of offered chains */
 #define LINE 64U           /* bytes compared at once */
 #define TABLES_END 0x8000U /* what lies below decides what the endpoint does */
 
@@ -45,9 +45,9 @@ struct chain_seen {
 static struct front_end front_end;
 static uint8_t before[FILE_BYTES], payload[FRAME_MAX], gathered[FRAME_MAX + VIRTIO_HEADER + 8];
 static uint8_t allowed[FILE_BYTES]; /* 1: may change */
-static struct range ranges[RANGES_MOST];
+static struct range ranges[MAX_RANGES];
 static uint32_t ranges_count;
-static struct chain_seen chains[QUEUE_MOST];
+static struct chain_seen chains[MAX_QUEUE];
 static uint32_t chains_count;
 static bool indirect; /* negotiated */
 
@@ -76,7 +76,7 @@ static void read_chain(unsigned ring, uint16_t head) {
     bool nested = false;
 
     *chain = (struct chain_seen){.head = head, .first = ranges_count};
-    while (index < size && steps++ < size && ranges_count < RANGES_MOST) {
+    while (index < size && steps++ < size && ranges_count < MAX_RANGES) {
         struct vring_desc descriptor;
         uint16_t flags;
         uint32_t len, at;
@@ -411,7 +411,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     front_end_negotiate(&front_end, features, 1U << record.b % 9, 1U << record.c % 9);
     must(port->ops->up(port));
-    for (unsigned i = 0; i < RECORDS_MOST && size >= 2 * sizeof record; i++) {
+    for (unsigned i = 0; i < MAX_RECORDS && size >= 2 * sizeof record; i++) {
         data += sizeof record;
         size -= sizeof record;
         memcpy(&record, data, sizeof record);

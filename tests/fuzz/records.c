@@ -26,7 +26,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned
     if (limit == 0 || random_below(&state, 8) == 0) {
         return LLVMFuzzerMutate(data, size, most);
     }
-    limit = limit < RECORDS_MOST ? limit : RECORDS_MOST;
+    limit = limit < MAX_RECORDS ? limit : MAX_RECORDS;
     if (records > limit) {
         records = limit;
     }

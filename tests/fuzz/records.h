@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define RECORDS_MOST 96 /* of one input */
+#define MAX_RECORDS 96 /* of one input */
 
 struct record {
     uint8_t what;

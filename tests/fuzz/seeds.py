@@ -74,7 +74,7 @@ def vhost_user() -> Iterator[tuple[str, bytes]]:
     to_port = record(CHAIN, 1, c=1, d=60 << 16) + record(RECEIVE, 63) + record(FLUSH)
     yield "both-ways", ready + to_guest + to_port
     yield "both-ways-without-features", plain + to_guest + to_port
-    yield "super-frame-cut", plain + record(CHAIN, 1, c=0, d=2048 << 16) * 8 + record(SEND, 0, 8, d=20000)
+    yield "gso-frame-cut", plain + record(CHAIN, 1, c=0, d=2048 << 16) * 8 + record(SEND, 0, 8, d=20000)
     yield "no-buffer-and-then-another-guest", plain + record(SEND)
     for number, name in enumerate(MESSAGES):
         for state, before in (("first", b""), ("running", ready)):

@@ -26,7 +26,7 @@ def scripts(root: Path) -> Iterator[Path]:
 def variants() -> Iterator[tuple[str, profile.Profile]]:
     """Name and profile: each shipped device profile with each datapath, and once with its port at a PCI address."""
     for shipped in profile.names():
-        for datapath in profile.WAYS:
+        for datapath in profile.DATAPATHS:
             yield f"{shipped}-{datapath}", profile.load(shipped, datapath)
         device = profile.load(shipped)
         port = device.management.model_copy(update={"match": "pci:0000:02:00.1"})

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.qemu
 
 STAGES = ("listeners", "system", "drops", "link", "spoof")
 """Where the way makes a difference."""
-OTHERS = sorted(set(profile.WAYS) - {"ring"})
+OTHERS = sorted(set(profile.DATAPATHS) - {"ring"})
 
 
 @pytest.mark.parametrize("way", OTHERS)

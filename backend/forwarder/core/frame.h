@@ -21,7 +21,7 @@
 #define FRAME_BATCH 64  /* frames moved at a time */
 #define FRAME_PARTS 24  /* a Linux guest's largest chain has 19 (MAX_SKB_FRAGS + 2) */
 #define FRAME_HEAD 160  /* bytes: tags, Ethernet, IPv6 or IPv4 with options, TCP with options */
-#define FRAME_MAX 65553 /* bytes: the largest IPv4 or IPv6 super-frame (65,535) with its Ethernet header and a tag */
+#define FRAME_MAX 65553 /* bytes: the largest IPv4 or IPv6 GSO frame (65,535) with its Ethernet header and a tag */
 #define ENDPOINT_BUSY (-1)
 #define ENDPOINT_LOST (-2)
 #define FRAME_POLLS 8 /* most file descriptors of one endpoint */

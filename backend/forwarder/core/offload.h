@@ -28,8 +28,8 @@ void offload_to_header(const struct frame *frame, struct virtio_net_hdr *header)
  */
 bool offload_complete_checksum(struct frame *frame);
 
-/* Cut segment number `index` (of frame_segments()) out of a TCP super-frame, with its lengths, sequence number, flags
- * and checksums done. Its payload stays in the super-frame's memory. Returns false if the headers do not bear it out.
+/* Cut segment number `index` (of frame_segments()) out of a TCP GSO frame, with its lengths, sequence number, flags
+ * and checksums done. Its payload stays in the GSO frame's memory. Returns false if the headers do not bear it out.
  */
 bool offload_segment(const struct frame *frame, uint32_t index, struct frame *segment);
 

@@ -1,7 +1,7 @@
 /* The policy of the management port: which frame may pass, and the counters that tell why one did not.
  *
- * Theory of operation. This file is compiled twice, into the process (ways `ring` and `vhost-user`) and into the tc-BPF
- * program (way `kernel`), so that both decide alike; it therefore holds only static inline functions over fixed-size
+ * Theory of operation. This file is compiled twice, into the process (datapath `ring`) and into the tc-BPF
+ * program (datapath `kernel`), so that both decide alike; it therefore holds only static inline functions over fixed-size
  * data, no loop without a constant bound, no library call. All that a decision depends on lies in the first
  * POLICY_HEAD bytes of a frame. The caller must own that memory: what a guest can still write to after it was checked
  * was not checked.
@@ -104,7 +104,7 @@ POLICY_INLINE int policy_same_mac(const uint8_t *a, const uint8_t *b) {
 }
 
 /* 1 if they are equal, else 0, without a branch: the BPF verifier follows each branch of a comparison of its own, and
- * the list of EtherTypes would be more ways than it is willing to go.
+ * the list of EtherTypes would be more branches than it is willing to follow.
  */
 POLICY_INLINE uint32_t policy_equal(uint16_t a, uint16_t b) {
     uint32_t difference = (uint32_t)(a ^ b);
@@ -130,7 +130,7 @@ POLICY_INLINE uint8_t policy_is_priority(uint32_t tag) {
 }
 
 /* Groups whose frames end at the next station, whatever is in them: spanning tree, pause, slow protocols. The kernel's
- * bridge cannot be told to forward them (IEEE 802.1Q, table 8-1; net/bridge, BR_GROUPFWD_RESTRICTED), so no way does.
+ * bridge cannot be told to forward them (IEEE 802.1Q, table 8-1; net/bridge, BR_GROUPFWD_RESTRICTED), so no datapath does.
  */
 POLICY_INLINE int policy_stays_on_the_wire(const uint8_t *mac) {
     return policy_be32(mac) == 0x0180c200U && mac[4] == 0 && mac[5] <= 2;

@@ -22,7 +22,7 @@
 #define MAC_BYTES 12
 #define HEADER_BYTES ((uint32_t)sizeof(struct virtio_net_hdr))
 #define BLOCK (64U * RING_SLOT)
-#define SOCKET_BUFFER (8 << 20)      /* bytes: about a hundred super-frames on their way */
+#define SOCKET_BUFFER (8 << 20)      /* bytes: about a hundred GSO frames on their way */
 #define SEND_PARTS (FRAME_PARTS + 4) /* virtio header, and a tag between the addresses and the rest */
 #define RETRY_NS 20000               /* how long a batch waits for a transmit queue that is full */
 #define RETURN_NS 100000000          /* between looks for an interface that vanished */
@@ -34,7 +34,7 @@ struct ring {
     bool has_mac;
     int receiver;
     int sender;       /* past the queueing discipline (PACKET_QDISC_BYPASS) */
-    int super_sender; /* through it: for super-frames, which it cuts if the card cannot, while the bypass drops them */
+    int gso_sender; /* through it: for GSO frames, which it cuts if the card cannot, while the bypass drops them */
     int index;        /* of the interface that both sockets are bound to */
     bool up;
     bool look;           /* the interface went down, and may have vanished */
@@ -84,7 +84,7 @@ static int ring_bind(struct ring *ring, const char **step) {
     }
     *step = "cannot bind a packet socket";
     if (bind(ring->sender, (struct sockaddr *)&address, sizeof address) != 0 ||
-        bind(ring->super_sender, (struct sockaddr *)&address, sizeof address) != 0) {
+        bind(ring->gso_sender, (struct sockaddr *)&address, sizeof address) != 0) {
         return -1;
     }
     if (ring->has_mac) {
@@ -145,8 +145,8 @@ static void ring_close(struct endpoint *endpoint) {
     if (ring->sender >= 0) {
         close(ring->sender);
     }
-    if (ring->super_sender >= 0) {
-        close(ring->super_sender);
+    if (ring->gso_sender >= 0) {
+        close(ring->gso_sender);
     }
     free(ring->large);
     free(ring);
@@ -165,26 +165,26 @@ static int ring_set_up(struct ring *ring, const char **step) {
     /* Protocol 0: no frame arrives before all is set. */
     ring->receiver = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     ring->sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    ring->super_sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (ring->receiver < 0 || ring->sender < 0 || ring->super_sender < 0) {
+    ring->gso_sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (ring->receiver < 0 || ring->sender < 0 || ring->gso_sender < 0) {
         return -1;
     }
     *step = "this kernel's packet sockets lack what the ring needs (TPACKET_V2, PACKET_VNET_HDR, Linux 4.20)";
     if (set(ring->receiver, PACKET_VERSION, TPACKET_V2) != 0 || set(ring->receiver, PACKET_VNET_HDR, 1) != 0 ||
         set(ring->receiver, PACKET_COPY_THRESH, 1) != 0 || set(ring->receiver, PACKET_IGNORE_OUTGOING, 1) != 0 ||
         set(ring->sender, PACKET_VNET_HDR, 1) != 0 || set(ring->sender, PACKET_QDISC_BYPASS, 1) != 0 ||
-        set(ring->super_sender, PACKET_VNET_HDR, 1) != 0) {
+        set(ring->gso_sender, PACKET_VNET_HDR, 1) != 0) {
         return -1;
     }
     *step = "cannot size a packet socket's buffer";
     if (setsockopt(ring->receiver, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer) != 0 ||
         setsockopt(ring->sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0 ||
-        setsockopt(ring->super_sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0) {
+        setsockopt(ring->gso_sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0) {
         return -1;
     }
     *step = "cannot mark what a packet socket sends";
     if (setsockopt(ring->sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0 ||
-        setsockopt(ring->super_sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
+        setsockopt(ring->gso_sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
         return -1;
     }
     *step = "cannot make the ring";
@@ -364,7 +364,7 @@ static void ring_send(struct endpoint *endpoint, struct frame *const *frames, un
         while (done + run < n && (frames[done + run]->offload.gso_size != 0) == super) {
             run++;
         }
-        sent = sendmmsg(super ? ring->super_sender : ring->sender, ring->message + done, run, MSG_DONTWAIT);
+        sent = sendmmsg(super ? ring->gso_sender : ring->sender, ring->message + done, run, MSG_DONTWAIT);
         if (sent > 0) {
             uint64_t bytes = 0;
 
@@ -450,7 +450,7 @@ struct endpoint *ring_open(const char *interface, const uint8_t *mac, enum direc
         return NULL;
     }
     ring->endpoint = (struct endpoint){.ops = &ring_ops, .from = from};
-    ring->receiver = ring->sender = ring->super_sender = -1;
+    ring->receiver = ring->sender = ring->gso_sender = -1;
     ring->slots = MAP_FAILED;
     ring->up = true;
     strncpy(ring->interface, interface, IFNAMSIZ - 1);

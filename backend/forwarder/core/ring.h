@@ -2,7 +2,7 @@
  * Documentation/networking/packet_mmap.rst).
  *
  * Theory of operation. Version 2 of the ring and not 3: a frame of version 3 is seen when its block is full or its
- * timer has run out (1 ms at best), one of version 2 at once. Slots hold a normal frame; a super-frame (segmentation or
+ * timer has run out (1 ms at best), one of version 2 at once. Slots hold a normal frame; a GSO frame (segmentation or
  * receive offload) or a jumbo frame that does not fit is queued by the kernel on the socket as well
  * (PACKET_COPY_THRESH) and read from there when its slot's turn comes, so order is kept. Both sockets carry a
  * virtio_net_hdr before each frame (PACKET_VNET_HDR), so that checksums and segmentation which a sender left to the

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define DESCRIPTORS_MOST 253 /* that come with one message (unix(7), SCM_MAX_FD) */
+#define MAX_DESCRIPTORS 253 /* that come with one message (unix(7), SCM_MAX_FD) */
 
 _Static_assert(offsetof(struct vhost_message, payload) >= VHOST_MESSAGE_HEADER, "the header is in front");
 
@@ -61,7 +61,7 @@ static ssize_t read_some(struct vhost_message *message, int socket, void *to, si
     /* Room for more than we take, so that too many are seen, and closed here, rather than by the kernel in our name. */
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * DESCRIPTORS_MOST)];
+        char bytes[CMSG_SPACE(sizeof(int) * MAX_DESCRIPTORS)];
     } control;
     struct iovec part = {.iov_base = to, .iov_len = want};
     struct msghdr header = {

@@ -19,7 +19,7 @@ struct vhost_net {
     uint32_t buffers;        /* of the receive queue that a frame takes lately; at least 1 */
     uint32_t most_available; /* buffers that the guest had in its receive queue at once; both of this guest only */
     uint64_t guest;          /* device.connections when they were learned */
-    struct frame segment;    /* one piece of a super-frame that the guest does not take whole */
+    struct frame segment;    /* one piece of a GSO frame that the guest does not take whole */
 };
 
 static struct vhost_net *net_of(struct endpoint *endpoint) {
@@ -279,7 +279,7 @@ static enum verdict put_frame(struct vhost_net *net, const struct frame *frame, 
     return VERDICT_PASSED;
 }
 
-/* Does the guest take the super-frame whole? */
+/* Does the guest take the GSO frame whole? */
 static bool takes_whole(const struct vhost_user *device, const struct frame *frame) {
     uint8_t kind = frame->offload.gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
 
@@ -290,7 +290,7 @@ static bool takes_whole(const struct vhost_user *device, const struct frame *fra
            (kind == VIRTIO_NET_HDR_GSO_TCPV6 && vhost_user_has(device, VIRTIO_NET_F_GUEST_TSO6));
 }
 
-/* Cut a super-frame for a guest that does not take it whole. It passes if its first piece does: the rest is then lost
+/* Cut a GSO frame for a guest that does not take it whole. It passes if its first piece does: the rest is then lost
  * as on a wire.
  */
 static enum verdict put_segments(struct vhost_net *net, const struct frame *frame, uint32_t *most_buffers) {

@@ -8,7 +8,7 @@
  *
  * Theory of operation. A frame leaves by sendmmsg(2) past the queueing discipline (PACKET_QDISC_BYPASS). On a veth pair
  * that call carries it, in the sender's own context, through everything that the kernel does with it on the other side;
- * a way of forwarding that lives in the kernel is thus paid for by the sender, and slows it down. Frames are counted at
+ * a datapath that lives in the kernel is thus paid for by the sender, and slows it down. Frames are counted at
  * the far interface by the kernel, not here.
  *
  * A paced sender sleeps between batches: if it spun, its processor would look busy whatever the forwarder costs.
@@ -36,8 +36,8 @@
 #include <unistd.h>
 
 #define BATCH 64
-#define FRAME_LEAST 64 /* bytes; holds Ethernet, IPv4, UDP, and the stamp */
-#define FRAME_MOST 9018
+#define FRAME_MIN 64 /* bytes; holds Ethernet, IPv4, UDP, and the stamp */
+#define FRAME_MAX 9018
 #define ETHER 14
 #define IPV4 20
 #define UDP 8
@@ -104,7 +104,7 @@ static struct order read_order(char **words) {
 
     mac(words[0], order.destination);
     mac(words[1], order.source);
-    order.size = (size_t)number(words[2], FRAME_LEAST, FRAME_MOST);
+    order.size = (size_t)number(words[2], FRAME_MIN, FRAME_MAX);
     order.rate = number(words[3], 0, 1000000000);
     order.seconds = number(words[4], 1, 3600);
     order.cpu = (int)number(words[5], 0, CPU_SETSIZE - 1);
@@ -184,7 +184,7 @@ static void make_frame(uint8_t *frame, const struct order *order) {
 }
 
 static int do_send(char **words) {
-    static uint8_t frame[FRAME_MOST];
+    static uint8_t frame[FRAME_MAX];
     struct order order = read_order(words + 2);
     struct iovec part = {.iov_base = frame, .iov_len = order.size};
     struct mmsghdr message[BATCH] = {0};
@@ -221,7 +221,7 @@ static int do_send(char **words) {
 
 /* All frames that have arrived; `delay[sequence]` gets what each took, 0 stays for those that did not come. */
 static void collect(int sock, uint64_t *delay, uint64_t count) {
-    uint8_t frame[FRAME_MOST];
+    uint8_t frame[FRAME_MAX];
     union {
         struct cmsghdr aligned;
         char bytes[CMSG_SPACE(sizeof(struct timespec))];
@@ -240,7 +240,7 @@ static void collect(int sock, uint64_t *delay, uint64_t count) {
             return;
         }
         header = CMSG_FIRSTHDR(&message);
-        if (got < FRAME_LEAST || header == NULL || header->cmsg_type != SCM_TIMESTAMPNS) {
+        if (got < FRAME_MIN || header == NULL || header->cmsg_type != SCM_TIMESTAMPNS) {
             continue;
         }
         memcpy(stamp, frame + STAMP, sizeof stamp);
@@ -258,7 +258,7 @@ static int ascending(const void *a, const void *b) {
 }
 
 static int do_latency(char **words) {
-    static uint8_t frame[FRAME_MOST];
+    static uint8_t frame[FRAME_MAX];
     struct order order = read_order(words + 4);
     int receiver = open_socket(words[2], words[3], ETH_P_ALL), sender = open_socket(words[0], words[1], 0);
     uint64_t count = order.rate * order.seconds, received = 0, begun;

@@ -128,7 +128,7 @@ def test_the_whole_machines_time_is_told_only_if_nobody_else_used_it() -> None:
     said = io.StringIO()
     forwarder_figures.show(found, [], {}, {}, Console(file=said, width=200), quiet=False)
     text = " ".join(said.getvalue().split())
-    assert "sender, way, ksoftirqd" in text
+    assert "sender, datapath, ksoftirqd" in text
     assert "whole machine" not in text
 
 
@@ -143,7 +143,7 @@ def test_ten_rules_are_ten_and_speak_of_the_beds_interfaces() -> None:
 
 
 @pytest.mark.parametrize("name", ["ring", "kernel"])
-def test_our_ways_are_measured_with_the_rules_of_the_image(name: str) -> None:
+def test_our_datapaths_are_measured_with_the_rules_of_the_image(name: str) -> None:
     rules = forwarder_peers.appliance_rules("ring" if name == "ring" else "kernel")
     for device in ("mgmt0", "access0"):
         assert f'hook ingress device "{device}" priority filter; policy drop;' in rules

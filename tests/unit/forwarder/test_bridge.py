@@ -184,8 +184,8 @@ def test_a_port_that_cannot_be_brought_up_is_an_error(machine: Machine, monkeypa
 
 @contextlib.asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[Path]:
-    """The forwarder's process, in this one, with way ``bridge``; gives its status socket, ends it as systemd does."""
-    (directory / "port.json").write_bytes(msgspec.json.encode(settings(port="bridge")))
+    """The forwarder in this process, with datapath ``bridge``; gives its status socket, ends it as systemd does."""
+    (directory / "port.json").write_bytes(msgspec.json.encode(settings(port="bridge", tags=0)))
     group = grp.getgrgid(os.getgid()).gr_name
     task = asyncio.create_task(process.serve(process.Places(directory, directory / "port.json", group, group)))
     try:
@@ -246,6 +246,6 @@ def test_root_may_ask_for_counters_and_is_told_that_there_is_no_capture(machine:
 
     status, start, stop = asyncio.run(play())
     assert status == control.Answer(port=EXPECTED)
-    assert "way `bridge` has no capture" in start.problem
+    assert "datapath `bridge` has no capture" in start.problem
     assert stop.problem == "no capture is running"
     assert not list(tmp_path.glob("capture*"))

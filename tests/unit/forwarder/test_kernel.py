@@ -29,9 +29,9 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from backend.forwarder import _kernel, datapaths, errors, kernel_datapath
+from backend.forwarder import _kernel, datapaths, errors, kernel_programs
 from backend.forwarder.counters import VERDICTS
-from backend.forwarder.kernel_datapath import KernelWay
+from backend.forwarder.kernel_programs import KernelPrograms
 from tests.unit.forwarder import _testing
 from tests.unit.forwarder.policies import BROADCAST, FROM_PORT, FROM_VM, PEER_MAC, VM_MAC, Limit, Policy
 
@@ -116,13 +116,13 @@ class Place:
     """Where frames of each direction come from: the peer's end, the VM's."""
 
     @contextlib.contextmanager
-    def way(self, policy: Policy = Policy()) -> Iterator[KernelWay]:  # noqa: B008 - frozen
+    def datapath(self, policy: Policy = Policy()) -> Iterator[KernelPrograms]:  # noqa: B008 - frozen
         with inside(self.forwarder):
-            way = KernelWay(self.port, self.tap, policy.pack(), OBJECT)
+            datapath = KernelPrograms(self.port, self.tap, policy.pack(), OBJECT)
         try:
-            yield way
+            yield datapath
         finally:
-            way.close()
+            datapath.close()
 
 
 @pytest.fixture
@@ -185,25 +185,25 @@ def frame(
     return bytes(ether / tags / body if tags is not None else ether / body)
 
 
-def counted(way: KernelWay, direction: int) -> list[int]:
-    return [frames for frames, _ in way.counters()[direction]]
+def counted(datapath: KernelPrograms, direction: int) -> list[int]:
+    return [frames for frames, _ in datapath.counters()[direction]]
 
 
-def verdict_after(way: KernelWay, direction: int, before: list[int]) -> str:
+def verdict_after(datapath: KernelPrograms, direction: int, before: list[int]) -> str:
     """The one verdict that was counted since ``before``."""
     deadline = time.monotonic() + VERDICT_S
-    while (after := counted(way, direction)) == before:
+    while (after := counted(datapath, direction)) == before:
         assert time.monotonic() < deadline, "no verdict was counted"
     changes = {VERDICTS[i]: after[i] - before[i] for i in range(len(VERDICTS)) if after[i] != before[i]}
     assert list(changes.values()) == [1], changes
     return next(iter(changes))
 
 
-def judged(place: Place, way: KernelWay, direction: int, sent: bytes) -> tuple[str, bytes | None]:
+def judged(place: Place, datapath: KernelPrograms, direction: int, sent: bytes) -> tuple[str, bytes | None]:
     """Send a frame: the verdict on it, and what came out at the other side."""
-    before = counted(way, direction)
+    before = counted(datapath, direction)
     place.wires[direction].send(sent)
-    verdict = verdict_after(way, direction, before)
+    verdict = verdict_after(datapath, direction, before)
     return verdict, place.wires[1 - direction].receive(VERDICT_S if verdict == "passed" else 0.02)
 
 
@@ -212,15 +212,15 @@ def judged(place: Place, way: KernelWay, direction: int, sent: bytes) -> tuple[s
 
 @pytest.mark.parametrize("direction", [FROM_PORT, FROM_VM])
 def test_good_frames_pass_unchanged_in_both_directions(place: Place, direction: int) -> None:
-    with place.way() as way:
+    with place.datapath() as datapath:
         for good in (
             frame(direction),
             frame(direction, dst=BROADCAST),
             frame(direction, ARP(pdst=VM_IP, psrc=PEER_IP), dst=BROADCAST),
             frame(direction, IPv6(src="fe80::1", dst="fe80::2") / ICMP()),
         ):
-            assert judged(place, way, direction, good) == ("passed", good)
-        total = way.counters()[direction][0]
+            assert judged(place, datapath, direction, good) == ("passed", good)
+        total = datapath.counters()[direction][0]
         assert total[0] == 4
         assert total[1] > 4 * 42
 
@@ -246,10 +246,10 @@ def test_good_frames_pass_unchanged_in_both_directions(place: Place, direction: 
     ],
 )
 def test_bad_frames_are_dropped_and_counted(place: Place, verdict: str, direction: int, bad: bytes) -> None:
-    with place.way() as way:
-        assert judged(place, way, direction, bad) == (verdict, None)
+    with place.datapath() as datapath:
+        assert judged(place, datapath, direction, bad) == (verdict, None)
         good = frame(direction)
-        assert judged(place, way, direction, good) == ("passed", good), "the control"
+        assert judged(place, datapath, direction, good) == ("passed", good), "the control"
 
 
 @pytest.mark.parametrize("tags", [0x8100, 0x88A8, 0x9100])
@@ -258,33 +258,33 @@ def test_tags_are_kept(place: Place, tags: int, inner: int | None) -> None:
     """The kernel keeps the first 802.1Q or 802.1ad tag beside the frame; 0x9100 and second tags are bytes of it."""
     plain = frame(FROM_PORT)
     tag = struct.pack("!HH", tags, 0x6123) + (struct.pack("!HH", inner, 0x0045) if inner else b"")
-    with place.way() as way:
+    with place.datapath() as datapath:
         for direction in (FROM_PORT, FROM_VM):
             plain = frame(direction)
             sent = plain[:12] + tag + plain[12:]
-            assert judged(place, way, direction, sent) == ("passed", sent)
+            assert judged(place, datapath, direction, sent) == ("passed", sent)
         largest = frame(FROM_PORT, IP() / Raw(b"x" * 1480))
         sent = largest[:12] + tag + largest[12:]
-        assert judged(place, way, FROM_PORT, sent) == ("passed", sent), "tags do not count as length"
-    with place.way(Policy(tags=1 if inner else 0)) as way:
-        assert judged(place, way, FROM_PORT, sent) == ("tags", None)
+        assert judged(place, datapath, FROM_PORT, sent) == ("passed", sent), "tags do not count as length"
+    with place.datapath(Policy(tags=1 if inner else 0)) as datapath:
+        assert judged(place, datapath, FROM_PORT, sent) == ("tags", None)
 
 
 def test_jumbo_frames_if_the_policy_wants_them(place: Place) -> None:
     jumbo = frame(FROM_PORT, IP(src=PEER_IP, dst=VM_IP) / Raw(b"j" * 8980))
-    with place.way(Policy(max_frame=9014)) as way:
-        assert judged(place, way, FROM_PORT, jumbo) == ("passed", jumbo)
+    with place.datapath(Policy(max_frame=9014)) as datapath:
+        assert judged(place, datapath, FROM_PORT, jumbo) == ("passed", jumbo)
 
 
 # --- limits ---
 
 
-def burst(place: Place, way: KernelWay, direction: int, sent: bytes, frames: int) -> dict[str, int]:
-    before = counted(way, direction)
+def burst(place: Place, datapath: KernelPrograms, direction: int, sent: bytes, frames: int) -> dict[str, int]:
+    before = counted(datapath, direction)
     for _ in range(frames):
         place.wires[direction].send(sent)
     deadline = time.monotonic() + VERDICT_S
-    while sum(after := counted(way, direction)) < sum(before) + frames:
+    while sum(after := counted(datapath, direction)) < sum(before) + frames:
         assert time.monotonic() < deadline
     return {VERDICTS[i]: after[i] - before[i] for i in range(len(VERDICTS)) if after[i] != before[i]}
 
@@ -292,29 +292,29 @@ def burst(place: Place, way: KernelWay, direction: int, sent: bytes, frames: int
 @pytest.mark.parametrize("direction", [FROM_PORT, FROM_VM])
 def test_rate_limit(place: Place, direction: int) -> None:
     limit = Limit(rate=20, burst=10)
-    with place.way(Policy(rate=(limit, limit))) as way:
+    with place.datapath(Policy(rate=(limit, limit))) as datapath:
         for tested in (direction, 1 - direction):  # each has a bucket of its own
-            verdicts = burst(place, way, tested, frame(tested), 60)
+            verdicts = burst(place, datapath, tested, frame(tested), 60)
             assert 10 <= verdicts["passed"] <= 15
             assert verdicts["rate"] == 60 - verdicts["passed"]
         time.sleep(0.3)  # 6 tokens
-        again = burst(place, way, direction, frame(direction), 30)
+        again = burst(place, datapath, direction, frame(direction), 30)
         assert 5 <= again["passed"] <= 12, "the bucket fills again"
 
 
 def test_group_limit(place: Place) -> None:
-    with place.way(Policy(group_rate=(Limit(rate=20, burst=5), Limit()))) as way:
-        verdicts = burst(place, way, FROM_PORT, frame(FROM_PORT, dst=BROADCAST), 40)
+    with place.datapath(Policy(group_rate=(Limit(rate=20, burst=5), Limit()))) as datapath:
+        verdicts = burst(place, datapath, FROM_PORT, frame(FROM_PORT, dst=BROADCAST), 40)
         assert 5 <= verdicts["passed"] <= 10
         assert verdicts["group_rate"] == 40 - verdicts["passed"]
-        assert burst(place, way, FROM_PORT, frame(FROM_PORT), 40) == {"passed": 40}, "frames to one station"
+        assert burst(place, datapath, FROM_PORT, frame(FROM_PORT), 40) == {"passed": 40}, "frames to one station"
 
 
 def test_a_flood_of_broadcasts_leaves_the_rate_to_others(place: Place) -> None:
     limits = (Limit(rate=20, burst=20), Limit())
-    with place.way(Policy(rate=limits, group_rate=(Limit(rate=1, burst=2), Limit()))) as way:
-        assert burst(place, way, FROM_PORT, frame(FROM_PORT, dst=BROADCAST), 100)["group_rate"] >= 97
-        assert burst(place, way, FROM_PORT, frame(FROM_PORT), 15) == {"passed": 15}
+    with place.datapath(Policy(rate=limits, group_rate=(Limit(rate=1, burst=2), Limit()))) as datapath:
+        assert burst(place, datapath, FROM_PORT, frame(FROM_PORT, dst=BROADCAST), 100)["group_rate"] >= 97
+        assert burst(place, datapath, FROM_PORT, frame(FROM_PORT), 15) == {"passed": 15}
 
 
 # --- the same policy as in the process ---
@@ -399,14 +399,14 @@ def test_bpf_and_c_decide_alike_on_a_wire(place: Place) -> None:
     print(f"seed {seed}")
     packed = Policy(tags=1).pack()
     beside = 0
-    with place.way(Policy(tags=1)) as way:
+    with place.datapath(Policy(tags=1)) as datapath:
         for direction, sent in generated(seed, 200):
             tagged = sent[12:14] in (b"\x81\x00", b"\x88\xa8")
             rest = sent[:12] + sent[16:] if tagged else sent
             expected = _testing.check(packed, direction, rest, int.from_bytes(sent[12:16], "big") if tagged else 0)
-            before = counted(way, direction)
+            before = counted(datapath, direction)
             place.wires[direction].send(sent)
-            assert verdict_after(way, direction, before) == VERDICTS[expected], (direction, sent.hex())
+            assert verdict_after(datapath, direction, before) == VERDICTS[expected], (direction, sent.hex())
             beside += tagged
     assert beside > 10
 
@@ -434,10 +434,10 @@ def test_tcp_with_offloads_is_intact(place: Place) -> None:
                 received.update(chunk)
             connection.sendall(b"done")
 
-    # Segments of at most 1,514 bytes: the policy's limit is for these, not for the super-frames.
+    # Segments of at most 1,514 bytes: the policy's limit is for these, not for the GSO frames.
     ip("-n", place.outside, "link", "set", "peer0", "mtu", "1500")
     ip("-n", place.vm, "link", "set", "eth0", "mtu", "1500")
-    with place.way(Policy(rate=(Limit(rate=10**7, burst=100), Limit(rate=10**7, burst=100)))) as way:
+    with place.datapath(Policy(rate=(Limit(rate=10**7, burst=100), Limit(rate=10**7, burst=100)))) as datapath:
         thread = threading.Thread(target=serve)
         thread.start()
         with inside(place.outside):
@@ -452,10 +452,10 @@ def test_tcp_with_offloads_is_intact(place: Place) -> None:
         seconds = time.monotonic() - started
         thread.join(10)
         server.close()
-        frames, length = way.counters()[FROM_PORT][0]
+        frames, length = datapath.counters()[FROM_PORT][0]
         assert received.digest() == sent.digest()
-        assert counted(way, FROM_PORT)[VERDICTS.index("oversized")] == 0
-        assert length / frames > 3000, "there were no super-frames: the test tests nothing"
+        assert counted(datapath, FROM_PORT)[VERDICTS.index("oversized")] == 0
+        assert length / frames > 3000, "there were no GSO frames: the test tests nothing"
         assert blocks * 8 / 1024 / seconds > 0.3, "Gbit/s"
 
 
@@ -516,42 +516,42 @@ def test_a_guest_cannot_have_a_judged_byte_overwritten(tap: tuple[Place, int]) -
         ("offload", arp, request(NEEDS_CSUM, start=28, offset=0)),  # ARP sender
         ("offload", arp, request(NEEDS_CSUM, start=34, offset=6)),  # ARP target
     ]
-    with place.way() as way:
+    with place.datapath() as datapath:
         for verdict, sent, asked in cases:
-            before = counted(way, FROM_VM)
+            before = counted(datapath, FROM_VM)
             os.write(device, asked + sent)
-            assert verdict_after(way, FROM_VM, before) == verdict, asked.hex()
+            assert verdict_after(datapath, FROM_VM, before) == verdict, asked.hex()
             out = place.wires[FROM_PORT].receive(VERDICT_S if verdict == "passed" else 0.02)
             assert (out is not None) == (verdict == "passed")
             if out is not None:
                 assert out[:34] == sent[:34], "what was judged is what came out"
 
 
-def test_super_frames_of_a_guest_count_by_their_segments(tap: tuple[Place, int]) -> None:
+def test_gso_frames_of_a_guest_count_by_their_segments(tap: tuple[Place, int]) -> None:
     place, device = tap
     payload = 14 * 1000
     tcp = frame(FROM_VM, IP(src=VM_IP, dst=PEER_IP) / TCP() / Raw(b"s" * payload))
     asked = request(NEEDS_CSUM, GSO_TCPV4, header=54, size=1000, start=34, offset=16)
-    with place.way(Policy(rate=(Limit(), Limit(rate=1, burst=30)))) as way:
+    with place.datapath(Policy(rate=(Limit(), Limit(rate=1, burst=30)))) as datapath:
         verdicts = []
         for _ in range(3):
-            before = counted(way, FROM_VM)
+            before = counted(datapath, FROM_VM)
             os.write(device, asked + tcp)
-            verdicts.append(verdict_after(way, FROM_VM, before))
+            verdicts.append(verdict_after(datapath, FROM_VM, before))
         assert verdicts == ["passed", "passed", "rate"], "14 segments each, a burst of 30"
-        before = counted(way, FROM_VM)
+        before = counted(datapath, FROM_VM)
         os.write(device, request() + frame(FROM_VM))
-        assert verdict_after(way, FROM_VM, before) == "passed", "two tokens were left"
+        assert verdict_after(datapath, FROM_VM, before) == "passed", "two tokens were left"
     cases = {
         "offload": request(NEEDS_CSUM, GSO_TCPV4, header=54, size=255, start=34, offset=16),
         "oversized": request(NEEDS_CSUM, GSO_TCPV4, header=54, size=1461, start=34, offset=16),
         "passed": request(NEEDS_CSUM, GSO_TCPV4, header=54, size=1460, start=34, offset=16),
     }
-    with place.way() as way:
+    with place.datapath() as datapath:
         for verdict, header in cases.items():
-            before = counted(way, FROM_VM)
+            before = counted(datapath, FROM_VM)
             os.write(device, header + tcp)
-            assert verdict_after(way, FROM_VM, before) == verdict
+            assert verdict_after(datapath, FROM_VM, before) == verdict
 
 
 # --- closed when it should be ---
@@ -570,24 +570,24 @@ CHILD = """
         assert ctypes.CDLL(None, use_errno=True).capset(header, data) == 0
 
     from backend.forwarder import errors
-    from backend.forwarder.kernel_datapath import KernelWay
+    from backend.forwarder.kernel_programs import KernelPrograms
     port, tap, policy, program, *capabilities = sys.argv[1:]
     keep(*capabilities)
     try:
-        way = KernelWay(int(port), int(tap), bytes.fromhex(policy), Path(program))
+        datapath = KernelPrograms(int(port), int(tap), bytes.fromhex(policy), Path(program))
     except errors.ForwarderError as error:
         print(type(error).__name__, error, flush=True)
         sys.exit(0)
     keep()
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(way.counters()[0][0][0], flush=True)
+        print(datapath.counters()[0][0][0], flush=True)
 """
 
 
 @contextlib.contextmanager
 def child(place: Place, *capabilities: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that opens the way with these capabilities, drops them all, and tells how many frames it counted."""
+    """A process that opens the datapath with these capabilities, drops them all, and prints how many frames it saw."""
     code = os.environ.get("KERNEL_TEST_PRELUDE", "") + textwrap.dedent(CHILD)
     arguments = [str(place.port), str(place.tap), Policy().pack().hex(), str(OBJECT), *capabilities]
     process = subprocess.Popen(
@@ -652,8 +652,8 @@ def test_killed_is_closed(place: Place) -> None:
     for direction in (FROM_PORT, FROM_VM):
         place.wires[direction].send(good[direction])
         assert place.wires[1 - direction].receive(QUIET_S) is None
-    with place.way() as way:
-        assert judged(place, way, FROM_PORT, good[0]) == ("passed", good[0]), "and may be started again"
+    with place.datapath() as datapath:
+        assert judged(place, datapath, FROM_PORT, good[0]) == ("passed", good[0]), "and may be started again"
 
 
 def test_nothing_reaches_the_stack(place: Place) -> None:
@@ -662,39 +662,39 @@ def test_nothing_reaches_the_stack(place: Place) -> None:
     who = frame(FROM_PORT, ARP(psrc=PEER_IP, hwsrc=PEER_MAC.hex(":"), pdst="192.0.2.9"), dst=BROADCAST)
     place.wires[FROM_PORT].send(who)
     assert place.wires[FROM_PORT].receive() is not None, "the control: without the programs the stack answers"
-    with place.way() as way:
-        assert judged(place, way, FROM_PORT, who) == ("passed", who)
+    with place.datapath() as datapath:
+        assert judged(place, datapath, FROM_PORT, who) == ("passed", who)
         assert place.wires[FROM_PORT].receive(QUIET_S) is None
 
 
 def test_a_second_one_is_refused_and_the_first_goes_on(place: Place) -> None:
-    with place.way() as way:
-        with pytest.raises(errors.AlreadyRunningError, match="has 1 programs at its ingress"), place.way():
+    with place.datapath() as datapath:
+        with pytest.raises(errors.AlreadyRunningError, match="has 1 programs at its ingress"), place.datapath():
             pass
-        assert judged(place, way, FROM_PORT, frame(FROM_PORT))[0] == "passed"
-    with place.way() as way:
-        assert judged(place, way, FROM_PORT, frame(FROM_PORT))[0] == "passed"
+        assert judged(place, datapath, FROM_PORT, frame(FROM_PORT))[0] == "passed"
+    with place.datapath() as datapath:
+        assert judged(place, datapath, FROM_PORT, frame(FROM_PORT))[0] == "passed"
 
 
 def test_an_interface_that_vanishes(place: Place) -> None:
-    with place.way() as way:
-        assert judged(place, way, FROM_PORT, frame(FROM_PORT))[0] == "passed"
+    with place.datapath() as datapath:
+        assert judged(place, datapath, FROM_PORT, frame(FROM_PORT))[0] == "passed"
         ip("-n", place.forwarder, "link", "delete", "mgmt0")
-        assert counted(way, FROM_PORT)[0] == 1, "the counters stay"
-        before = counted(way, FROM_VM)
+        assert counted(datapath, FROM_PORT)[0] == 1, "the counters stay"
+        before = counted(datapath, FROM_VM)
         place.wires[FROM_VM].send(frame(FROM_VM))
-        assert verdict_after(way, FROM_VM, before) == "passed", "and is dropped behind the program"
-    with pytest.raises(errors.InterfaceMissingError, match="the port, interface"), place.way():
+        assert verdict_after(datapath, FROM_VM, before) == "passed", "and is dropped behind the program"
+    with pytest.raises(errors.InterfaceMissingError, match="the port, interface"), place.datapath():
         pass
 
 
 def test_an_interface_that_is_down_and_up_again(place: Place) -> None:
-    with place.way() as way:
+    with place.datapath() as datapath:
         ip("-n", place.forwarder, "link", "set", "mgmt0", "down")
         place.wires[FROM_VM].send(frame(FROM_VM))
         assert place.wires[FROM_PORT].receive(QUIET_S) is None
         ip("-n", place.forwarder, "link", "set", "mgmt0", "up")
-        assert judged(place, way, FROM_VM, frame(FROM_VM)) == ("passed", frame(FROM_VM))
+        assert judged(place, datapath, FROM_VM, frame(FROM_VM)) == ("passed", frame(FROM_VM))
 
 
 def test_an_egress_chain_lets_out_these_frames_alone(place: Place) -> None:
@@ -703,11 +703,11 @@ def test_an_egress_chain_lets_out_these_frames_alone(place: Place) -> None:
         pytest.skip("nft(8) is not installed")
     rules = "".join(
         f"table netdev {name}_out {{\n chain out {{\n type filter hook egress device {name} priority 0; policy drop;\n"
-        f" meta mark {kernel_datapath.MARK:#x} accept\n }}\n }}\n"
+        f" meta mark {kernel_programs.MARK:#x} accept\n }}\n }}\n"
         for name in ("mgmt0", "access0")
     )
     own = Wire(place.forwarder, "mgmt0")
-    with contextlib.closing(own), place.way() as way:
+    with contextlib.closing(own), place.datapath() as datapath:
         own.send(frame(FROM_VM))
         assert place.wires[FROM_PORT].receive() is not None, "the control: without rules the host can send"
         subprocess.run(
@@ -718,7 +718,7 @@ def test_an_egress_chain_lets_out_these_frames_alone(place: Place) -> None:
         assert place.wires[FROM_PORT].receive(QUIET_S) is None, "a frame of the host itself"
         for direction in (FROM_PORT, FROM_VM):
             good = frame(direction)
-            assert judged(place, way, direction, good) == ("passed", good)
+            assert judged(place, datapath, direction, good) == ("passed", good)
 
 
 def test_frames_leave_with_the_mark(place: Place) -> None:
@@ -726,12 +726,12 @@ def test_frames_leave_with_the_mark(place: Place) -> None:
     with inside(place.forwarder):
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         seen.bind(("access0", 3))
-    with seen, place.way():
+    with seen, place.datapath():
         seen.setsockopt(socket.SOL_SOCKET, so_rcvmark, 1)
         seen.settimeout(VERDICT_S)
         place.wires[FROM_PORT].send(frame(FROM_PORT))
         _, ancillary, _, _ = seen.recvmsg(2000, socket.CMSG_SPACE(4))
-        assert [int.from_bytes(data, sys.byteorder) for _, _, data in ancillary] == [kernel_datapath.MARK]
+        assert [int.from_bytes(data, sys.byteorder) for _, _, data in ancillary] == [kernel_programs.MARK]
 
 
 # --- bad input ---
@@ -742,20 +742,20 @@ def test_a_kernel_without_tcx(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.EINVAL, "cannot ask")
 
     monkeypatch.setattr(_kernel, "attached", refuse)
-    with pytest.raises(errors.FeatureMissingError, match=r"tcx, since 6\.6"), place.way():
+    with pytest.raises(errors.FeatureMissingError, match=r"tcx, since 6\.6"), place.datapath():
         pass
 
 
 def test_an_object_that_is_not_there(place: Place, tmp_path: Path) -> None:
     with inside(place.forwarder), pytest.raises(errors.FeatureMissingError, match=r"none\.o.*No such file"):
-        KernelWay(place.port, place.tap, Policy().pack(), tmp_path / "none.o")
+        KernelPrograms(place.port, place.tap, Policy().pack(), tmp_path / "none.o")
 
 
 def test_an_object_of_another_kind(place: Place, tmp_path: Path) -> None:
     other = tmp_path / "other.o"
     other.write_bytes(b"not an object")
     with inside(place.forwarder), pytest.raises(errors.FeatureMissingError, match=r"other\.o.*libbpf"):
-        KernelWay(place.port, place.tap, Policy().pack(), other)
+        KernelPrograms(place.port, place.tap, Policy().pack(), other)
 
 
 @pytest.mark.parametrize(("policy", "port", "vm"), [(b"short", 1, 2), (Policy().pack(), 0, 1), (Policy().pack(), 1, 1)])
@@ -765,9 +765,9 @@ def test_wrong_arguments(policy: bytes, port: int, vm: int) -> None:
 
 
 def test_closed_is_closed(place: Place) -> None:
-    with place.way() as way:
-        way.close()
+    with place.datapath() as datapath:
+        datapath.close()
         with pytest.raises(ValueError, match="closed"):
-            way.counters()
+            datapath.counters()
         with inside(place.forwarder):
             assert _kernel.attached(place.port) == 0

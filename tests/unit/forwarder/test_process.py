@@ -217,27 +217,27 @@ def test_a_call_that_is_not_on_the_list_ends_the_process(call: str, stays: bool)
 
 
 SPY = """
-from backend.forwarder import datapaths as ways
+from backend.forwarder import datapaths
 def spying(make):
     def made(*arguments):
-        way = make(*arguments)
-        run = way.run
+        datapath = make(*arguments)
+        run = datapath.run
         def first():
             status = Path("/proc/thread-self/status").read_text()
             (Path(sys.argv[1]) / "at-begin").write_text(status)
             run()
-        way.run = first
-        return way
+        datapath.run = first
+        return datapath
     return made
-ways.open_way = spying(ways.open_way)
+datapaths.open_datapath = spying(datapaths.open_datapath)
 """
 
 
-@pytest.mark.parametrize("way", [{}, {"port": "kernel"}], ids=["ring", "kernel"])
+@pytest.mark.parametrize("datapath", [{}, {"port": "kernel"}], ids=["ring", "kernel"])
 def test_the_filter_stands_before_the_data_path_looks_at_anything(
-    appliance: Appliance, monkeypatch: pytest.MonkeyPatch, way: dict[str, str]
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch, datapath: dict[str, str]
 ) -> None:
-    appliance.configure(**way)
+    appliance.configure(**datapath)
     monkeypatch.setattr(sys.modules[__name__], "DRIVER", "import sys\nfrom pathlib import Path\n" + SPY + DRIVER)
     with appliance.forwarder(), appliance.row.socket("outside") as outside, appliance.row.socket("vm") as vm:
         assert passes(outside, vm)  # the control: frames do move in that thread

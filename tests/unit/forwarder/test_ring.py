@@ -49,14 +49,14 @@ def counts(path: Any) -> dict[str, int]:
 
 
 def test_frames_pass_in_both_directions_and_are_counted(row: Row) -> None:
-    way = path(row)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
+    datapath = path(row)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
         outside.send(frame(), frame(size=1514))
         assert vm.receive(2) == [frame(), frame(size=1514)]
         vm.send(from_vm())
         assert outside.receive() == [from_vm()]
-        assert counts(way) == {"rx_passed": 2, "tx_passed": 1}
-        assert way.counters()[0][0][1] == 60 + 1514
+        assert counts(datapath) == {"rx_passed": 2, "tx_passed": 1}
+        assert datapath.counters()[0][0][1] == 60 + 1514
 
 
 DROPPED = [
@@ -87,12 +87,12 @@ def test_a_frame_that_must_not_pass_is_counted_and_the_next_one_passes(
 ) -> None:
     if verdict == "rx_oversized":
         row.mtu(9000)
-    way = path(row, **changes)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
+    datapath = path(row, **changes)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
         source, sink, good = (outside, vm, frame()) if verdict.startswith("rx") else (vm, outside, from_vm())
         source.send(bad, good)
         assert sink.receive(2, 0.5) == [good]
-        assert counts(way) == {verdict: 1, f"{verdict[:2]}_passed": 1}
+        assert counts(datapath) == {verdict: 1, f"{verdict[:2]}_passed": 1}
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,14 @@ def test_vlan_tags_stay_as_they_are(row: Row, tags: bytes, size: int) -> None:
 def test_jumbo_frames_pass_whole(row: Row) -> None:
     row.mtu(9000)
     jumbo = frame(payload=bytes(24) + bytes(i % 251 for i in range(8970)), size=9014)
-    way = path(row, max_frame=9014)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
+    datapath = path(row, max_frame=9014)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
         outside.send(frame(), jumbo, frame(size=61))
-        assert vm.receive(3) == [frame(), jumbo, frame(size=61)]  # in order, though the large one came another way
+        assert vm.receive(3) == [
+            frame(),
+            jumbo,
+            frame(size=61),
+        ]  # in order, by two sockets
 
 
 def exchange(row: Row, megabytes: int) -> tuple[str, str, float]:
@@ -148,38 +152,38 @@ def exchange(row: Row, megabytes: int) -> tuple[str, str, float]:
 
 
 def test_tcp_with_offloads_on_arrives_whole(row: Row) -> None:
-    """Partial checksums and super-frames: a forwarder that does not understand them moves nothing at all."""
+    """Partial checksums and GSO frames: a forwarder that does not understand them moves nothing at all."""
     row.addresses()
-    way = path(row)
-    with Running(way):
+    datapath = path(row)
+    with Running(datapath):
         sent, got, seconds = exchange(row, 64)
     assert sent == got
-    frames, length = way.counters()[FROM_PORT][0]
+    frames, length = datapath.counters()[FROM_PORT][0]
     assert length > 64 << 20
-    assert length / frames > 3000, "super-frames were cut on their way"
+    assert length / frames > 3000, "GSO frames were cut on their way"
     assert seconds < 20
 
 
-def test_super_frames_for_a_card_that_cannot_cut_them_are_cut_and_none_is_lost(row: Row) -> None:
+def test_gso_frames_for_a_card_that_cannot_cut_them_are_cut_and_none_is_lost(row: Row) -> None:
     row.addresses()
     with inside(row.appliance):
         no_segmentation("t0")
-    way = path(row)
-    with Running(way):
+    datapath = path(row)
+    with Running(datapath):
         sent, got, _ = exchange(row, 16)
     assert sent == got
-    assert {name for name in counts(way) if name.startswith("rx_")} == {"rx_passed"}
-    frames, length = way.counters()[FROM_PORT][0]
-    assert length / frames > 3000, "no super-frame came: nothing was tried"
+    assert {name for name in counts(datapath) if name.startswith("rx_")} == {"rx_passed"}
+    frames, length = datapath.counters()[FROM_PORT][0]
+    assert length / frames > 3000, "no GSO frame came: nothing was tried"
 
 
 def test_the_rate_limit_lets_the_burst_pass_and_no_more(row: Row) -> None:
     slow = config.Direction(all=config.Limit(rate=10, burst=5), group=config.Limit(0, 1))
-    way = path(row, from_port=slow)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
+    datapath = path(row, from_port=slow)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
         outside.send(*[frame()] * 20)
         assert 5 <= len(vm.receive(20, 0.3)) <= 8
-        found = counts(way)
+        found = counts(datapath)
         assert found["rx_rate"] + found["rx_passed"] == 20
         vm.send(*[from_vm()] * 20)  # the other direction is not limited
         assert len(outside.receive(20)) == 20
@@ -188,23 +192,23 @@ def test_the_rate_limit_lets_the_burst_pass_and_no_more(row: Row) -> None:
 def test_the_group_limit_spares_what_is_for_the_vm_alone(row: Row) -> None:
     quiet = config.Direction(all=config.Limit(0, 1), group=config.Limit(rate=5, burst=2))
     broadcast = frame(destination="ff:ff:ff:ff:ff:ff", ethertype=0x0806)
-    way = path(row, from_port=quiet)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
+    datapath = path(row, from_port=quiet)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
         outside.send(*[broadcast] * 10, *[frame()] * 10)
         got = vm.receive(20, 0.3)
         assert got.count(frame()) == 10
         assert 2 <= got.count(broadcast) <= 4
-        assert counts(way)["rx_group_rate"] >= 6
+        assert counts(datapath)["rx_group_rate"] >= 6
 
 
 def test_it_sleeps_when_no_more_frames_come(row: Row) -> None:
-    way = path(row)
-    with Running(way), row.socket("outside") as outside:
+    datapath = path(row)
+    with Running(datapath), row.socket("outside") as outside:
         # As often as makes it stay awake for the next one.
         for _ in range(300):
             outside.send(frame())
             time.sleep(100e-6)
-        assert wait_for(lambda: counts(way)["rx_passed"] == 300)
+        assert wait_for(lambda: counts(datapath)["rx_passed"] == 300)
         time.sleep(0.05)
         before = time.process_time()
         time.sleep(0.4)
@@ -212,11 +216,11 @@ def test_it_sleeps_when_no_more_frames_come(row: Row) -> None:
 
 
 def test_link_down_and_up_again(row: Row) -> None:
-    way = path(row)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
+    datapath = path(row)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
         ip("-n", row.appliance, "link", "set", "t0", "down")
         outside.send(frame())
-        assert wait_for(lambda: counts(way).get("rx_down") == 1)
+        assert wait_for(lambda: counts(datapath).get("rx_down") == 1)
         ip("-n", row.appliance, "link", "set", "t0", "up")
         ip("-n", row.appliance, "link", "set", "m0", "down")
         ip("-n", row.appliance, "link", "set", "m0", "up")
@@ -226,12 +230,12 @@ def test_link_down_and_up_again(row: Row) -> None:
 
 def test_an_interface_that_vanishes_is_waited_for_and_another_of_its_name_ends_the_path(row: Row) -> None:
     """Sockets are bound and set up once, with privileges that the process then gives away: the next one binds anew."""
-    way = path(row)
+    datapath = path(row)
     ended: list[OSError] = []
 
     def run() -> None:
         try:
-            way.run()
+            datapath.run()
         except OSError as error:
             ended.append(error)
 
@@ -240,7 +244,7 @@ def test_an_interface_that_vanishes_is_waited_for_and_another_of_its_name_ends_t
     ip("-n", row.appliance, "link", "del", "m0")
     with row.socket("vm") as vm:
         vm.send(from_vm())
-        assert wait_for(lambda: counts(way).get("tx_down") == 1)
+        assert wait_for(lambda: counts(datapath).get("tx_down") == 1)
     assert thread.is_alive()
     row.join_outside()
     thread.join(3)  # the interface is looked for ten times a second

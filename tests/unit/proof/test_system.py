@@ -26,7 +26,7 @@ from proof.host.system.run import PARTS, script
 from proof.remote_answer import framed
 from proof.remote_script import HOST_TRIES, MAX_LINE
 from proof.result import Result, Verdict
-from rootfs.spec.profile import WAYS, Forwarder
+from rootfs.spec.profile import DATAPATHS, Forwarder
 
 HOST_NET, PORT_NET, VM_NET = "net:[4026531840]", "net:[4026532301]", "net:[4026532402]"
 HASH = "ab" * 32
@@ -210,7 +210,7 @@ def programs(way: Forwarder) -> dict[str, Any]:
 
 def clean(name: str = "ring") -> Parts:
     """What the script tells of the declared host."""
-    port, vm = WAYS[name]
+    port, vm = DATAPATHS[name]
     way = Forwarder.model_validate({"port": port, "vm": vm})
     kernel_settings = {key.replace(".", "/"): value for key, value in SYSCTL.items() if not key.startswith("net.")}
     live = {key: sorted(values)[-1] for key, values in declaration.LIVE.items()}
@@ -248,14 +248,14 @@ def clean(name: str = "ring") -> Parts:
 
 
 def look(parts: Parts, name: str = "ring") -> dict[str, Result]:
-    port, vm = WAYS[name]
+    port, vm = DATAPATHS[name]
     answers = {script(part).command(): framed(answer) for part, answer in parts.items()}
     way = Forwarder.model_validate({"port": port, "vm": vm})
     results = run_system(lambda command: (0, f"# echo\r\n{answers[command]}\r\n"), way)
     return {result.name: result for result in results}
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", DATAPATHS)
 def test_the_declared_host_is_sealed(name: str) -> None:
     results = look(clean(name), name)
     assert [(n, r.evidence, r.control) for n, r in results.items() if r.verdict is not Verdict.SEALED] == []

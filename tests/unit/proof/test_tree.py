@@ -23,7 +23,7 @@ from proof.image.tree.syntax import chains
 from proof.image.tree.syntax import unit_lines as lines_of
 from proof.result import Result, Verdict
 from rootfs.base.version import PROJECT
-from rootfs.spec.profile import WAYS, load
+from rootfs.spec.profile import DATAPATHS, load
 from rootfs.tree import overlay
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and setuid bits need root")
@@ -73,7 +73,7 @@ def one(pair: tuple[Path, Path], name: str) -> Result:
 
 
 @as_root
-@pytest.mark.parametrize(("way", "test"), [*((way, False) for way in WAYS), ("ring", True)])
+@pytest.mark.parametrize(("way", "test"), [*((way, False) for way in DATAPATHS), ("ring", True)])
 def test_what_the_overlays_make_is_sealed(tmp_path: Path, way: str, test: bool) -> None:
     results = run_tree(*trees(tmp_path, way, test=test), test_access=test)
     assert [(r.name, r.evidence) for r in results if r.verdict is not Verdict.SEALED] == []

@@ -1,8 +1,8 @@
-"""One policy in every way: the same frames, from a device profile's settings to what comes out and what is counted.
+"""One policy in every datapath: the same frames, from a profile's settings to what comes out and what is counted.
 
-A way is set up as the image does it: the policy from `port.json`, the rules from `port.nft`, the bridge by the commands
-of `port-setup`, the MTU from the profile. Behind each frame goes one that must pass: what has not come before that one
-was dropped, and one counter says why.
+A datapath is set up as the image does it: the policy from `port.json`, the rules from `port.nft`, the bridge by the
+commands of `port-setup`, the MTU from the profile. Behind each frame goes one that must pass: what has not come before
+that one was dropped, and one counter says why.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from backend.forwarder import config, policy
-from backend.forwarder import datapaths as ways
+from backend.forwarder import config, datapaths, policy
 from backend.forwarder.counters import named
-from backend.forwarder.kernel_datapath import KernelWay
+from backend.forwarder.kernel_programs import KernelPrograms
 from backend.protocol import link_plan
 from rootfs.base.version import PROJECT
 from rootfs.spec import profile as profiles
@@ -57,7 +56,7 @@ ROOM = 9200  # MTU of those who send
 SECONDS = 3.0
 
 
-# --- the ways ---
+# --- the datapaths ---
 
 
 class Wire(Protocol):
@@ -70,7 +69,7 @@ class Wire(Protocol):
 
 @dataclass(frozen=True)
 class Bed:
-    """A way that runs: its two ends, what it counted."""
+    """A datapath that runs: its two ends, what it counted."""
 
     row: Row
     ends: tuple[Wire, Wire]
@@ -106,26 +105,30 @@ def ring(row: Row, settings: config.Config, packed: bytes, device: profiles.Prof
     listener.bind(str(folder / "vhost.sock"))
     listener.listen(1)
     with inside(row.appliance):
-        way = ways.RingWay(settings, packed, MAC, listener)
-    with Running(way), row.socket("outside") as outside, contextlib.closing(Guest(str(folder / "vhost.sock"))) as guest:
-        yield Bed(row, (outside, guest), lambda: frames(way))
+        datapath = datapaths.RingDatapath(settings, packed, MAC, listener)
+    with (
+        Running(datapath),
+        row.socket("outside") as outside,
+        contextlib.closing(Guest(str(folder / "vhost.sock"))) as guest,
+    ):
+        yield Bed(row, (outside, guest), lambda: frames(datapath))
 
 
 @contextlib.contextmanager
 def ring_tap(row: Row, settings: config.Config, packed: bytes, device: profiles.Profile, folder: Path) -> Iterator[Bed]:
     with inside(row.appliance):
-        way = ways.RingWay(settings, packed, MAC, None)
-    with Running(way), row.socket("outside") as outside, row.socket("vm") as vm:
-        yield Bed(row, (outside, vm), lambda: frames(way))
+        datapath = datapaths.RingDatapath(settings, packed, MAC, None)
+    with Running(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
+        yield Bed(row, (outside, vm), lambda: frames(datapath))
 
 
 @contextlib.contextmanager
 def kernel(row: Row, settings: config.Config, packed: bytes, device: profiles.Profile, folder: Path) -> Iterator[Bed]:
     with inside(row.appliance):
         index = socket.if_nametoindex
-        way = KernelWay(index("mgmt0"), index("access0"), packed, ways.BPF_OBJECT)
-    with contextlib.closing(way), row.socket("outside") as outside, row.socket("vm") as vm:
-        yield Bed(row, (outside, vm), lambda: frames(way))
+        datapath = KernelPrograms(index("mgmt0"), index("access0"), packed, datapaths.BPF_OBJECT)
+    with contextlib.closing(datapath), row.socket("outside") as outside, row.socket("vm") as vm:
+        yield Bed(row, (outside, vm), lambda: frames(datapath))
 
 
 @contextlib.contextmanager
@@ -164,8 +167,8 @@ def forwards(row: Row, device: str) -> bool:
     return bool(links[0]["linkinfo"]["info_slave_data"]["state"] == "forwarding")
 
 
-def frames(way: ways.RingWay | KernelWay) -> dict[str, int]:
-    return {counter.name: counter.frames for counter in named(way.counters()) if counter.frames}
+def frames(datapath: datapaths.RingDatapath | KernelPrograms) -> dict[str, int]:
+    return {counter.name: counter.frames for counter in named(datapath.counters()) if counter.frames}
 
 
 def mtus(device: profiles.Profile) -> dict[str, int]:
@@ -175,13 +178,13 @@ def mtus(device: profiles.Profile) -> dict[str, int]:
     return {name: int(mtu) for name, mtu in re.findall(r"link set (\w+) mtu (\d+)", host + vm)}
 
 
-WAYS: dict[str, Any] = {"ring": ring, "ring-tap": ring_tap, "kernel": kernel, "bridge": bridge}
+SET_UPS: dict[str, Any] = {"ring": ring, "ring-tap": ring_tap, "kernel": kernel, "bridge": bridge}
 
 
 @contextlib.contextmanager
-def bed(way: str, settings: dict[str, Any], folder: Path, room: int = 0) -> Iterator[Bed]:
-    """The way, with a profile's ``[forwarder]`` of these settings."""
-    port, vm = profiles.WAYS[way]
+def bed(datapath: str, settings: dict[str, Any], folder: Path, room: int = 0) -> Iterator[Bed]:
+    """The datapath, with a profile's ``[forwarder]`` of these settings."""
+    port, vm = profiles.DATAPATHS[datapath]
     forwarder = profiles.Forwarder.model_validate({"port": port, "vm": vm} | settings)
     device = profiles.load("qemu").model_copy(update={"forwarder": forwarder})
     (folder / "port.json").write_text(rendered(device, "etc/sallyport/port.json.j2"))
@@ -196,7 +199,7 @@ def bed(way: str, settings: dict[str, Any], folder: Path, room: int = 0) -> Iter
             ip(*link, new, "mtu", str(mtus(device)["mgmt0"] + room), "up")
         if not room and not forwarder.tags:  # what the VM's own MTU allows it is what it can send
             ip("-n", row.vm, "link", "set", "b0", "mtu", str(mtus(device)["access"]))
-        with WAYS[way](row, read, packed, device, folder) as made:
+        with SET_UPS[datapath](row, read, packed, device, folder) as made:
             yield made
 
 
@@ -220,7 +223,7 @@ class Group:
     name: str
     settings: dict[str, Any]
     cases: tuple[Case, ...]
-    ways: tuple[str, ...] = tuple(WAYS)
+    datapaths: tuple[str, ...] = tuple(SET_UPS)
     room: int = 0
     """Bytes of the interfaces' MTU above the profile's, as of a card that takes longer frames than it should."""
 
@@ -334,7 +337,7 @@ TABLE = (
         RINGS_AND_KERNEL,
     ),
 )
-ROWS = [(group, way) for group in TABLE for way in group.ways]
+ROWS = [(group, datapath) for group in TABLE for datapath in group.datapaths]
 
 
 def made(end: int, mark: int, change: dict[str, Any]) -> bytes:
@@ -362,12 +365,14 @@ def judged(bed: Bed, end: int, sent: bytes, control: bytes) -> tuple[bool, dict[
     return sent in came, dict(rose)
 
 
-@pytest.mark.parametrize(("group", "way"), ROWS, ids=[f"{group.name}, {way}".replace(" ", "-") for group, way in ROWS])
-def test_every_way_says_the_same_of_a_frame(tmp_path: Path, group: Group, way: str) -> None:
+@pytest.mark.parametrize(
+    ("group", "datapath"), ROWS, ids=[f"{group.name}, {datapath}".replace(" ", "-") for group, datapath in ROWS]
+)
+def test_every_datapath_says_the_same_of_a_frame(tmp_path: Path, group: Group, datapath: str) -> None:
     wrong = []
     marks = itertools.count(1)
     plain = {"ethertype": group.settings.get("ethertypes", [0x0800])[0]}
-    with bed(way, group.settings, tmp_path, group.room) as ready:
+    with bed(datapath, group.settings, tmp_path, group.room) as ready:
         for case, end in [(one, end) for one in group.cases for end in one.ends]:
             sent, control = made(end, next(marks), case.change), made(end, next(marks), plain)
             word = ("rx_", "tx_")[end]
@@ -382,19 +387,19 @@ LIMITS = {"rate": 20, "burst": 10, "group_rate": 10, "group_burst": 4}
 FREE = {"rate": 0, "group_rate": 0}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_port_tap_and_vm_have_the_mtu_of_the_longest_frame(way: str) -> None:
-    port, vm = profiles.WAYS[way]
+@pytest.mark.parametrize("datapath", SET_UPS)
+def test_port_tap_and_vm_have_the_mtu_of_the_longest_frame(datapath: str) -> None:
+    port, vm = profiles.DATAPATHS[datapath]
     forwarder = profiles.Forwarder.model_validate({"port": port, "vm": vm, "max_frame": 9014})
     device = profiles.load("qemu").model_copy(update={"forwarder": forwarder})
     assert mtus(device) == {"mgmt0": 9000, "access": 9000} | ({"access0": 9000} if vm == "tap" else {})
 
 
-@pytest.mark.parametrize("way", ["ring-tap", "kernel", "bridge"])
-def test_a_station_answers_behind_a_priority_tag(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("datapath", ["ring-tap", "kernel", "bridge"])
+def test_a_station_answers_behind_a_priority_tag(tmp_path: Path, datapath: str) -> None:
     """The end of the row is a network stack as the VM's, without 802.1Q of its own: it takes the frame for untagged."""
     ask = bytes.fromhex("0001080006040001" + "020000000001" + "0a090001" + "000000000000" + "0a090002")
-    with bed(way, {}, tmp_path) as ready:
+    with bed(datapath, {}, tmp_path) as ready:
         ready.row.addresses()
         for tags in (PRIORITY, tag(5)):
             question = frame(destination="ff:ff:ff:ff:ff:ff", ethertype=0x0806, payload=ask, tags=tags)
@@ -444,12 +449,12 @@ def test_the_bridge_judges_frames_as_they_are_on_the_wire(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("end", [FROM_PORT, FROM_VM], ids=["from-port", "from-vm"])
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_has_the_same_limits(tmp_path: Path, way: str, end: int) -> None:
+@pytest.mark.parametrize("datapath", SET_UPS)
+def test_every_datapath_has_the_same_limits(tmp_path: Path, datapath: str, end: int) -> None:
     """Of each direction: the burst passes, then the rate; groups have a bucket in front of the one of all."""
     word, names = ("rx_", "tx_")[end], ("from_port", "from_vm")
     limited = {names[end]: LIMITS, names[1 - end]: FREE}
-    with bed(way, limited, tmp_path) as ready:
+    with bed(datapath, limited, tmp_path) as ready:
 
         def volley(kind: int, **change: Any) -> dict[str, int]:
             before = Counter(ready.counted())

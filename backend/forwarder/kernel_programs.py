@@ -1,4 +1,4 @@
-"""Way ``kernel``: policy, counters and limits as tc-BPF programs between the port and the VM's tap.
+"""Datapath ``kernel``: policy, counters and limits as tc-BPF programs between the port and the VM's tap.
 
 The process only loads them. They are attached by links that it holds ("tcx", Linux 6.6), so however the process ends
 the programs end with it, and nothing forwards a frame: the port is closed. Loading needs CAP_BPF and CAP_NET_ADMIN,
@@ -19,17 +19,17 @@ from backend.forwarder.counters import Counts
 try:
     from backend.forwarder import _kernel
 except ImportError as error:
-    raise errors.FeatureMissingError(f"this build has no way `kernel`: {error}") from error
+    raise errors.FeatureMissingError(f"this build has no datapath `kernel`: {error}") from error
 
 MARK: Final = _kernel.MARK
 """``skb->mark`` of every frame that passed; an egress chain may let out these alone."""
 BPF_CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN")
-"""Needed to open the way, not after that."""
+"""Needed to open the datapath, not after that."""
 FAST_CAPABILITIES: Final = ("CAP_PERFMON",)
 """Not needed, but worth having at that moment: see above."""
 
 
-class KernelWay:
+class KernelPrograms:
     """Frames go between two interfaces of this network namespace from here on, until `close` or the end of the process.
 
     Args:
@@ -78,7 +78,7 @@ class KernelWay:
             case errno.ENODEV:
                 return errors.InterfaceMissingError(sentence)
             case errno.ENOENT | errno.ENOEXEC:
-                return errors.FeatureMissingError(sentence, "build the image again, or choose another way")
+                return errors.FeatureMissingError(sentence, "build the image again, or choose another datapath")
         return errors.FeatureMissingError(sentence)
 
     @classmethod

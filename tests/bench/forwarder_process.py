@@ -1,4 +1,4 @@
-"""One way of forwarding as a process in a test bed: `python -m tests.bench.forwarder_way WAY CPU [MODULES]`.
+"""One datapath as a process in a test bed: `python -m tests.bench.forwarder_process DATAPATH CPU [MODULES]`.
 
 Says ``ready`` when frames move, ends when its standard input does, and then prints its counters as JSON. MODULES is a
 directory with the compiled modules; without it they are where the package is.
@@ -50,18 +50,18 @@ def _ours(name: str, modules: Path | None) -> None:
         datapaths.BPF_OBJECT = modules / BPF
     mac = policy.parse_mac(FAR_MAC)
     packed = policy.pack(CONFIG, mac, LINK_NETWORK)
-    way: datapaths.Way = (
-        datapaths.KernelPath(packed) if name == "kernel" else datapaths.RingWay(CONFIG, packed, mac, None)
+    datapath: datapaths.Datapath = (
+        datapaths.KernelDatapath(packed) if name == "kernel" else datapaths.RingDatapath(CONFIG, packed, mac, None)
     )
 
     def wait_for_end() -> None:
         sys.stdin.read()
-        way.stop()
+        datapath.stop()
 
     threading.Thread(target=wait_for_end, daemon=True).start()
     print("ready", flush=True)
-    way.run()
-    print(json.dumps({c.name: c.frames for c in counters.named(way.counters()) if c.frames}))
+    datapath.run()
+    print(json.dumps({c.name: c.frames for c in counters.named(datapath.counters()) if c.frames}))
 
 
 def main(words: list[str]) -> None:
