@@ -1,4 +1,4 @@
-"""The appliance in QEMU as people and tests use it: off, booted, managed."""
+"""The appliance in QEMU as operators use it: its REST API, its first password, and waiting until it is managed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from driver.errors import MachineError
 from driver.machine import QemuMachine
 from driver.steps import step
 
-PASSWORD = r"sallyport: first password for admin: (\S+)"  # noqa: S105 - where the console shows it
+PASSWORD = r"sallyport: first password for admin: (\S+)"  # noqa: S105 - a pattern
+"""What the serial console prints until somebody has logged in."""
 FINGERPRINTS = (
     r"web certificate, SHA-256:\s+((?:[0-9A-F]{2}:){16})\s+([0-9A-F:]{47})\s+sallyport: SSH host key: (SHA256:\S{43})"
 )
+"""What the serial console prints of certificate (in two halves) and SSH host key."""
 BOOT_TIMEOUT = 240.0
-"""Seconds; generous, because the machine may share its processors with a build."""
+"""Seconds. A boot takes about 45 on an idle machine; other machines and builds may run beside it."""
 
 
 class Api:
-    """The front-end's REST API; keeps the session's cookie."""
+    """A client of the front-end's REST API at a port of 127.0.0.1; keeps the session's cookie."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.cookie = ""
-        # The certificate is the appliance's own, made at its first boot; the way to it is this machine's loopback.
+        # The appliance signs its certificate itself; the connection does not leave this machine, so it is not checked.
         self._tls = ssl.create_default_context()
         self._tls.check_hostname = False
         self._tls.verify_mode = ssl.CERT_NONE
@@ -34,10 +36,16 @@ class Api:
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, timeout: float = 15.0
     ) -> tuple[int, Any]:
-        """One request below ``/api/v1``; returns status and decoded body.
+        """Send one request below ``/api/v1`` and return status and decoded body.
+
+        Args:
+            method: of HTTP.
+            path: below ``/api/v1``.
+            body: sent as JSON.
+            timeout: seconds for each read and write.
 
         Raises:
-            OSError: nobody answers.
+            OSError: nobody answers, or not in HTTP.
         """
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=timeout)
         try:
@@ -54,7 +62,7 @@ class Api:
             connection.close()
 
     def healthy(self, timeout: float = 5.0) -> bool:
-        """Whether the front-end answers within so many seconds, and has its backend."""
+        """Whether the front-end answers ``GET /health`` within ``timeout`` seconds and is connected to its backend."""
         try:
             status, body = self.request("GET", "/health", timeout=timeout)
         except (OSError, ValueError):
@@ -62,20 +70,20 @@ class Api:
         return status == 200 and bool(body.get("backend"))
 
     def login(self, password: str) -> None:
-        """Open a session.
+        """Open a session as ``admin``.
 
         Raises:
-            MachineError: refused.
+            MachineError: the appliance refused it.
         """
         status, body = self.request("POST", "/session", {"user": "admin", "password": password})
         if status not in (200, 201, 204):
             raise MachineError(f"login answered {status}: {body}")
 
     def get(self, path: str) -> Any:
-        """The body of a GET that must succeed.
+        """Return the body of a GET request that must succeed.
 
         Raises:
-            MachineError: another status than 200.
+            MachineError: the status was not 200.
         """
         status, body = self.request("GET", path)
         if status != 200:
@@ -84,10 +92,16 @@ class Api:
 
 
 def wait_managed(machine: QemuMachine, api: Api, timeout: float = BOOT_TIMEOUT, answer: float = 5.0) -> float:
-    """Wait until the UI answers, within ``answer`` seconds, and has its backend; returns seconds since power-on.
+    """Wait until the front-end is healthy (`Api.healthy`) and return the seconds since power-on.
+
+    Args:
+        machine: the booting machine.
+        api: its REST API.
+        timeout: seconds until the front-end must be healthy.
+        answer: seconds within which each request must be answered.
 
     Raises:
-        MachineError: it does not in time, or QEMU ended.
+        MachineError: it is not healthy in time, or QEMU ended.
     """
     deadline = time.monotonic() + timeout
     with step("boot", machine.image.name):
@@ -96,15 +110,17 @@ def wait_managed(machine: QemuMachine, api: Api, timeout: float = BOOT_TIMEOUT, 
                 raise MachineError("QEMU ended while the appliance booted", "boot it with `invoke run --serial`")
             if time.monotonic() > deadline:
                 tail = "\n".join(machine.serial.strip().splitlines()[-8:])
-                raise MachineError(f"no answer from the UI after {timeout:.0f} s; the console's last words:\n{tail}")
+                raise MachineError(
+                    f"the front-end is not healthy after {timeout:.0f} s; the serial console's last lines:\n{tail}"
+                )
             time.sleep(0.2)
     return time.monotonic() - machine.powered_on_at
 
 
 def first_password(machine: QemuMachine, timeout: float = 60.0, *, start: int = 0) -> str:
-    """The password that the serial console shows.
+    """Return the password that the serial console prints (searched from character ``start``).
 
     Raises:
-        MachineError: it shows none in time.
+        MachineError: it prints none within ``timeout`` seconds.
     """
     return machine.wait_serial(PASSWORD, timeout, start=start).group(1)

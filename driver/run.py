@@ -1,4 +1,4 @@
-"""`invoke run`: an image in QEMU the way QA wants it."""
+"""`invoke run`: boot an image in QEMU, print how to reach it, and stay until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rootfs.build import OUT
 
 
 def check_ports(https: int, ssh: int) -> None:
-    """Refuse ports that the page and the command line cannot have.
+    """Refuse host ports that the web page and the SSH command line cannot use.
 
     Raises:
-        SallyportError: there is no such port, somebody listens there, or both are the same.
+        SallyportError: a port is out of range or in use, or both are the same.
     """
     if https == ssh:
         raise SallyportError(f"page and command line cannot share port {https}", "choose another with --https or --ssh")
@@ -34,19 +34,19 @@ def check_ports(https: int, ssh: int) -> None:
 
 
 def run(tools: Tools, image: ImageFile, console: Console, *, https: int, ssh: int, persist: bool, serial: bool) -> None:
-    """Boot, wait until the UI answers, say how to get in, and stay until Ctrl-C or the machine's end.
+    """Boot, wait until the front-end is healthy, print how to log in, and stay until Ctrl-C or QEMU's end.
 
     Args:
         tools: has QEMU.
         image: what to boot.
-        console: where to tell.
+        console: where progress and the addresses are printed.
         https: port of 127.0.0.1 for the page.
         ssh: port of 127.0.0.1 for the command line.
         persist: keep changes in ``out/run/<name>.img``.
         serial: the appliance's serial console on this terminal.
 
     Raises:
-        SallyportError: a port is taken, or the image does not come up.
+        SallyportError: a port is in use, or the image does not boot.
     """
     check_ports(https, ssh)
     kept = _persistent(image) if persist else None
@@ -73,7 +73,7 @@ def _plain(line: str) -> str:
 
 
 def _persistent(image: ImageFile) -> Path:
-    """The working copy that keeps changes; made anew when the image it came from is another."""
+    """Return the working copy that keeps changes; made anew when the image is not the one it was copied from."""
     directory = OUT / "run"
     directory.mkdir(parents=True, exist_ok=True)
     kept, mark = directory / f"{image.name}.img", directory / f"{image.name}.from"
@@ -116,7 +116,7 @@ def _welcome(machine: QemuMachine, https: int, ssh: int, seconds: float, kept: P
 
 
 def _fingerprints(serial: str) -> dict[str, str]:
-    """What browser and SSH client should show, if the console has told it."""
+    """Return the fingerprints that browser and SSH client should show, if the serial console has printed them."""
     for begin, end, ssh in reversed(re.findall(FINGERPRINTS, serial)):  # the newest counts
         return {"certificate": f"SHA-256 {begin}\n        {end}", "ssh key": ssh}
     return {}

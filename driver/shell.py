@@ -14,12 +14,12 @@ from driver.errors import MachineError
 from rootfs.base.scratch import socket_path
 from rootfs.tree import qa_access
 
-# Until the VM answers every attempt fails; what paramiko says of each is no news.
+# Until the VM answers every attempt fails, and paramiko would log each.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 class HostShell:
-    """The host's root shell behind a unix socket; one command at a time."""
+    """The root shell of a test image's host, on its second serial port; one command at a time."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -27,10 +27,10 @@ class HostShell:
             self._socket.connect(name)
 
     def run(self, command: str, timeout: float = 60.0) -> tuple[int, str]:
-        """Run one command line; returns its status and what it printed, errors included.
+        """Run one command line and return its exit status and its output (standard output and error together).
 
         Raises:
-            MachineError: no answer in time, or the machine is gone.
+            MachineError: it did not end within ``timeout`` seconds, or the machine has ended.
         """
         try:
             return self._run(command, timeout)
@@ -62,10 +62,10 @@ class HostShell:
         return int(status.split()[0]), output.strip("\n")
 
     def check(self, command: str, timeout: float = 60.0) -> str:
-        """Run one command line that must succeed; returns what it printed.
+        """Run one command line that must succeed and return its output.
 
         Raises:
-            MachineError: it failed.
+            MachineError: its exit status is not 0, or see `run`.
         """
         status, output = self.run(command, timeout)
         if status != 0:
@@ -73,19 +73,19 @@ class HostShell:
         return output
 
     def close(self) -> None:
-        """Leave."""
+        """Close the socket; the shell goes on."""
         self._socket.close()
 
 
 def wait_host_shell(path: Path, timeout: float = 120.0) -> HostShell:
-    """The host's shell, of an appliance that is up, as soon as it answers.
+    """Return the root shell of a booted appliance's host as soon as it answers.
 
     Nothing may be sent before somebody reads. What waits for the driver when it opens a PL011 (Arm's UART) is to be
     emptied by it first (``pl011_enable_interrupts``, drivers/tty/serial/amba-pl011.c of Linux); if the sender is the
     faster one, no interrupt ever says that there is more, and the shell stays deaf.
 
     Raises:
-        MachineError: it does not in time.
+        MachineError: it does not answer within ``timeout`` seconds.
     """
     shell, deadline = HostShell(path), time.monotonic() + timeout
     while True:
@@ -98,16 +98,20 @@ def wait_host_shell(path: Path, timeout: float = 120.0) -> HostShell:
 
 
 def vm_shell(port: int, timeout: float = 120.0) -> paramiko.SSHClient:
-    """A root shell in the VM, by the key of this checkout's test images, as soon as it answers.
+    """Return an SSH connection to the VM's root, by the key of this checkout's test images, as soon as it answers.
+
+    Args:
+        port: of 127.0.0.1 that is forwarded to the VM's test shell.
+        timeout: seconds.
 
     Raises:
-        MachineError: it does not in time.
+        MachineError: it does not answer in time.
     """
     key = paramiko.Ed25519Key.from_private_key_file(str(qa_access.KEY))
     deadline = time.monotonic() + timeout
     while True:
         client = paramiko.SSHClient()
-        # The VM's test shell makes a host key at every start; the way to it is this machine's loopback.
+        # The VM's test shell makes a new host key at every start; the connection does not leave this machine.
         client.set_missing_host_key_policy(paramiko.AutoAddPolicy())  # noqa: S507
         try:
             client.connect(

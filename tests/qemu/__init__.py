@@ -1,1 +1,1 @@
-"""Boots appliance images in QEMU: the file, the machine, its shells, the appliance as tests see it."""
+"""Tests that boot an image in QEMU."""
