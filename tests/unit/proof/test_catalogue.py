@@ -296,7 +296,7 @@ def test_fragments_of_an_echo_add_up_to_one_that_would_be_answered(batches: dict
 # How it is fired
 
 
-def shoot(peer: Peer, frames: Sequence[bytes]) -> Result:
+def send_frames(peer: Peer, frames: Sequence[bytes]) -> Result:
     rng, path = random.Random(1), ipv4_path(SMALL)
     with wired(peer) as wire:
         return send_batch(
@@ -321,7 +321,7 @@ def test_every_frame_of_a_long_volley_is_sent_once_and_in_order() -> None:
             order.append(int.from_bytes(frame.raw[14:18], "big"))
         return []
 
-    result = shoot(Peer([vm_stack()], extra=note), GeneratedFrames(PIECES[0] + 500, number))
+    result = send_frames(Peer([vm_stack()], extra=note), GeneratedFrames(PIECES[0] + 500, number))
     assert result.verdict is Verdict.SEALED
     assert order == list(range(PIECES[0] + 500))
     assert "3 brackets" in result.control
@@ -341,7 +341,7 @@ def test_a_batch_with_a_lost_control_is_sent_again_in_pieces() -> None:
         reply = vm.answer(frame)
         return [] if reply is None else [reply]
 
-    result = shoot(Peer([], extra=answer), GeneratedFrames(2000, number))
+    result = send_frames(Peer([], extra=answer), GeneratedFrames(2000, number))
     assert result.verdict is Verdict.SEALED
     assert "1 batches sent again" in result.control
     assert set(heard) == set(range(2000))
@@ -356,8 +356,8 @@ def test_an_answer_to_one_ethertype_among_all_is_a_hole() -> None:
     small = replace(SMALL, host_macs={"mgmt0": HOST_MAC})
     walk = link_layer.ethertypes(Targets(small, random.Random(1)))
     first = 0x8123 - link_layer.FIRST_ETHERTYPE - 700
-    assert shoot(Peer([vm_stack()], extra=answer), walk[first : first + 1500]).verdict is Verdict.HOLE
-    assert shoot(Peer([vm_stack()], extra=answer), walk[:1500]).verdict is Verdict.SEALED
+    assert send_frames(Peer([vm_stack()], extra=answer), walk[first : first + 1500]).verdict is Verdict.HOLE
+    assert send_frames(Peer([vm_stack()], extra=answer), walk[:1500]).verdict is Verdict.SEALED
 
 
 def test_a_lazy_volley_is_built_once_and_not_before_it_is_wanted() -> None:
