@@ -20,7 +20,9 @@ class Verdict(StrEnum):
     SEALED = "sealed"
     """A negative probe found nothing, and its own positive control was seen."""
     HOLE = "hole"
+    """Something answered or passed that must not, or is not as it was declared."""
     NOT_TESTED = "not-tested"
+    """The probe could not be made, or its positive control was not seen: that nothing was found proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from docs.generate import environment, instructions, profile, reports, rest_api,
 from docs.generate.markdown import sentence, text
 
 DOCS = Path(__file__).parents[1]
+FILES = {"CONTRIBUTING.md": "contribute/contributing.md", "SECURITY.md": "security/report-a-flaw.md"}
+"""Files beside docs/ and the pages that show them."""
 _MODULES = (environment, instructions, profile, reports, rest_api, ssh, tasks)
 
 
@@ -36,6 +39,20 @@ def listed(folder: str) -> str:
     return "\n".join(f"* [{title}]({name})" for name, title in sorted(titles.items(), key=lambda item: item[1].lower()))
 
 
+def project_file(name: str) -> str:
+    """A file beside docs/, for a page in one of the folders of docs/: links to pages stay links, others become text."""
+
+    def link(found: re.Match[str]) -> str:
+        words, target = found[1], found[2]
+        if target in FILES:
+            return f"[{words}](../{FILES[target]})"
+        if target.startswith("docs/") and target.partition("#")[0].endswith(".md"):
+            return f"[{words}](../{target.removeprefix('docs/')})"
+        return words if re.match(r"https?:", target) is None else found[0]
+
+    return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, (DOCS.parent / name).read_text())
+
+
 def render(markdown: str, path: str) -> str:
     """A page with every ``{{ ... }}`` replaced; one without any as it is.
 
@@ -46,7 +63,13 @@ def render(markdown: str, path: str) -> str:
         return markdown
     settings = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - Markdown
     settings.globals |= {module.__name__.rpartition(".")[2]: module for module in _MODULES}
-    settings.globals |= {"value": value, "pages": listed, "sentence": sentence, "text": text}
+    settings.globals |= {
+        "value": value,
+        "pages": listed,
+        "project_file": project_file,
+        "sentence": sentence,
+        "text": text,
+    }
     try:
         return settings.from_string(markdown).render()
     except (jinja2.TemplateError, AttributeError, ImportError) as error:

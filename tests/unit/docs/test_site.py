@@ -174,3 +174,25 @@ def test_a_broken_link_ends_the_build(tmp_path: Path, monkeypatch: pytest.Monkey
         site.build(tmp_path / "out")
     assert (tmp_path / "out/index.html").read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "mkdocs.yml", "out"]
+
+
+def _unrendered(markdown: str) -> list[str]:
+    """Lines that look like the begin of a list but would be part of the paragraph before: no empty line in between."""
+    found, before, inside = [], "", False
+    for line in markdown.splitlines():
+        inside ^= line.lstrip().startswith("```")
+        item = re.match(r"(?:\*|\d+\.) ", line)
+        if item and not inside and before and (before.startswith("    ") or not re.match(r"\*|\d+\.| ", before)):
+            found.append(line)
+        before = line
+    return found
+
+
+@pytest.mark.parametrize("file", names.documents(), ids=lambda file: str(file.relative_to(PROJECT)))
+def test_every_list_begins_behind_an_empty_line(file: Path) -> None:
+    assert _unrendered(file.read_text()) == []
+
+
+def test_a_list_that_would_not_be_one_is_found() -> None:
+    assert _unrendered("Text\n* one\n\n1. first\n\n    more\n2. second\n") == ["* one", "2. second"]
+    assert _unrendered("Text\n\n* one\n  more\n* two\n\n1. first\n   more\n2. second\n") == []
