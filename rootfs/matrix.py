@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,11 +18,10 @@ from rich.table import Table
 
 from rootfs.base.process import environment
 from rootfs.base.version import PROJECT
-from rootfs.spec import profile as profiles
+from rootfs.spec.profile import load
 
 _LAST_LINES = 12
 """Of the log of a build that failed, in the summary."""
-_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,78 +40,79 @@ class Row:
         return bool(self.image)
 
 
-class _Build:
-    def __init__(self, profile: str, options: Sequence[str], folder: Path) -> None:
-        name = profiles.load(profile).name
-        self.profile, self.log, self._answer = profile, folder / f"{name}.log", folder / f"{name}.json"
-        settings = {key: value for key, value in os.environ.items() if key.startswith("SALLYPORT_")}
-        self._began = time.monotonic()
-        # It runs in the project's folder.
-        where = str(Path(profile).absolute()) if profile.endswith(".toml") else profile
-        argv = [sys.executable, "-m", "invoke", "image", "--json", "--profile", where, *options]
-        with self.log.open("w") as said, self._answer.open("w") as answer:
-            self._child = subprocess.Popen(
-                argv,
-                cwd=PROJECT,
-                stdin=subprocess.DEVNULL,
-                stdout=answer,
-                stderr=said,
-                env=environment(settings),
-                # Ctrl-C reaches us, and we end each in good order.
-                start_new_session=True,
-            )
-
-    def row(self) -> Row | None:
-        """How it ended; nothing if it has not."""
-        if self._child.poll() is None:
-            return None
-        image, size = "", 0
-        if self._child.returncode == 0:
-            said = json.loads(self._answer.read_text())
-            image, size = said["image"], said["sizes"]["image_bytes"]
-        return Row(self.profile, image, size, time.monotonic() - self._began, self.log)
-
-    def end(self) -> None:
-        """End it, and wait for that: its own steps leave nothing half done."""
-        self._child.terminate()
-        self._child.wait()
-
-
 def build(profiles: Sequence[str], options: Sequence[str], jobs: int, folder: Path, console: Console) -> list[Row]:
     """Build them, ``jobs`` at a time; what they have in common is built once (`rootfs.base.cache`).
 
+    When this is interrupted, the builds are ended, and waited for: their steps leave nothing half done.
+
     Args:
-        profiles: names, or files.
+        profiles: names, or paths of files.
         options: of `invoke image`, for each of them.
         jobs: at least one.
         folder: gets a log of each.
-        console: is told what begins and ends.
+        console: shows what begins and ends.
 
     Returns:
         one row for each profile, in their order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    waiting, running, done = list(profiles), list[_Build](), dict[str, Row]()
+    return asyncio.run(_build(profiles, options, jobs, folder, console))
+
+
+async def _build(
+    profiles: Sequence[str], options: Sequence[str], jobs: int, folder: Path, console: Console
+) -> list[Row]:
+    free = asyncio.Semaphore(jobs)
+
+    async def one(profile: str) -> Row:
+        async with free:
+            row = await _image(profile, options, folder / f"{load(profile).name}.log", console)
+        sign = "[green]✓[/]" if row.good else "[red]✗[/]"
+        console.print(f"  {sign} {profile} [dim]({row.seconds:.0f} s)[/]", highlight=False)
+        return row
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(profile)) for profile in profiles]
+    return [task.result() for task in tasks]
+
+
+async def _image(profile: str, options: Sequence[str], log: Path, console: Console) -> Row:
+    """Build one image in a process of its own."""
+    settings = {key: value for key, value in os.environ.items() if key.startswith("SALLYPORT_")}
+    console.print(f"  … {profile} [dim](log: {log})[/]", highlight=False)
+    began, answer = time.monotonic(), log.with_suffix(".json")
+    with log.open("w") as said, answer.open("w") as told:
+        child = await asyncio.create_subprocess_exec(
+            *_command(profile, options),
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=said,
+            env=environment(settings),
+            # Ctrl-C reaches this process alone, which then ends each build.
+            start_new_session=True,
+        )
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_Build(waiting.pop(0), options, folder))
-                console.print(f"  … {running[-1].profile} [dim](log: {running[-1].log})[/]", highlight=False)
-            for one in list(running):
-                if row := one.row():
-                    running.remove(one)
-                    done[row.profile] = row
-                    sign = "[green]✓[/]" if row.good else "[red]✗[/]"
-                    console.print(f"  {sign} {row.profile} [dim]({row.seconds:.0f} s)[/]", highlight=False)
-            time.sleep(_POLL)
-    finally:
-        for one in running:
-            one.end()
-    return [done[name] for name in profiles]
+        status = await child.wait()
+    except asyncio.CancelledError:
+        child.terminate()
+        await child.wait()
+        raise
+    image, size = "", 0
+    if status == 0:
+        found = json.loads(answer.read_text())
+        image, size = found["image"], found["sizes"]["image_bytes"]
+    return Row(profile, image, size, time.monotonic() - began, log)
+
+
+def _command(profile: str, options: Sequence[str]) -> list[str]:
+    # It runs in the project's folder.
+    where = str(Path(profile).absolute()) if profile.endswith(".toml") else profile
+    return [sys.executable, "-m", "invoke", "image", "--json", "--profile", where, *options]
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Print one line for each, and of what failed the last words."""
+    """Print one line for each profile, and the last lines of the log of each that failed."""
     table = Table()
     for column in ("profile", "image", "size", "time"):
         table.add_column(column, justify="right" if column in ("size", "time") else "left", overflow="fold")
