@@ -28,7 +28,7 @@
 #define MAX_FLOOD 600
 #define FRAMES 4
 #define MAX_WAIT_S 4.0 /* seconds that this thread may have been off the processor in one input */
-#define LINGER 10     /* seconds; more than that */
+#define LINGER 10      /* seconds; more than that */
 
 enum what {
     NEGOTIATE,  /* all of it: a, b: sizes as powers of two; e: features */

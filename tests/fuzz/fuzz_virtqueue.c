@@ -15,7 +15,7 @@
 #include "records.h"
 
 #define VIRTIO_HEADER 12U
-#define MAX_RANGES 4096U  /* of offered chains */
+#define MAX_RANGES 4096U   /* of offered chains */
 #define LINE 64U           /* bytes compared at once */
 #define TABLES_END 0x8000U /* what lies below decides what the endpoint does */
 

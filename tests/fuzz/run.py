@@ -1,10 +1,10 @@
-"""Builds the fuzz targets and runs them for a time: ``run()``; ``replay()`` gives each kept input to them once.
+"""Builds the fuzz targets and runs them for a time: ``run()``; ``replay()`` gives each input of `seeds` to them once.
 
 Programs are built and run by a `Start`, `on_tree()`: in the tools tree, whose compiler and C library belong together,
 so that what it builds must run there as well. It sees one directory as its working directory, into which sources,
 inputs and results go.
 
-A target is one file ``fuzz_<name>.c``, a row of `TARGETS`, and a folder of inputs, ``corpus/<name>``.
+A target is one file ``fuzz_<name>.c``, a row of `TARGETS`, and a function of that name in seeds.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.table import Table
 from rootfs.base.errors import SallyportError
 from rootfs.base.tools_tree import BUILD, Tools
 from rootfs.tree.extension import COMPILER
+from tests.fuzz import seeds
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
@@ -196,7 +197,7 @@ def _lay_out(work: Path, targets: Sequence[Target]) -> None:
     for target in targets:
         for name in ("seeds", "crashes"):
             shutil.rmtree(work / name / target.name, ignore_errors=True)
-        shutil.copytree(HERE / "corpus" / target.name, work / "seeds" / target.name)
+        seeds.write(target.name, work / "seeds" / target.name)
         (work / "crashes" / target.name).mkdir(parents=True)
         (work / "corpus" / target.name).mkdir(parents=True, exist_ok=True)
 
@@ -376,7 +377,7 @@ def replay(
     work: Path = OUT,
     reproduce: str = _REPRODUCE,
 ) -> Report:
-    """Give each input in ``corpus/`` to its target once, or only ``inputs``; no random numbers, seconds of time.
+    """Give each input that `seeds` has to its target once, or only ``inputs``; no random numbers, seconds of time.
 
     Raises:
         SallyportError: no such target, or one that cannot be built.

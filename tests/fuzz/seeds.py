@@ -1,16 +1,20 @@
-"""Writes the first inputs of the fuzz targets, named after what they are: ``python -m tests.fuzz.seeds``.
+"""The first inputs of the fuzz targets, named after what they are: made when they are needed, not kept in the tree.
 
-The layout of an input is told at the head of each target. What fuzzing found is kept beside them, under
-``found-…`` names, and is not made here.
+The layout of an input is described at the head of each target. An input that broke something once is kept, under
+``found/<target>/``, so that it is tried for ever.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-CORPUS = Path(__file__).parent / "corpus"
+from tests.unit.forwarder import lan_frames
+
+FOUND = Path(__file__).parent / "found"
 
 NEGOTIATE, SAY, RAW, CHAIN, POKE, AVAILABLE, RECEIVE, SEND = range(8)
 TURN, EVENTS, CONNECTION, FILES, FLOOD, FLUSH = range(8, 14)
@@ -326,14 +330,33 @@ def policy() -> Iterator[tuple[str, bytes]]:
     yield "no-rate", head(at21=0) + vm + other + ipv4
 
 
-def main() -> None:
-    """Write them all."""
-    for make in (vhost_user, virtqueue, offload, policy):
-        folder = CORPUS / make.__name__
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in make():
-            (folder / name).write_bytes(content)
+def lan() -> Iterator[tuple[str, bytes]]:
+    """Guests' frames: each that the guest LAN's own tests deliver or see refused, and what a frame may be besides."""
+    split, beside, segments = 4, 8, 16
+
+    def sent(frame: bytes, how: int = 0) -> bytes:
+        return bytes([how]) + len(frame).to_bytes(2, "big") + frame
+
+    frames = lan_frames.DELIVERED | {name: bytes(packet) for name, (_, packet) in lan_frames.REFUSED.items()}
+    for name, frame in frames.items():
+        yield re.sub(r"\W+", "-", name.lower().replace("'s", "")), sent(frame)
+    yield "several", b"".join(sent(frames[name]) for name in ("IPv4", "IPv4 with options", "ARP request", "IPv6"))
+    yield "from-the-last-port", sent(lan_frames.udp4(2, 0), 2)
+    yield "two-parts", sent(lan_frames.udp4(0, 1, bytes(300)), split)
+    yield "tag-beside", sent(lan_frames.udp4(0, 1), beside)
+    yield "segments", sent(lan_frames.udp4(0, 1, bytes(3000)), split | segments)
 
 
-if __name__ == "__main__":
-    main()
+MAKERS: Mapping[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
+    made.__name__: made for made in (vhost_user, virtqueue, offload, policy, lan)
+}
+"""By name of the target."""
+
+
+def write(target: str, folder: Path) -> None:
+    """Write a target's inputs into a folder, which is made: those that are made here, and what fuzzing once found."""
+    folder.mkdir(parents=True)
+    for name, content in MAKERS[target]():
+        (folder / name).write_bytes(content)
+    for found in sorted((FOUND / target).glob("*")):
+        shutil.copyfile(found, folder / f"found-{found.name}")

@@ -1,4 +1,4 @@
-"""A short run of every fuzz target, and every kept input once; `invoke fuzz --minutes N` is the long one."""
+"""A short run of every fuzz target, and every seed once; `invoke fuzz --minutes N` is the long one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINUTES = 1.5
 SEED = 20260101
 
 
-def test_no_kept_input_breaks_anything(tools: Tools, tmp_path: Path) -> None:
+def test_no_seed_breaks_anything(tools: Tools, tmp_path: Path) -> None:
     report = run.replay(run.on_tree(tools), [], CONSOLE, work=tmp_path)
     report.show(CONSOLE)
     assert report.ok

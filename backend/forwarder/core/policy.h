@@ -1,8 +1,8 @@
 /* The policy of the management port: which frame may pass, and the counters that tell why one did not.
  *
  * Theory of operation. This file is compiled twice, into the process (datapath `ring`) and into the tc-BPF
- * program (datapath `kernel`), so that both decide alike; it therefore holds only static inline functions over fixed-size
- * data, no loop without a constant bound, no library call. All that a decision depends on lies in the first
+ * program (datapath `kernel`), so that both decide alike; it therefore holds only static inline functions over
+ * fixed-size data, no loop without a constant bound, no library call. All that a decision depends on lies in the first
  * POLICY_HEAD bytes of a frame. The caller must own that memory: what a guest can still write to after it was checked
  * was not checked.
  *
@@ -130,7 +130,8 @@ POLICY_INLINE uint8_t policy_is_priority(uint32_t tag) {
 }
 
 /* Groups whose frames end at the next station, whatever is in them: spanning tree, pause, slow protocols. The kernel's
- * bridge cannot be told to forward them (IEEE 802.1Q, table 8-1; net/bridge, BR_GROUPFWD_RESTRICTED), so no datapath does.
+ * bridge cannot be told to forward them (IEEE 802.1Q, table 8-1; net/bridge, BR_GROUPFWD_RESTRICTED), so no datapath
+ * does.
  */
 POLICY_INLINE int policy_stays_on_the_wire(const uint8_t *mac) {
     return policy_be32(mac) == 0x0180c200U && mac[4] == 0 && mac[5] <= 2;

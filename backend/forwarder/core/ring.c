@@ -33,9 +33,9 @@ struct ring {
     uint8_t mac[ETH_ALEN];
     bool has_mac;
     int receiver;
-    int sender;       /* past the queueing discipline (PACKET_QDISC_BYPASS) */
+    int sender;     /* past the queueing discipline (PACKET_QDISC_BYPASS) */
     int gso_sender; /* through it: for GSO frames, which it cuts if the card cannot, while the bypass drops them */
-    int index;        /* of the interface that both sockets are bound to */
+    int index;      /* of the interface that both sockets are bound to */
     bool up;
     bool look;           /* the interface went down, and may have vanished */
     uint64_t look_at_ns; /* when to look for it next */

@@ -1,4 +1,5 @@
-/* The datapath `kernel`: the forwarder as two tc programs, one at ingress of the port and one at ingress of the VM's tap.
+/* The datapath `kernel`: the forwarder as two tc programs, one at ingress of the port and one at ingress of the VM's
+ * tap.
  *
  * Theory of operation. Each frame that arrives at either interface is judged by policy.h, as in the process, and is
  * then redirected to the other interface or dropped. No frame is ever passed on (TCX_NEXT, TC_ACT_OK), so the host's
@@ -88,8 +89,8 @@ static __always_inline int bucket_take(const struct limit *limit, uint64_t *full
 
 /* Into how many frames is a GSO frame to be cut, and how long is each on the wire? The kernel's own number of
  * segments is 0 for those of a guest, so both come from the headers. TCP or UDP right behind IPv4 or IPv6 is what the
- * datapath `ring` and a tap can hand on; of the VM, segments so small that one frame would become hundreds are refused as
- * well.
+ * datapath `ring` and a tap can hand on; of the VM, segments so small that one frame would become hundreds are refused
+ * as well.
  */
 static __always_inline enum verdict segments(struct __sk_buff *skb, enum direction from, const struct parsed *parsed,
                                              uint32_t *frames, uint32_t *wire_len) {

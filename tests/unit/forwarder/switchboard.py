@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from backend.forwarder.counters import VERDICTS
 from tests.unit.forwarder import _testing
+from tests.unit.forwarder.lan_frames import ipv4, ipv6, mac, packed
 
 WAIT_MS = 5000
 """For what must come: long, as the machines that test are busy; a test that passes does not wait for it."""
 
 Entry = tuple[bytes, int, bytes]
-
-
-def mac(index: int) -> bytes:
-    """The MAC address of port ``index``."""
-    return bytes((2, 0, 0, 0, 0, index + 1))
-
-
-def ipv4(index: int) -> str:
-    """Its IPv4 address."""
-    return f"10.0.0.{index + 1}"
-
-
-def ipv6(index: int) -> str:
-    """Its IPv6 address."""
-    return f"fd00::{index + 1:x}"
-
-
-def packed(address: str) -> bytes:
-    """An address in network order."""
-    return ipaddress.ip_address(address).packed
 
 
 def table(ports: int) -> list[Entry]:

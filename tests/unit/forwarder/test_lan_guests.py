@@ -12,8 +12,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from tests.unit.forwarder import _testing
+from tests.unit.forwarder.lan_frames import ipv4, mac
 from tests.unit.forwarder.rig import Row, frame, inside, needs_root, wait_for
-from tests.unit.forwarder.switchboard import Switchboard, ipv4, mac, switchboard, table
+from tests.unit.forwarder.switchboard import Switchboard, switchboard, table
 from tests.unit.forwarder.vhost_frontend import MIB, NEXT, NO_HEADER, Frontend
 
 VMS = 3

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from tests.unit.forwarder import _testing
+from tests.unit.forwarder.lan_frames import ipv4, mac, packed
 from tests.unit.forwarder.policies import BROADCAST, FROM_PORT, FROM_VM, PEER_MAC, VM_MAC, Policy
-from tests.unit.forwarder.switchboard import WAIT_MS, ipv4, mac, packed, switchboard
+from tests.unit.forwarder.switchboard import WAIT_MS, switchboard
 
 
 def frame(text: bytes, size: int = 60) -> bytes:

@@ -18,8 +18,9 @@ import pytest
 
 from backend.lan import main as lan_module
 from tests.unit.forwarder import _testing
+from tests.unit.forwarder.lan_frames import ipv4, ipv6, mac, packed
 from tests.unit.forwarder.rig import inside, ip, needs_root
-from tests.unit.forwarder.switchboard import WAIT_MS, Switchboard, ipv4, ipv6, mac, packed, switchboard, table
+from tests.unit.forwarder.switchboard import WAIT_MS, Switchboard, switchboard, table
 
 pytestmark = [
     needs_root,
