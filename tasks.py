@@ -134,7 +134,7 @@ def _drawn() -> int:
     help=NEWEST
     | {
         "part": f"{', '.join(PARTS)}, or all",
-        "fix": "format Python and C in place first",
+        "fix": "first mend in place what a program can: imports, formatting of Python and C",
     }
 )
 @build_task

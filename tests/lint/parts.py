@@ -52,7 +52,8 @@ def check(part: str, root: Path, tools: Callable[[], Tools]) -> bool:
 
 
 def fix(root: Path, tools: Callable[[], Tools]) -> None:
-    """Format every Python and C source in place."""
+    """Mend in place what a program can: imports and formatting of Python, formatting of C."""
+    _run(root, "ruff", "check", "--fix-only", "--quiet", ".")
     _run(root, "ruff", "format", ".")
     c_style.rewrite(root, tools())
 

@@ -21,6 +21,7 @@ from backend.protocol.port import Counter, Fault, Port, Ports, PortsList
 from backend.protocol.session import PasswordSet, Session, SessionClose, SessionOpen
 from backend.protocol.system import AuditLog, HostnameSet, Status, StatusGet, Storage, SystemReboot
 from backend.protocol.vm import Certificate, CertificateGet, Heartbeat, VmStatus
+from rootfs.base.version import PROJECT
 
 TOKEN = "t" * 43
 POLICIES = {
@@ -66,19 +67,23 @@ def names_in_marks() -> set[str]:
 
 
 def test_every_instruction_and_result_is_in_the_schema() -> None:
-    assert declared(Instruction) == set(INSTRUCTIONS)
-    assert declared(Result) == set(AnyResult.__args__)
+    file = "backend/protocol/instructions.py"
+    assert declared(Instruction) == set(INSTRUCTIONS), f"add the type to AnyInstruction of {file}"
+    assert declared(Result) == set(AnyResult.__args__), f"add the type to AnyResult of {file}"
 
 
 @pytest.mark.parametrize("kind", INSTRUCTIONS, ids=lambda kind: kind.name())
 def test_every_instruction_has_the_policy_that_is_written_here(kind: type[Instruction]) -> None:
-    assert vars(kind).get("policy") == POLICIES.get(kind), "declare `policy` in the type, and here in POLICIES"
-    assert kind in POLICIES
+    assert kind in POLICIES, f"write the policy of {kind.__name__} into POLICIES of this file"
+    assert vars(kind).get("policy") == POLICIES[kind], "`policy` of the type and of POLICIES in this file differ"
 
 
 @pytest.mark.parametrize("kind", INSTRUCTIONS, ids=lambda kind: kind.name())
 def test_every_instruction_has_one_handler(kind: type[Instruction]) -> None:
-    module = handler_of(kind).__module__
+    try:
+        module = handler_of(kind).__module__
+    except KeyError:
+        pytest.fail(f"no function in {handlers.__name__} is decorated by @handles({kind.__name__})")
     assert module == kind.__module__.replace("backend.protocol.", f"{handlers.__name__}."), "groups differ"
     with pytest.raises(ValueError, match="two handlers"):
         handles(kind)(handler_of(kind))
@@ -89,6 +94,15 @@ def test_every_instruction_has_a_test(kind: type[Instruction]) -> None:
     assert kind.name() in names_in_marks(), (
         f'no test in tests/unit/backend is marked @pytest.mark.instruction("{kind.name()}")'
     )
+
+
+@pytest.mark.parametrize("kind", INSTRUCTIONS, ids=lambda kind: kind.name())
+def test_the_proof_tries_every_instruction_of_an_operator_without_one(kind: type[Instruction]) -> None:
+    """Read as text: what runs in the VM's root shell is no module that could be imported here."""
+    if kind.policy.who != "session":
+        pytest.skip("it needs no session")
+    file = "proof/inside/misuse_script/connection.py"
+    assert f'{{"type": "{kind.name()}"' in (PROJECT / file).read_text(), f"add {kind.name()} to INSTRUCTIONS of {file}"
 
 
 def test_every_mark_names_an_instruction() -> None:
@@ -128,7 +142,9 @@ REQUESTS: dict[AnyInstruction, str] = {
 
 @pytest.mark.parametrize("kind", INSTRUCTIONS, ids=lambda kind: kind.name())
 def test_an_instruction_has_its_form_on_the_link(kind: type[Instruction]) -> None:
-    ((do, text),) = [(do, text) for do, text in REQUESTS.items() if type(do) is kind]
+    found = [(do, text) for do, text in REQUESTS.items() if type(do) is kind]
+    assert len(found) == 1, f"write one {kind.__name__} and its form into REQUESTS of this file"
+    ((do, text),) = found
     request = Request(v=1, seq=7, do=do, token=TOKEN)
     line = f'{{"v":1,"seq":7,"do":{text},"token":"{TOKEN}"}}\n'.encode()
     assert encode(request) == line
@@ -175,4 +191,4 @@ def test_a_result_has_its_form_on_the_link(result: AnyResult, text: str) -> None
 
 
 def test_every_result_has_its_form_here() -> None:
-    assert {type(result) for result, _ in RESULTS} == declared(Result)
+    assert {type(result) for result, _ in RESULTS} == declared(Result), "write one, and its form, into RESULTS"

@@ -55,7 +55,7 @@ def test_a_file_that_systemd_opened_is_found_by_its_name(tmp_path: Path, monkeyp
         descriptors.append(os.open(tmp_path / name, os.O_CREAT | os.O_RDWR))
         # In a row, as systemd leaves them.
         descriptors.append(fcntl.fcntl(descriptors[-1], fcntl.F_DUPFD, 500))
-    monkeypatch.setattr(notify, "_FIRST", descriptors[1])
+    monkeypatch.setattr(notify, "_LISTEN_FDS_START", descriptors[1])
     monkeypatch.setenv("LISTEN_FDNAMES", "first:tun")
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     found = notify.given("tun")
