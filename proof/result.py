@@ -1,4 +1,4 @@
-"""What a probe found, in a form that people, JUnit and the exit code share."""
+"""The result of one probe, and the verdict of a whole run with its exit code."""
 
 from __future__ import annotations
 
@@ -9,34 +9,41 @@ from enum import StrEnum
 EXIT_SEALED = 0
 EXIT_HOLE = 3
 EXIT_NOT_TESTED = 4
-"""Exit codes of the proof; 1 and 2 stay free for a crash and for wrong usage."""
+"""Exit codes of the proof; 1 is a crash, 2 wrong usage."""
 
 
 class Verdict(StrEnum):
     """The outcome of one probe."""
 
     CONTROL = "control"
-    """A positive control was seen: the thing that must answer answered."""
+    """A positive control was seen: what must answer has answered."""
     SEALED = "sealed"
     """A negative probe found nothing, and its own positive control was seen."""
     HOLE = "hole"
-    """Something answered or passed that must not, or is not as it was declared."""
+    """Something answered, was sent or was present that must not, or is not as it was declared."""
     NOT_TESTED = "not-tested"
-    """The probe could not be made, or its positive control was not seen: that nothing was found proves nothing."""
+    """The probe could not run, or its control was not seen: then finding nothing proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One probe's outcome. ``duration`` in seconds; ``frames`` are summaries of the first offenders."""
+    """One probe's outcome."""
 
     group: str
+    """The group of the probe; a name of the report formats, so it stays once it is released."""
     name: str
+    """The probe's name in its group; stays as the group's does."""
     tried: str
+    """What was tried, one sentence."""
     verdict: Verdict
     evidence: str
+    """What was seen."""
     control: str
+    """Which control was seen, and which was not."""
     duration: float
+    """Seconds."""
     frames: tuple[str, ...] = ()
+    """Summaries of the first forbidden frames, or the other items of a hole."""
 
     @property
     def label(self) -> str:
@@ -45,9 +52,9 @@ class Result:
 
 
 def overall(results: Iterable[Result]) -> Verdict:
-    """Return the verdict of a whole run: a hole outweighs all, then whatever could not be tested.
+    """Return the verdict of a whole run: the worst of hole, not tested, sealed.
 
-    A run without a single negative probe has shown nothing and is "not-tested".
+    A run without a negative probe has tested nothing and is "not-tested".
     """
     verdicts = [result.verdict for result in results]
     if Verdict.HOLE in verdicts:

@@ -1,9 +1,8 @@
-"""The traces that the host keeps: what anybody can provoke goes to a log of its own, and each log is a whole chain.
+"""The host's audit logs: refusals that anybody can provoke have a log of their own, and every log is an unbroken chain.
 
-Root in the VM knocks at the backend without a certificate. Each refusal is to be an entry of ``rejected``, the control;
-none may be one of ``changes``, where it would push out an operator's. Then the host checks the chains of all logs with
-the image's own checker, before and after, and compares what the checker cannot know: that the logs went on from where
-they ended.
+Root in the VM connects to the backend without a certificate. Each refusal must become an entry of ``rejected``, which
+is the control; none may become one of ``changes``, where it would displace an operator's entry. The image's own checker
+verifies the hash chains of all logs before and after, and that each log continues from where it ended before.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CHECK = "python3 -I -m backend.daemon.audit check"
 CONNECTIONS = 8
 TIMEOUT = 120.0
 SETTLE = 10.0
-"""Seconds within which a refusal is an entry."""
+"""Seconds within which a refusal must be in a log."""
 SCRIPT: RemoteScript[int] = RemoteScript(
     assemble(Path(__file__).with_name("audit_log_script.py"), main="answer(connect())"), int
 )
@@ -33,7 +32,7 @@ _LINE = re.compile(r"(\w+): (?:entries (\d+) to (\d+), head ([0-9a-f]{64})|no en
 
 @dataclass(frozen=True)
 class Log:
-    """One log as the checker found it: number and hash of its last entry, and whether it is whole."""
+    """One log as the checker found it: number and hash of its last entry, and whether its chain is unbroken."""
 
     last: int
     head: str
@@ -41,20 +40,20 @@ class Log:
 
 
 def parse(text: str) -> Mapping[str, Log]:
-    """What the checker said of each log; `ValueError` if one is missing."""
+    """Return what the checker printed of each log, by name; `ValueError` if one is missing."""
     found = {
         m[1]: Log(int(m[3] or 0), m[4] or "", m[5] == "whole") for m in map(_LINE.fullmatch, text.splitlines()) if m
     }
     if missing := [kind.name for kind in KINDS if kind.name not in found]:
-        raise ValueError(f"nothing was said of {', '.join(missing)}: {text[-200:]!r}")
+        raise ValueError(f"the checker printed nothing about {', '.join(missing)}: {text[-200:]!r}")
     return found
 
 
 def run_audit_log(run_vm: RunInVm, run_host: Callable[[str, float], tuple[int, str]]) -> list[Result]:
-    """Provoke rejections from the VM, and look at the host's logs before and after.
+    """Provoke refusals from the VM, compare the host's logs before and after; results ``chain`` and ``rejections``.
 
     Raises:
-        what the runners raise.
+        Exception: whatever ``run_vm`` or ``run_host`` raise.
     """
     began = time.monotonic()
     try:
@@ -76,8 +75,8 @@ def run_audit_log(run_vm: RunInVm, run_host: Callable[[str, float], tuple[int, s
 
 
 _TRIED = {
-    "chain": "every entry of every log of the host's audit, by its hash and its number",
-    "rejections": "connections from the VM without a certificate: in which log their refusals are",
+    "chain": "every entry of every audit log of the host: its hash and its number",
+    "rejections": "connections from the VM without a certificate: which log has their refusals",
 }
 
 
@@ -86,8 +85,8 @@ def _known_heads(logs: Mapping[str, Log]) -> str:
 
 
 def judge(before: Mapping[str, Log], after: Mapping[str, Log], text: str, seconds: float) -> list[Result]:
-    """The two results of what the checker said before and after."""
-    control = f"{after['rejected'].last - before['rejected'].last} entries more in the log of rejections"
+    """Return the two results from what the checker found before and after, and its last output."""
+    control = f"{after['rejected'].last - before['rejected'].last} more entries in the log of rejections"
     grown = {name: after[name].last - before[name].last for name in after}
     seen = grown["rejected"] > 0
     faults = [line.strip() for line in text.splitlines() if line.startswith("  ")]
@@ -99,7 +98,7 @@ def judge(before: Mapping[str, Log], after: Mapping[str, Log], text: str, second
         else (Verdict.SEALED if entries else Verdict.NOT_TESTED, f"{entries} entries in {len(after)} logs")
     )
     rejections = (
-        (Verdict.HOLE, f"{grown['changes']} entries more among the operators' changes")
+        (Verdict.HOLE, f"{grown['changes']} more entries in the log of operators' changes")
         if grown["changes"]
         else (Verdict.SEALED if seen else Verdict.NOT_TESTED, f"{CONNECTIONS} refusals, no entry among the changes")
     )

@@ -1,4 +1,4 @@
-"""What listens on the host itself, in every network namespace: the backend's port, and nothing else."""
+"""The listening sockets of the host in every network namespace: the backend's port, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _TCP_LISTEN, _CONNECTED = "0A", "01"  # include/net/tcp_states.h
 
 @dataclass(frozen=True, slots=True, order=True)
 class Listener:
-    """A socket that takes what nobody asked for; ``port`` is the IP protocol or EtherType for raw and packet ones."""
+    """A socket that accepts unsolicited data or connections.
+
+    ``port`` is the IP protocol of a raw socket, the EtherType of a packet socket.
+    """
 
     kind: str
     address: str
@@ -37,11 +40,11 @@ _FORWARDER = 902
 """User id of the forwarder: overlays/host/etc/passwd."""
 _ETH_P_ALL = 3
 _INTERFACES = {("ring", "vhost-user"): (2,), ("ring", "tap"): (2, 3)}
-"""Numbers in the port's namespace: mgmt0, access0."""
+"""Interface numbers in the port's namespace: 2 is mgmt0, 3 is access0."""
 
 
 def expected(forwarder: Forwarder) -> frozenset[Listener]:
-    """The listeners of a host with this way of forwarding: the backend, and the forwarder's rings."""
+    """Return the listeners of a host with this datapath: the backend, and the forwarder's packet sockets."""
     numbers = _INTERFACES.get((forwarder.port, forwarder.vm), ())
     rings = {Listener("packet", f"interface {number} of user {_FORWARDER}", _ETH_P_ALL) for number in numbers}
     return frozenset({BACKEND} | rings)
@@ -83,7 +86,7 @@ def listeners(file: str, lines: list[str], netns: str) -> Iterator[Listener]:
         else:
             state = fields[3]
             address, port = _address(fields[1])
-            # A connected UDP socket takes datagrams of its one peer alone.
+            # A connected UDP socket receives only from its one peer.
             if state == _TCP_LISTEN if file.startswith("tcp") else state != _CONNECTED:
                 yield Listener(file, address, port, netns)
 

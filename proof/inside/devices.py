@@ -1,6 +1,6 @@
-"""What the VM can see and touch, against a declared list: each thing more is a hole, by name.
+"""What the VM can see and use, against a declared list: everything else is a hole, and is named.
 
-`devices_script` lists it from inside. The lists below are the declaration; to change what a VM may have, change them
+`devices_script` lists it from inside. The lists below are the declaration; to change what a VM may have, change them,
 `backend.guests.vm` and `backend.guests.machine_type` together. A kind of which nothing has to be there has the NICs and
 the disk of the same listing for its control.
 """
@@ -30,7 +30,7 @@ ANY = 10_000
 
 @dataclass(frozen=True)
 class Rule:
-    """Says of the things whose name matches (fnmatch) how many there must be and may be. The first match counts."""
+    """How many things whose name matches ``pattern`` (fnmatch) may be and must be there; the first match counts."""
 
     pattern: str
     why: str
@@ -40,7 +40,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of thing: the rules for it; what no rule names must not be there."""
+    """One kind of thing and its rules; a thing that no rule matches is a hole."""
 
     name: str
     tried: str
@@ -296,7 +296,7 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
     "x86_64": _MICROVM,
     "aarch64": tuple(kind for kind in _MICROVM if kind.name in _ALIKE) + _VIRT,
 }
-"""By the architecture of the host."""
+"""The kinds by the architecture of the host (`rootfs.spec.architecture`)."""
 
 _Listing = dict[str, Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=1000)]]
 SCRIPT: RemoteScript[dict[str, list[str]]] = RemoteScript(
@@ -313,7 +313,7 @@ def collect(run_vm: RunInVm, arch: str = "x86_64") -> dict[str, list[str]]:
 
 
 def compare(kind: Kind, items: Iterable[str]) -> tuple[list[str], list[str], int]:
-    """Return what is too much, what is missing, and how many must-haves were seen."""
+    """Return the undeclared items, the missing patterns, and how many required items were seen."""
     seen: dict[Rule, int] = dict.fromkeys(kind.rules, 0)
     extra = []
     for item in items:
@@ -333,7 +333,7 @@ def _judge(kind: Kind, listing: Mapping[str, list[str]], general: str) -> Result
     items = listing.get(kind.name)
     extra, missing, musts = compare(kind, items or ())
     unread = listing.get("unread", [])
-    control = f"{musts} that must be there seen" if musts else general or "NICs and disk were not seen"
+    control = f"{musts} required items seen" if musts else general or "NICs and disk were not seen"
     evidence = f"{len(items or ())} seen"
     if extra:
         verdict, evidence = Verdict.HOLE, f"{evidence}; not declared: {', '.join(extra[:8])}"

@@ -29,7 +29,7 @@ from rootfs.base.errors import SallyportError
 
 GROUP = "flood"
 SHARE = 0.25
-"""Least part of its work at rest that the host must do during a flood.
+"""The host must do at least this share of its work at rest during a flood.
 
 The appliance's two processors serve one thread of this work, the VM's one processor, QEMU's thread for the NICs, the
 softirqs that they cause, and the forwarder. systemd's weights (30 for the VM, 300 for forwarder and backend, 100 for
@@ -37,15 +37,15 @@ the rest) leave the loop at least half a processor; the other half of that is fo
 processors emulate the appliance's and do other work besides.
 """
 FLOOD_S = 6.0
-"""Seconds of one flood. The supervisor starts a VM anew that is silent for 20 s, and a flood silences its own link."""
+"""Seconds of one flood: short, as a flood silences the VM's own link, and the supervisor restarts a VM after 20 s."""
 REST_S = 4.0
 """Seconds before a flood and after it."""
 COVERED_S = 1.5
-"""Least seconds of the host's work that must surely lie in each phase."""
+"""Seconds of the host's work that must lie in each phase for certain, at least."""
 RECOVERY = 20.0
 """Seconds after a flood within which the backend must answer on a fresh connection."""
 FRAMES = 1000
-"""Frames that must have left the VM, and have been counted by the host, for a flood to be one."""
+"""Frames, at least, that must have left the VM and been counted by the host; else there was no flood."""
 TRIES = 2
 """How often a flood is tried until it gives a verdict."""
 WORK_FILE = "/run/sallyport-work"
@@ -71,24 +71,24 @@ class Flood:
 FLOODS: tuple[Flood, ...] = (
     Flood("link-small", "link", "small", "shortest frames of a foreign EtherType to the backend's MAC", ("other",)),
     Flood("link-syn", "link", "syn", "SYNs to the backend's port", ("link_limited", "link0")),
-    Flood("access-syn", "access", "syn", "SYNs to somebody beyond the port", ("tx_",)),
+    Flood("access-syn", "access", "syn", "SYNs to an address beyond the port", ("tx_",)),
     Flood("access-small", "access", "small", "shortest frames of a foreign EtherType out of the port", ("tx_",)),
     Flood("link-arp", "link", "arp", "ARP requests for the backend", ("link0",)),
-    Flood("link-broadcast", "link", "broadcast", "UDP to everybody on the link", ("other",)),
+    Flood("link-broadcast", "link", "broadcast", "UDP broadcasts on the link", ("other",)),
     Flood("link-spoofed", "link", "spoofed", "frames from random MACs on the link", ("spoofed",)),
     Flood("access-arp", "access", "arp", "ARP requests out of the port", ("tx_",)),
-    Flood("access-broadcast", "access", "broadcast", "UDP to everybody out of the port", ("tx_",)),
+    Flood("access-broadcast", "access", "broadcast", "UDP broadcasts out of the port", ("tx_",)),
 )
 PEERS = {"link": (BACKEND_MAC, BACKEND_ADDRESS), "access": ("00:00:5e:00:53:01", "198.51.100.1")}
 """MAC and address that are flooded behind each NIC; at the port nobody's (RFC 7042 section 2.1.2, RFC 5737)."""
 QUICK = 3
-"""So many of the first are all of a quick run."""
+"""A quick run tries so many kinds, the first ones."""
 
 _Seconds = Annotated[float, Meta(ge=0, le=1e4)]
 
 
 class Answers(Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer times of the backend, and what was no answer."""
+    """Answer times of the backend in seconds, and the failures instead of answers."""
 
     times: Annotated[list[_Seconds], Meta(max_length=1000)]
     failed: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=20)]
@@ -133,7 +133,7 @@ END_WORK: RemoteScript[list[tuple[float, int]]] = RemoteScript(
 
 @dataclass(frozen=True)
 class Window:
-    """When what happened, seconds on the tester's clock.
+    """When the phases of one flood were, in seconds of the tester's clock (`time.monotonic`).
 
     The host's work began between ``called`` and ``started``. ``since`` <= ``begins`` <= ``on`` <= ``off`` <= ``over``
     <= ``until``: from ``since`` to ``begins`` and from ``over`` to ``until`` there surely was no flood and nothing else
@@ -165,7 +165,7 @@ class Work:
 def weigh(series: Sequence[tuple[float, int]], window: Window) -> Work:
     """Attribute the host's half seconds (end of each, jobs in it) to the phases."""
     ends = [0.0, *(end for end, _ in series)]
-    # Where the series began on the tester's clock is known to within this.
+    # The start of the series is known on the tester's clock to within this.
     slack = max(0.0, window.started - window.called)
     phases: dict[str, tuple[float, int]] = dict.fromkeys(("before", "during", "after"), (0.0, 0))
     most = 0
@@ -184,7 +184,7 @@ def weigh(series: Sequence[tuple[float, int]], window: Window) -> Work:
     rates = {name: done / seconds for name, (seconds, done) in phases.items() if seconds >= COVERED_S}
     rests = tuple(rates[name] for name in ("before", "after") if name in rates)
     length = window.off - window.on
-    # A series that ends early says nothing of what it did not see; one with a gap does.
+    # A series that ends early proves nothing about the rest of the flood; one with a gap does.
     whole = length >= COVERED_S and window.called + ends[-1] >= window.off
     return Work(rests, rates.get("during"), most / length if whole else None)
 
@@ -218,15 +218,15 @@ def judge(flood: Flood, report: Report, work: Work, risen: Mapping[str, int]) ->
         + (f"{report.after:.2f} s after it" if report.after is not None else f"not within {RECOVERY:.0f} s after it")
     )
     if report.sent < FRAMES or max(counted.values()) < FRAMES:
-        return Verdict.NOT_TESTED, f"there was no flood: {evidence}", control
+        return Verdict.NOT_TESTED, f"too few frames for a flood: {evidence}", control
     if report.after is None:
-        return Verdict.HOLE, f"the backend does not answer any more: {evidence}", control
+        return Verdict.HOLE, f"the backend does not answer after the flood: {evidence}", control
     if len(work.rests) < 2 or not report.rest.times:
-        return Verdict.NOT_TESTED, f"not measured at rest: {evidence}", control
+        return Verdict.NOT_TESTED, f"nothing to compare with, as nothing was measured at rest: {evidence}", control
     if seen and during < SHARE * low:
         return Verdict.HOLE, f"the host's own work is starved: {evidence}", control
     if work.during is None or work.during < SHARE * high:
-        return Verdict.NOT_TESTED, f"too unsteady to tell: {evidence}", control
+        return Verdict.NOT_TESTED, f"the measurement varies too much for a verdict: {evidence}", control
     return Verdict.SEALED, evidence, control
 
 
@@ -244,7 +244,7 @@ class HostWork:
         begun = BEGIN_WORK.run_on_host(self._run_host, str(MAX_WORK_S), WORK_FILE, tries=1)
         self.started = time.monotonic()
         if not begun:
-            raise RemoteScriptError("the host's work did not begin")
+            raise RemoteScriptError("the host's work did not start")
         return self
 
     def series(self) -> list[tuple[float, int]]:
@@ -338,7 +338,7 @@ class Flooder:
         answer = BEGIN.run_in_vm(self._run_vm, 60.0, json.dumps(plan))
         flooded.begun = time.monotonic()
         if not answer.begun:
-            raise RemoteScriptError(f"the flood did not begin: {answer.trouble[:200]}")
+            raise RemoteScriptError(f"the flood did not start: {answer.trouble[:200]}")
         report = END.run_in_vm(self._run_vm, 90.0 + FLOOD_S + RECOVERY, json.dumps(plan))
         after = counters(self._run_host(COUNTERS)[1])
         flooded.report = report

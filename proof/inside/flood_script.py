@@ -1,9 +1,9 @@
 """Floods a NIC of the VM and meanwhile sends heartbeats to the backend. See `proof.remote_script`.
 
-Usage: argument 1 is a plan, JSON. `begin` starts a process in the background and returns at
-once: the process sends heartbeats for ``rest`` seconds, then floods for ``seconds`` and goes on sending heartbeats.
-`end` waits until that is over, sends a heartbeat on a fresh connection, and answers with all figures. Needs
-root and nothing but the standard library.
+Usage: argument 1 is a plan, JSON. `begin` starts a process in the background and returns at once: the process sends
+heartbeats for ``rest`` seconds, then floods for ``seconds`` and goes on sending heartbeats. `end` waits until that is
+over, sends a heartbeat on a fresh connection, and answers with all figures. Needs root and nothing but the standard
+library.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ RESULT: str = PLAN["file"]
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20  # linux/if_packet.h
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 ETH_P_LOCAL = 0x88B5
-"""For experiments (IEEE 802a-2003)."""
-EVERYBODY = b"\xff" * 6
+"""An EtherType for local experiments (IEEE 802a-2003)."""
+BROADCAST = b"\xff" * 6
 HEARTBEAT_INTERVAL, ANSWER_TIMEOUT = 0.2, 5.0
-"""Seconds between questions to the backend, and until one counts as not answered."""
+"""Seconds between two heartbeats, and until one counts as not answered."""
 
 
 def checksum(data: bytes) -> int:
@@ -62,7 +62,7 @@ def address(interface: str) -> bytes:
 
 
 def frames(kind: str, own: bytes, here: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Yield frames of a kind, each at least as long as the shortest there is (60 bytes without its checksum)."""
+    """Yield 256 frames of a kind, each at least 60 bytes, the shortest without FCS (IEEE 802.3 clause 4.4.2)."""
     peer = bytes.fromhex(PLAN["peer_mac"].replace(":", ""))
     there = socket.inet_aton(PLAN["peer_ip"])
     for _ in range(256):
@@ -71,11 +71,11 @@ def frames(kind: str, own: bytes, here: bytes, rng: random.Random) -> Iterator[b
                 packet = syn(here, there, rng.randrange(1024, 32768), PLAN["port"], rng.getrandbits(32))
                 frame = peer + own + b"\x08\x00" + packet
             case "arp":
-                heartbeat = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, own, here, bytes(6), there)
-                frame = EVERYBODY + own + b"\x08\x06" + heartbeat
+                request = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, own, here, bytes(6), there)
+                frame = BROADCAST + own + b"\x08\x06" + request
             case "broadcast":
                 body = struct.pack("!HHHH", rng.randrange(1024, 65536), rng.randrange(1, 65536), 26, 0) + bytes(18)
-                frame = EVERYBODY + own + b"\x08\x00" + ipv4(17, here, b"\xff" * 4, body)
+                frame = BROADCAST + own + b"\x08\x00" + ipv4(17, here, b"\xff" * 4, body)
             case "spoofed":
                 frame = peer + b"\x02" + rng.randbytes(5) + struct.pack("!H", ETH_P_LOCAL)
             case _:
@@ -104,11 +104,11 @@ class Nic:
         self._frames = list(frames(kind, own, address(interface), random.Random(PLAN["seed"])))
 
     def flood(self, seconds: float) -> dict[str, Any]:
-        """Send as fast as this processor can; the NIC's own counter tells how much left."""
+        """Send as fast as this processor can for so many seconds; ``sent`` is the count of the NIC itself."""
         before, began, tried = sent(self._name), time.monotonic(), 0
         while time.monotonic() < began + seconds:
             for frame in self._frames:
-                # A full ring is what a flood is for: BlockingIOError, ENOBUFS.
+                # A full ring is what a flood wants: BlockingIOError or ENOBUFS is no failure.
                 with contextlib.suppress(OSError):
                     self._socket.send(frame)
             tried += len(self._frames)
@@ -117,7 +117,7 @@ class Nic:
 
 
 class BackendClient:
-    """A connection that does what the front-end's does."""
+    """A TLS connection to the backend, with the front-end's own keys, that sends heartbeats."""
 
     def __init__(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -129,7 +129,7 @@ class BackendClient:
         self.last = 0
 
     def heartbeat(self) -> str:
-        """Ask for a heartbeat; its outcome. `OSError` or `ValueError` if there is no answer."""
+        """Send a heartbeat and return its outcome; `OSError` or `ValueError` if there is no answer."""
         seq = max(time.time_ns(), self.last + 1)
         self.tls.sendall(json.dumps({"v": 1, "seq": seq, "do": {"type": "vm.heartbeat"}}).encode() + b"\n")
         line = self.file.readline(8192)
@@ -140,12 +140,12 @@ class BackendClient:
         return str(result.get("code", result["type"]))
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self.tls.close()
 
 
 def heartbeats(until: Any) -> dict[str, Any]:
-    """Ask again and again while ``until()`` is false; times of the answers in seconds, and what failed."""
+    """Send heartbeats until ``until()`` is true; return the answer times in seconds, and the failures."""
     times: list[float] = []
     failed: list[str] = []
     client = None
@@ -168,7 +168,10 @@ def heartbeats(until: Any) -> dict[str, Any]:
 
 
 def background(ready: int) -> None:
-    """Ask, flood and ask, and leave the result in a file. ``ready``: where to say that all is in place."""
+    """Send heartbeats, then flood while sending heartbeats; leave the result in a file.
+
+    ``ready`` is a file descriptor: one byte is written to it when the NIC is open.
+    """
     forked, nic = time.monotonic(), Nic(PLAN["interface"], PLAN["kind"])
     os.write(ready, b"1")
     nothing = {"times": [], "failed": ["did not end"]}

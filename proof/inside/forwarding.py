@@ -1,4 +1,4 @@
-"""Nothing passes between the VM's two NICs: what is not for the VM ends in it, whichever side it came from.
+"""The VM forwards nothing between its two NICs: a packet for somebody else ends in the VM, from either side.
 
 The evidence is the VM's own statistics (RFC 4293: ipIfStatsInAddrErrors, ipIfStatsOutForwDatagrams), read by its root
 shell: packets for somebody else must be counted as received for nobody, and none as forwarded.
@@ -22,7 +22,7 @@ from proof.wire.wire import Wire
 
 GROUP = "forwarding"
 FRAMES = 24
-"""Packets for each address."""
+"""Packets of one attempt."""
 DEADLINE = 8.0
 """Seconds within which the VM must have counted the packets."""
 READ_TIMEOUT = 30.0
@@ -90,7 +90,7 @@ def run_forwarding(
     link_macs: tuple[str, str],
     seed: int,
 ) -> list[Result]:
-    """Send packets for others through the VM, from both sides; its own counters must say that all ended in it."""
+    """Send packets for other addresses to the VM from both sides; its counters must show that none was forwarded."""
     rng, results = random.Random(seed), []
     for attempt in _attempts(wire, run_host, target, link, link_macs, rng):
         began = time.monotonic()
@@ -115,7 +115,7 @@ def run_forwarding(
             verdict, evidence = Verdict.NOT_TESTED, trouble or f"{evidence}, but only {refused} arrived"
         else:
             verdict = Verdict.SEALED
-        control = f"{refused} counted by the VM as for nobody here"
+        control = f"the VM counted {refused} of them as addressed to somebody else"
         took = time.monotonic() - began
         results.append(Result(GROUP, attempt.name, attempt.tried, verdict, evidence, control, took))
     return results

@@ -1,4 +1,4 @@
-"""The probes from a root shell inside the VM: over the link, only the backend's port of the host answers."""
+"""Probes from a root shell in the VM over the link: on the host, only the backend's port may answer."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SPORT = 19002
 SPOOF_SPORT = 19003
 ARP_TIMEOUT = 10.0
 MAX_SILENT_ERROR = 1e-3
-"""Chance, at most, that an open port passes for one of the filtered ones. They are all the others, and cost time."""
+"""Greatest probability that an open port is taken for a filtered one; a smaller one costs time for 65,535 ports."""
 
 
 class LinkProbeCatalogue:
-    """Volleys at the host over the link; ``path`` leads from the VM's own link address to the host's."""
+    """Builds the batches of frames over the link; ``path`` leads from the VM's link address to the host's."""
 
     def __init__(self, target: LinkTarget, path: FramePath, rng: random.Random) -> None:
         self.target, self.path, self.rng = target, path, rng
@@ -43,12 +43,12 @@ class LinkProbeCatalogue:
         self.v6 = FramePath(path.src_mac, path.dst_mac, eui64(path.src_mac), eui64(path.dst_mac))
 
     def batches(self, udp_ports: range) -> Iterator[tuple[FrameBatch, bool]]:
-        """Return the volleys, each with whether a polite "closed" may pass."""
+        """Yield the batches, each with whether a refusal (RST, ICMP unreachable) is allowed as an answer."""
         host = self.path.dst_ip
         for name, tried, frames, closed_ok in (
             ("udp-all-ports", f"UDP to {len(udp_ports)} ports of {host}", self.udps(udp_ports), True),
-            ("icmp", f"echo, timestamp and mask requests to {host} and to everyone", self.icmp(), False),
-            ("arp", "ARP for addresses that are not the host's on the link, and from false askers", self.arp(), False),
+            ("icmp", f"echo, timestamp and mask requests to {host} and to all hosts", self.icmp(), False),
+            ("arp", "ARP for addresses that are not the host's on the link, and from false senders", self.arp(), False),
             ("ipv6", "ND, ping, router solicitation and SYN over IPv6, unicast and all nodes", self.ipv6(), False),
             ("elsewhere", "ping, SYN and UDP to other addresses of the host through the link", self.elsewhere(), False),
             ("spoofed", "SYN to the backend's port from false addresses and MACs", self.spoofed(), False),
@@ -62,14 +62,14 @@ class LinkProbeCatalogue:
             yield FrameBatch(GROUP, name, tried, tuple(frames)), closed_ok
 
     def udps(self, ports: range) -> Iterator[bytes]:
-        """One datagram a port; services that want a real request get one as well."""
+        """Return a datagram to each port, and requests to the ports of known services."""
         for port in self.rng.sample(ports, len(ports)):
             yield udp(self.path, SPORT, port, GENERIC)
         for port, payload in UDP_PAYLOADS.items():
             yield udp(self.path, SPORT, port, payload)
 
     def icmp(self) -> Iterator[bytes]:
-        """ICMP to the host's address and to broadcast."""
+        """Return ICMP requests to the host's address, broadcast and all-hosts, at each MAC."""
         for mac in self.macs:
             for address in (self.path.dst_ip, "255.255.255.255", "224.0.0.1"):
                 path = self.path.to(mac=mac, ip=address)
@@ -78,7 +78,7 @@ class LinkProbeCatalogue:
                 yield bytes(path.layers() / ICMP(type=17))
 
     def arp(self) -> Iterator[bytes]:
-        """ARP for other addresses; and for the right one by somebody who is not on the link."""
+        """Return ARP requests for other addresses, and for the host's from senders outside the link's network."""
         for address in (*self.target.other_ipv4, "0.0.0.0", "255.255.255.255", "192.168.42.1", "10.0.0.1"):
             for mac in self.macs:
                 yield arp_request(self.path.to(ip=address), ethernet_dst=mac)
@@ -86,7 +86,7 @@ class LinkProbeCatalogue:
             yield arp_request(FramePath(self.path.src_mac, BROADCAST, asker, self.path.dst_ip))
 
     def ipv6(self) -> Iterator[bytes]:
-        """The link is IPv4 alone."""
+        """Return IPv6 frames of all kinds: the link has only IPv4."""
         for mac in (self.path.dst_mac, *self.target.host_macs.values()):
             path = self.v6.to(ip=eui64(mac))
             yield neighbour_solicit(path)
@@ -102,7 +102,7 @@ class LinkProbeCatalogue:
             yield bytes(base / ICMPv6ND_RS())
 
     def elsewhere(self) -> Iterator[bytes]:
-        """Other addresses that the host may hold, martians too, and source routes to them."""
+        """Return frames to other addresses that the host may have, and source routes to them."""
         for address in (*self.target.other_ipv4, "169.254.254.0", "0.0.0.0"):
             for mac in self.macs:
                 path = self.path.to(mac=mac, ip=address)
@@ -169,7 +169,7 @@ class LinkProbeCatalogue:
 
 
 class _SpoofJudge:
-    """The link's judge, to whom every answer to a spoofed source port is an offence besides."""
+    """The link's judge, for which every TCP answer to a port of `LinkProbeCatalogue.spoofed` is an offence too."""
 
     def __init__(self, judge: LinkJudge) -> None:
         self._judge = judge
@@ -181,7 +181,7 @@ class _SpoofJudge:
 
 
 def _host_mac(wire: Wire, target: LinkTarget, vm_mac: str) -> tuple[str | None, Result]:
-    """Learn the host's MAC by ARP; the first control."""
+    """Return the host's MAC, learnt by ARP, or None; and the result, which is the first control."""
     began = time.monotonic()
     path = FramePath(vm_mac, BROADCAST, target.vm_ipv4, target.host_ipv4)
     probe = arp_control(path)

@@ -1,7 +1,7 @@
-"""The instruction protocol attacked by root in the VM, with the link's own keys: nothing is accepted that must not be.
+"""Attacks on the instruction protocol by root in the VM, who has the link's keys: nothing forbidden is accepted.
 
 `misuse_script` runs in the VM, one class of attacks at a time, each between two controls: a fresh connection on which a
-heartbeat is carried out and ``status.get`` without a session is denied. What is judged here is its report. The limits
+heartbeat is executed and ``status.get`` without a session is denied. This module judges the script's answer. The limits
 are those that the backend declares (`backend.daemon.settings`), with room for a slow machine.
 """
 
@@ -37,15 +37,15 @@ BUDGET_QUICK, BUDGET = 90.0, 400.0
 ATTACKS: Mapping[str, str] = {
     "malformed": "lines that are not JSON or not a request: types, fields, names, numbers, UTF-8, NUL, deep nesting",
     "oversized": "lines of one byte above the limit up to 16 MiB, with an end and without",
-    "slow": "lines and handshakes of a byte a second, handshakes that do not begin, connections that say nothing",
+    "slow": "lines and handshakes of one byte a second, handshakes that never start, idle connections",
     "tls": "no TLS, TLS 1.2, no certificate, and certificates that are not the pinned one",
     "records": "after the handshake: another one, open records, changed records, a record twice",
-    "cut": "connections that end within handshake, record and line, in good order and by a reset",
-    "sequence": "replays, numbers out of order and far ahead, versions that nobody speaks",
-    "connections": "more connections than are taken, then hundreds to thousands that are only begun",
+    "cut": "connections that end within handshake, record or line, by a normal close and by a reset",
+    "sequence": "replays, sequence numbers out of order and far ahead, unknown protocol versions",
+    "connections": "more connections than are accepted, then hundreds to thousands without a handshake",
     "approval": "every instruction without an operator's session or with a made-up one; guesses at the password",
-    "mutants": "requests after random accidents",
-    "pipelined": "hundreds to thousands of requests in one go",
+    "mutants": "requests damaged at random",
+    "pipelined": "hundreds to thousands of requests sent at once",
 }
 """What is tried in each class, in the order in which they run.
 
@@ -65,10 +65,10 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True):
     counts: dict[_Text, int]
     """How often each outcome was seen."""
     wrong: Annotated[list[_Text], Meta(max_length=64)]
-    """What must not have happened."""
+    """Outcomes that are forbidden, as text; each is a hole."""
     notes: Annotated[list[_Text], Meta(max_length=64)]
     trouble: _Text
-    """Why not everything was tried, empty if it was."""
+    """Why not everything was tried; empty if everything was."""
 
 
 _FILES = ("connection", "controls", "lines", "endings", "handshake", "limits", "main")

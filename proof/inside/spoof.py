@@ -1,4 +1,4 @@
-"""A root shell inside the VM sends frames in other names out of the NIC ``access``; none may leave the port."""
+"""A root shell in the VM sends frames under false source MACs from the NIC ``access``; none may leave the port."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run_spoof(access: Wire, outside: Wire, target: Target, *, seed: int) -> list
                 names |= marks
                 for first in (True, False):
                     control = rng.randbytes(16)
-                    # To all: a bridge that learnt the tester's MAC from a false frame would lead the control astray.
+                    # Broadcast: a bridge that learnt the tester's MAC from a false frame would misdirect the control.
                     frames = [_marked(target, target.vm_mac, BROADCAST, control)]
                     if first:
                         frames += [_marked(target, false[name], dst, mark) for mark, name in marks.items()

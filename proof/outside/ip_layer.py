@@ -23,7 +23,7 @@ from scapy.packet import Packet, Raw
 from proof.outside.targets import SPORT, Targets
 from proof.scan.frame_batch import GeneratedFrames
 from proof.scan.ports import GENERIC
-from proof.wire.craft import FramePath, aimed, ether, numbered, ping, tcp_syn, udp
+from proof.wire.craft import FramePath, ether, numbered, ping, readdressed, tcp_syn, udp
 
 ELSEWHERE_IPV4 = ("127.0.0.1", "10.0.2.2", "8.8.8.8")
 ELSEWHERE_IPV6 = ("fd00::1", "2001:db8::1")
@@ -147,7 +147,7 @@ def _payload(path: FramePath, body: Packet) -> bytes:
 
 
 def _raw_ipv6(path: FramePath, number: int, payload: bytes) -> bytes:
-    frame = bytearray(aimed(bytes(FramePath.nowhere(True).layers()), path, 0, has_pseudo=False))
+    frame = bytearray(readdressed(bytes(FramePath.nowhere(True).layers()), path, 0, has_pseudo=False))
     frame[18:21] = len(payload).to_bytes(2, "big") + bytes([number])
     return bytes(frame) + payload
 

@@ -14,7 +14,7 @@ from proof.result import Result, Verdict, exit_code
 from rootfs.base.errors import SallyportError
 
 MAX_REPORT = 64 << 20
-"""Bytes of a ``report.json`` that is read back; a full run writes about 100 kB."""
+"""Bytes of a ``report.json`` that may be read back; a full run writes about 100 kB."""
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _DigestOrNone = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -61,10 +61,10 @@ class _SavedReport(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def from_json(text: str | bytes) -> Report:
-    """Load what `to_json` wrote.
+    """Return the report that `to_json` wrote.
 
     Raises:
-        SallyportError: it is no such report, or says a verdict that its own results do not bear out.
+        SallyportError: the text is no such report, or its verdict does not follow from its results.
     """
     try:
         if len(text) > MAX_REPORT:

@@ -20,17 +20,17 @@ from rootfs.base.untrusted import printable
 
 TEMPLATES = Path(__file__).with_name("templates")
 _BOOTS: Mapping[str, tuple[str, str]] = {
-    "outside": ("The image at its port", "It boots and lives to the end of the probes."),
-    "inside": ("The test image", "It boots and lets the probes in."),
+    "outside": ("The image at its port", "It boots, and still runs at the end of the probes."),
+    "inside": ("The test image", "It boots, and its root shells answer."),
 }
-"""Where a run says that a whole boot came to nothing; no place in the picture."""
+"""Groups of results that say that a whole boot failed; they have no place in the picture."""
 _BACKGROUND = frozenset({"passive", "early"})
-"""Groups that watch while others probe: their time is not of their own."""
+"""Groups that observe while others probe: their time is not added to the sum."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A result and the name of its place in the page, which no text of the appliance has a part in."""
+    """A result and its anchor in the page; the anchor is made of numbers, never of text from the appliance."""
 
     anchor: str
     result: Result
@@ -49,12 +49,12 @@ class _Group:
 
     @property
     def trouble(self) -> tuple[_Row, ...]:
-        """What is not in order."""
+        """The rows with a hole or that could not be tested."""
         return tuple(row for row in self.rows if row.result.verdict in (Verdict.HOLE, Verdict.NOT_TESTED))
 
     @property
     def fine(self) -> tuple[_Row, ...]:
-        """The others."""
+        """The rows that are sealed, or controls that were seen."""
         return tuple(row for row in self.rows if row.result.verdict in (Verdict.SEALED, Verdict.CONTROL))
 
 
@@ -77,7 +77,7 @@ def _size(count: int) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Make a value fit to be shown: `Markup` is the template's own text, any other may be the appliance's."""
+    """Return a value with unprintable characters replaced; `Markup` is the template's own text and stays as it is."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -19,7 +19,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     """Write ``report.json``, ``junit.xml`` and ``report.html`` into ``folder``; return the paths by kind.
 
     Raises:
-        OSError: one of them cannot be written; what was there before is whole.
+        OSError: one of them cannot be written; that file is then still the earlier one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"report.json": to_json(report), "junit.xml": to_junit(report), "report.html": to_html(report)}
@@ -29,12 +29,12 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
 
 
 def publish(report: Report, folder: Path, key: Path | None = None) -> dict[str, Path]:
-    """Write the report into ``folder``, where its captures are, and sign a statement about all of it if there is a key.
+    """Write the report into ``folder``, beside its captures, and sign a statement about all of it if there is a key.
 
-    A statement of an earlier run is removed: it would be about files that are no longer there.
+    A statement of an earlier run is removed, as the files that it is about are replaced.
 
     Args:
-        report: its captures are looked for if it names none.
+        report: if it names no captures, those in ``folder`` that are newer than its start are added.
         folder: of the report, the captures and the statement.
         key: PEM file of the private key.
 
@@ -43,7 +43,7 @@ def publish(report: Report, folder: Path, key: Path | None = None) -> dict[str, 
 
     Raises:
         OSError: something cannot be written.
-        SallyportError: the statement cannot be signed; the report is written nevertheless.
+        SallyportError: the statement cannot be signed; the report has been written.
     """
     if not report.captures and folder.is_dir():
         report = replace(report, captures=captures_of(folder, report.started))

@@ -15,29 +15,38 @@ from pathlib import Path
 from proof.result import Result, Verdict, overall
 
 GROUPS: Mapping[str, tuple[str, str]] = {
-    "early": ("The port from power-on", "Frames fired before any service is up are answered by nobody but the VM."),
-    "controls": ("Positive controls at the port", "What must answer answers, by the path of every negative probe."),
+    "early": ("The port from power-on", "Frames sent before any service is up are answered by nobody but the VM."),
+    "controls": (
+        "Positive controls at the port",
+        "The VM answers what it must, by the path of every negative probe.",
+    ),
     "port": (
         "Every port and protocol of the VM",
-        "Of all TCP and UDP ports and IP protocols, only the expected answer.",
+        "Of all TCP and UDP ports and IP protocols, only the expected ones answer.",
     ),
     "host": ("The host behind the port", "No frame makes the host answer: no address, MAC, protocol or tag."),
     "drops": ("What is dropped, by the counters", "A frame that must be dropped arrived, and its drop was counted."),
-    "passive": ("Every frame since power-on", "Whatever left the port was sent by the VM, for itself."),
-    "audit": ("The traces", "What strangers provoke pushes out no operator's entry, and every log is a whole chain."),
+    "passive": ("Every frame since power-on", "Every frame that left the port was sent by the VM, in its own name."),
+    "audit": ("The audit log", "Refusals displace no operator's entry, and every log is an unbroken hash chain."),
     "devices": ("What the VM can see", "Its devices, firmware and processor are those that were declared."),
-    "forwarding": ("Between the VM's two NICs", "Nothing passes: a packet for somebody else ends in the VM."),
+    "forwarding": ("Between the VM's two NICs", "Nothing is forwarded: a packet for somebody else ends in the VM."),
     "link-controls": ("Positive controls on the link", "The backend can be reached from inside the VM."),
     "link": ("The host behind the link", "A root shell in the VM reaches the backend's port and nothing else."),
-    "spoof": ("Frames under false names", "The VM cannot send as anybody else."),
-    "instructions": ("The backend's protocol misused", "Nothing but a well-formed, fresh, permitted instruction acts."),
-    "flood": ("Floods from inside", "The host does its own work, and the backend answers in time."),
+    "spoof": ("Frames with false addresses", "The VM cannot send under another MAC address."),
+    "instructions": (
+        "Attacks on the instruction protocol",
+        "Only a well-formed, fresh, permitted instruction has an effect.",
+    ),
+    "flood": ("Floods from inside", "The host's own work goes on during a flood, and the backend answers after it."),
     "listeners": ("Listening sockets of the host", "The backend's port is the only one, in every namespace."),
     "system": ("The running host", "Services are confined, the root is read-only, the kernel is set as declared."),
-    "flash": ("The whole flash image", "Each byte is what this checkout makes of its root file system and its kernel."),
-    "tree": ("The image's own files", "No secret, no surprise of rights, no way to log in."),
+    "flash": (
+        "The whole flash image",
+        "Each byte is what this checkout builds from its root file system and kernel.",
+    ),
+    "tree": ("The image's own files", "No secret, no undeclared file or permission, no way to log in."),
 }
-"""Title and promise of each group, in the order of the report; unknown groups follow."""
+"""Title and promise of each group, in the order of the report; groups that are not listed follow."""
 WORDS = {
     Verdict.CONTROL: "seen",
     Verdict.SEALED: "sealed",
@@ -64,21 +73,25 @@ def digest_file(path: Path) -> FileDigest:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. ``started`` is ISO 8601 with its zone; ``duration`` in seconds.
-
-    ``sha256`` is the image's in hex; empty for a device, whose image nobody has seen.
-    """
+    """A whole run of the proof."""
 
     results: list[Result]
     image: str
+    """Name of the image file, or of the device with its MAC."""
     sha256: str
+    """Of the image, in hex; empty for a device, whose image is not known."""
     seed: int
+    """Of every random choice of the run."""
     started: str
+    """ISO 8601 with its time zone."""
     duration: float
+    """Seconds."""
     command: str
+    """The command line of the run."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Of Sallyport, scapy and Python."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Further facts worth a line, such as the boot time."""
+    """Further facts of the run by name, such as the boot time."""
     captures: tuple[FileDigest, ...] = ()
     """The pcapng files of the run, beside the report."""
 

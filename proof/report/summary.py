@@ -16,7 +16,7 @@ _STYLES = {Verdict.CONTROL: "cyan", Verdict.SEALED: "green", Verdict.HOLE: "bold
 
 
 def print_summary(report: Report, console: Console | None = None) -> None:
-    """Print one line for each probe, the details of what is not in order, and the verdict."""
+    """Print a table with a line for each probe, the frames of each hole, and the verdict."""
     console = console or Console()
 
     def safe(text: str) -> str:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` is always whole, after a power cut too: the old file or the new one."""
+    """Replace ``path`` by a file with ``text``; after a crash or power cut it is the old file or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; the old file is still there.
+    """
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""Ports worth asking by name, and what to say to them."""
+"""Ports of known services, and the requests that those services would answer."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ UDP_PAYLOADS: dict[int, bytes] = {
     5683: bytes.fromhex("4001534cbb2e77656c6c2d6b6e6f776e04636f7265"),  # CoAP GET /.well-known/core
     11211: b"\x00\x01\x00\x00\x00\x01\x00\x00stats\r\n",
 }
-"""Requests that a real service answers; other ports get `GENERIC`."""
+"""Request by UDP port that a real service would answer; other ports get `GENERIC`."""
 GENERIC = b"sallyport?\r\n"
 QUICK_TCP = (22, 80, 443, 7000)
 QUICK_UDP = (53, 67, 69, 161, 1900, 5353)
-"""What a quick run asks about at every address, beside a few ports at random."""
+"""Ports that a quick run asks at every address, besides some random ones."""
 _ALL = ("255.255.255.255", "224.0.0.1", "ff02::1")
 DISCOVERY: dict[int, tuple[str, ...]] = {
     53: _ALL,
@@ -76,4 +76,4 @@ DISCOVERY: dict[int, tuple[str, ...]] = {
     44818: _ALL,  # EtherNet/IP list identity
     47808: _ALL,  # BACnet
 }
-"""Ports whose services answer whoever asks everybody, and the groups that they join (IANA, RFCs)."""
+"""UDP ports of discovery services, with the broadcast and multicast addresses that they listen on (IANA, RFCs)."""

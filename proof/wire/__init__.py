@@ -1,1 +1,1 @@
-"""Frames and the segments that carry them: what every probe on a network is made of."""
+"""Frames, the Ethernet segments that carry them, captures of both, and which frames may exist."""

@@ -1,4 +1,4 @@
-"""Frames to send: built once by scapy, and patched by arithmetic where tens of thousands are needed."""
+"""Builds frames: once by scapy, and then by changing fields and checksums where tens of thousands are needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_MAC = "00:00:00:00:00:00"
 
 @dataclass(frozen=True, slots=True)
 class FramePath:
-    """From whom to whom: MAC and IP (both v4 or both v6) of either end."""
+    """Sender and receiver of a frame: MAC and IP address of both, IPv4 or IPv6."""
 
     src_mac: str
     dst_mac: str
@@ -46,7 +46,7 @@ class FramePath:
 
     @classmethod
     def nowhere(cls, is_ipv6: bool) -> FramePath:
-        """Return the path whose addresses are all zero: frames of it are aimed by arithmetic."""
+        """Return the path whose addresses are all zero, for frames that `readdressed` completes."""
         address = "::" if is_ipv6 else "0.0.0.0"
         return cls(NO_MAC, NO_MAC, address, address)
 
@@ -100,11 +100,11 @@ def _words(raw: bytes) -> int:
     return sum(struct.unpack(f"!{len(raw) // 2}H", raw))
 
 
-def aimed(frame: bytes, path: FramePath, sum_at: int, *, has_pseudo: bool = True) -> bytes:
+def readdressed(frame: bytes, path: FramePath, sum_at: int, *, has_pseudo: bool = True) -> bytes:
     """Return a frame of `FramePath.nowhere` with the addresses of ``path`` instead (RFC 1624).
 
-    Scapy needs half a millisecond for a frame, and volleys send the same one along many paths. ``sum_at`` is where the
-    transport checksum lies; ``has_pseudo`` says that it covers the addresses, as that of ICMP for IPv4 does not.
+    Scapy needs half a millisecond for a frame, and probes send the same one along many paths. ``sum_at`` is the offset
+    of the transport checksum; ``has_pseudo`` says whether that covers the addresses, which ICMP for IPv4 does not.
     """
     addresses = ip_address(path.src_ip).packed + ip_address(path.dst_ip).packed
     total, first = _words(addresses), 22 if path.is_ipv6 else 26
@@ -145,14 +145,14 @@ def _solicit_nowhere() -> bytes:
 def tcp_template(path: FramePath, flags: str, ttl: int = 64) -> Template:
     """Return the template of a TCP segment without data; ``flags`` in scapy's letters."""
     frame = _tcp_nowhere(path.is_ipv6, flags, ttl)
-    return Template(aimed(frame, path, 70 if path.is_ipv6 else 50), is_ipv6=path.is_ipv6)
+    return Template(readdressed(frame, path, 70 if path.is_ipv6 else 50), is_ipv6=path.is_ipv6)
 
 
 @lru_cache(maxsize=1024)
 def udp_template(path: FramePath, payload: bytes, ttl: int = 64) -> Template:
     """Return the template of a UDP datagram."""
     frame = _udp_nowhere(path.is_ipv6, payload, ttl)
-    return Template(aimed(frame, path, 60 if path.is_ipv6 else 40), is_ipv6=path.is_ipv6, is_udp=True)
+    return Template(readdressed(frame, path, 60 if path.is_ipv6 else 40), is_ipv6=path.is_ipv6, is_udp=True)
 
 
 def tcp_syn(path: FramePath, sport: int, dport: int, seq: int, ttl: int = 64) -> bytes:
@@ -173,7 +173,7 @@ def udp(path: FramePath, sport: int, dport: int, payload: bytes, ttl: int = 64) 
 def ping(path: FramePath, ident: int, seq: int, ttl: int = 64) -> bytes:
     """Return an echo request of the path's family."""
     sum_at = 56 if path.is_ipv6 else 36
-    frame = aimed(_ping_nowhere(path.is_ipv6, ttl), path, sum_at, has_pseudo=path.is_ipv6)
+    frame = readdressed(_ping_nowhere(path.is_ipv6, ttl), path, sum_at, has_pseudo=path.is_ipv6)
     total = _folded((~int.from_bytes(frame[sum_at : sum_at + 2], "big") & 0xFFFF) + ident + seq)
     head = struct.pack("!HHH", ~total & 0xFFFF, ident, seq)
     return frame[:sum_at] + head + frame[sum_at + 6 :]
@@ -197,7 +197,7 @@ def neighbour_solicit(path: FramePath, *, multicast: bool = True) -> bytes:
     group = in6_getnsma(inet_pton(10, path.dst_ip))  # 10 is AF_INET6
     mac, ip = (in6_getnsmac(group), inet_ntop(10, group)) if multicast else (path.dst_mac, path.dst_ip)
     target, link = ip_address(path.dst_ip).packed, b"\x01\x01" + mac_bytes(path.src_mac)
-    frame = aimed(_solicit_nowhere(), path.to(mac=mac, ip=ip), 56)
+    frame = readdressed(_solicit_nowhere(), path.to(mac=mac, ip=ip), 56)
     body = target + link
     # The type and length of the option are in the sum already.
     total = _folded((~int.from_bytes(frame[56:58], "big") & 0xFFFF) + _words(target) + _words(link[2:]))

@@ -1,4 +1,4 @@
-"""Who has spoken on a wire since power-on: counts and the first offenders, in bounded memory."""
+"""The log of a wire's frames since power-on: counts, and the first forbidden frames, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from proof.wire.frame import Frame, summary
 from proof.wire.judge import Judge
 
 MAX_REASONS = 64
-"""Kinds of offence kept apart; a hostile peer can invent more, which then share one entry."""
+"""Kinds of offence that are counted separately; a hostile peer can cause more, which share one entry."""
 SAMPLES = 3
+"""Frames of each kind that are kept."""
 
 
 @dataclass
 class Offence:
-    """One kind of offence: how often, and the first frames."""
+    """One kind of forbidden frame: how many, and the first of them."""
 
     count: int = 0
     frames: list[Frame] = field(default_factory=list)
 
 
 class Offences:
-    """Collects judged frames by reason."""
+    """Forbidden frames by the reason why they are forbidden."""
 
     def __init__(self) -> None:
         self.by_reason: dict[str, Offence] = {}

@@ -1,4 +1,4 @@
-"""Decides from a frame alone whether it may exist. Frame in, reason of the offence out (or ``None``)."""
+"""Decides from a frame alone whether the appliance may send it: returns the reason why not, or ``None``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _ip(raw: bytes) -> str:
 
 
 class PortJudge:
-    """Judges what leaves the management port: all of it must be the VM's, and speak for the VM alone."""
+    """Judges what leaves the management port: each frame must have the VM's MAC and only the VM's addresses."""
 
     def __init__(self, target: Target) -> None:
         self._mac = mac_bytes(target.vm_mac)
@@ -74,13 +74,13 @@ class PortJudge:
         if frame.kind == fr.ARP and frame.arp_hw != self._mac:
             return f"ARP of the VM gives the hardware address {frame.arp_hw.hex(':')}"
         if frame.kind in (fr.ARP, fr.IPV4, fr.IPV6) and frame.ip_src not in self._speaks_for:
-            return f"the VM speaks for {_ip(frame.ip_src)}"
+            return f"the VM sends in the name of {_ip(frame.ip_src)}"
         if frame.kind == fr.ARP and frame.arp_op == fr.ARP_REPLY and frame.ip_src != self._ipv4:
             return f"the VM answers ARP for {_ip(frame.ip_src)}"
         return self._judge_claim(frame) or self._judge_icmp(frame)
 
     def _judge_claim(self, frame: Frame) -> str | None:
-        """Whoever asks for an address as nobody is about to take it (RFC 5227 section 2.1, RFC 4862 section 5.4)."""
+        """A request without a sender address announces its target (RFC 5227 section 2.1, RFC 4862 section 5.4)."""
         if any(frame.ip_src):
             return None
         if frame.kind == fr.ARP and frame.arp_target not in (self._ipv4, bytes(4)):

@@ -1,4 +1,4 @@
-"""Answers ARP and neighbour discovery for the tester, without which the VM's replies would find no way back."""
+"""Answers ARP and neighbour discovery for the tester; without that the VM could not send its replies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answering(wire: Wire, target: Target) -> Iterator[None]:
                 if replies:
                     wire.send_many(replies[:64])
         except WireError:
-            return  # the probes meet the same error and report it
+            return  # the probes get the same error and report it
 
     with wire.tap(is_question) as tap:
         thread = threading.Thread(target=serve, args=(tap,), name="neighbour", daemon=True)

@@ -1,4 +1,4 @@
-"""What is attacked: the addresses that the device profile and the image promise."""
+"""What is probed: the addresses and open ports that the device profile and the image declare."""
 
 from __future__ import annotations
 

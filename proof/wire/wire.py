@@ -1,4 +1,4 @@
-"""A raw Ethernet segment seen from the tester.
+"""A raw Ethernet segment as the tester sees it.
 
 Framing on the stream is QEMU's (``-netdev stream``, net/stream.c): four bytes of length, big endian, then the frame.
 The far end is hostile or may die at any moment: every length is checked, every wait has a deadline, and whatever goes
@@ -26,16 +26,17 @@ from rootfs.base.scratch import socket_path
 MAX_FRAME = 4096 + 65536
 """NET_BUFSIZE of QEMU's include/net/net.h: the longest frame that a peer may announce."""
 TAP_FRAMES = 65536
+"""Frames that a tap holds; what arrives beyond them is lost, and `Tap.take` raises."""
 SEND_TIMEOUT = 20.0
 """Seconds that a full socket may refuse data; a guest that is booting reads nothing for a while."""
 
 
 class WireError(Exception):
-    """The wire is not usable, so nothing can be concluded from its silence."""
+    """The wire cannot be used, so silence on it proves nothing."""
 
 
 class ByteStream(Protocol):
-    """What a wire needs of a socket or an SSH channel."""
+    """The operations of a socket or SSH channel that a wire uses."""
 
     def recv(self, size: int, /) -> bytes:
         """Block for at most ``size`` bytes; empty at the end."""
@@ -106,12 +107,12 @@ class Tap:
             self._ready.notify()
 
     def wake(self) -> None:
-        """Let the waiter see that the wire died."""
+        """Wake the thread in `take`, so that it sees that the wire died."""
         with self._ready:
             self._ready.notify()
 
     def lose(self, count: int) -> None:
-        """Say that ``count`` frames were lost before anybody could read them (reader's thread)."""
+        """Record that ``count`` frames were lost before they could be read (reader's thread)."""
         with self._ready:
             self._lost += count
             self._ready.notify()
@@ -144,7 +145,7 @@ class Wire:
         self.frame_log = frame_log
         self.capture = capture
         self.error: str | None = None
-        """Why the wire is dead, or ``None`` while it lives."""
+        """Why the wire cannot be used any more; ``None`` while it can."""
         self.connected_at: float | None = None
         self.powered_on_at: float | None = None
         self.received = 0
@@ -173,10 +174,10 @@ class Wire:
             raise WireError(self.error or f"nobody connected to the wire within {timeout:.0f} s")
 
     def mark_power_on(self) -> None:
-        """Say that the machine starts to run now. Call it with the wire connected and the machine still paused.
+        """Record that the machine starts to run now. Call it with the wire connected and the machine still paused.
 
         QEMU connects in the background (``qio_channel_socket_connect_async``) and drops what the guest sends before:
-        only a machine that was paused until `wait_connected` cannot have spoken unheard.
+        only a machine that was paused until `wait_connected` cannot have sent a frame that was not received.
         """
         self.powered_on_at = time.monotonic()
 

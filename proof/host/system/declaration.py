@@ -1,4 +1,4 @@
-"""Declared: what may run, be mounted, be set, be open and be attached on the host."""
+"""Declared for the host: processes, mounts, kernel settings, sockets, writable files, and QEMU's command line."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def programs(forwarder: Forwarder) -> tuple[Program, ...]:
     )
     found = [
         Program("systemd", system, rf"({system}|/sbin/init)( .*)?", caps=ALL, bound=ALL, confined=False),
-        # It starts each service; what it is before that lasts a moment.
+        # systemd starts each service through it, so it exists only for a moment.
         Program("executor", f"{system}-executor", ".*", caps=ALL, bound=ALL, confined=False, wanted=False),
         Program("journal", f"{system}-journald", f"{system}-journald", caps=JOURNAL, bound=JOURNAL),
         Program("backend", _PYTHON, "/usr/bin/python3 -I -m backend.daemon.main", 900, groups=frozenset({903})),
@@ -134,7 +134,7 @@ VERITY = re.compile(
 )
 """``dmsetup table`` (kernel: Documentation/admin-guide/device-mapper/verity.rst)."""
 EXECUTABLE: Mapping[str, str] = {}
-"""Mount points that are writable and may hold programs, and why. There is no reason for any."""
+"""Mount points that may be writable and executable, with the reason: none."""
 ONE_FILE: Mapping[str, str] = {
     "/etc/machine-id": "systemd mounts this boot's over the image's empty one (machine-id(5))"
 }
@@ -171,11 +171,11 @@ SOCKETS: Mapping[str, tuple[int, int]] = {
     "/run/sallyport/port/vhost-user.sock": (0o660, 902),
     "/run/sallyport/vm/heartbeat.sock": (0o660, 901),
 }
-"""Unix sockets that take what nobody asked for: the most of their mode, and their owner."""
+"""Unix sockets that accept unsolicited data: the bits that their mode may have, and their owner."""
 WRITABLE = re.compile(
     r"/dev/(null|zero|full|random|urandom|tty|ptmx|pts/ptmx|net/tun|fuse)|(/tmp|/dev/shm|/dev/mqueue)(?=\Z)"
 )
-"""What everybody may write. The directories are sticky."""
+"""Paths that everybody may write. The directories are sticky."""
 PLANTED = ("/run", "/data", "/tmp", "/dev")
 """Where the script must have found its own file."""
 
@@ -183,7 +183,7 @@ _FRONTEND = re.escape("/usr/share/sallyport/frontend/")
 _GUEST = re.escape("/run/sallyport/guest/")
 _MAC = r"[0-9a-f]{2}(:[0-9a-f]{2}){5}"
 HANDED = words("backend.crt link.crt link.key settings.json ssh.key web.crt web.key")
-"""Files that the VM is handed."""
+"""Files that the VM gets by fw_cfg."""
 QEMU_FLAGS = ("-nodefaults", "-no-user-config", "-no-reboot")
 
 
@@ -244,4 +244,4 @@ def qemu_words(forwarder: Forwarder, arch: str) -> Mapping[str, tuple[str, ...]]
 QEMU_FILES = re.compile(
     rf"(socket|pipe):\[\d+\]|anon_inode:.*|/memfd:.*|/dev/(null|kvm|net/tun|u?random)|{_FRONTEND}.*|{_GUEST}.*"
 )
-"""What QEMU has open."""
+"""Files that QEMU may have open."""

@@ -14,20 +14,20 @@ _STREAMS = (1, 5)
 
 
 def unix_sockets(text: str) -> Iterator[str]:
-    """Addresses of sockets that take what nobody asked for; `ValueError` for a line not understood."""
+    """Yield the addresses of sockets that accept unsolicited data; `ValueError` for a line that cannot be parsed."""
     for line in text.split("\n")[1:]:
         # Num RefCount Protocol Flags Type St Inode Path
         fields = line.split(None, 7)
         if not fields:
             continue
         if len(fields) < 7:
-            raise ValueError(f"no line of /proc/net/unix: {line[:80]!r}")
+            raise ValueError(f"this is no line of /proc/net/unix: {line[:80]!r}")
         if len(fields) == 8 and (int(fields[4], 16) not in _STREAMS or int(fields[3], 16) & _LISTENS):
             yield fields[7]
 
 
 def judge_sockets(answer: Files) -> Finding:
-    """Unix sockets of every namespace."""
+    """Judge the unix sockets of every network namespace: address, owner, mode."""
     finding = Finding(("/run/systemd/notify", "/run/systemd/journal/socket", "/run/sallyport/port/status.sock"))
     count = 0
     for name, space in answer.spaces.items():
@@ -56,7 +56,7 @@ def judge_sockets(answer: Files) -> Finding:
 
 
 def judge_writable(answer: Files) -> Finding:
-    """Files and directories that everybody may write."""
+    """Judge the files and directories that everybody may write."""
     finding = Finding(PLANTED)
     planted = {path: path.rpartition("/")[0] for path in answer.planted}
     for path, mode, user in answer.writable:

@@ -1,4 +1,4 @@
-"""A finding: what a judge saw, and what the report makes of it."""
+"""A finding: what a judge saw, and the result that follows from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ SHOWN = 8
 
 @dataclass
 class Finding:
-    """What a check found: ``holes``; ``blind`` is what it could not see; of ``wanted`` it must have ``seen`` all."""
+    """What a check found.
+
+    Args:
+        wanted: what must be there; it is the control, so all of it must be in ``seen``.
+        holes: what must not be there, one sentence each.
+        blind: what could not be read, and why.
+        seen: which of ``wanted`` was seen.
+        counted: how much was looked at, for the report.
+    """
 
     wanted: tuple[str, ...]
     holes: list[str] = field(default_factory=list)
@@ -22,14 +30,17 @@ class Finding:
     counted: str = ""
 
     def result(self, name: str, tried: str, began: float) -> Result:
-        """As the report shows it."""
+        """Return the result; ``began`` is `time.monotonic` at the start of the check."""
         missing = [want for want in self.wanted if want not in self.seen]
         if self.holes:
             verdict, text = Verdict.HOLE, "; ".join(self.holes[:SHOWN])
         elif self.blind or missing or not self.wanted:
-            verdict, text = Verdict.NOT_TESTED, "; ".join(self.blind[:SHOWN]) or "a control was not seen"
+            verdict, text = (
+                Verdict.NOT_TESTED,
+                "; ".join(self.blind[:SHOWN]) or "something that must be there was not seen",
+            )
         else:
-            verdict, text = Verdict.SEALED, "nothing else"
+            verdict, text = Verdict.SEALED, "nothing undeclared"
         control = f"{len(self.wanted) - len(missing)} of {len(self.wanted)} seen: {', '.join(sorted(self.seen))}"
         if missing:
             control += f"; not seen: {', '.join(missing)}"

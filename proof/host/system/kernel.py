@@ -34,13 +34,13 @@ def mounts(text: str) -> Iterator[Mount]:
         left, separator, right = line.partition(" - ")
         fields, rest = left.split(), right.split()
         if not separator or len(fields) < 6 or len(rest) < 3:
-            raise ValueError(f"no line of mountinfo: {line[:120]!r}")
+            raise ValueError(f"this is no line of mountinfo: {line[:120]!r}")
         options = {*fields[5].split(","), *(["ro"] if "ro" in rest[2].split(",") else [])}
         yield Mount(fields[4], frozenset(options), rest[0], rest[1], fields[2])
 
 
 def judge_mounts(answer: Kernel) -> Finding:
-    """No place is both written and run; the root is read-only."""
+    """Judge mounts: none is writable and executable, none has setuid programs, the root is read-only."""
     finding = Finding(("/", "/data", "/run", "/tmp", "/dev", "/dev/shm"))
     try:
         found = list(mounts(answer.mounts))
@@ -64,7 +64,7 @@ def judge_mounts(answer: Kernel) -> Finding:
 
 
 def judge_root(answer: Kernel) -> Finding:
-    """The root is the verified device that the kernel's command line names."""
+    """Judge the root: it is the dm-verity device with the hash of the kernel's command line."""
     finding = Finding(("verity table", "device reports valid blocks", "root is that device"))
     status, text = answer.tables
     table = VERITY.fullmatch(text.strip() + "\n") or VERITY.fullmatch(text.strip())

@@ -31,7 +31,7 @@ def _host_interface(interface: Mapping[str, Any]) -> Iterator[str]:
         if interface.get("address") != link_plan.BACKEND_MAC:
             yield f"link0 has the MAC {interface.get('address')}"
     else:
-        # A NIC that is not the management port is not the host's business either.
+        # The host uses no other NIC: one that is not the management port stays down.
         expected = [[]]
         if "UP" in _flags(interface):
             yield f"{name} is up"
@@ -56,7 +56,7 @@ def _port_interface(interface: Mapping[str, Any], known: frozenset[str], mtu: in
 
 
 def judge_interfaces(spaces: Mapping[str, Space], forwarder: Forwarder) -> Finding:
-    """Interfaces and addresses of every namespace."""
+    """Judge the interfaces and addresses of every network namespace."""
     finding = Finding(("link0 of the host", "mgmt0 in a namespace of its own", "a namespace with nothing in it"))
     known = frozenset({"lo", "mgmt0"} | ({"access0"} if forwarder.vm == "tap" else set()))
     known |= {"br0"} if forwarder.port == "bridge" else set()
@@ -97,12 +97,12 @@ def _host_route(route: Mapping[str, Any]) -> str:
 
 
 def _no_policies(answer: tuple[int, str]) -> bool:
-    """Whether the kernel has no routing policies at all: net/core/rtnetlink.c knows no such message then."""
+    """Whether the kernel was built without routing policy (CONFIG_IP_MULTIPLE_TABLES); ip(8) then fails."""
     return answer[0] != 0 and "Operation not supported" in answer[1]
 
 
 def judge_routes(spaces: Mapping[str, Space]) -> Finding:
-    """Routes, routing policy, neighbour proxies, neighbours set by hand."""
+    """Judge routes, routing policy, neighbour proxies and permanent neighbours."""
     finding = Finding(("the route to the VM", "the kernel's own policy, or none"))
     count, port = 0, port_space(spaces)
     for name, space in spaces.items():

@@ -75,7 +75,7 @@ _KERNEL_THREAD = 0x00200000
 
 
 def judge_processes(answer: Processes, spaces: Mapping[str, Space], forwarder: Forwarder) -> Finding:
-    """Each process against the declared ones. What is in the namespaces that they live in: `judge_interfaces`."""
+    """Judge each process against the declared ones; the namespaces that they are in: `judge_interfaces`."""
     declared = programs(forwarder)
     finding = Finding(tuple(program.name for program in declared if program.wanted))
     mine = shell(answer)
@@ -110,7 +110,7 @@ def judge_processes(answer: Processes, spaces: Mapping[str, Space], forwarder: F
 
 
 def judge_terminals(answer: Processes) -> Finding:
-    """Who has a terminal, or reads from one."""
+    """Judge which processes have a terminal, or read from one."""
     finding = Finding(("the test shell's terminal",))
     mine = shell(answer)
     for process in answer.processes:
@@ -129,9 +129,9 @@ def judge_terminals(answer: Processes) -> Finding:
 
 
 def judge_vm(answer: Processes, forwarder: Forwarder, arch: str) -> Finding:
-    """QEMU's command line, word by word, and its open files."""
+    """Judge the VM's QEMU: its command line word by word, and its open files."""
     finding = Finding(("the VM's QEMU", "its disk", "its two NICs", "its sandbox", "its console's pipe"))
-    # Whoever starts it has a stream of its own to the journal; what is said there is its own word.
+    # The supervisor's own connections to the journal: QEMU must not share one, or it could log as the supervisor.
     own = {
         target
         for process in answer.processes
@@ -164,7 +164,7 @@ def judge_vm(answer: Processes, forwarder: Forwarder, arch: str) -> Finding:
             if not QEMU_FILES.fullmatch(target):
                 finding.holes.append(f"has open: {target[:160]}")
             if target in own and target.startswith("socket:"):
-                finding.holes.append(f"shares {target} with the supervisor, as which it could then speak")
+                finding.holes.append(f"shares {target} with the supervisor, so it could log in the supervisor's name")
             if target in own and target.startswith("pipe:"):
                 finding.seen.add("its console's pipe")
     return finding

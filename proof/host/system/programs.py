@@ -1,4 +1,4 @@
-"""The judge of BPF programs, and of places in which programs could be."""
+"""The judge of BPF programs, and of the places where one can be attached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ENOENT = 2
 
 
 def judge_programs(answer: Programs, forwarder: Forwarder) -> Finding:
-    """BPF programs, and places in which programs could be."""
+    """Judge BPF programs, and the places where one can be attached."""
     finding = Finding(("systemd's programs for devices", "a queueing discipline of link0", "programs at mgmt0 counted"))
     kernel_way = forwarder.port == "kernel"
     allowed = {(CGROUP_SKB, 0), (CGROUP_DEVICE, 0), (LSM, 0)} | ({(SCHED_CLS, 902)} if kernel_way else set())

@@ -21,12 +21,12 @@ from proof.result import Result
 from rootfs.spec.profile import Forwarder
 
 _TRIED = {
-    "root": "the device of the root file system, its hash tree and its hash against the kernel's command line",
-    "mounts": "every mount: what can be written must not be run, and nothing is setuid",
+    "root": "the root file system's device: its hash tree, and its root hash against the kernel's command line",
+    "mounts": "every mount: none is both writable and executable, and none allows setuid programs",
     "settings": "settings of the kernel and of every interface in every network namespace",
     "ipv6": "traces of an IPv6 stack in the kernel and every network namespace",
     "processes": "every process and thread: user, groups, capabilities, system-call filter, network namespace",
-    "terminals": "every process for a terminal that it has or reads",
+    "terminals": "every process: whether it has a terminal or reads from one",
     "vm": "each word of the VM's QEMU and each file that it has open",
     "interfaces": "interfaces, addresses and XDP programs of every network namespace",
     "routes": "routes, routing policies, neighbour proxies of every network namespace",

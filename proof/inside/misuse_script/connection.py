@@ -26,7 +26,7 @@ HEARTBEAT: dict[str, Any] = {"type": "vm.heartbeat"}
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 OPEN = "neither refused nor closed"
 LIMITED = ("limited", "replayed")
-"""What a request that is in order may be told, as all of the VM's connections share one rate and one sequence."""
+"""A valid request may get these outcomes too, because all connections of the VM share one rate and one sequence."""
 
 
 ORIGIN = {"service": "https", "address": "192.0.2.7"}
@@ -51,11 +51,11 @@ BUDGET = Budget()
 
 
 class Unreachable(Exception):
-    """The backend was not reached: what was to be tried was not tried."""
+    """The backend could not be reached, so an attack was not tried."""
 
 
 class Tally:
-    """What was tried and what came of it; threads share it."""
+    """Counts attempts by outcome and keeps the forbidden outcomes; safe from several threads."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -65,33 +65,33 @@ class Tally:
         self._lock = threading.Lock()
 
     def add(self, what: str, outcome: str, allowed: tuple[str, ...]) -> None:
-        """Count one attempt; ``allowed`` are its innocent outcomes."""
+        """Count one attempt; an outcome that is not in ``allowed`` is a hole."""
         with self._lock:
             self.counts[outcome] += 1
             if outcome not in allowed and len(self.wrong) < 20:
                 self.wrong.append(f"{what}: {outcome}"[:200])
 
     def require(self, what: str, *, holds: bool) -> None:
-        """Count a limit that was looked at."""
+        """Count one check of a limit; a hole if it does not hold."""
         self.add(what, "kept" if holds else "not kept", ("kept",))
 
 
 class Clock:
-    """The ``seq`` of honest requests: above all that was seen, from the front-end's own side too."""
+    """Sequence numbers for valid requests: above every one seen so far, the front-end's own included."""
 
     def __init__(self) -> None:
         self.last = 0
         self._lock = threading.Lock()
 
     def next(self, step: int = 1) -> int:
-        """Return the number to use; leave ``step`` numbers free behind it."""
+        """Return the first of ``step`` unused numbers."""
         with self._lock:
             first = max(time.time_ns(), self.last + 1)
             self.last = first + step - 1
             return first
 
     def seen(self, seq: int) -> None:
-        """Go on above ``seq``."""
+        """Use numbers above ``seq`` from now on."""
         with self._lock:
             self.last = max(self.last, seq)
 
@@ -100,12 +100,12 @@ CLOCK = Clock()
 
 
 def request(do: Any, seq: Any, **more: Any) -> bytes:
-    """Return one line of the protocol."""
+    """Return one line of the protocol, with its newline; ``do`` is the instruction."""
     return json.dumps({"v": 1, "seq": seq, "do": do, **more}).encode() + b"\n"
 
 
 def context(stem: str | None = "link", folder: str = FOLDER) -> ssl.SSLContext:
-    """Return the front-end's TLS with another identity, or none."""
+    """Return the front-end's TLS settings with the certificate ``stem`` of ``folder``, or with none."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.load_verify_locations(f"{FOLDER}/backend.crt")
     if stem:
@@ -117,7 +117,7 @@ OWN = context()
 
 
 def tcp_connection() -> socket.socket:
-    """Return a TCP connection; the backend takes them slowly, so try for a while. `Unreachable` if there is none."""
+    """Return a TCP connection, retried for ``recovery`` seconds as the backend limits their rate; or `Unreachable`."""
     deadline = min(BUDGET.end, time.monotonic() + PLAN["recovery"])
     while True:
         left = deadline - time.monotonic()
@@ -129,7 +129,7 @@ def tcp_connection() -> socket.socket:
             time.sleep(0.05)
             continue
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What the far end takes is told from what lies in our own buffer.
+        # A small send buffer, so that what was sent is close to what the backend has read.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
         return sock
 
@@ -142,7 +142,7 @@ def reset(sock: socket.socket) -> None:
 
 
 class Connection:
-    """One TLS connection whose records pass through our hands."""
+    """A TLS connection of which each record can be changed before it is sent."""
 
     def __init__(self, tls: ssl.SSLContext = OWN) -> None:
         self.sock = tcp_connection()
@@ -151,7 +151,7 @@ class Connection:
         self.said = bytearray()
 
     def last_flight(self) -> bytes:
-        """Shake hands; return our last flight, unsent. `OSError` or `EOFError` if the far end leaves."""
+        """Do the handshake up to our last flight, and return that; `OSError` or `EOFError` if the backend closes."""
         while True:
             try:
                 self.tls.do_handshake()
@@ -162,7 +162,7 @@ class Connection:
                 self._pull(MARGIN)
 
     def handshake(self) -> "Connection":
-        """Shake hands; `OSError` or `EOFError` if the far end leaves."""
+        """Do the whole handshake; `OSError` or `EOFError` if the backend closes."""
         self.sock.sendall(self.last_flight())
         return self
 
@@ -172,7 +172,7 @@ class Connection:
         return self.outgoing.read()
 
     def send(self, data: bytes) -> int:
-        """Send; return how much was taken. A far end that has closed is found out by `line`."""
+        """Send data; return how many bytes were sent. If the backend has closed, `line` tells."""
         start = 0
         with suppress(OSError):
             self.sock.settimeout(MARGIN)
@@ -214,7 +214,7 @@ class Connection:
         return line
 
     def outcome(self, timeout: float) -> str:
-        """Return in a few words what comes within ``timeout`` seconds; go on above a ``seq`` that it names."""
+        """Return the outcome of the next reply as text, within ``timeout`` seconds; its ``last_seq`` is noted."""
         line = self.line(timeout)
         if line is None:
             return OPEN
@@ -226,7 +226,7 @@ class Connection:
         return outcome
 
     def ask(self, do: Any, *, patient: bool = True, **more: Any) -> str:
-        """Send a request that is in order; the outcome, after as many tries as order and (if ``patient``) rate want."""
+        """Send a valid request and return its outcome; retry while it is replayed or, if ``patient``, rate limited."""
         deadline, outcome = time.monotonic() + MARGIN, OPEN
         while time.monotonic() < deadline:
             self.send(request(do, CLOCK.next(), **more))
@@ -237,12 +237,12 @@ class Connection:
         return outcome
 
     def heartbeat(self) -> str:
-        """Have a heartbeat carried out."""
+        """Send a heartbeat and return its outcome."""
         return self.ask(HEARTBEAT)
 
 
 def parse_reply(line: bytes) -> tuple[str, dict[str, Any]]:
-    """Return what a reply says: the code of an error, or ``effect ...``; and its result."""
+    """Return the outcome of a reply (the code of an error, or ``effect <type>``), and its result object."""
     try:
         reply = json.loads(line.decode())
         result, _ = reply["result"], int(reply["seq"])
@@ -253,7 +253,7 @@ def parse_reply(line: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def open_connection() -> Connection:
-    """Return a connection on which a heartbeat was answered just now; `Unreachable` if there is none in time."""
+    """Return a connection on which a heartbeat was just answered; `Unreachable` if there is none in time."""
     said, deadline = "", min(BUDGET.end, time.monotonic() + PLAN["recovery"])
     while time.monotonic() < deadline:
         try:
@@ -268,7 +268,7 @@ def open_connection() -> Connection:
 
 
 def run_in_threads(jobs: list[Callable[[], None]], threads: int) -> None:
-    """Do jobs in threads; the first `Unreachable` is raised at the end."""
+    """Run jobs in so many threads and wait for them; the first exception is raised at the end."""
     lost: list[Exception] = []
     todo = iter(jobs)
     lock = threading.Lock()

@@ -19,11 +19,14 @@ from proof.inside.misuse_script.connection import (
 )
 
 AHEAD = 2**42
-"""How far the mark lies above the present ``seq``: 73 minutes of the nanoseconds that the front-end counts."""
+"""How far the mark lies above the current ``seq``, in nanoseconds, which the front-end counts: 73 minutes."""
 
 
 def control(tally: Tally) -> tuple[float | None, str]:
-    """Ask on a fresh connection for what must be granted and what must be denied; seconds, or None and why not."""
+    """On a fresh connection, try a heartbeat, which must succeed, and ``status.get``, which must be denied.
+
+    Return the seconds until the heartbeat was answered, or None and why it was not.
+    """
     began = time.monotonic()
     BUDGET.end = began + PLAN["recovery"] + MARGIN
     try:
@@ -37,7 +40,7 @@ def control(tally: Tally) -> tuple[float | None, str]:
 
 
 def last_seq(tally: Tally) -> int:
-    """Ask the backend for the largest ``seq`` it has seen, by one that is surely too old."""
+    """Return the largest ``seq`` that the backend has seen: its answer to one that is certainly too old has it."""
     fresh = open_connection()
     try:
         fresh.send(request(HEARTBEAT, 1))
@@ -50,7 +53,7 @@ def last_seq(tally: Tally) -> int:
 
 
 class Bystander(threading.Thread):
-    """A well-behaved connection from before the attack, such as the front-end's own."""
+    """A well-behaved connection, opened before the attack, that sends heartbeats during it, as the front-end does."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__(daemon=True)
@@ -59,7 +62,7 @@ class Bystander(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Ask and ask; stop when told to or left without an answer."""
+        """Send heartbeats until told to stop, or until there is no answer."""
         while not self._stop_it.wait(0.3):
             began = time.monotonic()
             outcome = self._talk.ask(HEARTBEAT, patient=False)

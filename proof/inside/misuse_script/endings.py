@@ -30,7 +30,7 @@ from proof.inside.misuse_script.controls import Bystander
 def send_slowly(
     tally: Tally, what: str, send: Callable[[bytes], object], data: bytes, ended: Callable[[float], str], limit: float
 ) -> None:
-    """Send a byte a second, or nothing, until the far end has had enough; it must within ``limit`` seconds."""
+    """Send a byte a second, or nothing; the backend must end the connection within ``limit`` seconds."""
     began = time.monotonic()
     outcome = OPEN
     for at in range(1000):
@@ -45,7 +45,7 @@ def send_slowly(
 
 
 def tcp_end(sock: socket.socket) -> Callable[[float], str]:
-    """Return what tells whether a bare TCP connection has ended; what it says instead must be TLS."""
+    """Return a function that tells whether a TCP connection has ended; anything it receives must be TLS."""
     said = bytearray()
 
     def ended(timeout: float) -> str:
@@ -74,7 +74,7 @@ def client_hello() -> bytes:
 
 
 def slow(tally: Tally, rng: random.Random) -> None:
-    """Lines and handshakes that do not end, beside a connection that behaves."""
+    """Attack class: lines and handshakes that do not end, beside a well-behaved connection."""
     jobs: list[Callable[[], None]] = []
 
     def line(tell: str, data: bytes, limit: float) -> None:
@@ -100,7 +100,7 @@ def slow(tally: Tally, rng: random.Random) -> None:
 
 
 def cut(tally: Tally, rng: random.Random) -> None:
-    """Connections that end within a handshake, a record or a line, in good order or by a reset."""
+    """Attack class: connections that end within a handshake, a record or a line, by a close or a reset."""
     heartbeat = request(HEARTBEAT, tally.mark)
     sample = open_connection()
     sizes = {"client hello": len(client_hello()), "record": len(sample.sealed(heartbeat)), "line": len(heartbeat)}

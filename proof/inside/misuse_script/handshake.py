@@ -38,7 +38,7 @@ def foreign_certificates(folder: str) -> dict[str, tuple[str, str | None]]:
         known["the web page's certificate"] = (FOLDER, "web")
     import datetime
 
-    # The image has no legacy algorithms, as front-end and backend want none; the library asks to be told.
+    # The image's OpenSSL has no legacy provider; without this setting the library refuses to load.
     os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -69,7 +69,7 @@ def foreign_certificates(folder: str) -> dict[str, tuple[str, str | None]]:
 
 
 def tls(tally: Tally, rng: random.Random) -> None:
-    """Who is not the front-end, or does not speak TLS 1.3, is not heard."""
+    """Attack class: connections without TLS 1.3 and the pinned certificate; none may have an effect."""
     heartbeat, first = request(HEARTBEAT, tally.mark), client_hello()
     bare = {
         "a heartbeat without TLS": heartbeat,
@@ -109,7 +109,7 @@ def tls(tally: Tally, rng: random.Random) -> None:
 
 
 def records(tally: Tally, rng: random.Random) -> None:
-    """Records after the handshake that TLS does not know, among them a second handshake."""
+    """Attack class: invalid records after the handshake, among them a second handshake."""
     heartbeat, first = request(HEARTBEAT, tally.mark), client_hello()
 
     def changed(at: int, current: Connection) -> bytes:

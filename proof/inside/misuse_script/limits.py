@@ -29,7 +29,7 @@ from proof.inside.misuse_script.controls import Bystander, last_seq
 
 
 def sequence(tally: Tally, rng: random.Random) -> None:
-    """Numbers that were there before, that run ahead, and versions that nobody speaks."""
+    """Attack class: sequence numbers that were used before or are far ahead, and unknown versions."""
     one, two = open_connection(), open_connection()
     for _ in range(20):  # until no other heartbeat comes between
         seq = CLOCK.next(8)
@@ -61,7 +61,7 @@ def sequence(tally: Tally, rng: random.Random) -> None:
 
 
 def pipelined(tally: Tally, rng: random.Random) -> None:
-    """Thousands of good requests at once: answered in order, and no faster than declared."""
+    """Attack class: thousands of valid requests at once; answered in order, and no faster than declared."""
     # The front-end's own numbers are nanoseconds: ours stay ahead of them even at half the rate, with room between.
     number, stride = PLAN["pipelined"], int(2e9 / PLAN["request_rate"])
     last = last_seq(tally)
@@ -101,7 +101,7 @@ def _push(sock: socket.socket, data: bytes) -> None:
 
 
 def connections(tally: Tally, rng: random.Random) -> None:
-    """More connections than are taken: at most the declared number lives, a bystander is still served."""
+    """Attack class: more connections than are accepted; at most the declared number is served at once."""
     with Bystander(tally):
         held: list[Connection] = []
         failed, deadline = 0, time.monotonic() + 15.0
@@ -147,7 +147,7 @@ def connections(tally: Tally, rng: random.Random) -> None:
 
 
 def approval(tally: Tally, rng: random.Random) -> None:
-    """Instructions without a session of an operator, and guesses at his password."""
+    """Attack class: instructions without an operator's session, and guesses at passwords."""
     current = open_connection()
     tokens = [None, "A" * 43, "_" * 43, "-" * 43, "".join(rng.choices("ABCDEFabcdef0123456789-_", k=43))]
     for do in INSTRUCTIONS[1:]:

@@ -24,7 +24,7 @@ from proof.inside.misuse_script.connection import (
 
 
 def lines(tally: Tally, cases: list[tuple[str, bytes]]) -> None:
-    """Send lines that must be refused, one by one; a connection that ends is followed by another."""
+    """Send lines that must be refused, one by one; when a connection ends, the next one is opened."""
     current = open_connection()
     for what, line in cases:
         if current.heartbeat() != "effect done":
@@ -36,7 +36,7 @@ def lines(tally: Tally, cases: list[tuple[str, bytes]]) -> None:
 
 
 def malformed(tally: Tally, rng: random.Random) -> None:
-    """What is not JSON, or not a request."""
+    """Attack class: lines that are not JSON, or not a request."""
     mark = tally.mark
     good = request(HEARTBEAT, mark)[:-1]
     name: dict[str, Any] = {"type": "hostname.set", "hostname": "a"}
@@ -90,7 +90,7 @@ def malformed(tally: Tally, rng: random.Random) -> None:
     things["a comment"], things["single quotes"] = good + b"//", good.replace(b'"', b"'")
     cases = list(things.items())
     rng.shuffle(cases)
-    # Two at a time: the front-end's own heartbeats need a part of the rate as well.
+    # Two connections, as the front-end's own heartbeats need a part of the rate.
     run_in_threads([partial(lines, tally, cases[i::2]) for i in range(2)], 2)
 
 
@@ -112,7 +112,7 @@ _FRAGMENTS = [*(bytes([one]) for one in b'[]{}":,\0\xff'), b"null", b"true", b"-
 
 
 def mutate(rng: random.Random) -> bytes:
-    """Return a request after some accidents."""
+    """Return a request that was damaged at random in one to four places."""
     token = "".join(rng.choices("ABCxyz019_-", k=43)) if rng.random() < 0.5 else None
     line = bytearray(request(rng.choice(INSTRUCTIONS), CLOCK.next(), token=token)[:-1])
     for _ in range(rng.randint(1, 4)):
@@ -134,7 +134,7 @@ def mutate(rng: random.Random) -> bytes:
 
 
 def mutants(tally: Tally, rng: random.Random) -> None:
-    """Damaged requests. One that is still a good heartbeat may be granted; nothing else may."""
+    """Attack class: damaged requests. One that is still a valid heartbeat may succeed; nothing else may."""
 
     def some(rng: random.Random, number: int) -> None:
         current = open_connection()
@@ -155,7 +155,7 @@ def mutants(tally: Tally, rng: random.Random) -> None:
 
 
 def oversized(tally: Tally, rng: random.Random) -> None:
-    """Lines about and above the limit."""
+    """Attack class: lines at the length limit and above it."""
     for _ in range(20):  # the longest line there may be; another one's heartbeat may overtake its seq
         current = open_connection()
         current.send(request(HEARTBEAT, CLOCK.next())[:-1].ljust(MAX_LINE - 1) + b"\n")

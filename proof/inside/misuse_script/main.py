@@ -22,7 +22,7 @@ ATTACKS = (malformed, oversized, slow, tls, records, cut, sequence, connections,
 
 
 def main() -> dict[str, Any]:
-    """Control, attack, control."""
+    """Run one class of attacks between two controls and return the report."""
     tally, rng, budget = Tally(), random.Random(PLAN["seed"]), BUDGET.end
     attack = {one.__name__: one for one in ATTACKS}[PLAN["attack"]]
     before, trouble = control(tally)

@@ -49,7 +49,7 @@ def test_refusals_in_their_own_log_and_whole_chains_are_sealed(
 ) -> None:
     found = look(folder, capsys, lambda: write(folder, REJECTED))
     assert {result.verdict for result in found.values()} == {Verdict.SEALED}
-    assert "1 entries more" in found["rejections"].control
+    assert "1 more entries" in found["rejections"].control
 
 
 def test_refusals_among_the_changes_are_a_hole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
