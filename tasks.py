@@ -141,10 +141,12 @@ def _drawn() -> int:
 def lint(_: Context, part: str = "all", fix: bool = False) -> None:
     """Check style, types and hazards: ruff, mypy --strict, shellcheck, oxlint, clang-format, clang-tidy."""
     root = OUT.parent
-    if fix:
-        parts.fix(root, lambda: package_sets().tools)
-    chosen = PARTS if part == "all" else [part]
-    failed = [name for name in chosen if not parts.check(name, root, lambda: package_sets().tools)]
+    failed = []
+    for name in PARTS if part == "all" else [part]:
+        if fix:
+            parts.fix(name, root, lambda: package_sets().tools)
+        if not parts.check(name, root, lambda: package_sets().tools):
+            failed.append(name)
     if failed:
         _console.print(f"[red]lint found something in: {', '.join(failed)}[/]")
         raise Exit(code=1)

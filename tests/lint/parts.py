@@ -51,11 +51,19 @@ def check(part: str, root: Path, tools: Callable[[], Tools]) -> bool:
     raise SallyportError(f"lint has no part {part!r}", f"choose one of {', '.join(PARTS)}, or all")
 
 
-def fix(root: Path, tools: Callable[[], Tools]) -> None:
-    """Mend in place what a program can: imports and formatting of Python, formatting of C."""
-    _run(root, "ruff", "check", "--fix-only", "--quiet", ".")
-    _run(root, "ruff", "format", ".")
-    c_style.rewrite(root, tools())
+def fix(part: str, root: Path, tools: Callable[[], Tools]) -> None:
+    """Mend in place what the part's programs can: `python` (imports, formatting) and `c` (formatting); else nothing.
+
+    Args:
+        part: a key of `PARTS`.
+        root: a checkout, or a directory laid out like one.
+        tools: makes the tools tree; called by part `c` only.
+    """
+    if part == "python":
+        _run(root, "ruff", "check", "--fix-only", "--quiet", ".")
+        _run(root, "ruff", "format", "--quiet", ".")
+    elif part == "c":
+        c_style.rewrite(root, tools())
 
 
 def _c(root: Path, tools: Tools) -> bool:

@@ -76,6 +76,13 @@ def test_a_planted_fault_is_found(name: str, checkout: Path) -> None:
     assert not parts.check(part, checkout, no_tools)
 
 
+def test_fix_sorts_imports_and_formats_and_reads_no_c(checkout: Path) -> None:
+    (checkout / "proof/planted.py").write_text('"""Planted."""\n\nimport sys\nimport os\nX = [ os, sys ]\n')
+    assert not parts.check("python", checkout, no_tools)
+    parts.fix("python", checkout, no_tools)
+    assert parts.check("python", checkout, no_tools)
+
+
 def test_every_part_has_a_planted_fault() -> None:
     assert {part for part, _, _ in FAULTS.values()} == set(ALONE)
 
