@@ -9,13 +9,13 @@ from typing import Any
 
 import jinja2
 
-from docs.generate import environment, instructions, profile, reports, rest_api, ssh, tasks
+from docs.generate import datapaths, environment, instructions, profile, reports, rest_api, ssh, tasks
 from docs.generate.markdown import sentence, text
 
 DOCS = Path(__file__).parents[1]
 FILES = {"CONTRIBUTING.md": "contribute/contributing.md", "SECURITY.md": "security/report-a-flaw.md"}
 """Files beside docs/ and the pages that show them."""
-_MODULES = (environment, instructions, profile, reports, rest_api, ssh, tasks)
+_MODULES = (datapaths, environment, instructions, profile, reports, rest_api, ssh, tasks)
 
 
 def value(where: str) -> Any:

@@ -12,7 +12,9 @@ import pytest
 from docs.generate import environment, instructions, pages, pictures, profile, rest_api, site, tasks
 from docs.generate.site import PROJECT
 from frontend_vm import cli
+from frontend_vm.words import WORDS
 from rootfs.base.errors import SallyportError
+from rootfs.spec.profile import DATAPATHS
 from tests.unit.docs import names
 
 _LOADS = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "use": "href"}
@@ -83,6 +85,8 @@ def test_the_reference_has_all_that_the_code_has(built: Path) -> None:
     assert [path for path in rest_api.routes() if path not in shown("reference/rest-api.html")] == []
     assert [name for name in cli.COMMANDS if f"<code>{name}" not in shown("reference/ssh.html")] == []
     assert [name for name in environment.variables() if name not in shown("reference/environment.html")] == []
+    assert [name for name in DATAPATHS if f"<code>{name}<" not in shown("reference/datapaths.html")] == []
+    assert [name for name in WORDS.verdicts if f"<code>{name}<" not in shown("reference/datapaths.html")] == []
     fields = [name for model in profile.tables().values() for name in model.model_fields]
     assert [name for name in fields if name not in shown("integrate/profile.html")] == []
 
@@ -155,6 +159,16 @@ def test_a_picture_is_drawn_as_svg_and_wants_a_title() -> None:
     assert "A &lt;box&gt;" in drawn
     with pytest.raises(ValueError, match="without a title"):
         pictures.draw("┌───┐\n│ a │\n└───┘", "")
+
+
+def test_the_picture_of_the_readme_is_aligned() -> None:
+    lines = (PROJECT / "README.md").read_text().splitlines()
+    drawn = "\n".join(
+        line for line in lines if line.startswith("    ") and re.search("[─│┌┐└┘]|management network", line)
+    )
+    assert "<svg" in pictures.draw(drawn, "The data path")
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        pictures.draw(drawn.replace("│ forwarder (C)    ", "│ forwarder (C)   "), "The data path")
 
 
 def test_every_picture_of_the_documents_is_drawn(built: Path) -> None:
