@@ -1,4 +1,4 @@
-"""Passes the front-end's heartbeats on to the supervisor of the VM."""
+"""Heartbeats of the front-end, passed on from the backend to the VM's supervisor over a unix datagram socket."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ DATAGRAM_BYTES = _DATAGRAM.size
 
 
 def encode(connected_at: float) -> bytes:
-    """The whole datagram: the supervisor's unix(7) datagram socket learns that the VM lives, and nothing else.
+    """The datagram for one heartbeat.
 
     Args:
-        connected_at: when the connection that the beat came over was accepted, in seconds of CLOCK_MONOTONIC. Beats may
-            wait on their way while their VM ends and the next one starts; this tells whose they are.
+        connected_at: when the connection that the heartbeat came over was accepted, in seconds of CLOCK_MONOTONIC. It
+            tells which start of the VM sent it: a heartbeat may be queued while the VM is restarted.
     """
     return _DATAGRAM.pack(_MARK, connected_at)
 
 
 def decode(datagram: bytes) -> float | None:
-    """What `encode` was given; None when it did not make this."""
+    """The time that `encode` was given; None if the datagram has another form."""
     if len(datagram) != DATAGRAM_BYTES:
         return None
     mark, connected_at = _DATAGRAM.unpack(datagram)
@@ -34,7 +34,7 @@ def decode(datagram: bytes) -> float | None:
 
 
 class Heartbeats:
-    """A datagram socket to the supervisor that never blocks; a supervisor that is not there misses beats."""
+    """The backend's end: never blocks. Heartbeats are dropped while the supervisor does not run or does not read."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -42,14 +42,16 @@ class Heartbeats:
         self._warned = False
 
     def beat(self, connected_at: float) -> None:
-        """Send one beat that came over a connection accepted then, in seconds of CLOCK_MONOTONIC."""
-        # FileNotFoundError: not started; ConnectionRefusedError: gone; BlockingIOError: its queue is full.
+        """Send one heartbeat that came over a connection accepted at that time, in seconds of CLOCK_MONOTONIC."""
+        # The supervisor has not started; it has ended; its queue is full.
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             try:
                 self._socket.sendto(encode(connected_at), self._path)
             except PermissionError as error:
                 if not self._warned:
-                    log.error("%s: %s", self._path, error.strerror)
+                    log.error(
+                        "cannot pass heartbeats on, so the VM will be restarted: %s: %s", self._path, error.strerror
+                    )
                 self._warned = True
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Limits in time: how often something may happen. Clocks are given by the caller, in seconds."""
+"""Rate limits. Clocks are functions that return seconds, given by the caller."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Bucket:
         self._filled_at = clock()
 
     def take(self) -> float:
-        """Take a token. Returns 0.0 if there was one, else the seconds until the next (none is taken)."""
+        """Take a token. Returns 0.0 if there was one; else takes none and returns the seconds until the next."""
         if self.level() >= 1.0:
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self._rate
 
     def level(self) -> float:
-        """Tokens that are there now."""
+        """Tokens in the bucket now."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
@@ -36,12 +36,12 @@ class Bucket:
 
 
 class SlowDown:
-    """Failed logins of one party: after `FREE` of them each further attempt waits, twice as long every time."""
+    """Delay after failed logins of one party: from the third failure on, each doubles the wait for the next attempt."""
 
-    FREE = 3
+    MAX_FREE_FAILURES = 3
     MAX_WAIT_S = 8.0
-    """Who shares an address with somebody who guesses has to wait for this, too; what bounds the guesses of many
-    addresses are the pools of `throttle`."""
+    """Longest wait. It is short because people who share an address with an attacker wait as long; guesses from many
+    addresses are bounded by the pools of `backend.daemon.throttle`."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -49,15 +49,15 @@ class SlowDown:
         self._open_at = float("-inf")
 
     def wait(self) -> float:
-        """Seconds until the next attempt is looked at; 0.0: now."""
+        """Seconds until the next attempt may be checked; 0.0: now."""
         return max(0.0, self._open_at - self._clock())
 
     def failed(self) -> None:
         """An attempt failed."""
         self._failures += 1
-        if self._failures >= self.FREE:
-            # The exponent is bounded, else the power of an attacker's patience would be a bignum.
-            delay = min(self.MAX_WAIT_S, 2.0 ** min(self._failures - self.FREE, 16))
+        if self._failures >= self.MAX_FREE_FAILURES:
+            # A bounded exponent: the number of failures is not bounded, and the power would grow without limit.
+            delay = min(self.MAX_WAIT_S, 2.0 ** min(self._failures - self.MAX_FREE_FAILURES, 16))
             self._open_at = self._clock() + delay
 
     def succeeded(self) -> None:

@@ -1,6 +1,6 @@
-"""Small files that are either wholly old or wholly new, whatever happens in between.
+"""Small files that are replaced atomically: after a crash or a power cut, a file has its old or its new content.
 
-Every function here blocks; the daemon calls those that touch flash in a `Worker`.
+All functions block; the daemon calls those that touch flash in a `backend.daemon.worker.Worker`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def read(path: Path, limit: int) -> bytes:
     Raises:
         OSError: missing, not readable, not a regular file (EINVAL) or too long (EFBIG).
     """
-    # O_NONBLOCK: opening a FIFO in the file's place must not hang.
+    # O_NONBLOCK: opening a FIFO that somebody put there must not block.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -34,19 +34,19 @@ def read(path: Path, limit: int) -> bytes:
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True, group: int | None = None) -> None:
-    """Give the file at `path` a new content, at once: a reader or a power cut finds the old or the new one.
+    """Replace the content of the file at `path`, or create it, atomically.
 
     The order that makes it safe (rename(2), fsync(2)): write a temporary file, fsync it, rename, fsync the folder.
 
     Args:
-        path: The file. Only one writer at a time: the temporary file's name is fixed, so that it cannot pile up.
-        content: All of it.
+        path: The file. Only one writer at a time: the temporary file has a fixed name, so that none is left behind.
+        content: The whole new content.
         mode: Permissions, not subject to the umask.
-        durable: False where the folder is in memory anyway.
-        group: the file's, by number; None leaves it to the system.
+        durable: False if the folder is in memory: no fsync.
+        group: Number of the file's group; None: the process's.
 
     Raises:
-        OSError: the old file is still there.
+        OSError: the file still has its old content.
     """
     temporary = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):

@@ -14,25 +14,28 @@ _IFF_VNET_HDR = 0x4000
 
 
 def open_tap(name: str, *, header: bool = False) -> int:
-    """Open the tap ``name`` of this process' network namespace, made if the process may; returns a file descriptor.
+    """Open the tap ``name`` in this process' network namespace, and create it if permitted.
 
-    A VM gets one without the virtio header (IFF_VNET_HDR), on purpose: with it the VM could have the kernel write
-    checksums into frames behind the rules, or cut one frame into tens of thousands. Our own code may have ``header``.
+    A VM's tap is opened without the virtio header (IFF_VNET_HDR): with it, the VM could have the kernel write checksums
+    into frames after the packet filter, or split one frame into tens of thousands. ``header`` is for our own code.
+
+    Returns:
+        A file descriptor.
 
     Raises:
-        OSError: no /dev/net/tun, no permission, or somebody else has it open.
+        OSError: no /dev/net/tun, no permission, or another process has the tap open.
     """
     return attach(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK), name, header=header)
 
 
 def attach(descriptor: int, name: str, *, header: bool = False) -> int:
-    """Make of an open ``/dev/net/tun`` the tap ``name``, as `open_tap`, and return it; closed if that fails.
+    """Attach an open ``/dev/net/tun`` to the tap ``name``, as `open_tap` does, and return it; on failure it is closed.
 
-    The tap is one of the network namespace in which the device was opened (tun_chr_open() of Linux), wherever this
-    process is, and stays so.
+    The tap is looked up in the network namespace in which the device was opened (tun_chr_open() in Linux), not in that
+    of this process.
 
     Raises:
-        OSError: no such tap, no permission, or somebody else has it open.
+        OSError: no such tap, no permission, or another process has it open.
     """
     flags = _IFF_TAP | _IFF_NO_PI | (_IFF_VNET_HDR if header else 0)
     try:

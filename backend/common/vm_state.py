@@ -1,7 +1,4 @@
-"""What the supervisor says about the front-end VM, as a file that the daemon reads.
-
-The supervisor writes it, the daemon answers ``status.get`` from it; they share nothing else.
-"""
+"""State of the front-end VM in a file: the supervisor writes it, the backend reads it."""
 
 from __future__ import annotations
 
@@ -20,34 +17,35 @@ from backend.protocol.vm import VmStatus
 LIMIT = 16384
 """Bytes of the file at most."""
 EVENTS = 16
-"""Events in it at most. The daemon looks once a second, and a VM that dies at once is started again more slowly."""
+"""Events in the file at most. The backend reads it once a second; a VM that exits at once is restarted more slowly."""
 TEXT = 200
-"""Characters of a text in it at most: `VmStatus` has to fit in one message together with the rest of `Status`."""
+"""Characters of a text in it at most: `VmStatus` has to fit into one message with the rest of `Status`."""
 
 
 Text = Annotated[str, Meta(max_length=TEXT)]
 
 
 MAX_NUMBER = 2**52
-"""Of an event of a supervisor before: what follows it is still one (`VmEvent.number`)."""
+"""Largest number accepted from the file of a previous supervisor, so that later numbers are still valid
+(`VmEvent.number`)."""
 
 
 class VmEvent(Struct, frozen=True, forbid_unknown_fields=True):
-    """What happened to the VM, for the audit log. Numbers begin at 1 when the host boots."""
+    """An event of the VM, for the audit log. Numbers begin at 1 when the host boots."""
 
     number: Annotated[int, Meta(ge=1, le=2**53)]
     what: Literal["start", "up", "exit"]
-    """It was started; its first heartbeat came; it ended, and ``detail`` says why."""
+    """The VM was started; its first heartbeat arrived; it exited, for the reason in ``detail``."""
     detail: Text
 
 
 StartId = Annotated[str, Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]+\Z")]
-"""128 random bits that name one start of the VM. Sessions belong to it: a count would come again when the supervisor's
-own unit is started anew."""
+"""128 random bits that identify one start of the VM, to which sessions belong. A count would repeat when the supervisor
+itself is restarted."""
 
 
 class VmState(Struct, frozen=True, forbid_unknown_fields=True):
-    """The front-end VM. ``started_at`` is CLOCK_MONOTONIC (`time.monotonic`) in seconds."""
+    """State of the front-end VM. ``started_at`` is in seconds of CLOCK_MONOTONIC (`time.monotonic`)."""
 
     state: Literal["starting", "running", "restarting"]
     accelerator: Literal["kvm", "tcg"]
@@ -57,21 +55,21 @@ class VmState(Struct, frozen=True, forbid_unknown_fields=True):
     started_at: float
     last_exit: Text
     history: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,16}\Z")] = ""
-    """What the numbers of the events belong to: random, the same until the host is booted again."""
+    """Identifies the sequence of event numbers: random, the same until the host boots again."""
     events: Annotated[tuple[VmEvent, ...], Meta(max_length=EVENTS)] = ()
-    """The newest ones, oldest first."""
+    """The newest events, oldest first."""
 
 
 def new_start_id() -> str:
-    """The name of a start that is about to be."""
+    """A new random identifier."""
     return secrets.token_hex(16)
 
 
 def write(path: Path, state: VmState) -> None:
-    """Replace the file at once; texts are cut to `TEXT` characters. The folder is in memory, so no fsync.
+    """Replace the file atomically; texts are cut to `TEXT` characters. The folder is in memory, so there is no fsync.
 
     Raises:
-        OSError: the old file is still there.
+        OSError: the file still has its old content.
     """
     short = msgspec.structs.replace(
         state, accelerator_reason=state.accelerator_reason[:TEXT], last_exit=state.last_exit[:TEXT]
@@ -80,7 +78,7 @@ def write(path: Path, state: VmState) -> None:
 
 
 def read(path: Path) -> VmState | None:
-    """What the supervisor wrote last; None if it has not yet.
+    """The state that the supervisor wrote last; None if there is no file yet.
 
     Raises:
         OSError: the file cannot be read.
@@ -93,7 +91,7 @@ def read(path: Path) -> VmState | None:
 
 
 def status(state: VmState | None, now: float | None = None) -> VmStatus:
-    """The wire form; `now` is CLOCK_MONOTONIC in seconds, by default the present."""
+    """The form for `Status`; `now` is in seconds of CLOCK_MONOTONIC, by default the present."""
     if state is None:
         return VmStatus(
             state="starting",

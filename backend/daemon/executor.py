@@ -77,7 +77,7 @@ class Executor:
         await self._record_ended_sessions()
         return result
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Audit sessions that ended without a request; to be called now and then."""
         self._services.vm.follow()
         self._services.sessions.expire()

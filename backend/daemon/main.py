@@ -41,7 +41,7 @@ from backend.protocol.fields import OPERATOR
 
 log = logging.getLogger("daemon")
 
-LOOK_S = 1.0
+POLL_S = 1.0
 """How often to look for what happens without a request."""
 STDOUT = 1
 """Its file descriptor: what is shown must neither be buffered nor recoded."""
@@ -154,7 +154,7 @@ class Daemon:
         self.serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_end, self.serving)
         stack.push_async_callback(_end, asyncio.create_task(self._refuse_second_disk(audit, reboot)))
-        stack.push_async_callback(_end, asyncio.create_task(_look(watch, executor, audit)))
+        stack.push_async_callback(_end, asyncio.create_task(_poll(watch, executor, audit)))
         presented.announce([] if first_password is None else first_password_lines(first_password))
         if passwords.problem:
             self._console(
@@ -178,18 +178,18 @@ class Daemon:
         await audit.record("storage", kind=SYSTEM, outcome="second-disk", detail=text)
 
 
-async def _look(watch: VmWatch, executor: Executor, audit: Audit) -> None:
+async def _poll(watch: VmWatch, executor: Executor, audit: Audit) -> None:
     """Audit, once a second, what happens without a request."""
     checking = asyncio.create_task(audit.check())
     try:
         while True:
             try:
-                await watch.look()
-                await executor.look()
+                await watch.poll()
+                await executor.poll()
                 await audit.flush()
             except Exception:
                 log.exception("audit")
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
     finally:
         await _end(checking)
 

@@ -1,4 +1,4 @@
-"""Operators who are logged in. Only in memory: a reboot logs everybody out."""
+"""The open sessions of operators. They are in memory only: a reboot logs everybody out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backend.common.limits import Clock
 from backend.protocol.peers import Peer
 
 Reason = Literal["logout", "idle", "age", "evicted", "password", "vm", "stop"]
-"""Why a session ended: logged out; unused for too long; open for too long; the table was full; the password was changed
-by another one; the VM was started anew; the backend was stopped."""
+"""Why a session ended: logged out; idle for too long; open for too long; the table was full; another session changed
+the password; the VM was restarted; the backend was stopped."""
 
 
-NAME = 12
+NAME_LENGTH = 12
 """Characters of a session's name."""
 
 
@@ -33,8 +33,8 @@ class OpenSession:
 
     @property
     def name(self) -> str:
-        """What the audit log calls it; says nothing of its token."""
-        return self.digest.hex()[:NAME]
+        """Its name in the audit log; does not reveal the token."""
+        return self.digest.hex()[:NAME_LENGTH]
 
     @property
     def where(self) -> str:
@@ -45,8 +45,8 @@ class OpenSession:
 class Sessions:
     """The table of open sessions, bounded in number and in time.
 
-    Keeps the SHA-256 of each token instead of the token, so a look into this process' memory gives no session,
-    and a look-up by an attacker's token says nothing through its timing.
+    It keeps the SHA-256 of each token instead of the token: reading this process' memory reveals no session, and the
+    time of a look-up tells nothing about other tokens.
     """
 
     def __init__(self, most: int, idle_s: float, life_s: float, clock: Clock = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class Sessions:
         self._clock = clock
         self._by_digest: dict[bytes, OpenSession] = {}
         self.ended: deque[tuple[OpenSession, Reason]] = deque(maxlen=4 * most)
-        """Those that ended and why, until somebody has taken them out."""
+        """Sessions that have ended and why, until the caller removes them."""
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -73,7 +73,7 @@ class Sessions:
         return token, session
 
     def find(self, token: str | None) -> OpenSession | None:
-        """The session of `token`, which counts as used now; None if it is not (or no longer) open."""
+        """The open session of `token`, marked as used now; None if there is none."""
         if token is None:
             return None
         self.expire()
@@ -83,12 +83,12 @@ class Sessions:
         return session
 
     def close(self, session: OpenSession, reason: Reason = "logout") -> None:
-        """End one session; one that is closed already stays so."""
+        """End a session; without effect if it has ended already."""
         if self._by_digest.pop(session.digest, None) is not None:
             self.ended.append((session, reason))
 
     def close_others(self, session: OpenSession) -> None:
-        """End all sessions but this: the password was changed."""
+        """End all other sessions, after a change of the password."""
         for other in list(self._by_digest.values()):
             if other is not session:
                 self.close(other, "password")
@@ -99,7 +99,7 @@ class Sessions:
             self.close(session, reason)
 
     def expire(self) -> None:
-        """End those whose time is over."""
+        """End sessions that are idle or open for too long."""
         now = self._clock()
         for session in list(self._by_digest.values()):
             if now - session.used_at >= self._idle_s:

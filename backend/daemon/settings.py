@@ -1,7 +1,7 @@
-"""Where the daemon finds its files, and the limits that it keeps. Production runs with the defaults.
+"""Paths and limits of the daemon. Production uses the defaults.
 
-There is no configuration file and no command line on purpose: what cannot be set cannot be set wrongly.
-Tests build their own `Settings` in a folder of their own.
+There is no configuration file and no command line, so that nothing can be misconfigured. Tests make their own
+`Settings`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from backend.protocol import link_plan
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Places and limits. Times are seconds."""
+    """Paths and limits. Times are in seconds."""
 
     address: str = link_plan.BACKEND_ADDRESS
     port: int = link_plan.BACKEND_PORT
     device: str = "link0"
-    """The listening socket hears this interface only (SO_BINDTODEVICE); empty: any, for tests."""
+    """Connections are accepted on this interface only (SO_BINDTODEVICE); empty: on any, for tests."""
 
     peer: str = link_plan.FRONTEND_ADDRESS
-    """Connections from any other address are closed before their handshake."""
+    """Connections from other addresses are closed before the TLS handshake."""
 
     link: Path = Path("/run/sallyport/link")
-    """`backend.key`, `backend.crt` and `frontend.crt`, made anew at every boot."""
+    """Folder with `backend.key`, `backend.crt` and `frontend.crt`, made at every boot."""
     identity: Path = Path("/run/sallyport/link/identity.json")
-    """`identity.Public`: what the front-end is known by."""
+    """`identity.Public`: certificate and SSH fingerprint of the front-end."""
     data: Path = Path("/data/sallyport")
-    """All that survives a reboot: `credential.json`, `hostname`, and the folder `audit`."""
+    """Folder of everything that survives a reboot: `credential.json`, `hostname`, and the folder `audit`."""
     request: Path = Path("/run/sallyport/request")
-    """A file that appears here starts a small root unit: `hostname`, `reboot`."""
+    """Folder in which a file starts a root unit: `hostname`, `reboot`."""
     vm_state: Path = Path("/run/sallyport/vm/state.json")
     heartbeat: Path = Path("/run/sallyport/vm/heartbeat.sock")
     port_status: Path = Path("/run/sallyport/port/status.sock")
@@ -43,43 +43,43 @@ class Settings:
     cmdline: Path = Path("/proc/cmdline")
 
     connections: int = 8
-    """Open connections, those in their TLS handshake included."""
+    """Open connections, including those in their TLS handshake."""
     connect_rate: float = 10.0
     connect_burst: float = 32.0
-    """New connections per second; more wait in the kernel's short queue."""
+    """New connections per second; more wait in the kernel's queue (`backend.daemon.link.BACKLOG`)."""
     handshake_s: float = 5.0
     line_s: float = 5.0
-    """From the first byte of a line to its newline."""
+    """Time from the first byte of a line to its newline."""
     idle_s: float = 60.0
-    """Between two lines."""
+    """Time between two lines."""
     write_s: float = 5.0
     pause_s: float = 0.1
-    """Before a rejection is answered, so that a flood of bad messages runs at our speed."""
+    """Pause before a refused request is answered, which limits the rate of bad messages."""
     request_rate: float = 50.0
     request_burst: float = 100.0
     """Requests per second over all connections."""
     change_rate: float = 1 / 300
     change_burst: float = 60.0
-    """Changes per second. Each is two entries of the audit log that are never left out, so this is what keeps whoever
-    has the password, or a VM that has seen it, from pushing out what was written before: the log's 14 MiB last for some
-    two months at the very least. What is left of the burst survives a restart."""
+    """Changes per second. Each makes two entries in the audit log, which are never left out. This limit keeps somebody
+    who has the password, or a VM that has seen it, from pushing older entries out: at this rate the log's 14 MiB last
+    two months at least. What is left of the burst survives a restart."""
     password_rates: Rates = PASSWORD_RATES
-    """Passwords that are looked at, 0.5 a second in all. Each costs a slow hash, and a right one an fsync."""
+    """Password checks, 0.5 a second in all. Each costs a slow hash."""
 
     session_idle_s: float = 15 * 60.0
     session_life_s: float = 12 * 3600.0
     sessions: int = 16
 
     disks_s: float = 5.0
-    """How often to look for a second disk."""
+    """How often to check for a second disk."""
     hostname_s: float = 5.0
-    """How long the root unit may take to put a host name in force."""
+    """How long the root unit may take to set the host name."""
     reboot_delay_s: float = 0.5
-    """Between the reply and the reboot."""
+    """Time between the reply and the request for the reboot."""
 
     @classmethod
     def under(cls, root: Path, **changes: object) -> Settings:
-        """Settings for tests: every file in folders of `root`, any free port of 127.0.0.1."""
+        """Settings for tests: all paths below `root`, any free port of 127.0.0.1."""
         places: dict[str, object] = {
             "address": "127.0.0.1",
             "port": 0,

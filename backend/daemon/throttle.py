@@ -1,23 +1,23 @@
-"""Which login attempts are looked at: wrong passwords slow down the party they come from, and nobody else.
+"""Decides which login attempts are checked now: wrong passwords slow down the party they come from, and nobody else.
 
-To look at a password costs a hash that is slow on purpose, so somebody who may have as many looked at as he likes has
-the appliance's processor; and somebody whose guesses delay everybody's next attempt keeps the operator out. Hence two
-bounds, which do not know of each other:
+Checking a password costs a hash that is slow on purpose. An unlimited number of checks would let an attacker take the
+whole processor; a delay that applies to everybody would let his guesses keep the operator out. Hence two independent
+limits:
 
-* Each address and each party (`Peer.prefix`) has a `SlowDown`. The party's is not for an address that has logged in
-  before, and one that did not fail itself passes it a few times a minute, so that a neighbour in the same /64 does not
-  keep an operator out.
-* All looks together come out of three pools with rates of their own: one for addresses that have logged in before, one
-  for addresses that have not failed of late, one for everybody. A party that fails, and a site, take only a few looks
-  a minute from the second, however many addresses they have. So whoever floods, and a site full of them, end in the
-  third pool; the first two stay for the others.
+* Each address and each party (`Peer.prefix`) has a `SlowDown`. That of the party does not apply to an address that has
+  logged in before; one that has not failed itself passes it a few times a minute, so that a neighbour in the same /64
+  does not keep an operator out.
+* All checks take a token from one of three pools with rates of their own: for addresses that have logged in before, for
+  addresses that have not failed lately, and for all. A site, and a party that has failed, get only a few checks a
+  minute from the second, however many addresses they have. So an attacker, even one with a whole site, uses up the
+  third pool; the first two remain for the others.
 
-The VM says where an attempt comes from, and may lie once it is taken over. The sum of the three pools bounds the looks
-whatever it says; it sees the operators' passwords go by and can drop their logins anyway, so all that its lies delay is
-itself, until it is started anew: then `forget` makes what it said void, and the pools fill within seconds.
+The VM names the address of an attempt, and may lie once it is compromised. The sum of the three pools limits the checks
+whatever it says. It sees the operators' passwords and can drop their logins anyway, so its lies gain it nothing but
+delays, until it is restarted: then `forget` drops what it said, and the pools refill within seconds.
 
-What this cannot do: tell two apart who share an address (NAT); or somebody unknown from thousands of unknown sites, or
-from somebody who holds most addresses of the same site.
+Limits of this: two people behind one address (NAT) cannot be told apart, nor an operator at a new address from
+thousands of attacking sites, or from an attacker who holds most addresses of the same site.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from backend.common.limits import Bucket, Clock, SlowDown
 from backend.protocol.peers import Peer
 
 MAX_KNOWN = 64
-"""Addresses that have logged in; the one whose login is longest ago makes room."""
+"""Addresses that have logged in and are remembered; beyond, the one whose login is longest ago is forgotten."""
 MAX_FAILING = 512
-"""Addresses and parties that failed; beyond, the busiest site loses its oldest."""
+"""Addresses and parties that failed and are remembered; beyond, the site with most of them loses its oldest."""
 MAX_SHARES = 128
+"""Sites and parties whose share of the second pool is remembered."""
 FORGET_S = 900.0
-"""Who did not fail for so long is as good as new."""
+"""Seconds without a failure after which earlier ones are forgotten."""
 SHARE_RATE, SHARE_BURST = 1 / 30, 8.0
-"""Looks that a site, or a party that fails, may take from the pool of new addresses, per second and at once."""
+"""Checks that a site, or a party that has failed, may take from the pool of new addresses, per second and at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Passwords that are looked at: per second and at once, of each of the three pools."""
+    """Password checks per second and at once, for each of the three pools."""
 
     known: tuple[float, float] = (0.125, 16.0)
     new: tuple[float, float] = (0.125, 10.0)
@@ -60,7 +61,7 @@ class _Failing:
 
 
 class Throttle:
-    """Decides for each attempt whether it is looked at now."""
+    """Decides for each attempt whether its password is checked now."""
 
     def __init__(self, rates: Rates, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -72,7 +73,7 @@ class Throttle:
         self._shares: OrderedDict[str, Bucket] = OrderedDict()  # by prefix or site, the longest unused first
 
     def admit(self, peer: Peer) -> float:
-        """Returns 0.0 if an attempt is looked at now, else the seconds until it is worth another try."""
+        """Returns 0.0 if an attempt is to be checked now, else the seconds until another try may succeed."""
         self._expire()
         known, failing, party = (
             self._known.get(peer.address), self._failing.get(peer.address), self._failing.get(peer.prefix)
@@ -95,7 +96,7 @@ class Throttle:
         return min(waits)
 
     def failed(self, peer: Peer) -> float:
-        """The attempt that was looked at was wrong. Returns the seconds until the address' next one is looked at."""
+        """Record that a checked password was wrong. Returns the seconds until the next check for this address."""
         if peer.address in self._known:
             own = self._known[peer.address]
         else:
@@ -106,7 +107,7 @@ class Throttle:
         return own.wait()
 
     def succeeded(self, peer: Peer) -> None:
-        """The attempt that was looked at was right. Others of the party, who may be guessing, stay slow."""
+        """Record that a checked password was right. Other addresses of the party, which may be guessing, stay slow."""
         self._known.pop(peer.address, None)
         self._known[peer.address] = SlowDown(self._clock)
         if len(self._known) > MAX_KNOWN:
@@ -114,10 +115,10 @@ class Throttle:
         self._failing.pop(peer.address, None)
 
     def forget(self) -> None:
-        """Forget who failed: who named them is gone. The pools stay as they are.
+        """Forget failures, as the VM that named their addresses has been restarted. The pools keep their levels.
 
-        Who has logged in stays known: else every restart of the VM would have operators wait among strangers. What a VM
-        named that lied takes no more than the pools give.
+        Addresses that have logged in stay known: else operators would compete with attackers after every restart of the
+        VM. If the VM lied about them, that gains no more checks than the pools allow.
         """
         self._known = OrderedDict((address, SlowDown(self._clock)) for address in self._known)
         self._failing.clear()

@@ -1,4 +1,4 @@
-"""What stands between a line from the link and anything that acts on it: schema, order, rate."""
+"""Validates requests before anything acts on them: schema, order, rate."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from backend.protocol.refusal import Refused
 
 SEQ_FREE = 2**62
 SEQ_PER_SECOND = 2**32
-"""Above the first number ``seq`` may run ahead by so much per second only. Else a compromised VM could send the largest
-number there is and so lock every later, honest VM out until the host reboots; thus it would take it 30 years.
-Clients that count nanoseconds since 1970 stay below the first number until 2116, however their clocks jump."""
+"""Above `SEQ_FREE`, ``seq`` may grow by at most this much per second. Else a compromised VM could send the largest
+possible number and so lock out every later VM until the host reboots; with this limit it would need 30 years. Clients
+that count nanoseconds since 1970 stay below `SEQ_FREE` until 2116, whatever their clocks do."""
 
 # Every exception that msgspec raises for hostile JSON: deep nesting ends in RecursionError, bad UTF-8 in ValueError.
 NOT_A_MESSAGE = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class Envelope(Struct):
-    """The two fields that a message of any version has."""
+    """The two fields that requests of all versions have."""
 
     v: int = VERSION
     seq: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -33,7 +33,7 @@ _envelope_decoder = msgspec.json.Decoder(Envelope)
 
 
 class RequestValidator:
-    """Admits requests; one for all connections, as ``seq`` and the rate are global."""
+    """Admits requests. There is one for all connections, as ``seq`` and the rate are global."""
 
     def __init__(self, rate: float, burst: float, clock: Clock = time.monotonic) -> None:
         self._clock = clock

@@ -1,8 +1,8 @@
-"""Takes what happened to the VM from the supervisor's file to the audit log.
+"""Copies the VM's events from the supervisor's state file to the audit log.
 
-The supervisor has no way to the log, and needs none: it numbers its events and keeps the newest in a file that is its
-own, and the backend reads that at its own pace. QEMU runs as the same user, so this is taken for what a hostile VM may
-have written: bounded, typed, and in a log in which nothing of an operator's stands.
+The supervisor cannot write the audit log. It numbers its events and keeps the newest in its own file, which the backend
+reads at its own pace. QEMU runs as the same user as the supervisor, so the file may have been written by a hostile VM:
+it is bounded and typed, and its events go to a log without entries about operators.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backend.daemon.audit import SYSTEM, Audit
 
 
 class VmWatch:
-    """Reads the supervisor's file now and then."""
+    """Reads the supervisor's state file."""
 
     def __init__(self, path: Path, audit: Audit) -> None:
         self._path = path
@@ -26,15 +26,15 @@ class VmWatch:
         self._readable = True
 
     async def start(self) -> None:
-        """Find out which events are in the log already: the backend may have been started anew under a running VM."""
+        """Find out which events are in the log already, as the backend may have been restarted under a running VM."""
         for entry in reversed(await self._audit.recent(SYSTEM)):
             history, _, number = entry.vm.partition("/")
             if number.isdecimal():
                 self._history, self._number = history, int(number)
                 return
 
-    async def look(self) -> None:
-        """Audit what is new."""
+    async def poll(self) -> None:
+        """Record events that are new; to be called about once a second."""
         try:
             state = vm_state.read(self._path)
         except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:

@@ -1,4 +1,4 @@
-"""One thread for work that blocks, so that the event loop never does."""
+"""A thread for blocking work, so that the event loop does not block."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 
 
 class Worker:
-    """Runs one piece of work at a time, in order.
+    """Runs functions in one thread, one after the other, in order.
 
-    What waits is bounded by the number of connections: each waits for its own piece.
+    The queue is bounded by the number of connections, as each waits for its own function.
     """
 
     def __init__(self, name: str, make_room: Callable[[], bool] = lambda: False) -> None:
@@ -22,7 +22,7 @@ class Worker:
 
         Args:
             name: of the thread.
-            make_room: called in the thread when work failed because the disk is full; True: try it again.
+            make_room: called in the thread when a function failed because the disk is full; True: run it again.
         """
         self._make_room = make_room
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
@@ -30,7 +30,7 @@ class Worker:
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the thread and give its result or its exception.
 
-        Work that writes is done again if the disk was full and room could be made.
+        It is run again if it failed because the disk was full and `make_room` freed some.
         """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_room, work)
 
@@ -43,5 +43,5 @@ class Worker:
                     raise
 
     def stop(self) -> None:
-        """Drop what has not begun and let the thread end."""
+        """Drop what has not begun and end the thread."""
         self._pool.shutdown(wait=False, cancel_futures=True)
