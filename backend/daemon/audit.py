@@ -1,11 +1,13 @@
-"""The audit log: who did what, what the VM did, and what was turned away.
+"""The audit log: what operators did, what the VM did, and what was rejected.
 
-Four logs, each with files of its own, so that nobody can push out an entry of more weight than what he can cause:
+There are four logs, each with files of its own, so that entries that anybody can cause push out none that are more
+important:
 
-* ``changes``: what operators change, from before it begins. Whoever has the password may change things, so the number
-  of these entries is bounded by refusing changes (`Settings.change_rate`), never by leaving an entry out.
-* ``sessions``: logins and how sessions ended. ``system``: starts and stops of backend and VM. ``rejected``: what
-  anybody can provoke. Of these three a token bucket lets so many through; the others are counted in the next entry.
+* ``changes``: changes by operators, recorded before they begin and when they have ended. No entry is ever left out;
+  their number is bounded by refusing changes (`Settings.change_rate`).
+* ``sessions``: logins and ends of sessions. ``system``: starts and stops of backend and VM. ``rejected``: requests that
+  were refused, which anybody can cause. A token bucket limits each of these three; entries beyond are only counted, and
+  the next entry has their number.
 
 Each log is a chain (`backend.daemon.chain`). ``python3 -I -m backend.daemon.audit check`` says whether it is whole.
 """
@@ -40,12 +42,13 @@ KINDS = (CHANGES, SESSIONS, SYSTEM, REJECTED)
 """By importance: when the disk is full, the last one gives up its oldest file first."""
 BY_NAME = {kind.name: kind for kind in KINDS}
 BYTES = sum(kind.files * kind.file_bytes for kind in KINDS)
-"""Of all files at most. The data partition has room for them (rootfs/spec/profile.py)."""
+"""Bytes of all files at most. The data partition has room for them (rootfs/spec/profile.py)."""
 FOLDER = Path("/data/sallyport/audit")
 
 
 class Audit:
-    """The log. Never raises for a full or failing disk: management must go on; the loss is counted and logged."""
+    """The audit log. Never raises for a full or failing disk: management must go on; lost entries are counted and
+    logged."""
 
     def __init__(self, rings: Rings, disk: Worker, boot_id: str, clock: Clock = time.monotonic) -> None:
         self._rings = rings
@@ -58,7 +61,7 @@ class Audit:
         self._started = False
 
     async def recent(self, kind: Kind) -> list[Entry]:
-        """The newest entries of a log, oldest first; not all of them."""
+        """The newest entries of a log, oldest first: at most those of its newest file."""
         return await self._disk.run(self._rings.by_kind[kind.name].recent)
 
     async def record(
@@ -74,9 +77,9 @@ class Audit:
         detail: str = "",
         budget: int | None = None,
     ) -> None:
-        """Write one entry, or only count it if there are too many of its kind. Never pass a secret.
+        """Write one entry, or only count it if its log has too many. Never pass a secret.
 
-        Returns when it is on the disk, or known to be lost.
+        Returns when the entry is on the disk, or lost.
         """
         if (bucket := self._buckets.get(kind)) and bucket.take() > 0.0:
             self._suppressed[kind] += 1
@@ -101,13 +104,13 @@ class Audit:
     async def reject(
         self, event: str, *, outcome: str, instruction: str = "", peer: str = "", detail: str = ""
     ) -> None:
-        """Write or only count one rejection."""
+        """Write one entry to ``rejected``, or only count it."""
         await self.record(
             event, kind=REJECTED, outcome=outcome, instruction=instruction, peer=peer, detail=detail
         )  # fmt: skip
 
     async def flush(self, *, all_of_them: bool = False) -> None:
-        """Say what was only counted, where no entry came that would have; to be called now and then."""
+        """Write entries for what was only counted, if no later entry has done so; to be called now and then."""
         if self._rings.dropped:
             names = [self._rings.dropped.pop(0) for _ in list(self._rings.dropped)]
             await self.record(
@@ -120,7 +123,7 @@ class Audit:
                 await self._write(kind, entry)
 
     async def check(self) -> None:
-        """Look whether the chains of all logs are whole; `state` tells. Takes a thread of its own for seconds."""
+        """Check the chains of all logs, in a thread of its own, which takes seconds; `state` has the result."""
         loop = asyncio.get_running_loop()
         try:
             self._checked = await loop.run_in_executor(None, check, self._rings.folder)
@@ -129,7 +132,7 @@ class Audit:
             return
         for found in self._checked:
             for text in found.breaks:
-                log.error("the audit log is not whole: %s", text)
+                log.error("the audit log is damaged: %s", text)
 
     def state(self) -> AuditLog:
         """For ``status.get``."""
@@ -141,11 +144,10 @@ class Audit:
         return AuditLog("broken" if broken else "whole", faults[0][:120] if faults else "", entries, head)
 
     async def close(self) -> None:
-        """Write the last entries, with what was counted and not yet said, and close the files."""
+        """Write the last entries, with the counts that are still open, and close the files."""
         await self.flush(all_of_them=True)
-        if (
-            self._started
-        ):  # one that cannot start is started again for ever, and must not push out what was written before
+        # A backend that cannot start is restarted again and again; its entries must not push out older ones.
+        if self._started:
             await self._write(SYSTEM, Entry(1, "", _utc_now(), self._boot_id, "backend.stop", "ok"))
         await self._disk.run(self._rings.close)
 
@@ -161,11 +163,11 @@ class Audit:
 
 
 def check(folder: Path, known: dict[str, dict[int, str]] | None = None) -> list[Chain]:
-    """Walk along all logs in a folder, or in a copy of it. Blocks.
+    """Verify all logs in a folder, or in a copy of it. Blocks.
 
     Args:
         folder: where the files are.
-        known: hashes that were noted before, by kind and number.
+        known: hashes that were noted earlier, by log and number of the entry.
 
     Raises:
         OSError: a file cannot be read.

@@ -1,9 +1,9 @@
-"""The chain of an audit log: each entry names its predecessor's hash, so none can be changed, left out or put between.
+"""Hash chain of an audit log: each entry has the hash of the one before; none can be changed, removed or inserted.
 
-A log of one kind is a row of files, ``<kind>-<number of its first entry>.jsonl``, one JSON object a line. An entry's
-``prev`` is the SHA-256 of the line before it, without its newline; the first entry of a file goes on from the last one
-of the file before. The oldest files are dropped in time, so a log may begin at any number; what it ends with
-(`Chain.head`) is worth noting elsewhere, as nothing inside a log can tell that its end was cut off.
+A log is a sequence of files, ``<kind>-<number of its first entry>.jsonl``, with one JSON object per line. An entry's
+``prev`` is the SHA-256 of the line before it, without its newline; the first entry of a file continues the chain of the
+file before. The oldest files are removed over time, so a log may begin at any number. Nothing inside a log shows that
+its end was cut off, so the hash of its last entry (`Chain.head`) should be noted elsewhere.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ import msgspec
 from msgspec import Meta, Struct
 
 MAX_LINE = 2048
-"""Bytes of one entry with its newline: its two free texts have 200 characters, each of which JSON may double."""
+"""Bytes of one entry with its newline: its two free texts have up to 200 characters, which JSON may double."""
 MAX_BREAKS = 16
-"""Faults that are told of one log; the others are only counted."""
+"""Faults of one log that are described; further ones are only counted."""
 _NAME = re.compile(r"([a-z]+)-([0-9]{10})\.jsonl")
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
-    """One line. Fields that a newer version adds are read over, and are under the hash all the same."""
+    """One line. Unknown fields, of a newer version, are ignored; the hash covers them all the same."""
 
     seq: Annotated[int, Meta(ge=1)]
-    """Its number in its log: the first ever is 1."""
+    """Number of the entry in its log; the first is 1."""
     prev: str
     time: str
-    """UTC, ISO 8601, as the host's clock had it."""
+    """UTC, ISO 8601, by the host's clock."""
     boot_id: str
     event: str
     outcome: str
     instruction: str = ""
     peer: str = ""
     session: str = ""
-    """Which session: the beginning of its token's SHA-256."""
+    """The session: the first characters of its token's SHA-256."""
     vm: str = ""
     """Which event of the VM: the supervisor's history and a number (`backend.common.vm_state`)."""
     detail: str = ""
     suppressed: int = 0
-    """Entries of this kind before this one that were only counted."""
+    """Entries of this log before this one that were only counted."""
     lost: int = 0
     """Entries before this one that could not be written."""
     budget: int | None = None
-    """Changes that could still be made at once."""
+    """Changes that may still be made at once (`Settings.change_burst`)."""
 
 
 class _Link(Struct):
-    """What is checked of an entry."""
+    """The fields of an entry that make the chain."""
 
     seq: int
     prev: str
@@ -66,7 +66,7 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 def genesis(kind: str) -> str:
-    """``prev`` of the first entry ever: different for each kind, so that no log can be given out as another."""
+    """``prev`` of the first entry: different for each kind, so that one log cannot be passed off as another."""
     return digest(f"sallyport audit {kind}".encode())
 
 
@@ -81,14 +81,18 @@ def file_name(kind: str, first: int) -> str:
 
 
 def first_of(path: Path) -> int:
-    """Number of a file's first entry, by its name; `ValueError` for another file's name."""
+    """Number of a file's first entry, from its name.
+
+    Raises:
+        ValueError: it is not the name of such a file.
+    """
     if match := _NAME.fullmatch(path.name):
         return int(match[2])
-    raise ValueError(f"{path.name!r} is no file of an audit log")
+    raise ValueError(f"{path.name!r} is not the name of an audit log's file")
 
 
 def files(folder: Path, kind: str) -> list[Path]:
-    """The files of one log, oldest first; a folder that is not there has none."""
+    """The files of one log, oldest first; none if the folder is missing."""
     try:
         found = [path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and match[1] == kind]
     except FileNotFoundError:
@@ -97,7 +101,7 @@ def files(folder: Path, kind: str) -> list[Path]:
 
 
 def decode(line: bytes) -> Entry | None:
-    """The entry in a line, None if there is none."""
+    """The entry in a line; None if it is not one."""
     try:
         return _entry.decode(line)
     except _UNREADABLE:
@@ -106,16 +110,16 @@ def decode(line: bytes) -> Entry | None:
 
 @dataclass
 class Chain:
-    """What a look at one log found.
+    """Result of verifying one log.
 
     Attributes:
         kind: which log.
-        first: number of its first entry that is still there; 0: there is none.
+        first: number of the first entry that is still there; 0 if there is none.
         last: number of its last entry.
         head: the last entry's hash.
-        breaks: where the chain does not hold, and why; the first ones.
-        broken: how many such places there are.
-        unfinished: bytes of an entry at the very end that a power cut left unfinished: no break, as it never counted.
+        breaks: the first places where the chain is broken, and why.
+        broken: number of all such places.
+        unfinished: bytes of an unfinished entry at the very end, from a power cut; not a break.
     """
 
     kind: str
@@ -126,25 +130,25 @@ class Chain:
     broken: int = 0
     unfinished: int = 0
     known: dict[int, str] = field(default_factory=dict)
-    """Hashes that were noted elsewhere, by entry; those that are still to be met."""
+    """Hashes that were noted elsewhere, by number of the entry; those that have not been found yet."""
 
     def fault(self, where: str, why: str) -> None:
-        """Note a place where the chain does not hold."""
+        """Record a place where the chain is broken."""
         self.broken += 1
         if len(self.breaks) < MAX_BREAKS:
             self.breaks.append(f"{where}: {why}")
 
 
 def verify(folder: Path, kind: str, known: dict[int, str] | None = None) -> Chain:
-    """Walk along one log and say whether it is whole. Blocks; bounded in memory, whatever the files hold.
+    """Verify one log. Blocks; its memory is bounded, whatever the files contain.
 
     Args:
-        folder: where its files are; a copy of them will do.
+        folder: where its files are, or copies of them.
         kind: which log.
-        known: hashes of entries that were noted before, by number. Each must be there, unless it was dropped in time.
+        known: hashes of entries that were noted earlier, by number. Each must be found, unless its file was removed.
 
     Raises:
-        OSError: the folder cannot be read. A file that the writer drops meanwhile is left out.
+        OSError: the folder cannot be read. A file that the writer removes meanwhile is skipped.
     """
     found = Chain(kind, known=dict(known or {}))
     paths = files(folder, kind)
@@ -164,7 +168,7 @@ def verify(folder: Path, kind: str, known: dict[int, str] | None = None) -> Chai
 
 
 def _walk(found: Chain, path: Path, expected: str, *, newest: bool) -> str:
-    """Check one file; takes and returns what the next entry has to name."""
+    """Check one file. Takes the hash that its first entry must have in ``prev``; returns the one for the next file."""
     with _open(path) as file:
         first = first_of(path)
         if not found.last:
@@ -180,7 +184,7 @@ def _walk(found: Chain, path: Path, expected: str, *, newest: bool) -> str:
 
 
 def _step(found: Chain, name: str, line: bytes | None, expected: str) -> str:
-    """Check one line; returns what the next one has to name, empty if that cannot be said."""
+    """Check one line; returns the hash that the next one must have in ``prev``, empty if it is not known."""
     number = found.last + 1
     where = f"{name}, entry {number}"
     try:
@@ -208,7 +212,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[bytes | None, bool]]:
-    """Lines without their newlines, None for one that no entry can be; and whether it had one."""
+    """Each line without its newline, None if it is too long for an entry; and whether it had a newline."""
     while line := file.readline(MAX_LINE):
         if line.endswith(b"\n"):
             yield line[:-1], True

@@ -1,7 +1,7 @@
-"""The operator's password: kept as a scrypt hash, checked slowly, never written in the clear.
+"""The operator's password: stored as a scrypt hash, never in clear text.
 
-A new appliance has no password. At every start until somebody logs in, the daemon makes a fresh one and shows it
-on the serial console; so a power cut before anyone read it loses nothing, and no file ever holds it.
+A new appliance has no password. At every start, until somebody has logged in, the daemon makes a new one and shows it
+on the serial console. So nothing is lost by a power cut before anybody has read it, and no file contains it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from backend.protocol.refusal import Refused
 log = logging.getLogger("credential")
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
-"""Without 0/o, 1/i/l: for people who read a console and type on a phone."""
+"""Without 0/o and 1/i/l, which are hard to tell apart on a console."""
 GROUPS, GROUP = 4, 5
 """20 characters of 31: 99 bits."""
 FILE_LIMIT = 4096
 
 
 COSTS = (2**14, 2**15, 2**16, 2**17)
-"""scrypt's n, with r = 8 and p = 1: 16 to 128 MiB, and as much time (RFC 7914 section 2). The last one is OWASP's
-recommendation of 2025; what a device is given is the largest that it computes in `BUDGET_S`."""
+"""scrypt's n, with r = 8 and p = 1 (RFC 7914 section 2): 16 to 128 MiB of memory, and time in proportion. The last one
+is OWASP's recommendation of 2025; a device uses the largest that it computes in `BUDGET_S`."""
 BUDGET_S = 1.0
-"""Processor time of one attempt. They are looked at one by one, and replies come in order: the VM lets four wait, with
-its heartbeat and every other answer behind them, and gives up after ten seconds."""
+"""Processor time of one check in seconds. Checks run one by one and replies come in order, so the VM's heartbeat and
+all other replies wait behind them; the VM gives up after ten seconds."""
 
 
 class Credential(Struct, frozen=True, forbid_unknown_fields=True):
     """The stored form.
 
-    The parameters are literal: a file that asks for others, however large, is corrupt.
+    The scrypt parameters are literals: a file with others is damaged, and must not make the host compute them.
     """
 
     salt: Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -56,7 +56,7 @@ class Credential(Struct, frozen=True, forbid_unknown_fields=True):
     r: Literal[8]
     p: Literal[1]
     used: bool
-    """Somebody has logged in with it."""
+    """Whether somebody has logged in with this password."""
 
 
 def first_password() -> str:
@@ -66,25 +66,25 @@ def first_password() -> str:
 
 def derive(password: str, salt: bytes, n: int) -> bytes:
     """The scrypt hash of a prepared password (`password_form.prepare`), 32 bytes; ``n`` is one of `COSTS`. Blocks."""
-    # What cannot be encoded is no password that was ever set, but has to cost the same.
+    # A text that cannot be encoded was never set as a password, but checking it must take the same time.
     secret = password.encode(errors="surrogatepass")
     return hashlib.scrypt(secret, salt=salt, n=n, r=8, p=1, maxmem=2 * 128 * 8 * n, dklen=32)
 
 
 def make(password: str, n: int = COSTS[0], *, used: bool) -> Credential:
-    """A credential with a fresh salt. Blocks for the cost of the hash."""
+    """A credential with a new salt. Blocks while the hash is computed."""
     salt = secrets.token_bytes(16)
     hashed = derive(password_form.prepare(password), salt, n)
     return Credential(salt=salt, hash=hashed, n=n, r=8, p=1, used=used)  # type: ignore[arg-type]
 
 
 def affordable(n: int, seconds: float) -> int:
-    """The largest of `COSTS` that takes `BUDGET_S` at most where ``n`` took ``seconds``; ``n`` if none is larger."""
+    """The largest of `COSTS` that takes at most `BUDGET_S` on a device where ``n`` took ``seconds``; at least ``n``."""
     return max([n, *(cost for cost in COSTS if seconds * cost / n <= BUDGET_S)])
 
 
 def _timed(work: Callable[[], bytes]) -> tuple[bytes, float]:
-    """What the work gives, and its processor time in seconds: who keeps the processor busy does not lower a cost."""
+    """The function's result and its processor time in seconds, which does not depend on other load."""
     began = time.thread_time()
     return work(), time.thread_time() - began
 
@@ -93,7 +93,7 @@ class Passwords:
     """The one account's password.
 
     Attributes:
-        problem: Why nobody can log in, empty if all is well.
+        problem: Why nobody can log in; empty if they can.
     """
 
     def __init__(self, path: Path, disk: Worker, cpu: Worker, throttle: Throttle) -> None:
@@ -102,19 +102,19 @@ class Passwords:
         self._cpu = cpu
         self._throttle = throttle
         self._credential: Credential | None = None
-        # One attempt at a time, so that attempts side by side cannot slip past the slow-down.
+        # One check at a time: else parallel attempts would all be admitted before the first one fails.
         self._lock = asyncio.Lock()
         self.problem = ""
 
     async def start(self) -> str | None:
-        """Read the file. Returns the first password to show, None if the operator has one already."""
+        """Read the file. Returns a first password to show, or None if the operator has a password already."""
         try:
             raw = await self._disk.run(lambda: store.read(self._path, FILE_LIMIT))
             credential = msgspec.json.decode(raw, type=Credential)
         except FileNotFoundError:
             return await self._renew()
         except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
-            # Fail closed: whoever can damage the file must not thereby get a fresh password on the console.
+            # Fail closed: whoever can damage the file must not get a new password on the console that way.
             self.problem = f"{self._path} cannot be used ({type(error).__name__})"
             log.error(
                 "%s; logins are refused. Restore the file or erase the data partition, then reboot.", self.problem
@@ -129,12 +129,13 @@ class Passwords:
         """Check one login attempt.
 
         Raises:
-            Refused: ``denied``, ``limited`` (too soon; the password was not looked at) or ``failed`` (no usable file).
+            Refused: ``denied``, ``limited`` (too early; the password was not checked) or ``failed`` (no usable file).
         """
         async with self._lock:
             credential, n = await self._verify(user, password, peer)
             if n > credential.n:
-                # A first password, 99 random bits, is made at the least cost; and a device may have become faster.
+                # A first password (99 random bits) is hashed at the lowest cost; later ones as slowly as the device
+                # allows.
                 await self._keep(await self._cpu.run(lambda: make(password, n, used=True)), must=False)
             elif not credential.used:
                 await self._keep(msgspec.structs.replace(credential, used=True), must=False)
@@ -144,7 +145,7 @@ class Passwords:
 
         Raises:
             Refused: ``malformed`` if the new one cannot be a password, else as `check` for the old one.
-            OSError: the new one could not be stored; the old one is still valid.
+            OSError: the new one could not be stored; the old one stays valid.
         """
         if why := password_form.objection(new):
             raise Refused("malformed", why)
@@ -153,13 +154,13 @@ class Passwords:
             await self._keep(await self._cpu.run(lambda: make(new, n, used=True)), must=True)
 
     async def _verify(self, user: str, password: str, peer: Peer) -> tuple[Credential, int]:
-        """Check an attempt; returns the credential, and the cost that a new one should have."""
+        """Check an attempt; returns the credential, and the cost for a new hash."""
         credential = self._credential
         if credential is None:
             raise Refused("failed", "logins are refused: the stored password is damaged; see the serial console")
         if (wait := self._throttle.admit(peer)) > 0.0:
             raise Refused("limited", "too many logins or wrong passwords", retry_after_s=wait)
-        # Guesses at other names cost the same, and count the same.
+        # Attempts with other user names take the same time and count as failures, too.
         prepared = password_form.prepare(password)
         found, seconds = await self._cpu.run(lambda: _timed(lambda: derive(prepared, credential.salt, credential.n)))
         if not (hmac.compare_digest(found, credential.hash) and user == OPERATOR):
@@ -179,6 +180,6 @@ class Passwords:
         except OSError as error:
             if must:
                 raise
-            # Nothing is lost by going on: at the next start there will be a new first password.
+            # Continue: at worst, the next start shows a new first password.
             log.error("cannot store %s: %s", self._path, error.strerror)
         self._credential = credential

@@ -33,7 +33,7 @@ _Text = Annotated[str, Meta(max_length=64)]
 
 
 class ImageIdentity(Struct, frozen=True):
-    """What the build wrote into the image; other fields of the file are not ours."""
+    """Fields of ``image.json``, which the build wrote into the image; others are ignored."""
 
     product: _Text = ""
     version: _Text = ""
@@ -47,23 +47,23 @@ def boot_id() -> str:
 
 
 def root_hash(cmdline: str) -> str:
-    """The dm-verity root hash that the boot loader passed, empty if it passed none."""
+    """The dm-verity root hash on the kernel's command line; empty if there is none."""
     match = _ROOT_HASH.search(cmdline)
     return match[1] if match else ""
 
 
 def memory(meminfo: str) -> tuple[int, int]:
-    """Bytes of memory in all and available, from /proc/meminfo (proc(5); its unit is KiB).
+    """Total and available memory in bytes, from /proc/meminfo (proc(5); its unit is KiB).
 
     Raises:
-        KeyError, ValueError: not that file.
+        KeyError, ValueError: the text is not in that format.
     """
     fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
     return int(fields["MemTotal"].split()[0]) * 1024, int(fields["MemAvailable"].split()[0]) * 1024
 
 
 class HostStatus:
-    """Answers ``status.get``. What cannot change while the host runs is read once."""
+    """Collects the answer to ``status.get``. What cannot change while the host runs is read once."""
 
     def __init__(
         self, settings: Settings, presented: Presented, hostname: Callable[[], str] = socket.gethostname
@@ -80,10 +80,10 @@ class HostStatus:
             self._root_hash = ""
 
     def get(self, audit: AuditLog) -> Status:
-        """The present state; `audit` is that of the audit log.
+        """The present state, with the state of the audit log in ``audit``.
 
         Raises:
-            OSError, ValueError, KeyError: the kernel's files are not what they were.
+            OSError, ValueError, KeyError: a file of the kernel cannot be read or parsed.
         """
         public = self._presented.get()
         total, available = memory(store.read(MEMINFO, LIMIT).decode("ascii"))

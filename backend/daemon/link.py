@@ -1,4 +1,4 @@
-"""The backend's end of the link: a socket that hears one interface, and TLS that knows one peer."""
+"""The backend's end of the link: a listening socket bound to one interface, and TLS for one peer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ BACKLOG = 8
 SOCKET_BUFFER = 32768
 """Bytes; the kernel doubles it."""
 
-# A VM that was killed says no goodbye; its successor's stack answers the keepalive with a reset. Seconds.
+# A VM that is killed does not close its connections; after its restart, its stack answers keepalives with a reset.
+# Seconds, seconds, number of probes (tcp(7)).
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 5, 2, 3
 UNACKNOWLEDGED_MS = 10_000
 
@@ -42,8 +43,8 @@ class LinkKeys:
     """TLS for one boot.
 
     Attributes:
-        context: TLS 1.3 only, client certificate required.
-        peer: The one certificate that the peer may show, DER.
+        context: TLS 1.3 only; requires a client certificate.
+        peer: The only certificate that is accepted from the peer, DER.
     """
 
     context: ssl.SSLContext
@@ -53,11 +54,11 @@ class LinkKeys:
 def load_keys(folder: Path) -> LinkKeys:
     """Load `backend.crt`, `backend.key` and `frontend.crt`.
 
-    The certificates are made at every boot and compared bit by bit, so their dates mean nothing and are not
-    checked: a clock that jumps (NTP, empty battery) must not lock the operator out.
+    The certificates are made at every boot and compared byte by byte. Their dates are not checked: a clock that jumps
+    (NTP, empty battery) must not lock the operator out.
 
     Raises:
-        OSError (ssl.SSLError is one), ValueError: a file is missing or not what it should be.
+        OSError (also ssl.SSLError), ValueError: a file is missing or damaged.
     """
     peer = ssl.PEM_cert_to_DER_cert(store.read(folder / "frontend.crt", CERTIFICATE_LIMIT).decode("ascii").strip())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -74,17 +75,17 @@ def listen(settings: Settings) -> socket:
     """The listening socket.
 
     Raises:
-        OSError: the address is not there, or the socket cannot be tied to the interface (fail closed: Linux hands a
-            packet for this address to us from any interface unless the socket is tied to one).
+        OSError: the address is not configured, or the socket cannot be bound to the interface. The latter must fail:
+            Linux delivers packets for this address from any interface to a socket that is not bound to one.
     """
     listener = socket(AF_INET, SOCK_STREAM)
     try:
         if settings.device:
-            # Unprivileged since Linux 5.7, as long as the socket is not tied yet (socket(7)).
+            # Needs no privilege since Linux 5.7 while the socket is not bound to a device yet (socket(7)).
             listener.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, settings.device.encode() + b"\0")
         listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         # Accepted sockets inherit all of these.
-        # Without sizes of its own each connection's buffers could grow to megabytes of the host's memory (tcp(7)).
+        # Without fixed sizes, each connection's buffers could grow to megabytes of the host's memory (tcp(7)).
         listener.setsockopt(SOL_SOCKET, SO_RCVBUF, SOCKET_BUFFER)
         listener.setsockopt(SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER)
         listener.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)

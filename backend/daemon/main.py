@@ -1,7 +1,7 @@
 """The backend daemon: ``python3 -m backend.daemon.main``.
 
-A systemd service (Type=notify) of an unprivileged user. Its log goes to standard error. Standard output is the
-serial console and shows the first password, or why nobody can log in, and what the front-end is known by.
+A systemd service (Type=notify) of an unprivileged user. Its log goes to standard error. Standard output is the serial
+console, which shows the first password or why nobody can log in, and the fingerprints of the front-end's keys.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ from backend.protocol.fields import OPERATOR
 log = logging.getLogger("daemon")
 
 POLL_S = 1.0
-"""How often to look for what happens without a request."""
+"""Seconds between two checks for events that no request causes."""
 STDOUT = 1
-"""Its file descriptor: what is shown must neither be buffered nor recoded."""
+"""File descriptor of the console. Written directly: unbuffered, and without encoding."""
 
 
 def to_console(lines: list[str]) -> None:
     """Show lines on the serial console.
 
-    In a thread that nobody waits for: a terminal that is held (XOFF, no cable) must not hold the daemon.
+    In a thread of its own, which nobody waits for: a terminal that is stopped (XOFF, no cable) must not block the
+    daemon.
     """
-    # In one write, so that kernel messages do not get in between; \r for a console in raw mode.
+    # In one write, so that no kernel messages appear in between; \r for a console in raw mode.
     text = "".join(f"\r\n{line}" for line in ["", *lines, "", ""]).encode()
 
     def show() -> None:
@@ -67,7 +68,7 @@ def to_console(lines: list[str]) -> None:
 
 
 def first_password_lines(password: str) -> list[str]:
-    """What the console shows. The third line is for programs as well: its form must not change."""
+    """Lines for the console. Programs read the third line: its form must not change."""
     bar = "=" * 64
     return [
         bar,
@@ -93,9 +94,9 @@ class Daemon:
         self._hostname = hostname
         self._stack = contextlib.AsyncExitStack()
         self.port = 0
-        """Where it listens."""
+        """TCP port that it listens on."""
         self.serving: asyncio.Task[None] | None = None
-        """Ends only if the service broke."""
+        """Ends only if the server fails."""
 
     async def __aenter__(self) -> Daemon:
         async with contextlib.AsyncExitStack() as stack:
@@ -110,7 +111,7 @@ class Daemon:
         settings = self._settings
         keys = load_keys(settings.link)
         rings = Rings(settings.data / "audit", KINDS)
-        # Whatever is written there, a full disk costs the oldest log and not what an operator wants to store.
+        # When the disk is full, any write deletes old audit files first, so that operators can still store settings.
         disk, cpu = Worker("disk", rings.make_room), Worker("cpu")
         stack.callback(disk.stop)
         stack.callback(cpu.stop)
@@ -165,9 +166,9 @@ class Daemon:
             )
 
     async def _refuse_second_disk(self, audit: Audit, reboot: Reboot) -> None:
-        """Restart as soon as there is a second disk of an appliance's: the first program of the host refuses both.
+        """Reboot as soon as a second disk with an appliance's partitions appears; the initramfs then refuses to start.
 
-        Which of them the firmware started is not known any more, and the settings are those of the faster one.
+        It is not known which of the two the firmware booted, and /data is that of the disk that was found first.
         """
         while not storage.second_slot(self._settings.block_devices):  # noqa: ASYNC110 - the kernel's, no event of ours
             await asyncio.sleep(self._settings.disks_s)
@@ -179,7 +180,7 @@ class Daemon:
 
 
 async def _poll(watch: VmWatch, executor: Executor, audit: Audit) -> None:
-    """Audit, once a second, what happens without a request."""
+    """Record events that no request causes, once a second."""
     checking = asyncio.create_task(audit.check())
     try:
         while True:
@@ -188,7 +189,7 @@ async def _poll(watch: VmWatch, executor: Executor, audit: Audit) -> None:
                 await executor.poll()
                 await audit.flush()
             except Exception:
-                log.exception("audit")
+                log.exception("cannot record what happened in the audit log")
             await asyncio.sleep(POLL_S)
     finally:
         await _end(checking)
@@ -214,12 +215,12 @@ async def serve(settings: Settings) -> int:
         assert daemon.serving is not None
         await asyncio.wait({stopped, daemon.serving}, return_when=asyncio.FIRST_COMPLETED)
         notify("STOPPING=1")
-        broke = daemon.serving.done()
-        if broke and (error := daemon.serving.exception()):
-            log.error("the server broke", exc_info=error)
+        failed = daemon.serving.done()
+        if failed and (error := daemon.serving.exception()):
+            log.error("the server failed; the service ends and is restarted", exc_info=error)
         for task in (watchdog, stopped):
             task.cancel()
-    return 1 if broke else 0
+    return 1 if failed else 0
 
 
 def main(settings: Settings | None = None) -> int:
@@ -229,7 +230,7 @@ def main(settings: Settings | None = None) -> int:
     try:
         return asyncio.run(serve(settings or Settings()))
     except (OSError, ValueError) as error:
-        log.error("cannot start: %s", error)
+        log.error("the backend cannot start: %s", error)
         to_console([f"sallyport: the backend cannot start, so nobody can log in: {str(error)!a}."])
         return 1
 

@@ -1,4 +1,4 @@
-"""The management port's counters, asked from the process that holds the port."""
+"""Asks the process that holds the management port for its counters."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ LIMIT = 65536
 """Bytes of one answer."""
 DEADLINE_S = 3.0
 FRESH_S = 0.5
-"""An answer is good for this long: a flood of ``ports.list`` must not become one of netlink dumps."""
+"""Seconds for which an answer is reused: a flood of ``ports.list`` must not cause a flood of netlink dumps."""
 
 _decoder = msgspec.json.Decoder(Ports)
 
 
 class PortStatus:
-    """Client of the port process' status socket: connect, read one JSON `Ports` until the end.
+    """Client of the status socket of the forwarder: connects, and reads one `Ports` in JSON until the end.
 
-    The port process faces the management network, so its answer is untrusted: bounded, timed, typed.
+    The forwarder faces the management network, so its answer is not trusted: its size and time are limited, and it is
+    decoded into types.
     """
 
     def __init__(self, path: Path, clock: Clock = time.monotonic) -> None:

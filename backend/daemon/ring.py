@@ -1,8 +1,8 @@
-"""One log of the audit on disk: a ring of files that are only ever appended to, each entry durable when it is written.
+"""One audit log on disk: a ring of files that are only appended to. An entry is durable when `Ring.append` returns.
 
-What each fault leads to: a last line that a power cut left unfinished is cut off, and an entry says so; a damaged line
-elsewhere stays as it is, the chain goes on from its bytes, and a check tells its place; a file that is missing shows as
-a gap in the numbers; a folder that is missing is an empty log, and numbers begin at 1. All calls block.
+Damage is handled as follows. An unfinished last line (power cut) is cut off, and an entry records that. A damaged line
+elsewhere stays as it is; the chain continues from its bytes, and a check reports its place. A missing file is a gap in
+the numbers. A missing folder is an empty log, whose numbers begin at 1. All calls block.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from backend.daemon.chain import Entry
 log = logging.getLogger("audit")
 
 TAIL = 65536
-"""Bytes of a file's end that are looked at when it is opened."""
+"""Bytes at the end of a file that are read when it is opened."""
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of entries with a ring of its own, so that none of another class can push them out.
+    """A class of entries with files of its own, so that entries of other classes do not push them out.
 
     Args:
         name: in the files' names.
-        files: that are kept at most.
-        file_bytes: of one of them.
-        rate: entries per second in the long run; more are only counted. 0: no limit here.
+        files: number of files at most.
+        file_bytes: bytes of one file at most.
+        rate: entries per second in the long run; more are only counted. 0: no limit.
         burst: entries at once.
     """
 
@@ -64,10 +64,10 @@ class Ring:
         return self._seq, self._prev
 
     def append(self, entry: Entry) -> None:
-        """Give the entry its place in the chain and write it durably.
+        """Chain the entry to the one before it and write it durably.
 
         Raises:
-            OSError: it is not in the log. The next call opens the file afresh.
+            OSError: the entry is not in the log. The next call opens the file again.
         """
         try:
             self._open()
@@ -83,11 +83,11 @@ class Ring:
             raise
 
     def recent(self) -> list[Entry]:
-        """The newest entries, oldest first: those at the end of the newest file that has any. Then `end` holds."""
+        """The entries at the end of the newest file that has any, oldest first. Afterwards `end` is known."""
         try:
             paths = chain.files(self._folder, self.kind.name)
         except OSError as error:
-            # Nobody is locked out by it: `append` says with each entry that it is lost.
+            # Not fatal, so that operators can still log in: `append` reports each lost entry.
             log.error("%s cannot be read: %s", self._folder, error.strerror)
             return []
         if paths:
@@ -101,12 +101,13 @@ class Ring:
         return []
 
     def drop_oldest(self, *, last: bool = False) -> str:
-        """Remove the oldest file, and with ``last`` the only one, too; returns its name, empty if there was none."""
+        """Remove the oldest file, with ``last`` even the only one. Returns its name; empty if there was none to
+        remove."""
         paths = chain.files(self._folder, self.kind.name)
         if not paths or (len(paths) == 1 and not (last and paths[0].stat().st_size)):
             return ""
         if len(paths) == 1:
-            # The chain goes on from what is remembered.
+            # Number and hash of the last entry stay in memory, and the chain continues from them.
             self._open()
             self.close()
         paths[0].unlink()
@@ -138,7 +139,7 @@ class Ring:
         return self._fd
 
     def _resume(self, fd: int, path: Path, older: list[Path]) -> None:
-        """Find where the chain ends, and cut off what never became an entry."""
+        """Find the end of the chain, and cut off an unfinished entry."""
         kept, torn = _tail(path)
         size = os.fstat(fd).st_size
         if 0 < torn < chain.MAX_LINE:
@@ -147,7 +148,7 @@ class Ring:
             os.fsync(fd)
             self._cut += torn
         elif torn:
-            # More than any entry: this is damage, which is not ours to remove.
+            # Longer than any entry: damage, which is kept for the check.
             size += os.write(fd, b"\n")
             kept, _ = _tail(path)
         self._size = size
@@ -161,7 +162,7 @@ class Ring:
     def _go_on(self, path: Path, kept: bytes) -> None:
         line = kept.rstrip(b"\n").rpartition(b"\n")[2]
         entry = chain.decode(line)
-        # Of a damaged line only its place is known.
+        # Of a damaged last line only its position is known.
         self._seq = entry.seq if entry else chain.first_of(path) + path.read_bytes().count(b"\n") - 1
         self._prev = chain.digest(line)
 
@@ -176,7 +177,7 @@ class Ring:
                 raise OSError(errno.ENOSPC, "written in part only", self.kind.name)
             os.fsync(fd)
         except OSError:
-            # Else the next one to open it would find and report an unfinished entry.
+            # Else the next open would report an unfinished entry.
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, self._size)
             raise
@@ -187,7 +188,7 @@ class Ring:
     def _rotate(self) -> int:
         self.close()
         paths = chain.files(self._folder, self.kind.name)
-        # Before the new one is made: the sum of all files is bounded at every moment.
+        # Before the new file is created, so that the limit on all files holds at every moment.
         for path in paths[: max(0, len(paths) - self.kind.files + 1)]:
             path.unlink()
         fd = os.open(self._folder / chain.file_name(self.kind.name, self._seq + 1), _FLAGS | os.O_EXCL, 0o600)
@@ -201,19 +202,19 @@ class Ring:
 
 
 class Rings:
-    """All logs of a folder, and the room that they give up when the disk is full."""
+    """All logs of a folder, and how they free space when the disk is full."""
 
     def __init__(self, folder: Path, kinds: tuple[Kind, ...]) -> None:
         self.folder = folder
         self.by_kind = {kind.name: Ring(folder, kind) for kind in kinds}
         self._kinds = kinds
         self.dropped: list[str] = []
-        """Names of files that were dropped to make room, until somebody has noted them."""
+        """Names of files that were removed to free space, until the caller has recorded them."""
 
     def make_room(self) -> bool:
-        """Drop the oldest file of the least important log that can spare one; False: there is nothing left to drop.
+        """Remove the oldest file of the least important log that has one to spare; returns False if there is none.
 
-        The kinds are given by importance. The most important one's last file is never dropped.
+        The last file of the most important log is never removed.
         """
         for last in False, True:
             for kind in reversed(self._kinds if not last else self._kinds[1:]):
@@ -230,7 +231,8 @@ class Rings:
 
 
 def _tail(path: Path) -> tuple[bytes, int]:
-    """The whole lines in the last `TAIL` bytes of a file, and how many bytes of an unfinished one follow."""
+    """The complete lines in the last `TAIL` bytes of a file, and the number of bytes of an unfinished line after
+    them."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         size = os.fstat(fd).st_size

@@ -1,7 +1,7 @@
 """Connections from the front-end: TLS handshake, lines in, replies out, and every limit on them.
 
-The peer is taken to be hostile. Per connection there is one task, one line at a time, and bounded buffers; a slot
-is taken when the kernel hands the connection over and given back when its socket is closed, not earlier.
+The peer is assumed to be hostile. Each connection has one task, one line at a time, and bounded buffers. It counts
+against the limit from its acceptance until its socket is closed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from backend.protocol.refusal import Refused
 log = logging.getLogger("server")
 
 READ_AHEAD = 16384
-"""Bytes that may wait unread on a connection, one TLS record."""
+"""Unread bytes that are buffered per connection: one TLS record."""
 SHUTDOWN_S = 2.0
 LINGER_S, LINGER = 0.5, 65536
-"""After the last reply: seconds and bytes to read on. Closing with data unread resets the connection (RFC 2525
-section 2.17), and the reset could overtake the reply that says why."""
+"""Seconds and bytes that are read after the last reply. Closing a socket with unread data resets the connection (RFC
+2525 section 2.17), and the reset could reach the peer before the reply that says why."""
 PAUSED = frozenset({"malformed", "version", "replayed", "limited", "denied"})
+"""Error codes that are answered after `Settings.pause_s`."""
 
 
 class _Closing(Exception):
-    """The connection cannot go on; carries the last reply."""
+    """The connection cannot continue; carries the error of the last reply."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -74,13 +75,13 @@ class LinkServer:
                 try:
                     sock, address = await loop.sock_accept(self._listener)
                 except OSError as error:
-                    # EMFILE, ENOMEM, ECONNABORTED: all of them pass.
-                    log.warning("accept: %s", error)
+                    # EMFILE, ENOMEM, ECONNABORTED: all temporary.
+                    log.warning("cannot accept a connection: %s", error)
                     await asyncio.sleep(0.2)
                     continue
                 where = f"link {address[0]}:{address[1]}"
-                # SO_BINDTODEVICE does not keep the host's own processes out: the kernel takes what they send to an
-                # interface's address as received there. They cannot have the peer's address, though.
+                # SO_BINDTODEVICE does not keep the host's own processes out: the kernel treats what they send to an
+                # interface's address as received on it. They cannot have the peer's address, though.
                 if address[0] != self._settings.peer:
                     sock.close()
                     await self._audit.reject("connection", peer=where, outcome="denied", detail="not the front-end")
@@ -102,7 +103,7 @@ class LinkServer:
         connected_at = time.monotonic()
         try:
             reader, writer = await self._handshake(sock)
-        except OSError as error:  # ssl.SSLError, TimeoutError and ConnectionError are
+        except OSError as error:  # also ssl.SSLError, TimeoutError, ConnectionError
             sock.close()
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             await self._audit.reject("handshake", peer=where, outcome="denied", detail=str(reason))
@@ -121,7 +122,7 @@ class LinkServer:
 
     async def _handshake(self, sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
-        # `_line` has read one byte when it asks for the rest; the reader's limit does not count the newline.
+        # The limit is for the rest of a line: `_line` has read its first byte, and the newline does not count.
         reader = asyncio.StreamReader(limit=MAX_LINE - 2, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(
@@ -131,11 +132,11 @@ class LinkServer:
             ssl_handshake_timeout=self._settings.handshake_s,
             ssl_shutdown_timeout=SHUTDOWN_S,
         )
-        # One byte that the kernel has not taken is "not written yet". Not high=0: asyncio's TLS (3.11 to 3.13) then
-        # calls an empty buffer full, and `drain` waits for a next write that never comes.
+        # `drain` waits until the kernel has taken every byte. Not high=0: asyncio's TLS (3.11 to 3.13) then takes an
+        # empty buffer for a full one, and `drain` waits for ever.
         transport.set_write_buffer_limits(high=1, low=0)
         with contextlib.suppress(AttributeError):
-            # Of TLS transports since 3.11, but not in the interface.
+            # TLS transports have it since 3.11, the type stubs do not.
             transport.set_read_buffer_limits(high=READ_AHEAD)  # type: ignore[attr-defined]
         tls = transport.get_extra_info("ssl_object")
         if tls is None or tls.version() != "TLSv1.3" or tls.getpeercert(binary_form=True) != self._keys.peer:
@@ -163,7 +164,7 @@ class LinkServer:
             await self._send(writer, reply)
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes | None:
-        """The next line with its newline; None when the peer is done or was silent for too long."""
+        """The next line with its newline; None if the peer has closed or was idle for too long."""
         try:
             async with asyncio.timeout(self._settings.idle_s):
                 first = await reader.read(1)
@@ -194,10 +195,10 @@ class LinkServer:
         try:
             line = encode(reply)
         except ValueError:
-            log.exception("reply")
+            log.exception("a reply does not fit into one message")
             line = encode(Reply(reply.seq, Error("failed", "the answer does not fit in one message")))
         writer.write(line)
-        # TimeoutError is an OSError: a peer that does not read has gone away.
+        # A TimeoutError is an OSError: a peer that does not read is treated as gone.
         async with asyncio.timeout(self._settings.write_s):
             await writer.drain()
 
@@ -211,7 +212,7 @@ async def _drop_input(reader: asyncio.StreamReader) -> None:
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
-    """Close in good order if the peer takes part, else at once. Never raises but CancelledError."""
+    """Close with a TLS shutdown if the peer takes part, else abort. Raises nothing but CancelledError."""
     try:
         writer.close()
         async with asyncio.timeout(SHUTDOWN_S + 0.5):

@@ -1,6 +1,6 @@
-"""Where settings are kept, and whether that holds: what the first program of the host found, and what became of it.
+"""State of the data partition: what the initramfs found at boot, and what has happened since.
 
-That program writes a file once, before anything else runs (``overlays/host_initramfs/init.j2``).
+The initramfs writes its finding to a file before anything else runs (``overlays/host_initramfs/init.j2``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from backend.protocol.system import Storage, StorageState
 log = logging.getLogger("storage")
 
 SLOT = "slot-a"
-"""Name of the partition that makes a disk an appliance's (rootfs/artifact/layout.py)."""
+"""Partition name by which a disk is recognized as an appliance's (rootfs/artifact/layout.py)."""
 FULL = 256 * 1024
-"""Bytes of the data partition below which it counts as full: no file of settings is larger."""
+"""Free bytes below which the data partition counts as full; no file of settings is larger."""
 _LIMIT = 4096
 
 TEXTS: dict[StorageState, str] = {
@@ -40,17 +40,17 @@ TEXTS: dict[StorageState, str] = {
     "that does not belong here is unplugged.",
     "unknown": "What the start found on the data partition is not known. Reboot.",
 }
-"""What each state means, and what to do; the worst that holds is told."""
+"""What each state means and what to do. If several apply, the worst is reported."""
 
 
 class Found(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the first program of the host found."""
+    """What the initramfs found."""
 
     state: Literal["ok", "repaired", "copy", "temporary"]
 
 
 def at_start(path: Path) -> StorageState:
-    """What the file says; ``unknown`` if it is missing or not such a file."""
+    """The state in the file; ``unknown`` if it is missing or damaged."""
     try:
         return msgspec.json.decode(store.read(path, _LIMIT), type=Found).state
     except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -65,31 +65,31 @@ def second_slot(devices: Path) -> bool:
         try:
             lines = store.read(device / "uevent", _LIMIT).decode("ascii", "replace").splitlines()
         except OSError:
-            continue  # just unplugged
+            continue  # the device has just been unplugged
         count += f"PARTNAME={SLOT}" in lines
     return count > 1
 
 
 def failed(file_systems: Path) -> bool:
-    """Whether a file system below /sys/fs/ext4 met an error since it was last checked (kernel: sysfs-fs-ext4).
+    """Whether a file system below /sys/fs/ext4 had an error since its last check (kernel: sysfs-fs-ext4).
 
-    It is then read-only, although it does not say so: since Linux 6.12 it refuses what would change it with EIO.
+    Since Linux 6.12 it then fails every change with EIO, although its mount flags do not say read-only.
     """
     counts = []
     for path in file_systems.glob("*/errors_count"):
-        with contextlib.suppress(OSError, ValueError):  # just unmounted
+        with contextlib.suppress(OSError, ValueError):  # it has just been unmounted
             counts.append(int(store.read(path, _LIMIT)))
     return any(counts)
 
 
 def state(found: StorageState, data: os.statvfs_result, *, failed: bool, second: bool) -> Storage:
-    """The worst that holds: of what was found at the start and what is now.
+    """The worst state that applies: of what was found at boot and what is found now.
 
     Args:
-        found: by `at_start`.
+        found: from `at_start`.
         data: of the mounted data partition.
-        failed: by the function of that name.
-        second: by `second_slot`.
+        failed: from `failed`.
+        second: from `second_slot`.
     """
     said: StorageState = found
     if second:
