@@ -1,8 +1,8 @@
-"""The REST API under ``/api/v1``: what the page and tools say to the front-end.
+"""The REST API under ``/api/v1``, for the page and for programs.
 
-A login answers with a cookie that holds a random session name. The backend's token stays in this process's
-memory, under the digest of that name: a stolen cookie is worth nothing away from this front-end, a cookie that
-was made up costs the backend nothing, and a restarted VM knows no sessions.
+A login sets a cookie with a random session name. The backend's token stays in this process' memory, under the digest of
+that name: a stolen cookie is useless anywhere but at this front-end, an invented cookie causes no request to the
+backend, and after a restart of the VM there are no sessions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("api")
 
 COOKIE = "__Host-session"  # the prefix makes browsers insist on Secure, Path=/ and no Domain
 MAX_SESSIONS = 32
-"""Web sessions at a time; the one unused for longest makes room."""
+"""Web sessions at a time; beyond, the one that is idle for longest ends."""
 
 HTTP_STATUS = {
     "malformed": 400,
@@ -42,14 +42,15 @@ HTTP_STATUS = {
     "limited": 429,
     "failed": 500,
 }
-"""Of the backend's error codes; the others mean that the two ends do not fit together: 502."""
+"""HTTP status by the backend's error code. Other codes mean that both ends of the link disagree on the protocol:
+502."""
 
 T = TypeVar("T", bound=Struct)
 R = TypeVar("R", bound=Result)
 
 
 class Sessions:
-    """Backend sessions of logged-in browsers: at most `MAX_SESSIONS`, each ends when idle."""
+    """Sessions of logged-in browsers: at most `MAX_SESSIONS`; each ends when idle."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -64,7 +65,8 @@ class Sessions:
         return name
 
     def token(self, name: str) -> str | None:
-        """The backend's token for a cookie; None if there is no such session or it was idle for too long."""
+        """The backend's token for the session name in a cookie; None if there is no such session or it was idle too
+        long."""
         digest = self._digest(name)
         session, used = self._open.pop(digest, (None, 0.0))
         now = time.monotonic()
@@ -74,7 +76,7 @@ class Sessions:
         return session.token
 
     def remove(self, name: str, close: bool) -> None:
-        """Forget a session, and close it at the backend too unless that has ended it already."""
+        """Forget a session, and with ``close`` end it at the backend, too."""
         if close:
             self._close(self._digest(name))
         else:
@@ -87,12 +89,12 @@ class Sessions:
 
     @staticmethod
     def _digest(name: str) -> bytes:
-        # Looked up by digest: how long a dictionary takes to miss tells nothing about the name.
+        # Looked up by digest: the time of a look-up then tells nothing about other names.
         return hashlib.sha256(name.encode()).digest()
 
 
 class Api(Handler):
-    """Base of the API's handlers."""
+    """Base of the API's handlers: no caching, no requests from other sites, JSON bodies, the operator's session."""
 
     link: Link
     sessions: Sessions
@@ -104,19 +106,19 @@ class Api(Handler):
         self._body = bytearray()
 
     def set_default_headers(self) -> None:
-        """Answers of the API are nobody's to keep."""
+        """As of every answer, and: answers of the API must not be cached."""
         super().set_default_headers()
         self.set_header("Cache-Control", "no-store")
 
     def compute_etag(self) -> str | None:
-        """None: see above."""
+        """None: answers of the API are not cached."""
         return None
 
     def prepare(self) -> None:
-        """Refuse what another site made a browser send (CSRF), and bodies that are not JSON.
+        """Refuse requests that another site made a browser send (CSRF), and bodies that are not JSON.
 
-        Source: Fetch Metadata Request Headers (W3C), section 2.4; RFC 6454 section 7. Tools that are not
-        browsers send neither header, and have no cookie that somebody else could make them use.
+        Source: Fetch Metadata Request Headers (W3C), section 2.4; RFC 6454 section 7. Programs that are not browsers
+        send neither header, and no other site can make them use their cookie.
         """
         super().prepare()
         headers = self.request.headers
@@ -134,11 +136,11 @@ class Api(Handler):
             raise Problem(415, "media_type", "The body must not be compressed.")
 
     def data_received(self, chunk: bytes) -> None:
-        """Collect the body; `frontend_vm.http_connection` bounds it."""
+        """Collect the body, whose size `frontend_vm.http_connection` limits."""
         self._body += chunk
 
     def body(self, kind: type[T], hint: str) -> T:
-        """The request's body as a typed object; the hint is the sentence for the operator if it is not one."""
+        """The request's body as an object of this type; else a 400 with the hint, a sentence for the operator."""
         try:
             return msgspec.json.decode(self._body, type=kind)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
@@ -146,7 +148,7 @@ class Api(Handler):
 
     @property
     def peer(self) -> Peer:
-        """Where the operator comes from."""
+        """The operator's address."""
         return peer_at(self.request.remote_ip)
 
     async def ask(self, do: AnyInstruction, expect: type[R]) -> R:
@@ -170,16 +172,16 @@ class Api(Handler):
             raise Problem(503, "unreachable", str(error)) from error
 
     def set_session(self, name: str) -> None:
-        """Hand the browser its session."""
+        """Set the session cookie."""
         self.set_cookie(COOKIE, name, path="/", secure=True, httponly=True, samesite="Strict")
 
     def end_cookie(self) -> None:
-        """Have the browser forget its session."""
+        """Have the browser delete its session cookie."""
         self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
 
 
 def problem_of(refusal: Refused) -> Problem:
-    """The HTTP form of an error of the backend."""
+    """The HTTP answer for an error of the backend."""
     error = refusal.error
     return Problem(HTTP_STATUS.get(error.code, 502), error.code, error.message, error.retry_after_s)
 
@@ -195,12 +197,12 @@ class SessionHandler(Api):
     """Log in and out."""
 
     async def post(self) -> None:
-        """Open a session: 200 and a cookie, 401 wrong, 429 too often, 503 no backend."""
+        """Log in: 200 and a cookie; 401 wrong user or password, 429 too many attempts, 503 no backend."""
         login = self.body(Login, "Expected a user and a password.")
         try:
             session = await self.link.login(login.user, login.password, "https", self.peer)
         except Refused as refusal:
-            if refusal.error.code == "malformed":  # outside of the schema, so no user's password either
+            if refusal.error.code == "malformed":  # does not fit the schema, so it cannot be right
                 raise Problem(401, "denied", "Wrong user or password.") from refusal
             raise problem_of(refusal) from refusal
         except Unreachable as error:
@@ -211,7 +213,7 @@ class SessionHandler(Api):
         self.send({"user": login.user, "idle_s": session.idle_s})
 
     def delete(self) -> None:
-        """Close the session; without one this is no error."""
+        """Log out; no error without a session."""
         if name := self.get_cookie(COOKIE):
             self.sessions.remove(name, close=True)
         self.end_cookie()
@@ -246,7 +248,7 @@ class HostnameHandler(Api):
     hint = "A host name has 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a letter or digit."
 
     async def put(self) -> None:
-        """Set it: 200 once it is in force."""
+        """Set the host name: 200 once it is in force."""
         wanted = self.body(NewHostname, self.hint).hostname
         await self.ask(HostnameSet(hostname=wanted), Done)
         log.info("%s set the host name to %s", self.peer.address, wanted)
@@ -264,14 +266,16 @@ class PasswordHandler(Api):
     """The operator's password."""
 
     async def put(self) -> None:
-        """Change it: 200, or 403 if the present one is wrong. All other sessions end."""
-        change = self.body(PasswordChange, "Expected the old and the new password, the latter of 12 to 128 characters.")
+        """Change the password: 200, or 403 if the present one is wrong. All other sessions end."""
+        change = self.body(
+            PasswordChange, "Expected the old and the new password; the new one has 12 to 128 characters."
+        )
         try:
             await self.ask(PasswordSet(old=change.old, new=change.new), Done)
         except Problem as problem:
             if problem.status_code == 401 and isinstance(problem.__cause__, Refused):
-                # Not 401: the session may well be good, and if it is not, the next request will say so.
-                raise Problem(403, "denied", "The present password is not right.") from problem
+                # Not 401, as the session may be valid; if it is not, the next request answers 401.
+                raise Problem(403, "denied", "The present password is wrong.") from problem
             raise
         log.info("%s changed the password", self.peer.address)
         self.send({})
@@ -281,26 +285,26 @@ class RebootHandler(Api):
     """Reboot."""
 
     async def post(self) -> None:
-        """Reboot the appliance: 202 once the backend has agreed."""
+        """Reboot the appliance: 202 once the backend has accepted."""
         await self.ask(SystemReboot(), Done)
-        log.info("%s asked for a reboot", self.peer.address)
+        log.info("%s requested a reboot", self.peer.address)
         self.set_status(202)
         self.send({})
 
 
 class HealthHandler(Api):
-    """For tools that wait for the appliance; needs no login and asks nobody."""
+    """For programs that wait for the appliance; needs no login and sends nothing to the backend."""
 
     def get(self) -> None:
-        """Whether the backend answers."""
+        """Answer whether the backend answers."""
         self.send({"backend": self.link.up})
 
 
 class NoSuchApi(Api):
-    """Every path under /api that is not ours."""
+    """All other paths under /api."""
 
     def prepare(self) -> None:
-        """Refuse."""
+        """Answer 404."""
         raise Problem(404, "not_found", "There is no such resource.")
 
 

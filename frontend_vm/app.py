@@ -2,9 +2,9 @@
 
     python3 -m frontend_vm.app [--config DIR]
 
-The loop also sends the heartbeat, so what the supervisor on the host sees alive is what the operator talks to.
-The web listens as soon as its own libraries are there; those of SSH, the larger half, load in a thread
-meanwhile, and connections to port 22 wait in its backlog.
+The same loop sends the heartbeat, so the host's supervisor watches exactly what operators use. The web server listens
+as soon as its libraries are loaded; those of SSH, the larger half, load in a thread meanwhile, and connections to port
+22 wait in its backlog.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("app")
 
 CERTIFICATE_INTERVAL = 10.0
-"""Seconds between two looks for a new certificate: the host makes one when the present one has aged, or the host was
-given another name."""
+"""Seconds between two checks for a new certificate. The host makes one when the present one expires soon, and when the
+host name has changed."""
 
 
 class Frontend:
     """All of the front-end.
 
     Args:
-        directory: keys, certificates and settings, as the host made them for this start.
+        directory: keys, certificates and settings that the host made for this start.
         settings: the contents of its ``settings.json``.
     """
 
@@ -56,8 +56,8 @@ class Frontend:
         """Serve until cancelled.
 
         Raises:
-            OSError: keys or certificates are missing or broken.
-            RuntimeError: a part ended that should not.
+            OSError: keys or certificates are missing or damaged.
+            RuntimeError: a part ended unexpectedly.
         """
         self._server.add_sockets(self._web)
         log.info("web listens on port %d", self.web_port)
@@ -89,13 +89,13 @@ class Frontend:
                 new = used.with_name("renewed.crt")
                 new.write_text(pem, "ascii")
                 self._server.renew(server_context(self._directory, new))
-                new.replace(used)  # for this process's next start
+                new.replace(used)  # used at the next start of this process
             except (Refused, Unreachable) as error:
-                log.warning("no look at the certificate: %s", error)
+                log.warning("cannot check for a new certificate: %s", error)
             except (OSError, ValueError) as error:
                 log.error("the new certificate cannot be used: %s", error)
             else:
-                log.info("a new certificate")
+                log.info("a new certificate is in use")
 
     def _alive(self) -> bool:
         return all(is_listening(listener) for listener in self._web)
@@ -123,7 +123,7 @@ async def serve(directory: Path, settings: Settings) -> None:
     try:
         await Frontend(directory, settings).run()
     except asyncio.CancelledError:
-        log.info("ended by signal")
+        log.info("ended by a signal")
 
 
 def main() -> int:
@@ -134,7 +134,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="frontend", description="Web and SSH front-end of the appliance.")
     parser.add_argument("--config", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s")
-    # Tornado loads every public certification authority at import. This process trusts none of them.
+    # Tornado loads all public certification authorities at import, and this process needs none of them.
     os.environ["SSL_CERT_FILE"] = os.devnull
     directory: Path = parser.parse_args().config
     start_log()

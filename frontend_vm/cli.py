@@ -1,4 +1,4 @@
-"""The operator's command line: commands, their arguments and what they print. Where it is typed is `ssh`'s matter."""
+"""The operator's commands: arguments, what they do, what they print. `frontend_vm.ssh` reads them from a connection."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ OK, FAILED, USAGE = 0, 1, 2
 MAX_COMMAND = 1024
 """Characters of a command line."""
 TEXT = 1024
-"""Characters of one text of the backend that are printed; more than any it sends."""
+"""Characters that are printed of one text from the backend; honest ones are shorter."""
 
 
 class Prompt(Enum):
-    """What is asked for."""
+    """Kind of a prompt."""
 
     COMMAND = 1
     CONFIRM = 2
-    """A decision: only what is typed after the question counts."""
+    """A decision: what was typed before the question is dropped."""
     HIDDEN = 3
-    """A secret: the same, and it is not shown."""
+    """A secret: likewise, and it is not echoed."""
 
 
 class Terminal(Protocol):
-    """What the command line needs of the other side."""
+    """What the command line needs of a connection."""
 
     @property
     def interactive(self) -> bool:
@@ -55,9 +55,9 @@ class Terminal(Protocol):
         """Print a prompt and read one line, without its end.
 
         Raises:
-            Cancelled: the other side wants out of what asks.
-            LineTooLong: the line was too long; nothing of it is known.
-            EOFError: the other side has no more to say, or was silent for too long.
+            Cancelled: the operator cancelled the prompt.
+            LineTooLong: the line was too long and has been dropped.
+            EOFError: the input has ended, or nothing was typed for too long.
         """
 
 
@@ -66,11 +66,11 @@ class Cancelled(Exception):
 
 
 class LineTooLong(Exception):
-    """A line was too long to be taken."""
+    """A line was too long and has been dropped."""
 
 
 class CommandError(Exception):
-    """A command was not carried out; the text says why, the status is the exit status."""
+    """A command was not carried out: the reason as text, and the exit status."""
 
     def __init__(self, text: str, status: int = USAGE) -> None:
         super().__init__(text)
@@ -79,7 +79,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its arguments in words, what it does, its flags and how many operands it takes."""
+    """One command: its function, usage, summary for the help, flags and number of operands."""
 
     run: Callable[[CommandLine, frozenset[str], list[str]], Awaitable[None]]
     usage: str
@@ -93,7 +93,7 @@ class CommandLine:
 
     Args:
         terminal: where to print and ask.
-        link: the way to the backend.
+        link: the connection to the backend.
         token: the operator's session.
     """
 
@@ -105,14 +105,14 @@ class CommandLine:
         self._token = token
 
     async def execute(self, line: str) -> int:
-        """Carry out one command line and return its exit status; an empty one does nothing."""
+        """Carry out one command line; returns its exit status. An empty line does nothing."""
         try:
             words = shlex.split(line[: MAX_COMMAND + 1], comments=False)
             if len(line) > MAX_COMMAND:
                 raise LineTooLong
             if words:
                 await self._dispatch(words)
-        except (CommandError, ValueError) as error:  # ValueError: quotes without an end
+        except (CommandError, ValueError) as error:  # ValueError: unbalanced quotes
             self._terminal.write_error(f"{printable(str(error), TEXT)}\n")
             return error.status if isinstance(error, CommandError) else USAGE
         except LineTooLong:
@@ -124,34 +124,34 @@ class CommandLine:
             self._terminal.write_error(f"{error}\n")
             return FAILED
         except Refused as refusal:
-            self._complain(refusal)
+            self._print_refusal(refusal)
             return FAILED
         return OK
 
     def refuse_line(self) -> int:
-        """Say that a line was too long to be taken; returns the exit status."""
+        """Report that a line was too long; returns the exit status."""
         self._terminal.write_error(f"the line is too long (more than {MAX_COMMAND} characters); nothing was done\n")
         return USAGE
 
     async def prompt(self) -> str:
-        """What to print before a line is read."""
+        """The prompt: the host name."""
         try:
             return f"{printable((await self._status()).hostname)}> "
         except Unreachable:
             return "(no backend)> "
         except Refused as refusal:
-            self._complain(refusal)
+            self._print_refusal(refusal)
             return "> "
 
     async def _dispatch(self, words: list[str]) -> None:
-        # A command's name has one word or two.
+        # Names of commands have one word or two.
         taken = 2 if " ".join(words[:2]) in COMMANDS else 1
         name, words = " ".join(words[:taken]), words[taken:]
         command = COMMANDS.get(name)
         if command is None:
             longer = [f"{other} {COMMANDS[other].usage}".rstrip() for other in COMMANDS if other.startswith(f"{name} ")]
             raise CommandError(
-                f"usage: {'; '.join(longer)}" if longer else f"unknown command: {name}; 'help' lists all"
+                f"usage: {'; '.join(longer)}" if longer else f"unknown command: {name}; 'help' lists all commands"
             )
         flags = frozenset(word for word in words if word.startswith("--"))
         operands = [word for word in words if not word.startswith("--")]
@@ -159,7 +159,7 @@ class CommandLine:
             raise CommandError(f"usage: {name} {command.usage}".rstrip())
         await command.run(self, flags, operands)
 
-    def _complain(self, refusal: Refused) -> None:
+    def _print_refusal(self, refusal: Refused) -> None:
         error = refusal.error
         text = printable(error.message, TEXT)
         if error.code == "limited":
@@ -204,19 +204,19 @@ class CommandLine:
         self._terminal.write("".join(f"{name:<14}{printable(value, TEXT)}\n" for name, value in rows))
 
     async def ports(self, flags: frozenset[str], _operands: list[str]) -> None:
-        """Print the data path of the management port and what became of its frames."""
-        await self._tell_ports(flags, full=False)
+        """Print the management port's datapath and counters."""
+        await self._print_ports(flags, full=False)
 
     async def forwarder_status(self, flags: frozenset[str], _operands: list[str]) -> None:
-        """Print the same in full: every verdict, and what each means."""
-        await self._tell_ports(flags, full=True)
+        """Print the same in full: every counter, with an explanation."""
+        await self._print_ports(flags, full=True)
 
-    async def _tell_ports(self, flags: frozenset[str], *, full: bool) -> None:
+    async def _print_ports(self, flags: frozenset[str], *, full: bool) -> None:
         ports = await self._link.ask(PortsList(), Ports, self._token)
         self._terminal.write(_json(ports) if flags else "\n".join(report(port, full=full) for port in ports.ports))
 
     async def hostname(self, _flags: frozenset[str], operands: list[str]) -> None:
-        """Give the host a name."""
+        """Set the host name."""
         try:
             name = msgspec.convert(operands[0], Hostname)
         except msgspec.ValidationError:
@@ -226,13 +226,13 @@ class CommandLine:
     async def password(self, _flags: frozenset[str], _operands: list[str]) -> None:
         """Change the password."""
         if not self._terminal.interactive:
-            raise CommandError("a password is asked for, which needs a terminal: ssh -t")
+            raise CommandError("this command asks for a password, which needs a terminal: use ssh -t")
         old = await self._terminal.ask("Present password: ", Prompt.HIDDEN)
         new = await self._terminal.ask("New password: ", Prompt.HIDDEN)
         if new != await self._terminal.ask("New password again: ", Prompt.HIDDEN):
-            raise CommandError("these two are not the same; nothing was changed", FAILED)
+            raise CommandError("the two new passwords differ; nothing was changed", FAILED)
         if not (0 < len(old) <= MAX_PASSWORD and MIN_PREPARED <= len(new) <= MAX_PASSWORD):
-            # The rest is the backend's to judge; this is what its schema would refuse without a good word.
+            # The backend checks the rest; this is what the schema would refuse without a useful message.
             raise CommandError(f"a password has {MIN_PREPARED} to {MAX_PREPARED} characters; nothing was changed")
         try:
             await self._link.ask(PasswordSet(old=old, new=new), Done, self._token)
@@ -241,9 +241,9 @@ class CommandLine:
                 raise CommandError(f"{refusal.error.message}; nothing was changed") from refusal
             if refusal.error.code != "denied":
                 raise
-            # The session may well be good; if it is not, the next command will say so.
-            raise CommandError("the present password is not right; nothing was changed", FAILED) from refusal
-        self._terminal.write("Changed. All other sessions have ended.\n")
+            # The session may be valid; if it is not, the next command says so.
+            raise CommandError("the present password is wrong; nothing was changed", FAILED) from refusal
+        self._terminal.write("The password was changed. All other sessions have ended.\n")
 
     async def reboot(self, flags: frozenset[str], _operands: list[str]) -> None:
         """Reboot the appliance."""
@@ -268,31 +268,31 @@ class CommandLine:
 
 
 COMMANDS = {
-    "status": Command(CommandLine.status, "[--json]", "state of the appliance", frozenset({"--json"})),
-    "ports": Command(CommandLine.ports, "[--json]", "frames at the management port", frozenset({"--json"})),
+    "status": Command(CommandLine.status, "[--json]", "show the state of the appliance", frozenset({"--json"})),
+    "ports": Command(CommandLine.ports, "[--json]", "show the counters of the management port", frozenset({"--json"})),
     "forwarder status": Command(
-        CommandLine.forwarder_status, "[--json]", "the same in full, with what it means", frozenset({"--json"})
+        CommandLine.forwarder_status, "[--json]", "show all counters, with explanations", frozenset({"--json"})
     ),
-    "hostname": Command(CommandLine.hostname, "NAME", "give the host a name", operands=1),
+    "hostname": Command(CommandLine.hostname, "NAME", "set the host name", operands=1),
     "password": Command(CommandLine.password, "", "change the password"),
     "reboot": Command(CommandLine.reboot, "[--yes]", "reboot the appliance", frozenset({"--yes"})),
-    "help": Command(CommandLine.help, "", "this list"),
+    "help": Command(CommandLine.help, "", "list all commands"),
     "exit": Command(CommandLine.exit, "", "end the session"),
 }
 
 
 def complete(line: str, position: int) -> tuple[str, int] | bool:
     """Complete the name of a command at the cursor; False if there is not exactly one."""
-    begun = line[:position]
-    fits = [name for name in COMMANDS if name.startswith(begun)]
-    if not begun or len(fits) != 1:
+    typed = line[:position]
+    fits = [name for name in COMMANDS if name.startswith(typed)]
+    if not typed or len(fits) != 1:
         return False
-    done = f"{fits[0]} "
-    return done + line[position:].lstrip(), len(done)
+    completed = f"{fits[0]} "
+    return completed + line[position:].lstrip(), len(completed)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as days, hours and minutes: the two largest that count."""
+    """Seconds as text in the two largest units: days and hours, hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

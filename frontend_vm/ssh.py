@@ -1,7 +1,6 @@
-"""The SSH server: one account, passwords only, sessions only, and bounds on what strangers may hold.
+"""The SSH server: one account, passwords only, sessions only, with limits for clients.
 
-The backend judges the password; here is neither password nor hash. The session's token lives as long as the
-connection.
+The backend checks the password; the VM has neither password nor hash. The session ends with the connection.
 """
 
 from __future__ import annotations
@@ -23,30 +22,32 @@ from frontend_vm.terminal import MAX_LINE_LENGTH, TerminalSession, asyncssh
 
 log = logging.getLogger("ssh")
 
-# asyncssh brings each password into the form of SASLprep (RFC 4013) before it hands it over, and hangs up where there
-# is none: emoji, Hebrew with digits. The page does not, so that what was set there would not work here. The host brings
-# passwords into one form, whichever way they come.
+# asyncssh applies SASLprep (RFC 4013) to each password, and disconnects if that fails (emoji, Hebrew with digits). The
+# page does not, so a password that was set there might not work here. The host normalizes passwords of both
+# (`backend.daemon.password_form`).
 if not hasattr(asyncssh.auth, "saslprep"):
-    raise ImportError("asyncssh.auth has no saslprep to be replaced")
+    raise ImportError(
+        "asyncssh.auth has no function saslprep to replace: passwords would not be the same as on the page"
+    )
 asyncssh.auth.saslprep = str
 
 MAX_UNAUTHENTICATED = 16
-"""Connections that have not logged in. Who makes room beyond this is `fair_slots.FairSlots`'s to say."""
+"""Connections that have not logged in. `FairSlots` chooses which one is closed for a new one beyond."""
 MAX_OPERATORS = 8
-"""Connections that have logged in. The one unused for longest makes room: whoever can log in is never refused."""
+"""Connections that have logged in. Beyond, the one that is idle for longest is closed: a login is never refused."""
 MAX_CHANNELS = 4
 """Sessions of one connection at a time."""
 MAX_TRIES = 3
-"""Passwords that one connection may try."""
+"""Attempts to log in per connection."""
 MAX_UNAUTHENTICATED_BYTES = 65536
-"""Bytes that a connection may send before it has logged in: OpenSSH, paramiko and asyncssh need below 4 KiB.
-asyncssh itself would believe, and wait for, a first packet of any length (4 GiB)."""
+"""Bytes that a connection may send before it has logged in. OpenSSH, paramiko and asyncssh need less than 4 KiB;
+asyncssh's server would accept a first packet of any length up to 4 GiB."""
 LOGIN_TIMEOUT = 60.0
-"""Seconds for three passwords, each typed and, where others guess, waited for (`logins`)."""
+"""Seconds for three attempts, including the waits while others guess passwords (`logins`)."""
 IDLE_TIMEOUT = 600.0
 """Seconds without a line or a command, at a prompt and for a whole connection (``ssh -N``)."""
 WINDOW = 65536
-"""Bytes that a channel may send ahead (RFC 4254 section 5.2)."""
+"""Window size of a channel in bytes (RFC 4254 section 5.2)."""
 
 KEX = ["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384"]
 CIPHERS = ["chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr"]
@@ -58,7 +59,7 @@ class SecureShell:
 
     Args:
         key: file of the host key, PEM PKCS #8.
-        link: the way to the backend.
+        link: the connection to the backend.
 
     Raises:
         OSError: the key file cannot be read.
@@ -76,7 +77,7 @@ class SecureShell:
         self.operators: set[Connection] = set()
 
     async def listen(self, listeners: list[socket.socket]) -> None:
-        """Serve on sockets that listen already."""
+        """Serve on listening sockets."""
         for listener in listeners:
             acceptor = await asyncssh.listen(
                 sock=listener,
@@ -117,7 +118,7 @@ class SecureShell:
 
 
 class Connection(asyncssh.SSHServer):
-    """One SSH connection. What is not overridden here (forwarding of any kind, tunnels) asyncssh refuses."""
+    """One SSH connection. asyncssh refuses what is not overridden here: forwarding of any kind, tunnels."""
 
     def __init__(self, shell: SecureShell, link: Link) -> None:
         self._shell = shell
@@ -132,7 +133,7 @@ class Connection(asyncssh.SSHServer):
         self.channels = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        """A stranger has connected."""
+        """A client has connected and has not logged in yet."""
         self._connection = conn
         self._peer = peer_at((conn.get_extra_info("peername") or ["unknown"])[0])
         unauthenticated = self._shell.unauthenticated
@@ -152,7 +153,7 @@ class Connection(asyncssh.SSHServer):
         conn.data_received = receive_bounded  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, and with it the session."""
+        """The connection has ended; end its session."""
         self._leave()
 
     def _leave(self) -> None:
@@ -165,13 +166,13 @@ class Connection(asyncssh.SSHServer):
             self._token = ""
 
     def abort(self) -> None:
-        """End the connection without a word."""
+        """End the connection without a message."""
         self._leave()
         if self._connection is not None:
             self._connection.abort()
 
     def end(self, reason: str) -> None:
-        """End the connection and say why; what waits for a client that takes nothing is the kernel's to drop."""
+        """End the connection with a message for the client."""
         self._leave()
         log.info("%s: %s", self._peer.address, reason)
         if self._connection is not None:
@@ -182,11 +183,12 @@ class Connection(asyncssh.SSHServer):
         return True
 
     def password_auth_supported(self) -> bool:
-        """The one way in."""
+        """Passwords are the only method."""
         return True
 
     async def validate_password(self, username: str, password: str) -> bool:
-        """Have the backend judge; why it said no is told only where the operator can do something about it."""
+        """Have the backend check the password; the client is told why it was refused only if that helps the
+        operator."""
         self._tries += 1
         if self._tries > MAX_TRIES:
             raise asyncssh.DisconnectError(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many attempts")
@@ -194,31 +196,33 @@ class Connection(asyncssh.SSHServer):
             session = await self._link.login(username, password, "ssh", self._peer)
         except Refused as refusal:
             if refusal.error.code == "limited":
-                self._tell(f"Too many failed logins. Try again in {refusal.error.retry_after_s:.0f} s.")
+                self._send_banner(f"Too many failed logins. Try again in {refusal.error.retry_after_s:.0f} s.")
             elif refusal.error.code == "failed":
-                self._tell(refusal.error.message)
+                self._send_banner(refusal.error.message)
             return False
         except Unreachable as error:
-            self._tell(str(error))
+            self._send_banner(str(error))
             return False
-        if self not in self._shell.unauthenticated:  # gone while the backend thought
+        if self not in self._shell.unauthenticated:  # the client has gone meanwhile
             self._link.logout(session.token)
             return False
         self._token = session.token
         return True
 
     def auth_completed(self) -> None:
-        """The stranger is an operator."""
+        """The client has logged in."""
         operators = self._shell.operators
         self._shell.unauthenticated.leave(self)
         if len(operators) >= MAX_OPERATORS:
-            min(operators, key=lambda one: one.used_at).end("A new login took the place of this one, idle for longest")
+            min(operators, key=lambda one: one.used_at).end(
+                "Closed for a new login, as this connection was idle for longest"
+            )
         operators.add(self)
         self.use()
         self._watch()
 
     def use(self) -> None:
-        """The operator did something."""
+        """Record that the operator did something."""
         self.used_at = time.monotonic()
 
     def _watch(self) -> None:
@@ -229,7 +233,7 @@ class Connection(asyncssh.SSHServer):
             self._idle = asyncio.get_running_loop().call_later(left, self._watch)
 
     def session_requested(self) -> TerminalSession | bool:
-        """Open a session, unless there are many."""
+        """Open a session, unless there are too many."""
         if self.channels >= MAX_CHANNELS:
             return False
         self.channels += 1
@@ -266,6 +270,6 @@ class Connection(asyncssh.SSHServer):
             status = await command_line.execute(line)
         return status
 
-    def _tell(self, text: str) -> None:
+    def _send_banner(self, text: str) -> None:
         if self._connection is not None and self in self._shell.unauthenticated:
             self._connection.send_auth_banner(printable(text) + "\r\n")

@@ -1,8 +1,8 @@
-"""A terminal over SSH: keys become lines, one at a time, and a line is asked for by a prompt of a certain kind.
+"""A terminal over SSH: a line editor, and prompts of several kinds.
 
-What the keys do is the same at every prompt: Ctrl-C, Ctrl-\\ and Ctrl-G cancel, Ctrl-D ends where the line is empty,
-Ctrl-U, Ctrl-W, Ctrl-K and backspace erase, whatever else is no text is swallowed whole and rings the bell. A prompt
-that asks for a decision or a secret believes only what was typed after it appeared.
+The keys are the same at every prompt: Ctrl-C, Ctrl-\\ and Ctrl-G cancel; Ctrl-D in an empty line ends the session;
+Ctrl-U, Ctrl-W, Ctrl-K and backspace erase; any other key that is not text rings the bell. A prompt for a decision or a
+secret drops what was typed before it appeared.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 from frontend_vm.cli import Cancelled, LineTooLong, Prompt
 from frontend_vm.key_parser import KeyParser
 
-# asyncssh looks for liboqs and libnettle, for algorithms that are not offered here. The search starts ldconfig and
-# a compiler if there is one, which is slow under emulation.
+# asyncssh searches for liboqs and libnettle, for algorithms that are not offered here. The search starts ldconfig and,
+# if there is one, a compiler, which is slow under emulation.
 _find_library = ctypes.util.find_library
 ctypes.util.find_library = lambda name: None
 try:
@@ -31,25 +31,26 @@ finally:
 if TYPE_CHECKING:
     from asyncssh.editor import SSHLineEditorChannel
 
-__all__ = ["MAX_LINE_LENGTH", "TerminalSession", "asyncssh"]  # asyncssh is to be had here, where it loads quickly
+__all__ = ["MAX_LINE_LENGTH", "TerminalSession", "asyncssh"]  # others import asyncssh from here, where it loads quickly
 
 MAX_LINE_LENGTH = 1024
 """Characters; a longer line is refused, not cut."""
 MAX_AHEAD = 64
-"""Lines that may wait; then the channel waits."""
+"""Lines in the queue, beyond which the channel is paused."""
 WIDTHS = (20, 1000)
-"""Columns of a terminal that are believed."""
+"""Smallest and largest number of columns; other values are clamped."""
 
 _HISTORY = 50
 _Base = asyncssh.editor.SSHLineEditor
 
 
 class LineEditor(_Base):
-    """asyncssh's, with the keys of `KeyParser`, a kind of prompt, and lines that are refused rather than cut.
+    """asyncssh's line editor with keys from `KeyParser` and kinds of prompts; lines that are too long are refused, not
+    cut.
 
-    asyncssh's own reading of keys inserts the rest of each sequence that it does not know, drops format characters
-    without a word, and keeps the line on Ctrl-C, so that the next return carries out what was cancelled. It also looks
-    at 65,536 characters for each terminal and each key, which is slow under emulation.
+    asyncssh's own key handling inserts the rest of each unknown sequence as text, silently drops format characters, and
+    keeps the line on Ctrl-C, so that the next return carries out what was cancelled. It also iterates over 65,536
+    characters for each terminal and each key, which is slow under emulation.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -61,7 +62,7 @@ class LineEditor(_Base):
         cast("TerminalSession", self._session).editor = self
 
     def ask(self, kind: Prompt) -> None:
-        """Begin an empty line for a prompt of this kind; what was typed under another is nowhere left."""
+        """Begin an empty line for a prompt of this kind; nothing that was typed at another prompt remains."""
         self.set_input("", 0)
         self._too_long = False
         self._erased = ""
@@ -70,7 +71,7 @@ class LineEditor(_Base):
         self.set_echo(kind is not Prompt.HIDDEN)
 
     def process_input(self, data: str, datatype: asyncssh.DataType) -> None:
-        """Take what the terminal sent."""
+        """Process what the terminal sent."""
         self._keys.feed(data)
         self._bell_rung = False
         self._flush()
@@ -81,14 +82,14 @@ class LineEditor(_Base):
             self._outbuf.clear()
 
     def set_width(self, width: int) -> None:
-        """The terminal has another width; 0 if it does not know."""
+        """Use another width in columns; 0: unknown."""
         super().set_width(min(max(width, WIDTHS[0]), WIDTHS[1]) if width else 0)
 
     def set_line_mode(self, line_mode: bool) -> None:
-        """Nothing: asyncssh would hand over a line that has no end when the input ends."""
+        """Do nothing: asyncssh would pass an unfinished line on when the input ends."""
 
     def _build_printable(self) -> None:
-        """Nothing: see above."""
+        """Do nothing: `KeyParser` decides what is text, without asyncssh's table."""
 
     def _add_key(self, key: str, func: Callable[[Any], None]) -> None:
         self._keymap[key] = func
@@ -123,7 +124,7 @@ class LineEditor(_Base):
             self._erase_left()
 
     def cancel(self) -> None:
-        """Drop the line, and whatever asked for it."""
+        """Drop the line and cancel its prompt."""
         self._drop_line("^C")
         self._flush()
         cast("TerminalSession", self._session).cancel()
@@ -135,7 +136,7 @@ class LineEditor(_Base):
         self._too_long = False
         self._history_index = len(self._history)
 
-    _keylist: Any = (  # a later line stands for an earlier one of the same key
+    _keylist: Any = (  # a later row replaces an earlier one for the same key
         *_Base._keylist,
         (_end_line, ("\n", "\r", "\x1bOM")),
         (_erase_line, ("\x15",)),
@@ -146,13 +147,13 @@ class LineEditor(_Base):
 
 
 _OF_COMMANDS = frozenset({"\t", "\x10", "\x0e", "\x1b[A", "\x1bOA", "\x1b[B", "\x1bOB", "\x19"})
-"""Keys that would bring something else into the line than what is typed: completion, history, what was erased."""
+"""Keys of command prompts only, as they insert text that was not typed: completion, history, erased text."""
 
 asyncssh.editor.SSHLineEditor = LineEditor  # type: ignore[misc]
 
 
 class _Event(Enum):
-    """What may stand where a line is waited for."""
+    """Events in the queue of lines."""
 
     END = 1
     CANCEL = 2
@@ -163,9 +164,9 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
     """A session channel, with or without a terminal, as the command line's `cli.Terminal`. No subsystem such as SFTP.
 
     Args:
-        serve: what to do in it, given the command (None: a shell); returns the exit status.
-        ended: called once when the channel is gone.
-        idle_s: seconds that a line is waited for.
+        serve: runs the session, given the command (None: a shell); returns the exit status.
+        ended: called once when the channel is closed.
+        idle_s: seconds to wait for a line.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
         idle_s: float,
     ) -> None:
         self.editor: LineEditor | None = None
-        """There is one where there is a terminal; it names itself here."""
+        """Set by the editor itself; None without a terminal."""
         self._serve = serve
         self._ended = ended
         self._idle_s = idle_s
@@ -201,12 +202,13 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
             self._channel.write(text)
 
     def write_error(self, text: str) -> None:
-        """Print to standard error, which a terminal does not have apart."""
+        """Print to standard error; to the terminal if there is one."""
         if self._channel is not None:
             self._channel.write(text, None if self.interactive else EXTENDED_DATA_STDERR)
 
     def complete_with(self, handler: Callable[[str, int], tuple[str, int] | bool]) -> None:
-        """Have the tab key at commands call a handler with the line and the cursor's position."""
+        """Set the completion: called with the line and the cursor's position when tab is pressed at a command
+        prompt."""
         if self._channel is not None:
             self._channel.register_key("\t", handler)
 
@@ -214,7 +216,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
         """Print a prompt and read one line, without its end.
 
         Raises:
-            Cancelled: by a key or a signal, at this prompt or, unless it asks for a command, before it appeared.
+            Cancelled: by a key or a signal; at prompts that are not for a command also if it came before the prompt.
             LineTooLong: the line was longer than `MAX_LINE_LENGTH`.
             EOFError: the input has ended, or no line came in time.
         """
@@ -240,7 +242,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
             if self.interactive:
                 self.write("\n")
             if kind is not Prompt.COMMAND and not self._is_over():
-                raise Cancelled  # Ctrl-D at a question is an answer to it, not to everything
+                raise Cancelled  # Ctrl-D at a question cancels the question, not the session
             raise EOFError
         return item
 
@@ -278,22 +280,22 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
             self._channel.pause_reading()
 
     def cancel(self) -> None:
-        """Whatever asks, or is about to, is to give up; lines that wait are dropped, as by terminals (termios(3))."""
+        """Cancel the present or next prompt, and drop lines that are queued, as terminals do (termios(3))."""
         self._forget()
         self._arrive(_Event.CANCEL)
 
     def refuse_line(self) -> None:
-        """A line was too long."""
+        """Report a line that was too long."""
         self._arrive(_Event.TOO_LONG)
 
-    # What asyncssh calls.
+    # Methods that asyncssh calls.
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[str]) -> None:
         """The channel is open."""
         self._channel = cast("SSHLineEditorChannel", chan)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The channel is gone."""
+        """The channel is closed."""
         self._channel = None
         self._arrived.set()
         if self._task is not None:
@@ -301,22 +303,22 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
         self._ended()
 
     def pty_requested(self, term_type: str, term_size: Any, term_modes: Any) -> bool:
-        """Agree, unless the terminal has no name: asyncssh would read no keys from it."""
+        """Accept, unless the terminal has no name: asyncssh would not read keys from it."""
         return bool(term_type)
 
     def shell_requested(self) -> bool:
-        """Agree, once."""
+        """Accept, once."""
         return self._task is None
 
     def exec_requested(self, command: str) -> bool:
-        """Agree, once."""
+        """Accept, once."""
         if self._task is not None:
             return False
         self._command = command
         return True
 
     def session_started(self) -> None:
-        """The other side is ready."""
+        """The client is ready."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -324,13 +326,13 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
         try:
             status = await self._serve(self, self._command)
         except (EOFError, OSError, asyncssh.Error):
-            pass  # the other side is gone, or was silent for too long
+            pass  # the client has gone or was idle for too long
         finally:
             if self._channel is not None:
                 self._channel.exit(status)
 
     def data_received(self, data: str, datatype: asyncssh.DataType) -> None:
-        """A whole line of the editor, or any piece of what is no terminal."""
+        """A whole line from the editor; without a terminal, any piece of the input."""
         if self.interactive:
             self._arrive(data.removesuffix("\n"))
             return
@@ -345,7 +347,7 @@ class TerminalSession(asyncssh.SSHServerSession[str]):
             self._partial, self._skipping = "", True
 
     def eof_received(self) -> bool:
-        """The input has ended; what is no terminal may end in a line without its end."""
+        """The input has ended; without a terminal, its last line may have no newline."""
         if self._partial or self._skipping:
             self._arrive(_Event.TOO_LONG if self._skipping else self._partial)
         self._end_input()

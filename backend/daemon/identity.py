@@ -1,19 +1,19 @@
-"""What the front-end is known by: the keys of web page and SSH, and the web page's certificate.
+"""The front-end's identity: the keys of web page and SSH, and the web page's certificate.
 
     python3 -I -m backend.daemon.identity
 
-Run as root at boot, twice a day, when the clock was set and when the host has another name. The keys are made once and
-kept, because people and their programs remember them: SSH clients the key itself, whoever pins a public key the web's.
-The certificate is made anew with the same key
+Run as root at boot, twice a day, when the clock was set and when the host name has changed. The keys are made once and
+kept, because clients remember them: SSH clients the host key, and some web clients pin the public key. A new
+certificate is made with the same key
 
-* when less than a third of its life is left. It lives for 397 days: Apple's systems refuse more than 825, and for
+* when less than a third of its lifetime is left. That is 397 days: Apple's systems refuse more than 825, and for
   publicly trusted ones more than 398 (support.apple.com/103214), so do other browsers;
-* when the clock is before it began: it was made with a clock that was ahead;
-* when the appliance has other names or addresses than it says.
+* when its validity has not begun: it was made when the clock was ahead;
+* when the appliance's names or addresses have changed.
 
-A clock that is behind the image is wrong (no battery): then the image's date is taken. A certificate begins 30 days ago
-or with the image, whichever is later, so that nobody whose clock is right finds it not valid yet. When the clock turns
-out to be years behind, somebody sets it, and a new certificate is made at once.
+A clock that is behind the image's date is wrong (no battery), and the image's date is used instead. The validity begins
+30 days ago or at the image's date, whichever is later, so that it has begun for everybody whose clock is right. If the
+clock was years behind, a new certificate is made as soon as somebody sets it.
 
 =============  ==================================================================================
 `web.key`      P-256, PKCS #8 in PEM. Missing or damaged: a new one
@@ -21,7 +21,7 @@ out to be years behind, somebody sets it, and a new certificate is made at once.
 `web.json`     `Issued`, the certificate. Missing, damaged, of another version: a new certificate
 =============  ==================================================================================
 
-A disk that cannot be written to costs what was made anew at the next boot, not the front-end.
+If the disk cannot be written, the front-end still starts; what was made is then lost at the next boot.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ BACKDATE = 30 * DAY
 LIMIT = 16384
 """Bytes of any file read here."""
 RENAMES = 3
-"""Changes of the host name in a row that a certificate is made anew for."""
+"""Changes of the host name during one run for which the certificate is made again."""
 OPENSSL_SECONDS = 60.0
 
 _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 _ED25519 = bytes.fromhex("302a300506032b6570032100")
-"""How a SubjectPublicKeyInfo of 91 and 44 bytes begins (RFC 5480 section 2, RFC 8410 section 4)."""
+"""Prefixes of a SubjectPublicKeyInfo in DER, 91 and 44 bytes in all (RFC 5480 section 2, RFC 8410 section 4)."""
 _SETTINGS = """
 [req]
 distinguished_name = name
@@ -90,25 +90,25 @@ subjectKeyIdentifier = hash
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Files; tests have others."""
+    """Paths; tests use others."""
 
     kept: Path = Path("/data/identity")
     guest: Path = Path("/run/sallyport/guest")
-    """What the VM is handed at its start."""
+    """Files that the VM gets at its start."""
     public: Path = Path("/run/sallyport/link/identity.json")
     """`Public`, for the backend."""
     image: Path = Path("/etc/sallyport/image.json")
 
 
 class Image(Struct, frozen=True):
-    """Of ``image.json``; other fields are not ours. Its time stamp is the image's date."""
+    """Fields of ``image.json``; others are ignored. The file's time stamp is the image's date."""
 
     address: Annotated[str, Meta(max_length=64)]
-    """Of the front-end, with its prefix."""
+    """Address of the front-end, with its prefix length."""
 
 
 class Issued(Struct, frozen=True, forbid_unknown_fields=True):
-    """A certificate and what it was made for. Times are seconds since 1970, UTC."""
+    """A certificate, and the names, addresses and key that it was made for. Times are seconds since 1970, UTC."""
 
     names: list[str]
     addresses: list[str]
@@ -121,34 +121,34 @@ class Issued(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Public(Struct, frozen=True, forbid_unknown_fields=True):
-    """What may be shown to everybody."""
+    """The public part of the identity."""
 
     certificate: Annotated[str, Meta(max_length=4096)]
-    """Of the web page, PEM."""
+    """The web page's certificate, PEM."""
     ssh: Annotated[str, Meta(max_length=64)]
     """Fingerprint of the SSH host key, as OpenSSH writes it."""
 
     @property
     def web(self) -> str:
-        """SHA-256 of the certificate, as browsers write it."""
+        """SHA-256 of the certificate, as browsers show it."""
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate)).digest().hex(":").upper()
 
 
 def read_public(path: Path) -> Public:
-    """What was left for the backend.
+    """Read the public part.
 
     Raises:
-        OSError, msgspec.DecodeError, ValueError: there is none, or it is damaged.
+        OSError, msgspec.DecodeError, ValueError: the file is missing or damaged.
     """
     return msgspec.json.decode(store.read(path, LIMIT), type=Public)
 
 
 class Presented:
-    """The identity as others see it: in answers, and on the console at the start and when there is another.
+    """Presents the identity to operators: in answers, and on the console at the start and whenever it changes.
 
     Args:
-        path: `Public`.
-        console: shows lines there.
+        path: file with `Public`.
+        console: shows lines on the console.
     """
 
     def __init__(self, path: Path, console: Callable[[list[str]], None]) -> None:
@@ -157,18 +157,18 @@ class Presented:
         self._shown: Public | None = None
 
     def get(self) -> Public | None:
-        """The present one, None if it cannot be read."""
+        """The present identity; None if it cannot be read."""
         try:
             public = read_public(self._path)
             return public if public.web else None
         except FileNotFoundError:
-            return None  # the service that should have made it has told why
+            return None  # the service that makes it has logged why
         except (OSError, ValueError, msgspec.DecodeError) as error:
             log.error("%s: %s", self._path, ascii(str(error)))
             return None
 
     def announce(self, before: list[str]) -> None:
-        """Show the lines `before`, if any, and the fingerprints unless that was done. Programs read these too."""
+        """Show the lines `before`, if any, and the fingerprints if they are new. Programs read these lines, too."""
         lines = list(before)
         public = self.get()
         if public is not None and public != self._shown:
@@ -184,13 +184,14 @@ class Presented:
 
 
 def validity(now: float, image: float) -> tuple[int, int]:
-    """First and last second of a certificate that is made now. Seconds since 1970, as `image`, the image's date."""
+    """Begin and end of the validity of a new certificate. All times are seconds since 1970; ``image`` is the image's
+    date."""
     begin = int(max(image, now - BACKDATE))
     return begin, begin + LIFE
 
 
 def is_due(issued: Issued, now: float) -> bool:
-    """Whether its life is over or soon will be, or has not begun."""
+    """Whether the certificate has expired or will soon, or is not valid yet."""
     return not issued.not_before <= now <= issued.not_after - LIFE / 3
 
 
@@ -237,22 +238,22 @@ class Identity:
         return public
 
     def _key(self, name: str, kind: bytes, *how: str) -> bytes:
-        """Hand a key over; its public half, DER."""
+        """Hand a key over to the VM; returns its public key, DER."""
         kept, handed = self._places.kept / name, self._places.guest / name
         try:
             private = store.read(kept, LIMIT)
             public = self._public(private)
             if not public.startswith(kind):
-                raise ValueError("not of the right kind")
+                raise ValueError("the key has another type than expected")
         except FileNotFoundError:
             private = self._another(handed, kind) or self._openssl("genpkey", *how)
             public = self._public(private)
             self._keep(kept, private)
         except (OSError, ValueError) as error:
-            # Only what is wrong with the file itself: with another key every client warns of an attack.
+            # Only if the file itself is damaged: after a change of the key, every client warns of an attack.
             if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EFBIG, errno.ELOOP):
                 raise
-            log.error("%s cannot be used, a new key is made: %s", kept, ascii(str(error)))
+            log.error("%s cannot be used; making a new key: %s", kept, ascii(str(error)))
             private = self._openssl("genpkey", *how)
             public = self._public(private)
             self._keep(kept, private)
@@ -260,7 +261,7 @@ class Identity:
         return public
 
     def _another(self, handed: Path, kind: bytes) -> bytes:
-        """The key that the VM has already, where the disk could not keep it."""
+        """The key that was handed over before, if the disk could not store it; empty if there is none."""
         try:
             private = store.read(handed, LIMIT)
             return private if self._public(private).startswith(kind) else b""
@@ -268,16 +269,16 @@ class Identity:
             return b""
 
     def _public(self, private: bytes) -> bytes:
-        """The public half, DER.
+        """The public key of a private key, DER.
 
         Raises:
-            ValueError: it is no key. That openssl could not run, or was ended, is another error.
+            ValueError: it is not a key. If openssl cannot run or is killed, another exception is raised.
         """
         try:
             return self._openssl("pkey", "-pubout", "-outform", "DER", given=private)
         except subprocess.CalledProcessError as error:
             if error.returncode > 0:
-                raise ValueError(error.stderr.decode("ascii", "replace").strip()[-200:] or "it is no key") from error
+                raise ValueError(error.stderr.decode("ascii", "replace").strip()[-200:] or "it is not a key") from error
             raise
 
     def _certificate(self, key: str) -> Issued:
@@ -285,18 +286,18 @@ class Identity:
         try:
             issued = msgspec.json.decode(store.read(path, LIMIT), type=Issued)
         except FileNotFoundError:
-            why = "there is none"
+            why = "there is none yet"
         except (OSError, ValueError, msgspec.DecodeError, RecursionError) as error:
             why = ascii(str(error))
         else:
             asked = (issued.names, issued.addresses, issued.key) == (self._names, self._addresses, key)
             if asked and not is_due(issued, self._now):
                 return issued
-            why = "its time is over or not yet come" if asked else "names, addresses or key are others"
-        log.info("%s: a new certificate: %s", path, why)
+            why = "it expires soon or is not valid yet" if asked else "names, addresses or key have changed"
+        log.info("making a new certificate, as of %s: %s", path, why)
         begin, end = validity(self._now, self._image)
         alternatives = [*(f"DNS:{name}" for name in self._names), *(f"IP:{address}" for address in self._addresses)]
-        # By `openssl ca`, as `openssl req` of 3.0 (Debian 12, where the tests run too) takes no dates.
+        # By `openssl ca`, because `openssl req` of version 3.0 (Debian 12) has no options for dates.
         with tempfile.TemporaryDirectory() as folder:
             settings, request = Path(folder, "settings"), Path(folder, "request")
             settings.write_text(_SETTINGS.format(folder=folder, alternatives=",".join(alternatives)))
@@ -322,11 +323,11 @@ class Identity:
         try:
             store.replace(path, content)
         except OSError as error:
-            log.error("cannot store %s, the next boot will have another: %s", path, error.strerror)
+            log.error("cannot store %s; a new one will be made at the next boot: %s", path, error.strerror)
 
     @staticmethod
     def _hand(path: Path, content: bytes) -> None:
-        """For those to read whose folder it is."""
+        """Write a file that the folder's group may read."""
         store.replace(path, content, mode=0o440, durable=False, group=path.parent.stat().st_gid)
 
 
@@ -343,13 +344,15 @@ def main() -> int:
         for _ in range(RENAMES):
             name = socket.gethostname()
             Identity(Places(), name, time.time()).provide()
-            if socket.gethostname() == name:  # else it was changed meanwhile: the unit is not started again for that
+            if (
+                socket.gethostname() == name
+            ):  # else it was changed meanwhile, for which systemd does not start the unit again
                 break
     except subprocess.CalledProcessError as error:
         log.error("%s: %s", error, ascii(error.stderr.decode("utf-8", "replace")[-500:]))
         return 1
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        log.error("no identity for the front-end: %s", error)
+        log.error("the front-end gets no keys and certificate: %s", error)
         return 1
     return 0
 
