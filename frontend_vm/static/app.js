@@ -1,18 +1,18 @@
-// The page: login, live status, settings, reboot. Everything the appliance says is set as text, never as markup.
+// The page: login, live status, settings, reboot. All data of the appliance is set as text, never as markup.
 
 const REFRESH_MS = 2000;
-const TIMEOUT_MS = 12000; // longer than the front-end waits for the backend
-const LOGIN_TIMEOUT_MS = 22000; // a login may have to wait for its turn first
+const TIMEOUT_MS = 12000; // longer than the front-end waits for the backend (REQUEST_TIMEOUT of frontend_vm/link.py)
+const LOGIN_TIMEOUT_MS = 22000; // a login may have to wait in the queue first (MAX_WAIT_S of frontend_vm/logins.py)
 const SLOW_REBOOT_S = 90;
 
 const $ = (id) => document.getElementById(id);
 const views = ["login-view", "main-view", "wait-view"];
 
 let timer = 0; // of the next refresh
-let epoch = 0; // counts views: an answer that belongs to an earlier one is dropped
+let epoch = 0; // number of the present view: answers that were requested by an earlier one are dropped
 let counters = new Map(); // "port side verdict" -> [frames, milliseconds]
-let words = { verdicts: {}, faults: {}, ways: {}, vms: {} }; // for names of the forwarder, by kind
-let portsShape = ""; // ports and verdicts that the cards were made for
+let words = { verdicts: {}, faults: {}, ways: {}, vms: {} }; // labels and explanations by kind and name, from words.json
+let portsShape = ""; // ports and verdicts of the present cards, as text
 let cards = [];
 let bootId = "";
 let rootHash = "";
@@ -21,7 +21,7 @@ let lastTouch = Date.now();
 class Problem extends Error {
   constructor(status, code, message, retryAfter) {
     super(message);
-    this.status = status; // 0: no answer at all
+    this.status = status; // HTTP status; 0: no answer
     this.code = code;
     this.retryAfter = retryAfter;
   }
@@ -48,7 +48,7 @@ async function call(method, path, body, timeout = TIMEOUT_MS) {
   return answer;
 }
 
-// ---- words for numbers
+// ---- numbers as text
 
 function duration(seconds) {
   const minutes = Math.floor(seconds / 60);
@@ -71,10 +71,10 @@ function size(count) {
 
 const grouped = (count) => count.toLocaleString("en");
 
-// ---- small pieces
+// ---- helpers
 
 function change(node, text) {
-  if (node.textContent !== text) node.textContent = text; // untouched text keeps a selection alive
+  if (node.textContent !== text) node.textContent = text; // rewriting equal text would clear the user's selection
 }
 
 function setText(id, text) {
@@ -175,7 +175,7 @@ function showMain() {
 async function refresh(mine) {
   const idle = Number(sessionStorage.getItem("idle_s")) || 600;
   if ((Date.now() - lastTouch) / 1000 > idle) {
-    // Refreshing alone would keep the session open for ever on a desk that was left.
+    // Else the refreshes would keep the session open for ever at an unattended desk.
     logOut("You were logged out after a time without activity.");
     return;
   }
@@ -248,17 +248,17 @@ function element(name, text, kind) {
 
 // ---- the management port
 
-// Rows that are no verdict, and can have no verdict's name.
+// Names of rows that are not verdicts; no verdict can have them.
 const WIRE = Symbol("wire");
 const DROPPED = Symbol("dropped");
 
 function wordsFor(kind, name) {
-  return Object.hasOwn(words[kind], name) ? words[kind][name] : null; // a name without words is shown as it came
+  return Object.hasOwn(words[kind], name) ? words[kind][name] : null; // null: the name itself is shown
 }
 
 async function loadWords() {
   words = await fetch("/words.json", { signal: AbortSignal.timeout(TIMEOUT_MS) }).then((answer) => answer.json());
-  portsShape = ""; // what is shown already gets its words with the next answer
+  portsShape = ""; // the cards are rebuilt, with labels, at the next answer
 }
 
 /** Verdicts by name: `rx_` came in at the port, `tx_` came from the VM, all others count both directions together. */
@@ -278,7 +278,7 @@ function makeRow(label, name, meaning, sides) {
   const row = document.createElement("tr");
   const head = element("th", "");
   head.scope = "row";
-  // Said in words, as narrow screens lay the table out in another way than its elements would.
+  // Labels in text, because narrow screens do not lay the table out as rows and columns.
   row.setAttribute("role", "row");
   head.setAttribute("role", "rowheader");
   head.append(element("span", label, "label"));
@@ -303,7 +303,7 @@ function fillCell(cell, key, counter) {
   const [frames, bytes, speed] = cell.children;
   if (!counter) {
     change(frames, "–");
-    cell.title = "This way does not count it.";
+    cell.title = "This datapath does not count it.";
     return;
   }
   const now = performance.now();
@@ -320,7 +320,7 @@ function fillCell(cell, key, counter) {
 function makeCard(port) {
   const card = $("port-template").content.cloneNode(true).querySelector("article");
   const body = card.querySelector("tbody");
-  const meaning = "All that the network interface of the port counted.";
+  const meaning = "Counters of the port's network interface.";
   const rows = new Map([[WIRE, makeRow("On the wire", "", meaning, ["in", "out"])]]);
   body.append(rows.get(WIRE).row);
   for (const [name, sides] of rowsOf(port)) {
@@ -395,7 +395,7 @@ function updateCard({ card, rows }, port) {
 }
 
 function renderPorts(ports) {
-  // Made anew only when there are other rows: a tool tip, a selection and the focus outlive the next answer.
+  // Rebuilt only when the rows differ, so that tooltips, selection and focus survive a refresh.
   const shape = JSON.stringify(ports.map((port) => [port.name, port.verdicts.map((verdict) => verdict.name)]));
   if (shape !== portsShape) {
     portsShape = shape;
@@ -508,7 +508,7 @@ async function waitForReturn(before) {
       continue;
     }
     const boot = await call("GET", "status").then((status) => status.boot_id, (problem) => problem.status);
-    // A front-end that has started again knows no session: 401. Before it went down that would mean something else.
+    // After its restart the front-end has no sessions and answers 401. Before the reboot, 401 would not mean that.
     if ((boot === 401 && gone) || (typeof boot === "string" && boot !== before)) {
       clearInterval(clock);
       if (boot === 401) showLogin();
@@ -538,9 +538,9 @@ for (const kind of ["pointerdown", "keydown", "wheel", "touchstart"]) {
   addEventListener(kind, () => { lastTouch = Date.now(); }, { passive: true });
 }
 
-loadWords().catch(() => {}); // names alone will do
+loadWords().catch(() => {}); // without them, the names are shown
 call("GET", "status").then(showMain, (problem) => {
-  // While the backend is away a session may still be good: the status view says so and keeps trying.
+  // The session may be valid although the backend does not answer now: the status view keeps trying.
   if (problem.status === 401) showLogin();
   else showMain();
 });

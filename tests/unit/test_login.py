@@ -144,7 +144,7 @@ def test_what_was_set_at_the_prompt_is_what_the_host_keeps(tmp_path: Path) -> No
                     while not seen.endswith(prompt):
                         seen += await process.stdout.read(1)
                     process.stdin.write(f"{answer}\n")
-                assert "Changed." in seen
+                assert "was changed." in seen
             for password in typed, elsewhere:
                 assert await here.web_login(OPERATOR, password) == 200
                 async with await here.ssh_login(OPERATOR, password):
