@@ -1,8 +1,8 @@
 """`invoke verify --interface`: the outside probes at a real device behind a network interface of this machine.
 
-Before anything but ARP is sent, the device must be the one that is meant: the address that answers for the profile's
-management address must be the one that the user confirms, and nobody else may speak on the wire. What needs a root
-shell on the device (the link from inside, the host's own sockets) is out of scope, and the report says so.
+Before anything but ARP is sent, the device must be known to be the intended one: the MAC that answers for the profile's
+management address must be the one that the user confirms, and no other station may send frames on the wire. What needs
+a root shell on the device (the link from inside, the host's own sockets) is out of scope, and the report says so.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ ALL = range(65536)
 UP_TIMEOUT = 300.0
 """Seconds from power-on to the VM's answer: firmware of real machines may test its memory first."""
 QUIET = 5.0
-"""Seconds without any frame and any answer to ARP after which a device counts as switched off."""
+"""Seconds without any frame, while ARP requests are sent, after which a device counts as switched off."""
 OFF_TIMEOUT = 300.0
-"""Seconds for somebody to walk to the device."""
+"""Seconds in which somebody has to switch the device off."""
 
 
 class Power(Protocol):
-    """Switches the device; the power drivers of labgrid are of this form."""
+    """Switches the device off and on; labgrid's power drivers have these methods."""
 
     def off(self) -> None:
         """Switch it off, or ask somebody to."""
@@ -72,23 +72,23 @@ class Power(Protocol):
         """Switch it on, or ask somebody to."""
 
 
-class ByHand:
-    """Asks the user to switch the device. Returns at once: the wire tells when it happened."""
+class ManualPower:
+    """Asks the user to switch the device. Returns at once; the wire shows when it has happened."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def off(self) -> None:
-        """Ask for off."""
+        """Ask the user to switch it off."""
         self._console.print(f"[bold]Switch the appliance OFF now[/] (within {OFF_TIMEOUT:.0f} s).")
 
     def on(self) -> None:
-        """Ask for on."""
+        """Ask the user to switch it on."""
         self._console.print(f"[bold]Switch the appliance ON now[/] (it has {UP_TIMEOUT:.0f} s to come up).")
 
 
 def target(profile: Profile, identity: Identity) -> Target:
-    """Return what the device of this profile promises at its port."""
+    """Return the addresses and ports that the device of this profile declares."""
     interface = profile.management.interface
     macs = {"link0": link_plan.BACKEND_MAC, "br0": link_plan.BRIDGE_MAC}
     return Target(
@@ -103,12 +103,12 @@ def target(profile: Profile, identity: Identity) -> Target:
 
 
 def switch_off(wire: PacketWire, wanted: Target, power: Power) -> str:
-    """Have the device switched off and wait for silence; return what was seen.
+    """Have the device switched off and wait until it is silent; return what was seen, for the report.
 
     When it is silent the wire gets a new frame log, so that every frame in it is one since power-on, which must follow.
 
     Raises:
-        CouldNotTest: it goes on speaking.
+        CouldNotTest: it still sends frames after `OFF_TIMEOUT`.
         WireError: the interface fails.
     """
     probe = arp_control(ipv4_path(wanted))
@@ -119,7 +119,7 @@ def switch_off(wire: PacketWire, wanted: Target, power: Power) -> str:
         while (now := time.monotonic()) - quiet_since < QUIET:
             if now - began > OFF_TIMEOUT:
                 raise CouldNotTest(
-                    f"the device still speaks {OFF_TIMEOUT:.0f} s after it should have been switched off",
+                    f"the device still sends frames {OFF_TIMEOUT:.0f} s after it should have been switched off",
                     "cut its power; a standby that answers is not off",
                 )
             if now >= ask_at and wire.writable():
@@ -135,7 +135,7 @@ def switch_off(wire: PacketWire, wanted: Target, power: Power) -> str:
 
 
 def since_began(wire: PacketWire, frame_log: FrameLog, took: float) -> Result:
-    """Judge every frame since the probes began, which is later than power-on."""
+    """Return the result of every frame since the probes began, which is later than power-on."""
     tried = "every frame that left the port since the probes began is the VM's and speaks for it alone"
     control, evidence = f"{frame_log.accepted} frames of the VM seen", f"{frame_log.frames} frames judged"
     offences, gaps = frame_log.offences(), wire.gaps()
@@ -149,7 +149,7 @@ def since_began(wire: PacketWire, frame_log: FrameLog, took: float) -> Result:
 
 
 def since_power_on(wire: PacketWire, wanted: Target) -> Result:
-    """Judge every frame since power-on, if that was observed and no frame was lost."""
+    """Return the result of every frame since power-on; "not-tested" if that was not observed or a frame was lost."""
     result = passive(wire, wanted)
     if wire.powered_on_at is None:
         why = "power-on was not observed; `--power-cycle` waits for it"
@@ -165,18 +165,18 @@ def _not_tested(group: str, name: str, tried: str, why: str) -> Result:
 
 @dataclass
 class Device:
-    """A device that was confirmed, and the wire to it. ``said`` are facts for the report."""
+    """A confirmed device, and the wire to it. ``facts`` are for the report."""
 
     profile: Profile
     identity: Identity
     wire: PacketWire
     frame_log: FrameLog
-    """Of everything since the probes began."""
-    said: dict[str, str]
+    """The log of every frame since the probes began."""
+    facts: dict[str, str]
 
     @property
     def target(self) -> Target:
-        """What it promises."""
+        """What the device declares."""
         return target(self.profile, self.identity)
 
 
@@ -192,7 +192,7 @@ def reach(
     ask: Ask | None,
     boot: float = 0.0,
 ) -> Iterator[Device]:
-    """Examine the interface, find out who is behind it, and have that confirmed; see `prove` for the arguments.
+    """Check the interface, identify the device behind it, and have it confirmed; see `prove` for the arguments.
 
     ``boot`` is how many seconds a device that was just switched on may need.
 
@@ -214,7 +214,7 @@ def reach(
                 confirm(identity, ask)
             frame_log = FrameLog(PortJudge(target(profile, identity)))
             wire.frame_log = frame_log
-            # What came before it was known who the VM is. A frame of this very moment may count twice; none is missed.
+            # Frames from before the VM's MAC was known. A frame that arrives right now may count twice; none is missed.
             for frame in (*heard, *tap.take()):
                 frame_log.add(frame)
             stack.close()  # nobody empties this tap any more
@@ -232,24 +232,24 @@ def _switch_on(device: Device, power: Power, say: Progress, *, seed: int) -> Res
     """Have the device switched on while probes are sent, until its VM answers; return the result of these probes."""
     with probing_from_power_on(device.wire, device.target, random.Random(seed)) as early:
         power.on()
-        device.said["first answer at the port"] = f"{_wait(device, say, seed=seed):.0f} s after power-on was asked for"
+        device.facts["first answer at the port"] = f"{_wait(device, say, seed=seed):.0f} s after power-on was asked for"
     result = early.result()
-    # Unlike in a virtual machine, what arrives before the card has a driver is dropped by the card.
+    # Unlike QEMU's, a real card drops what arrives before it has a driver.
     return replace(result, control=f"{result.control}, as far as the card was in use")
 
 
 def attack(
     device: Device, say: Progress, *, seed: int, quick: bool = False, power: Power | None = None, ports: range = ALL
 ) -> Report:
-    """Send everything; what could not be tested is in the report as such. See `prove` for the arguments.
+    """Run all probes from outside and return the report. See `prove` for the arguments.
 
-    ``ports`` are those of the sweeps; ``quick`` samples what is big.
+    ``ports`` are those of the sweeps; with ``quick`` long lists are sampled.
 
     Raises:
         CouldNotTest: the device does not fall silent when it is switched off.
     """
     started, began = datetime.now(UTC), time.monotonic()
-    wire, wanted, said = device.wire, device.target, device.said
+    wire, wanted, said = device.wire, device.target, device.facts
     results: list[Result] = []
     before = 0.0
     try:
@@ -294,7 +294,7 @@ def prove(
     power: Power | None = None,
     ask: Ask | None = None,
 ) -> Report:
-    """Aim the outside probes at the device behind ``interface``.
+    """Run the probes from outside at the device behind ``interface`` and return the report.
 
     Args:
         profile: the device's.
@@ -311,7 +311,7 @@ def prove(
         CouldNotTest: the interface or the device is not the right one, or does not answer.
         SallyportError: an address is malformed or cannot be the device's.
     """
-    from proof.verify import Bar  # QEMU's modules are of no use to a lab, which calls `reach` and `attack`
+    from proof.verify import Bar  # a lab calls `reach` and `attack`, and needs none of QEMU's modules
 
     with (
         reach(profile, interface, folder, console, mac=mac, port_mac=port_mac, ask=ask) as device,

@@ -1,4 +1,4 @@
-"""Which device is behind an interface: who answers there, whether that is the one meant, and who else speaks."""
+"""Finds out which device is behind an interface, whether it is the intended one, and whether others are there too."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from proof.wire.wire import TAP_FRAMES, Tap, Wire, WireError
 from rootfs.base.errors import SallyportError
 
 ANSWER_TIMEOUT = 30.0
-"""Seconds for the first answer of a device that is said to run."""
+"""Seconds for the first answer of a device that should be running."""
 LISTEN_AFTER_ANSWER = 1.5
 """Seconds of listening, after the first answer, for a second one and for other stations."""
 ASK_EVERY = 0.5
 """Seconds between two ARP requests."""
 
 Ask = Callable[[str], str]
-"""Puts a question to the user and returns what was typed."""
+"""Asks the user a question and returns what was typed."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the device is: the VM's address at the port, and the port's burned-in one if it is known."""
+    """The device: its VM's MAC at the port, and the burned-in MAC of the port, empty if it is not known."""
 
     vm_mac: str
     port_mac: str = ""
@@ -40,7 +40,7 @@ def normal_mac(text: str, option: str) -> str:
     """Return a MAC address in lower case with colons; an empty text stays empty.
 
     Raises:
-        SallyportError: it is none.
+        SallyportError: it is no MAC address.
     """
     mac = text.strip().lower().replace("-", ":")
     if mac and not MAC.match(mac):
@@ -58,7 +58,11 @@ def tester_address(interface: IPv4Interface) -> str:
 
 @dataclass
 class Speakers:
-    """Who was heard: ``answers`` are pairs of Ethernet source and hardware address in ARP replies."""
+    """The stations that were heard.
+
+    ``answers`` has pairs (Ethernet source, hardware address in the ARP reply) for the management address, ``speakers``
+    the source MACs of all frames.
+    """
 
     answers: set[tuple[str, str]]
     speakers: set[str]
@@ -93,13 +97,13 @@ def listen(
 
 
 def identify(heard_from: Speakers, interface: IPv4Interface, *, mac: str, port_mac: str) -> Identity:
-    """Tell from who was heard which device this is.
+    """Return the device, from the stations that were heard.
 
-    The host may be heard beside its VM, under the port's burned-in address, which ends as the VM's does. That is the
-    same device, and the judge names it as a hole; anybody else is a reason to stop.
+    The host may be heard beside its VM, under the port's burned-in address, whose last three bytes are the VM's. That
+    is the same device, and the judge reports it as a hole; any other station is a reason to stop.
 
     Raises:
-        CouldNotTest: nobody, somebody else or several have answered, or others speak on the wire.
+        CouldNotTest: nobody, another device or several have answered, or other stations are on the wire.
         SallyportError: ``mac`` or ``port_mac`` cannot be right.
     """
     if mac and not mac.startswith(link_plan.ACCESS_MAC_PREFIX):
@@ -115,7 +119,7 @@ def identify(heard_from: Speakers, interface: IPv4Interface, *, mac: str, port_m
     macs = sorted({hardware for _, hardware in heard_from.answers})
     vms = [found for found in macs if found.startswith(link_plan.ACCESS_MAC_PREFIX)]
     vm_mac = mac or (vms[0] if len(vms) == 1 else "")
-    # A host that answers alone is a device to go on with only if the user named just this address.
+    # If only the host itself answers, go on only if the user named exactly its address.
     if not vm_mac or not {vm_mac, port_mac} & set(macs):
         wanted = f"not {mac}, which was confirmed" if mac else "which is not one front-end VM"
         raise CouldNotTest(
@@ -132,18 +136,18 @@ def identify(heard_from: Speakers, interface: IPv4Interface, *, mac: str, port_m
     ports = sorted(name for name in others if name[8:] == vm_mac[8:])
     if strangers := sorted(others - set(ports)):
         raise CouldNotTest(
-            f"{', '.join(strangers[:4])} also speak on this wire beside {vm_mac}",
-            "connect the device directly, without a switch; if it is, the device itself speaks under that address: a "
-            "hole, and the capture has the frames",
+            f"{', '.join(strangers[:4])} also send frames on this wire, besides {vm_mac}",
+            "connect the device directly, without a switch; if it already is, the device itself sends under that "
+            "address: that is a hole, and the capture has the frames",
         )
     return Identity(vm_mac, port_mac or (ports[0] if len(ports) == 1 else ""))
 
 
 def confirm(identity: Identity, ask: Ask | None) -> None:
-    """Have the user type the address of the device.
+    """Have the user confirm the device by typing its MAC address.
 
     Raises:
-        CouldNotTest: there is no terminal, or something else was typed.
+        CouldNotTest: there is no terminal to ask at, or something else was typed.
     """
     if ask is None:
         raise CouldNotTest(

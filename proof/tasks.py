@@ -21,13 +21,13 @@ from rootfs.tasks import PROFILE, WAY_HELP, build, make, package_sets
         "image": "image file to prove; built if it is not named",
         "profile": "device profile to build when no image is named; with --interface that of the device",
         "way": WAY_HELP,
-        "quick": "samples of what is big, for every commit; the full one is for releases",
+        "quick": "sample long lists, for every commit; a full run is for releases",
         "seed": "seed of every random choice; printed and reported",
         "outside-only": "leave out the probes from inside the VM (the verdict is then at best `not-tested`)",
         "report": "directory for report.html, report.json, junit.xml, captures and the statement",
         "key": "PEM private key that signs the statement; its passphrase in SALLYPORT_KEY_PASSPHRASE",
         "json": "print the report as JSON",
-        "interface": "aim the outside probes at a real device behind this network interface",
+        "interface": "run the probes from outside at a real device behind this network interface",
         "mac": "with --interface: the VM's MAC, in place of confirming it at the terminal",
         "port-mac": "with --interface: the burned-in MAC of the device's port, if it is known",
         "power-cycle": "with --interface: watch the device from power-on; you are asked to switch it",
@@ -67,7 +67,7 @@ def verify(
     if interface:
         device = profiles.load(profile, way)
         folder = Path(report) if report else OUT / "verify" / f"{device.name}-{interface}"
-        power = proof.device.ByHand(_console) if power_cycle else None
+        power = proof.device.ManualPower(_console) if power_cycle else None
         ask = _console.input if sys.stdin.isatty() else None
         result = proof.device.prove(
             device, interface, effort, folder=folder, console=_console, mac=mac, port_mac=port_mac, power=power, ask=ask

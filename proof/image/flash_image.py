@@ -1,4 +1,4 @@
-"""The whole flash image as the proof looks at it: table, partitions, what boots it (`proof.image.flash`)."""
+"""Runs the checks of `proof.image.flash` on an image: partition table, partitions, unified kernel image."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ _MIB = 1 << 20
 MAX_INITRD = initrd.MAX_ARCHIVE
 MAX_LINES = 1000
 MAX_SECONDS = 60
-"""Of processor time that a tool may take for a file system."""
+"""Seconds of processor time that a tool may take to read a file system."""
 
 
 def disk_of(image: ImageFile, view: View) -> Disk:
-    """The image with the sizes that its profile declares."""
+    """Return the image with the sizes that its profile declares."""
     said = image.profile.disk
     mib = {"esp": said.esp_mib, "slot-a": said.slot_mib, "slot-b": said.slot_mib, "data": said.data_mib}
     return Disk(view, {name: number * _MIB for name, number in mib.items()})
 
 
 def partitions(image: ImageFile) -> Result:
-    """The partition table and what lies outside of partitions: looked at before anything is unpacked."""
+    """Return the result for the partition table and the bytes outside of partitions; nothing is unpacked for it."""
     with View.open(image.path) as view:
         return run_flash_check(table.CHECK, disk_of(image, view))
 
 
 class Flash:
-    """An image that is taken apart in ``folder``, beside the one made anew.
+    """An image that is compared with the one rebuilt from it.
 
     Args:
-        remaker: makes that.
+        rebuilder: rebuilds the image.
         image: the file.
-        folder: for copies and what is unpacked.
-        host: unpacks the host's root file system, if it is needed.
+        folder: for copies of partitions and what is unpacked from them.
+        host: returns the unpacked root file system of the host; called only if it is needed.
     """
 
     def __init__(self, rebuilder: ImageRebuilder, image: ImageFile, folder: Path, host: Callable[[], Path]) -> None:
         self._rebuilder, self._image, self._folder, self._host = rebuilder, image, folder, host
 
     def results(self) -> list[Result]:
-        """All looks but the partitions'; never raises for what is in the image."""
+        """Return the results of all checks but that of the partition table; never raises for what is in the image."""
         with View.open(self._image.path) as view:
             try:
                 disk = disk_of(self._image, view)
                 parts = {name: (first, end) for name, first, end in disk.partitions()}
-                # What follows takes room and time by these sizes.
+                # These sizes decide how much room and time the rest takes.
                 if [(name, end - first) for name, (first, end) in parts.items()] != [*disk.sizes.items()]:
                     raise TreeError("the partitions are not the declared ones")
                 slot_b = run_flash_check(regions.SLOT_B, Region("slot-b", view, None, *parts["slot-b"]))
@@ -78,23 +78,23 @@ class Flash:
 
     def _made(self, view: View, start: int, end: int, found: bytes) -> tuple[RebuiltImage, str]:
         if self._image.manifest.boot.tools != toolset(self._rebuilder.sets.tools):
-            raise TreeError("the image was made by other tools than this checkout has: take the one that made it")
+            raise TreeError("the image was built with other tools than this checkout's: use the checkout that built it")
         if self._image.manifest.boot.stub != hashlib.sha256(self._rebuilder.stub).hexdigest():
-            raise TreeError("the manifest tells of another stub than this checkout's packages have")
+            raise TreeError("the manifest has the digest of another systemd stub than this checkout's packages")
         said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
         blocks = _blocks(said)
         if not 0 < blocks * regions.BLOCK < end - start:
-            raise TreeError(f"the command line tells of {blocks} blocks, which slot-a has not")
+            raise TreeError(f"the command line says {blocks} blocks, which do not fit in slot-a")
         kernel = uki.content(found, ".linux")
         made = self._rebuilder.rebuild(self._image, view, start, blocks * regions.BLOCK, self._host, kernel)
         return made, said
 
     def _kernel_image(self, view: View, start: int, end: int) -> bytes:
-        """What the firmware starts, as the system partition's files have it."""
+        """Return the unified kernel image, read from the system partition's file system."""
         copy = self._copy(view, start, end)
         target = copy.parent / "uki.efi"
         try:
-            # A file of it may be as long as it says, in clusters that go in a circle.
+            # A hostile FAT may have a chain of clusters that is a circle, so the copy's size is limited.
             limit, boots = f"--fsize={uki.MAX_UKI}", f"::/{self._rebuilder.arch.uki}"
             self._ask(copy, "prlimit", limit, "mcopy", "-n", "-i", copy.name, boots, target.name)
         except SallyportError as error:
@@ -139,7 +139,7 @@ class Flash:
         return run_flash_check(initrd.CHECK, initrd.Initrd(packed, archive, made.initrd, made.archive, trouble))
 
     def _unpacked(self, packed: bytes) -> tuple[bytes, str]:
-        """What is in a foreign archive, only to say how it differs: archives as they are, then a compressed one."""
+        """Unpack an archive that differs from the rebuilt one; return it, and why that failed."""
         plain = b""
         try:
             _, rest = initrd.everything(packed)
@@ -154,7 +154,7 @@ class Flash:
             return plain, str(error).strip().splitlines()[-1][:200]
 
     def _esp(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
-        """The files of the system partition (mtools(1)), or of a copy with one more of them."""
+        """Return the files of the system partition (mtools(1)), with ``plant`` added; None: not readable."""
         copy = self._copy(view, start, end)
         try:
             if plant:
@@ -168,7 +168,7 @@ class Flash:
         return frozenset(line for line in said.splitlines() if not _folder_of(line, self._rebuilder.arch.uki))
 
     def _data(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
-        """What is in the data partition's root directory (debugfs(8)), or in a copy's with one more file."""
+        """Return the root directory of the data partition (debugfs(8)), with ``plant`` added; None: not readable."""
         copy = self._copy(view, start, end)
         try:
             if plant:
@@ -181,9 +181,10 @@ class Flash:
         return frozenset(names) - {".", ".."} if names else None
 
     def _ask(self, file: Path, *argv: str) -> str:
-        """What a tool says of a file in a `_box`; a hostile one may have directories in a circle.
+        """Run a confined tool on a file in a `_box` and return its output, at most `MAX_LINES` lines.
 
-        From then on the box is the tool's: nothing but such tools writes there any more, and `left` alone reads there.
+        A hostile file system may have directories in a circle, hence the limit. From then on only such tools write in
+        the box, and only `left` reads what they wrote.
         """
         lines = 0
 
@@ -197,11 +198,11 @@ class Flash:
         return self._rebuilder.sets.tools.run(words, build=file.parent, confined=Confined(), on_line=count)
 
     def _box(self) -> Path:
-        """A new directory for what one question is about."""
+        """Return a new directory for one file and the tools that read it."""
         return Path(tempfile.mkdtemp(prefix="box-", dir=self._folder))
 
     def _copy(self, view: View, start: int, end: int) -> Path:
-        """A partition in a file of its own, holes where there is nothing."""
+        """Return a copy of a partition in a sparse file."""
         copy = self._box() / "partition"
         with copy.open("xb") as file:
             file.truncate(end - start)
@@ -212,7 +213,7 @@ class Flash:
 
 
 def vm_initramfs(rebuilder: ImageRebuilder, image: ImageFile, host: Path, vm: Path) -> Result:
-    """The VM's initial RAM file system, which the host's root file system has."""
+    """Return the result for the VM's initial RAM file system, a file of the host's root file system."""
     flash_check = initrd.VM_CHECK
     try:
         packed = Tree(host).read(f"{VM}/initrd", initrd.MAX_ARCHIVE)
@@ -223,18 +224,18 @@ def vm_initramfs(rebuilder: ImageRebuilder, image: ImageFile, host: Path, vm: Pa
 
 
 def _folder_of(line: str, boots: str) -> bool:
-    """Whether a line of the list names a directory on the way to what boots the image."""
+    """Whether a line of mdir(1) names a directory on the path to the unified kernel image."""
     return line.endswith("/") and f"::/{boots}".startswith(line)
 
 
 def _blocks(said: str) -> int:
-    """Blocks of the root file system, as the command line tells.
+    """Return how many blocks of the root file system are verified, from the kernel's command line.
 
     Raises:
-        TreeError: it does not.
+        TreeError: the command line does not say it.
     """
     found = [word.partition("=")[2] for word in said.split() if word.startswith("sallyport.verity=")]
     number = found[0].partition(",")[0] if found else ""
     if not number.isascii() or not number.isdigit() or len(number) > 12:
-        raise TreeError("the command line does not tell how many blocks are verified")
+        raise TreeError("the command line does not say how many blocks are verified")
     return int(number)

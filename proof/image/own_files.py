@@ -1,4 +1,4 @@
-"""The files that this project itself puts into an image, made anew: overlays, the code of host and VM, compiled C."""
+"""The files that this project itself puts into an image, built again: overlays, code of host and VM, compiled C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = "usr/lib/python3/dist-packages"
 
 
 def ours(sets: PackageSets, image: ImageFile, folder: Path) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
-    """What this checkout puts into the host's root file system and into the VM's, by path.
+    """Return what this checkout puts into the host's root file system and into the VM's, by path.
 
     Args:
         sets: has the tools tree.
@@ -28,7 +28,7 @@ def ours(sets: PackageSets, image: ImageFile, folder: Path) -> tuple[Mapping[str
         folder: an empty one.
 
     Raises:
-        SallyportError: it cannot be made.
+        SallyportError: it cannot be built.
     """
     test = ["host_test", "frontend_vm_test"] if image.test_access else []
     compiled = extension.build(sets, extension.FORWARDER)

@@ -1,6 +1,7 @@
-"""Makes an image anew, as the build does, of what only the image itself can say: its root file system and its kernel.
+"""Rebuilds an image, as the build does, from its own root file system and kernel, the parts that cannot be derived.
 
-The root's files come from somebody: what is taken of them is regular and lies in the tree, or nothing is made.
+The root's files are hostile input: they must be regular files, directories and links that stay inside the tree; else
+nothing is rebuilt.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class RebuiltImage:
-    """An image made anew; ``argument`` is what its command line says of the root."""
+    """A rebuilt image; ``argument`` is the words of its command line that name the verified root."""
 
     image: Path
     uki: bytes
@@ -45,15 +46,18 @@ class RebuiltImage:
 
 
 class ArchivedModules:
-    """The kernel's modules as an initial RAM file system brings them, in its own order
-    (`rootfs.tree.initramfs.Modules`)."""
+    """The kernel's modules from an initial RAM file system, in its own order (a `rootfs.tree.initramfs.Modules`)."""
 
     def __init__(self, archive: bytes) -> None:
         members, _ = initrd.everything(archive)
         self._files = {member.name: member.content for member in members}
 
     def closure(self, names: Iterable[str], where: str) -> list[str]:
-        """All there are, each once; those that are named must be among them, or built in."""
+        """Return all modules of the archive; ``names`` are not looked up, as the manifest declares the modules.
+
+        Raises:
+            TreeError: the archive's list of modules is not that of its files.
+        """
         listed = self._files.get("modules", b"").decode(errors="replace").split()
         paths = [path.removeprefix("/") for path in listed]
         if len({*paths}) != len(paths) or {*paths} != {n for n in self._files if n.startswith("modules.d/")}:
@@ -68,13 +72,13 @@ class ArchivedModules:
 
 
 class InstalledModules:
-    """The kernel's modules as an image's root has them (`rootfs.tree.initramfs.Modules`)."""
+    """The kernel's modules from an image's root file system (a `rootfs.tree.initramfs.Modules`)."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         releases = [e.path for e in tree.entries if e.path.rpartition("/")[0] == _MODULES and stat.S_ISDIR(e.mode)]
         if len(releases) != 1:
-            raise TreeError(f"the root has modules of {len(releases)} kernels")
+            raise TreeError(f"the root file system has modules of {len(releases)} kernels, not of one")
         self._base = releases[0]
 
     def closure(self, names: Iterable[str], where: str) -> list[str]:
@@ -101,18 +105,18 @@ class InstalledModules:
 
 @dataclass(frozen=True)
 class _Root:
-    """What is made of a root file system alone, in ``folder``: ``root.verity``, ``initrd``, ``archive``."""
+    """What is built from a root file system alone, in ``folder``: ``root.verity``, ``initrd``, ``archive``."""
 
     folder: Path
     verity: Verity
 
 
 class ImageRebuilder:
-    """Makes images anew in a folder of its own; the same image but once. A context manager.
+    """Rebuilds images in a folder that it removes at the end; each image only once. A context manager.
 
     Args:
         sets: has the tools tree, and the stub.
-        folder: where there is room.
+        folder: for the rebuilt images, some hundred megabytes each.
     """
 
     def __init__(self, sets: PackageSets, folder: Path) -> None:
@@ -133,7 +137,7 @@ class ImageRebuilder:
 
     @property
     def stub(self) -> bytes:
-        """The code that loads what a unified kernel image has."""
+        """systemd's stub, the code of a unified kernel image that loads its other sections."""
         return (self._boot / f"usr/lib/systemd/boot/efi/linux{self.arch.efi}.efi.stub").read_bytes()
 
     @property
@@ -143,7 +147,7 @@ class ImageRebuilder:
     def rebuild(
         self, image: ImageFile, view: View, slot: int, length: int, host: Callable[[], Path], kernel: bytes
     ) -> RebuiltImage:
-        """The image that this checkout makes with this root file system and this kernel.
+        """The image that this checkout builds with this root file system and this kernel.
 
         Args:
             image: what its manifest says.
@@ -173,8 +177,8 @@ class ImageRebuilder:
                 self._made[whole] = self._image(image, folder, self._roots[name], kernel)
         except TreeError:
             raise
-        except Exception as error:  # a broken program in a hostile root breaks its reader in many ways
-            raise TreeError(f"the image cannot be made anew: {type(error).__name__}: {error}") from error
+        except Exception as error:  # a hostile root file system can make its readers fail in many ways
+            raise TreeError(f"the image cannot be rebuilt: {type(error).__name__}: {error}") from error
         return self._made[whole]
 
     def vm_initramfs(self, image: ImageFile, vm: Path, archive: bytes) -> bytes:
@@ -192,10 +196,10 @@ class ImageRebuilder:
         except TreeError:
             raise
         except Exception as error:  # as above
-            raise TreeError(f"it cannot be made anew: {type(error).__name__}: {error}") from error
+            raise TreeError(f"it cannot be rebuilt: {type(error).__name__}: {error}") from error
 
     def _empty(self, name: str) -> Path:
-        """A new folder; what came to nothing may have left one."""
+        """Return a new, empty folder; a failed attempt may have left one of that name."""
         folder = self._folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -233,7 +237,7 @@ class ImageRebuilder:
 
 
 def _only_plain(tree: Tree) -> None:
-    """Refuse what could lead a reader astray, or a writer of the copy that it makes.
+    """Refuse a tree that could make a reader follow a link outside, or open something else than a file.
 
     Raises:
         TreeError: there is something else than files, directories and links, or a link where programs and libraries

@@ -1,4 +1,4 @@
-"""The files of an image as the proof reads them: unpacked from the image itself, not taken from the build."""
+"""Checks an image: its files, unpacked from the image itself and not taken from the build, and its bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PREFIX = "sallyport-tree-"
 
 @dataclass(frozen=True)
 class Trees:
-    """What an image holds, unpacked below ``folder``: root file systems of host and VM, kernel, and what it should be.
+    """An image unpacked below ``folder``: root file systems of host and VM, kernel, and what they are compared with.
 
     ``files`` is the manifest's list (path and digest); ``None`` where it is not to be compared.
     """
@@ -41,11 +41,11 @@ class Trees:
     files: Mapping[str, str] | None
     root_hash: str
     ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None
-    """What this checkout puts into both; ``None`` where it is not to be compared."""
+    """What this checkout puts into both; ``None``: it is not compared."""
 
 
 def check(tools: Tools, trees: Trees) -> list[Result]:
-    """All checks of the trees."""
+    """Return the results of all checks of the trees."""
 
     def analyze(argv: Sequence[str]) -> str:
         words = [word.replace(str(trees.folder), str(BUILD)) for word in argv]
@@ -92,7 +92,7 @@ def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
 
 
 def prove(sets: PackageSets, image: ImageFile, *, say: Progress) -> list[Result]:
-    """The checks of the image's own files, and of every byte that they are in; never raises for what is in it."""
+    """Return the results of all checks of an image's files and bytes; never raises for what is in the image."""
     say("the files of the image", 0, 0)
     with (
         disposable(_PREFIX, image.path.parent) as folder,
@@ -102,7 +102,7 @@ def prove(sets: PackageSets, image: ImageFile, *, say: Progress) -> list[Result]
 
 
 def check_image(rebuilder: ImageRebuilder, image: ImageFile, *, files: bool = True) -> list[Result]:
-    """As `prove`; without ``files`` nothing is said of those in the two root file systems."""
+    """Return the results as `prove` does; without ``files`` the files of both root file systems are left out."""
     tools = rebuilder.sets.tools
     with ExitStack() as stack:
         folder = stack.enter_context(disposable(_PREFIX, image.path.parent))
@@ -117,7 +117,7 @@ def check_image(rebuilder: ImageRebuilder, image: ImageFile, *, files: bool = Tr
         ]
         try:
             if files:
-                # Not in a directory that a confined program had.
+                # A directory of its own, as no confined program may have written there.
                 place = stack.enter_context(disposable(_PREFIX, image.path.parent))
                 made = ours(rebuilder.sets, image, place / "ours")
                 results += check(tools, replace(trees(), ours=made))

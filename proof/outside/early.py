@@ -1,11 +1,11 @@
-"""Fires at the port from power-on, before any service is up: nothing but the VM may ever answer, not even firmware.
+"""Probes the port from power-on, before any service is up: nothing but the VM may ever answer, not even firmware.
 
-Theory of operation. A thread sends a mixture, one frame every 5 ms, while the machine takes frames: three in four
-ask by ARP for an address of the prefix, each of a /24 within two seconds, so that a door that is open no longer
-than that is met. Every so often there is a ping to the VM, which cannot answer yet. The first that it does answer
-is the control: the wire keeps the order of frames, so whatever was sent before that ping was taken by the machine
-before it, and the VM's answer was seen on the very wire on which everybody else stayed silent. Who spoke until the
-VM did is in the ledger.
+Theory of operation. A thread sends a mixture of frames, one every 5 ms, while the machine accepts frames. Three in four
+are ARP requests for an address of the prefix; each address of a /24 is asked within two seconds, so that a hole that is
+open for two seconds is met. After every 64 frames there is a ping to the VM, which cannot answer yet. The first ping
+that it does answer is the control: the wire keeps the order of frames, so the machine received all that was sent before
+that ping, and the VM's answer was seen on the wire on which nobody else answered. Every frame that was received before
+the VM's first one is in the frame log.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ from proof.wire.target import BROADCAST, Target, eui64, mac_bytes
 from proof.wire.wire import Tap, Wire, WireError
 
 INTERVAL = 0.005
-"""Seconds between two frames: few enough to leave a machine that starts alone."""
+"""Seconds between two frames: long enough not to slow down a booting machine."""
 CONTROL_EVERY = 64
+"""Frames between two pings of the VM."""
 WALK = 3
-"""Frames of the walk through the prefix for each of the others."""
+"""ARP requests for addresses of the prefix after each other frame."""
 LAST_TRIES, LAST_INTERVAL = 12, 0.25
-"""Pings at the end, and seconds between them, for as long as none was answered."""
+"""Pings at the end, and seconds between them, until one is answered."""
 SPORT = 19400
 MAX_CONTROLS = 0x10000
-"""Sequence numbers of a ping: more controls than this are not told apart, and no more are sent."""
+"""Controls, at most: the sequence number that tells them apart has 16 bits (RFC 792)."""
 
 
 def _offers(target: Target, rng: random.Random) -> Iterator[bytes]:
-    """What a network boot would take: leases and boot files from a server that nobody asked (RFC 2131, PXE 2.1)."""
+    """Offers that a network boot would accept: unsolicited leases and boot files (RFC 2131, PXE 2.1)."""
     server, lease = target.tester_ipv4, target.vm_ipv4
     for mac in target.host_macs.values():
         for kind in ("offer", "ack"):
@@ -82,7 +83,7 @@ def _questions(target: Target, rng: random.Random) -> Iterator[bytes]:
             if path.is_ipv6:
                 yield neighbour_solicit(path)
                 yield neighbour_solicit(path, multicast=False)
-            elif path.dst_ip != target.vm_ipv4:  # a second ARP for the VM could be taken for the wait's own
+            elif path.dst_ip != target.vm_ipv4:  # an answer could be taken for that to `wait_until_up`
                 yield arp_request(path)
                 yield arp_request(path, ethernet_dst=mac)
             yield ping(path, rng.getrandbits(16), 1)
@@ -94,7 +95,7 @@ def _questions(target: Target, rng: random.Random) -> Iterator[bytes]:
 
 
 def mixture(target: Target, rng: random.Random) -> tuple[bytes, ...]:
-    """Return the frames that are fired again and again: everything in random order, the walk in between."""
+    """Return the frames that are sent over and over: all others in random order, ARP for the prefix in between."""
     frames = list(chain(_offers(target, rng), _link_layer(target), _questions(target, rng)))
     rng.shuffle(frames)
     path, spared = ipv4_path(target).to(mac=BROADCAST), (target.vm_ipv4, target.tester_ipv4)
@@ -103,7 +104,7 @@ def mixture(target: Target, rng: random.Random) -> tuple[bytes, ...]:
 
 
 class EarlyProbe:
-    """What was fired and what came of it; see `probing_from_power_on`."""
+    """The probe from power-on: its thread, and its result; see `probing_from_power_on`."""
 
     def __init__(self, wire: Wire, target: Target, rng: random.Random) -> None:
         self._wire, self._target = wire, target
@@ -111,23 +112,23 @@ class EarlyProbe:
         self._ident = rng.getrandbits(16)
         self._stop = threading.Event()
         self._sent: list[float] = []
-        """When each frame was sent (`time.monotonic`); at `INTERVAL` a boot makes a few thousand."""
+        """When each frame was sent (`time.monotonic`); a boot has time for a few thousand at `INTERVAL`."""
         self._controls: list[int] = []
         """How many frames had been sent before each control."""
         self._heard: tuple[float, int] | None = None
-        """When the first answered control was answered, and which it was."""
+        """When the first control was answered (`time.monotonic`), and which one."""
         self._blocked = 0
         self._trouble = ""
 
     def run(self, tap: Tap) -> None:
-        """Fire until `stop`, then until a control is answered or the tries are over."""
+        """Send until `stop`, then only controls until one is answered or `LAST_TRIES` are over."""
         try:
             while not self._stop.wait(INTERVAL):
                 self._listen(tap)
                 if len(self._sent) >= CONTROL_EVERY * (len(self._controls) + 1):
                     self._control()
                 else:
-                    self._fire()
+                    self._send()
             with answering(self._wire, self._target):
                 for _ in range(LAST_TRIES):
                     self._listen(tap)
@@ -139,11 +140,11 @@ class EarlyProbe:
             self._trouble = f"wire failed: {error}"
 
     def stop(self) -> None:
-        """End the firing."""
+        """Stop sending frames."""
         self._stop.set()
 
-    def _fire(self) -> None:
-        # A machine that takes nothing is not to find a heap of frames when it does: the probes that follow would wait.
+    def _send(self) -> None:
+        # A machine that accepts no frames yet must not find a long queue later: the next probes would wait for it.
         if not self._wire.writable():
             self._blocked += 1
             return
@@ -164,7 +165,7 @@ class EarlyProbe:
                 self._heard = (frame.time, frame.icmp_seq)
 
     def result(self) -> Result:
-        """Return what the time before the VM's first frame has shown."""
+        """Return the result for the time from power-on to the VM's first frame."""
         frame_log, target = self._wire.frame_log, self._target
         tried = "from power-on: ARP, ND, ping, SYN, DHCP, PXE and TFTP, wake-on-LAN and LLDP at every MAC of the host "
         tried += f"({', '.join(target.host_macs) or 'none known'})"
@@ -174,15 +175,16 @@ class EarlyProbe:
         taken = min(len(sent), self._controls[self._heard[1]]) if self._heard is not None else 0
         span = ((first.time if first is not None else time.monotonic()) - sent[0]) if sent else 0.0
         evidence = f"{len(sent)} frames sent in {span:.1f} s before the VM's first"
-        evidence += f", {self._blocked} times the machine took none" if self._blocked else ""
+        evidence += f", {self._blocked} times the machine accepted none" if self._blocked else ""
         if offences:
             verdict, evidence = Verdict.HOLE, f"{evidence}; {offences.reasons()}"
         elif not taken or frame_log is None:
             verdict = Verdict.NOT_TESTED
-            why = self._trouble or ("no ledger was kept" if frame_log is None else "none of them is known to be taken")
+            blind = "no frame log was kept" if frame_log is None else "it is not known that any of them was received"
+            why = self._trouble or blind
             evidence = f"{evidence}; {why}"
         else:
-            verdict, evidence = Verdict.SEALED, f"{evidence}, answered by nobody"
+            verdict, evidence = Verdict.SEALED, f"{evidence}, none answered"
         return Result(
             "early", "power-on", tried, verdict, evidence, self._seen(taken, len(sent)), span, offences.summaries()
         )
@@ -192,13 +194,12 @@ class EarlyProbe:
             return f"none of {len(self._controls)} interleaved pings of the VM was answered"
         began = self._wire.powered_on_at
         after = f" {self._heard[0] - began:.1f} s after power-on" if began is not None else ""
-        return (
-            f"ping {self._heard[1] + 1} of the VM answered on the same wire{after}: {taken} of {sent} taken before it"
-        )
+        number = self._heard[1] + 1
+        return f"ping {number} answered by the VM on the same wire{after}: {taken} of {sent} received before it"
 
 
 def _until(offences: Offences, moment: float | None) -> Offences:
-    """Return the kinds of offence that were first met before ``moment``; all of them if there was none."""
+    """Return the kinds of offence whose first frame came before ``moment``; all kinds if it is None."""
     early = Offences()
     early.by_reason = {
         reason: entry for reason, entry in offences.by_reason.items() if moment is None or entry.frames[0].time < moment
@@ -208,17 +209,17 @@ def _until(offences: Offences, moment: float | None) -> Offences:
 
 @contextmanager
 def probing_from_power_on(wire: Wire, target: Target, rng: random.Random) -> Iterator[EarlyProbe]:
-    """Fire while the context lasts; ask what came of it (`EarlyProbe.result`) after it.
+    """Send frames while the context lasts; `EarlyProbe.result` has the result after it.
 
-    Begin with the wire connected and the machine still paused; end once the VM answers. Raises nothing for what the
-    far end does.
+    Enter with the wire connected and the machine still paused; leave once the VM answers. Never raises for what the far
+    end does.
     """
-    shots = EarlyProbe(wire, target, rng)
+    probe = EarlyProbe(wire, target, rng)
     with wire.tap() as tap:
-        thread = threading.Thread(target=shots.run, args=(tap,), name="early", daemon=True)
+        thread = threading.Thread(target=probe.run, args=(tap,), name="early", daemon=True)
         thread.start()
         try:
-            yield shots
+            yield probe
         finally:
-            shots.stop()
+            probe.stop()
             thread.join(LAST_TRIES * LAST_INTERVAL + 25)

@@ -1,4 +1,4 @@
-"""A look at a part of the image: what it objects to, and what is planted to see it object."""
+"""A check of one part of the flash image, with the planted controls that show that it can find something."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FlashCheck(Generic[T]):
-    """One thing that is looked at.
+    """One check.
 
     Args:
         name: of the result.
-        tried: what is looked at, as a sentence.
-        find: objections, one line each; raises `TreeError` where it cannot look.
-        plants: what it must object to: by name, what makes a faulty subject of the real one.
+        tried: what is checked, as a sentence.
+        find: yields what is wrong with a subject, one line each; raises `TreeError` where it cannot be read.
+        plants: planted controls: by name, a function that returns the subject with a fault that ``find`` must find.
     """
 
     name: str
@@ -34,7 +34,10 @@ class FlashCheck(Generic[T]):
 
 
 def run_flash_check(flash_check: FlashCheck[T], subject: T, evidence: str = "") -> Result:
-    """The result of a look, its plants found before its "nothing" is believed; never raises for what is looked at."""
+    """Return the result of a check, whose planted controls are tried too; never raises for what is in the subject.
+
+    ``evidence`` says what was checked; it stands before what was found.
+    """
     began, outcome = time.monotonic(), Outcome()
     try:
         outcome.offences = bounded(flash_check.find(subject))
@@ -49,11 +52,11 @@ def run_flash_check(flash_check: FlashCheck[T], subject: T, evidence: str = "") 
             else:
                 outcome.trouble.append(f"control {name!r} was planted and not found")
         except (TreeError, OSError, LookupError, ValueError, StopIteration, struct.error) as error:
-            # What was handed to us may have no place to plant it in.
+            # A hostile subject may lack the place where a control is planted.
             outcome.trouble.append(f"control {name!r}: {error}")
     return result(flash_check.name, flash_check.tried, outcome, evidence, began, GROUP)
 
 
 def not_tested(name: str, tried: str, why: str) -> Result:
-    """The result of a look that could not be taken."""
+    """Return the result of a check that could not be made; ``why`` is its evidence."""
     return result(name, tried, Outcome(trouble=[why]), "", time.monotonic(), GROUP)

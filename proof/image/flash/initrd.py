@@ -18,17 +18,17 @@ PROGRAMS = words("init usr/bin/busybox usr/sbin/dmsetup usr/lib/*/ld-linux-*.so.
                  "usr/lib64/ld-linux-*.so.? usr/lib/*/libc.so.6")  # fmt: skip
 """Declared: every executable file."""
 APPLETS = words("sh mount umount insmod switch_root sleep echo grep reboot cat mkdir cp chroot timeout")
-"""Declared: every name for BusyBox."""
+"""Declared: every link to BusyBox."""
 FILES = words("modules modules.d/*.ko usr/lib/*-linux-gnu/*.so* usr/lib/*-linux-gnu/ld-linux-*.so.?")
 """Declared: everything else but directories: the modules with their order, and libraries."""
 FOLDERS = words("dev proc sys run sysroot mnt modules.d usr usr/bin usr/sbin usr/lib usr/lib64 usr/lib/*-linux-gnu")
 LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
-"""Of the merged /usr."""
+"""Declared: the links of the merged /usr."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of any type in an archive; ``at`` is where its header stands."""
+    """A file of any type in an archive; ``at`` is the offset of its header."""
 
     name: str
     mode: int
@@ -42,10 +42,10 @@ class Member:
 
 
 def read(data: bytes, start: int = 0) -> tuple[list[Member], int]:
-    """The members of the archive that begins at ``start``, and where it ends.
+    """Return the members of the archive that begins at ``start``, and the offset behind it.
 
     Raises:
-        TreeError: it is none, or has too many.
+        TreeError: there is no valid archive, or it has more than `_MAX_MEMBERS` members.
     """
     found: list[Member] = []
     at = start
@@ -56,7 +56,7 @@ def read(data: bytes, start: int = 0) -> tuple[list[Member], int]:
                 raise ValueError
             fields = [int(header[i : i + 8], 16) for i in range(6, 110, 8)]
         except ValueError:
-            raise TreeError(f"at {at:#x} of the initial RAM file system is no file of a cpio archive") from None
+            raise TreeError(f"no header of a cpio archive at offset {at:#x} of the initial RAM file system") from None
         size, length = fields[6], fields[11]
         content = at + -(-(110 + length) // 4) * 4
         behind = content + -(-size // 4) * 4
@@ -71,7 +71,7 @@ def read(data: bytes, start: int = 0) -> tuple[list[Member], int]:
 
 
 def everything(data: bytes) -> tuple[list[Member], bytes]:
-    """The members of all archives that stand one after the other, zeroes between them, and what follows."""
+    """Return the members of all archives in a row, with zeroes between them, and the bytes that follow them."""
     found: list[Member] = []
     at = 0
     while data[at : at + 4] == b"0707" and len(found) <= _MAX_MEMBERS:
@@ -84,29 +84,29 @@ def everything(data: bytes) -> tuple[list[Member], bytes]:
 
 @dataclass(frozen=True)
 class Initrd:
-    """The section .initrd and what it unpacks to, beside what this checkout makes of the root's own files."""
+    """The section .initrd and the archive in it, beside those that this checkout builds from the root's own files."""
 
     packed: bytes
     archive: bytes
     made_packed: bytes
     made_archive: bytes
     trouble: str = ""
-    """Why the first could not be unpacked."""
+    """Why the section could not be unpacked; empty if it could."""
 
 
 def find(initrd: Initrd) -> Iterator[str]:
-    """Files that are not declared, or not the same as in the one that was made anew."""
+    """Yield the files that are not declared, or differ from those of the rebuilt archive."""
     made, _ = everything(initrd.made_archive)
     yield from _undeclared(made)
     if initrd.packed == initrd.made_packed:
         return
     if initrd.trouble:
-        yield f"it is not what this checkout makes, and cannot be unpacked: {initrd.trouble}"
+        yield f"it is not what this checkout builds, and cannot be unpacked: {initrd.trouble}"
         return
     try:
         actual, behind = everything(initrd.archive)
     except TreeError as error:
-        yield f"it is not what this checkout makes: {error}"
+        yield f"it is not what this checkout builds: {error}"
         return
     known = {member.name: member for member in made}
     seen: set[str] = set()
@@ -115,20 +115,20 @@ def find(initrd: Initrd) -> Iterator[str]:
         other = known.get(member.name)
         if member.name in seen or other is None:
             told = True
-            yield f"{'twice' if member.name in seen else 'has no place there'}: {member}"
+            yield f"{'twice' if member.name in seen else 'not in the rebuilt archive'}: {member}"
         elif (member.mode, member.uid, member.gid) != (other.mode, other.uid, other.gid):
             told = True
             yield f"{member}, not {other}"
         elif member.content != other.content:
             told = True
-            yield f"not what this checkout makes: {member}"
+            yield f"not what this checkout builds: {member}"
         seen.add(member.name)
     missing = sorted(known.keys() - seen)
     yield from (f"missing: {name!r}" for name in missing)
     if behind:
         yield f"{len(behind)} bytes follow the archive"
     elif not told and not missing:
-        yield "the same files, but archived or compressed otherwise, or something follows"
+        yield "the same files, but archived or compressed differently, or followed by other bytes"
 
 
 def _undeclared(members: list[Member]) -> Iterator[str]:
@@ -149,7 +149,7 @@ def _undeclared(members: list[Member]) -> Iterator[str]:
 
 
 def member(name: str, mode: int, content: bytes = b"") -> bytes:
-    """One file as it stands in an archive."""
+    """Return one file in the form of an archive."""
     encoded = name.encode() + b"\0"
     fields = (1, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
     header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
@@ -157,12 +157,12 @@ def member(name: str, mode: int, content: bytes = b"") -> bytes:
 
 
 def archive(name: str, mode: int, content: bytes = b"") -> bytes:
-    """An archive of one file."""
+    """Return an archive of one file."""
     return member(name, mode, content) + member(_TRAILER, 0)
 
 
 def _changed(name: str, change: Callable[[bytes, Member], bytes]) -> Callable[[Initrd], Initrd]:
-    """The archive with a changed member; how it would be compressed does not matter."""
+    """Return a planted control: the archive with one member changed, as if it had been unpacked from the image."""
 
     def plant(initrd: Initrd) -> Initrd:
         members, _ = everything(initrd.made_archive)
@@ -177,7 +177,7 @@ def _mode(data: bytes, member: Member) -> bytes:
 
 
 def _content(data: bytes, member: Member) -> bytes:
-    """Another content of the same length; of an empty file, another owner."""
+    """Change the content of a member without its length; of an empty member, change the owner."""
     if not member.content:
         return data[: member.at + 22] + b"%08X" % 900 + data[member.at + 30 :]
     return data.replace(member.content, member.content[:-1] + b"#")
@@ -190,7 +190,7 @@ def _before(data: bytes, member: Member) -> bytes:
 
 CHECK: FlashCheck[Initrd] = FlashCheck(
     "initramfs",
-    "the initial RAM file system, file by file, against one made of the root's own files and this checkout's /init",
+    "the initial RAM file system, file by file, against one built from the root's own files and this checkout's /init",
     find,
     {
         "/init": _changed("init", _content),
@@ -207,7 +207,7 @@ CHECK: FlashCheck[Initrd] = FlashCheck(
 VM_CHECK: FlashCheck[Initrd] = replace(
     CHECK,
     name="vm-initramfs",
-    tried="the VM's initial RAM file system, file by file, against one made of the VM's own files and this checkout's "
-    "/init; its modules are those that it brings",
+    tried="the VM's initial RAM file system, file by file, against one built from the VM's own files and this "
+    "checkout's /init; its modules are taken from itself",
 )
-"""The VM has modules nowhere else: which ones, the manifest declares."""
+"""The modules of the VM are only in this archive; the manifest has its digest."""

@@ -1,4 +1,4 @@
-"""Looks at the partitions: system partition, slots, data, and everything at once against the image made anew."""
+"""Checks of the partitions: system partition, slots, data, and the whole image against the rebuilt one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Files:
-    """A partition with a file system: its bytes, and the files in it, which ``None`` could not be listed."""
+    """A partition with a file system: its bytes, the files in it (None: they cannot be listed), the declared ones."""
 
     region: Region
     listed: frozenset[str] | None
@@ -43,10 +43,10 @@ def _allocation_table(files: Files) -> Files:
 
 
 def esp(listed: Callable[[], frozenset[str] | None]) -> FlashCheck[Files]:
-    """The system partition; ``listed`` is what a copy lists into which an addon of systemd-stub was put."""
+    """Return the check of the system partition; ``listed`` lists a copy with a planted addon of systemd-stub."""
     return FlashCheck(
         "esp",
-        "the system partition, byte by byte, against the one that this checkout makes; every file in it",
+        "the system partition, byte by byte, against the one that this checkout builds; every file in it",
         _files,
         {
             "addon": lambda files: replace(files, listed=listed()),
@@ -58,10 +58,10 @@ def esp(listed: Callable[[], frozenset[str] | None]) -> FlashCheck[Files]:
 
 
 def data(listed: Callable[[], frozenset[str] | None]) -> FlashCheck[Files]:
-    """The data partition; ``listed`` is what a copy lists into which a file was put."""
+    """Return the check of the data partition; ``listed`` lists a copy with a planted file."""
     return FlashCheck(
         "data",
-        "the data partition, byte by byte, against the empty one that this checkout makes; every file in it",
+        "the data partition, byte by byte, against the empty one that this checkout builds; every file in it",
         _files,
         {
             "file": lambda files: replace(files, listed=listed()),
@@ -74,9 +74,9 @@ def data(listed: Callable[[], frozenset[str] | None]) -> FlashCheck[Files]:
 
 @dataclass(frozen=True)
 class Verity:
-    """Slot A beside one whose hash tree was computed anew over its data, and what the command line says of it.
+    """Slot A beside one whose hash tree was recomputed over its data, and the command line that boots it.
 
-    ``blocks`` of data, ``tree`` bytes of data and tree, ``system`` bytes that its file system says to have.
+    ``blocks`` of data; ``tree`` bytes of data and hash tree; ``system`` bytes by the file system's own header.
     """
 
     region: Region
@@ -91,13 +91,13 @@ def _verity(verity: Verity) -> Iterator[str]:
     words = verity.said.split()
     yield from (f"the command line does not say {word}" for word in verity.argument.split() if word not in words)
     if -(-verity.system // BLOCK) != verity.blocks:
-        yield f"{verity.blocks} blocks are verified, and the file system has {verity.system} bytes"
+        yield f"{verity.blocks} blocks are verified, but the file system has {verity.system} bytes"
     region = verity.region
-    # The one made anew has the data of this one.
+    # Only the hash tree is compared: the data of the rebuilt slot were taken from this one.
     begin = region.start + verity.blocks * BLOCK
     for first, last in region.actual.differences(region.made, begin, region.end):
         where = "the hash tree" if first - region.start < verity.tree else "behind the hash tree"
-        yield f"slot-a: {last - first} bytes at {first - region.start:#x}, {where}, are not what was computed"
+        yield f"slot-a: {last - first} bytes at {first - region.start:#x}, {where}, differ from the recomputed tree"
 
 
 def _slot_a(at: Callable[[Verity], int]) -> Callable[[Verity], Verity]:
@@ -106,7 +106,7 @@ def _slot_a(at: Callable[[Verity], int]) -> Callable[[Verity], Verity]:
 
 VERITY: FlashCheck[Verity] = FlashCheck(
     "verity",
-    "the hash tree of slot A, computed anew; its root hash against the command line; zeroes behind it",
+    "the hash tree of slot A, recomputed; its root hash against the command line; zeroes behind it",
     _verity,
     {
         "root": _slot_a(lambda verity: verity.blocks * BLOCK),
@@ -127,7 +127,7 @@ def _region(region: Region) -> Iterator[str]:
 
 SLOT_B: FlashCheck[Region] = FlashCheck(
     "slot-b",
-    "slot B for anything but zeroes: nothing was put there before the first update",
+    "slot B: all zeroes, as nothing is written there before the first update",
     _region,
     {
         "first byte": lambda region: region.flipped(0),
@@ -147,7 +147,7 @@ def _longer(region: Region) -> Region:
 
 WHOLE: FlashCheck[Region] = FlashCheck(
     "whole",
-    "every byte of the image against the one that this checkout makes of its root file system and its kernel",
+    "every byte of the image against the one that this checkout builds of its root file system and its kernel",
     _region,
     {
         "first byte": lambda region: region.flipped(0),
@@ -159,5 +159,5 @@ WHOLE: FlashCheck[Region] = FlashCheck(
 
 
 def whole(actual: View, made: View) -> Region:
-    """All of an image."""
+    """Return the region that is the whole image."""
     return Region("the image", actual, made, 0, max(actual.size, made.size))

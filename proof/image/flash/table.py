@@ -30,7 +30,11 @@ _ENTRIES, _ENTRY, _HEADER = 128, 128, 92
 
 @dataclass(frozen=True)
 class Header:
-    """A header of the table, and where it stands; places are in sectors."""
+    """A header of the partition table; all places are in sectors.
+
+    ``at`` is where it was read; by its own fields ``mine`` is its place and ``other`` that of the other copy, ``first``
+    and ``last`` are the sectors that partitions may use, and ``entries`` is where the table begins.
+    """
 
     at: int
     mine: int
@@ -43,7 +47,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Disk:
-    """An image with the sizes that its partitions should have, in bytes."""
+    """An image with the sizes that its partitions must have, in bytes."""
 
     view: View
     sizes: Mapping[str, int]
@@ -57,7 +61,7 @@ class Disk:
         """
         found = [size for size in _SIZES if self.view.read(size, 8) == b"EFI PART"]
         if len(found) != 1:
-            raise TreeError("there is no one partition table" if not found else "there are two partition tables")
+            raise TreeError("there is no partition table" if not found else "there are two partition tables")
         return found[0]
 
     def header(self, at: int) -> Header:
@@ -71,7 +75,7 @@ class Disk:
             struct.unpack_from("<8s4I4Q16sQ3I", raw)
         )
         if (signature, revision, length, count, size) != (b"EFI PART", 0x10000, _HEADER, _ENTRIES, _ENTRY):
-            raise TreeError(f"the table's header in sector {at} is none, or of an unknown form")
+            raise TreeError(f"sector {at} has no header of a partition table, or one of an unknown form")
         if zero or any(raw[_HEADER:]) or zlib.crc32(raw[:16] + bytes(4) + raw[20:_HEADER]) != crc:
             raise TreeError(f"the table's header in sector {at} is damaged")
         return Header(at, mine, other, first, last, disk, entries)
@@ -108,7 +112,7 @@ class Disk:
         return found
 
     def with_table(self, change: Callable[[list[bytes]], list[bytes]]) -> Disk:
-        """The same with other entries, in both copies and with right sums: what a forger would write."""
+        """Return the disk with other entries in both copies, with correct checksums, as a forger would write them."""
         view, first = self.view, self.header(1)
         raw = self.table(first)
         used = [raw[at : at + _ENTRY] for at in range(0, len(raw), _ENTRY) if any(raw[at : at + _ENTRY])]
@@ -123,7 +127,7 @@ class Disk:
 
 
 def find(disk: Disk) -> Iterator[str]:
-    """What is not as declared in the table, and what is not zero outside of partitions."""
+    """Yield what differs from the declared table, and bytes outside of partitions that are not zero."""
     sector = disk.sector
     first = disk.header(1)
     end = disk.view.size // sector - 1
@@ -143,7 +147,7 @@ def find(disk: Disk) -> Iterator[str]:
     unique = {raw[at + 16 : at + 32] for at in range(0, len(entries) * _ENTRY, _ENTRY)}
     if len(unique) != len(entries) or first.disk in unique or bytes(16) in unique | {first.disk}:
         yield "two partitions have the same identifier, or one has none"
-    # What the firmware takes when the first copy is damaged must be the same.
+    # The firmware uses the second copy when the first one is damaged.
     try:
         second = disk.header(first.other)
         if replace(second, at=1, mine=second.other, other=second.mine, entries=first.entries) != first:
@@ -157,7 +161,7 @@ def find(disk: Disk) -> Iterator[str]:
 
 
 def _boot_record(raw: bytes, last: int) -> Iterator[str]:
-    """The protective MBR (section 5.2.3): a BIOS would run its code."""
+    """Yield what is wrong with the protective MBR (section 5.2.3), whose code a BIOS would run."""
     if any(raw[:446]):
         yield "the boot record has code or a signature of its own"
     status, _, kind, _, start, size = struct.unpack_from("<B3sB3sII", raw, 446)
@@ -168,7 +172,7 @@ def _boot_record(raw: bytes, last: int) -> Iterator[str]:
 
 
 def _between(disk: Disk, first: Header, second: Header) -> Iterator[str]:
-    """Overlaps, partitions outside of where they may be, and what is not zero in no partition."""
+    """Yield overlaps, partitions outside their area, and bytes outside of partitions that are not zero."""
     sector = disk.sector
     at = 0
     for begin, behind in _taken(disk, first, second):
@@ -185,7 +189,7 @@ def _between(disk: Disk, first: Header, second: Header) -> Iterator[str]:
 
 
 def _taken(disk: Disk, first: Header, second: Header) -> list[tuple[int, int]]:
-    """All sectors that something declared is in: boot record, both copies of the table, partitions."""
+    """Return the sectors in use, as (first, behind the last): boot record, both copies of the table, partitions."""
     sector = disk.sector
     length = _ENTRIES * _ENTRY // sector
     copies = [(header.entries, header.entries + length) for header in (first, second)]
@@ -205,7 +209,7 @@ def _changed(number: int, at: int, layout: str, value: object, entries: list[byt
 
 
 def second_esp(entries: list[bytes]) -> list[bytes]:
-    """One more partition that firmware would boot, in the place of slot B's second half."""
+    """Return the entries with one more partition that firmware would boot, in the second half of slot B."""
     first, last = struct.unpack_from("<QQ", entries[2], 32)
     middle = (first + last) // 2 | 7
     halved = _changed(2, 40, "<Q", middle, entries)
@@ -213,7 +217,7 @@ def second_esp(entries: list[bytes]) -> list[bytes]:
 
 
 def gap(disk: Disk) -> int:
-    """The offset of a byte that is zero and in no partition: between two if there is room, else behind a header."""
+    """Return the offset of a byte outside of partitions: between two if there is room, else behind a header."""
     first = disk.header(1)
     taken = _taken(disk, first, disk.header(first.other))
     for (_, end), (begin, _) in pairwise(taken):
@@ -231,7 +235,7 @@ def _table(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Disk], Dis
 
 
 def _backup(disk: Disk) -> Disk:
-    """Another table in the second copy alone, with right sums."""
+    """Return the disk with another table in the second copy alone, with correct checksums."""
     both = disk.with_table(second_esp).view
     first = disk.header(1)
     length = _ENTRIES * _ENTRY
@@ -243,7 +247,7 @@ def _backup(disk: Disk) -> Disk:
 
 CHECK: FlashCheck[Disk] = FlashCheck(
     "partitions",
-    "both partition tables against the declared partitions, sizes and types; all outside of partitions for zeroes",
+    "both partition tables against the declared partitions, sizes and types; zeroes everywhere outside of partitions",
     find,
     {
         "second esp": _table(second_esp),

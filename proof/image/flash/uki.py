@@ -12,13 +12,13 @@ from proof.image.flash.flash_check import FlashCheck
 from proof.image.tree.entries import TreeError
 
 MAX_UKI = 1 << 28
-"""Bytes of one that is looked at."""
+"""Bytes of a unified kernel image that is read, at most."""
 _MAX_SECTIONS = 32
 CONTENT = (".osrel", ".cmdline", ".linux", ".initrd")
 """Declared: what the image says of itself, the command line, the kernel, the initial RAM file system: each once. No
 .ucode, .dtb, .profile, .pcrsig, and so no second kernel, command line or archive in another profile."""
 STUB = words(".text .rodata .data .sbat .sdmagic .reloc")
-"""Declared: sections of the stub, which is systemd's, code that loads the others."""
+"""Declared: the sections of systemd's stub, the code that loads the others."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def sections(data: bytes) -> list[Section]:
 
 
 def content(data: bytes, name: str) -> bytes:
-    """The content of the first section of a name; whether there is another one, the look says.
+    """Return the content of the first section of that name; `find` reports a second one.
 
     Raises:
         TreeError: there is none.
@@ -71,7 +71,7 @@ def content(data: bytes, name: str) -> bytes:
 
 @dataclass(frozen=True)
 class Uki:
-    """What is in the system partition, beside what this checkout makes with the same kernel.
+    """The unified kernel image of the system partition, beside the one that this checkout builds with the same kernel.
 
     ``declared`` is the SHA-256 that the manifest has for the kernel, ``kernel`` that of the one that is there.
     """
@@ -83,7 +83,7 @@ class Uki:
 
 
 def find(uki: Uki) -> Iterator[str]:
-    """What is not as declared, and what is not the same as in the one that was made anew."""
+    """Yield what differs from the declaration and from the rebuilt image."""
     try:
         actual = sections(uki.actual)
     except TreeError as error:
@@ -103,13 +103,13 @@ def find(uki: Uki) -> Iterator[str]:
     for section in actual:
         if section.name in made and section.content != made[section.name].content:
             same = False
-            whose = "the stub's of this checkout" if section.name in STUB else "what this checkout makes"
+            whose = "the stub's of this checkout" if section.name in STUB else "what this checkout builds"
             yield f"section {section.name!r} is not {whose}"
     if len(uki.actual) > len(uki.made) and same:
         yield f"{len(uki.actual) - len(uki.made)} bytes are behind the last section"
     elif same:
         at = next((i for i, (a, b) in enumerate(zip(uki.actual, uki.made, strict=False)) if a != b), len(uki.actual))
-        yield f"what is in no section differs from {at:#x} on: headers, or padding"
+        yield f"bytes outside of the sections (headers or padding) differ from offset {at:#x} on"
 
 
 def _put(at: int, data: bytes) -> Callable[[Uki], Uki]:
@@ -117,7 +117,7 @@ def _put(at: int, data: bytes) -> Callable[[Uki], Uki]:
 
 
 def _in(name: str) -> Callable[[Uki], Uki]:
-    """A byte in the middle of a section."""
+    """Return a planted control: a changed byte in the middle of a section."""
 
     def plant(uki: Uki) -> Uki:
         section = next(section for section in sections(uki.actual) if section.name == name)
@@ -142,7 +142,7 @@ def _entry_point(uki: Uki) -> Uki:
 
 CHECK: FlashCheck[Uki] = FlashCheck(
     "kernel-image",
-    "the unified kernel image, byte by byte, against the one that this checkout makes; its kernel against the manifest",
+    "the unified kernel image, byte by byte, against the one this checkout builds; its kernel against the manifest",
     find,
     {
         "kernel": _in(".linux"),

@@ -1,4 +1,4 @@
-"""The bytes of an image file, read where they are; with other bytes in their place for a planted fault."""
+"""The bytes of an image file, read in place; some can be overlaid by others, for a planted control."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _CHUNK = 1 << 20
 _BLOCK = 512
 _NOWHERE = 1 << 62
 MAX_RANGES = 64
-"""Places that are told apart; what differs in more is bad enough."""
+"""Differing ranges that are reported, at most."""
 
 
 @dataclass(frozen=True)
 class View:
-    """An open file of ``size`` bytes. ``planted`` are bytes by offset that are seen in the place of the file's own."""
+    """An open file of ``size`` bytes; ``planted`` has bytes by offset that are read instead of the file's own."""
 
     descriptor: int
     size: int
@@ -26,20 +26,20 @@ class View:
     @staticmethod
     @contextmanager
     def open(path: Path) -> Iterator[View]:
-        """A regular file, for the time of the context; `OSError` if it cannot be read."""
+        """Open a regular file for the time of the context; `OSError` if it cannot be read."""
         with path.open("rb") as file:
             yield View(file.fileno(), os.fstat(file.fileno()).st_size)
 
     def plant(self, at: int, data: bytes) -> View:
-        """The same with other bytes at an offset; behind the end, the file is longer."""
+        """Return the view with other bytes at an offset; behind the end they make the file longer."""
         return replace(self, size=max(self.size, at + len(data)), planted={**self.planted, at: data})
 
     def flip(self, at: int) -> View:
-        """The same with one byte inverted."""
+        """Return the view with one byte inverted."""
         return self.plant(at, bytes([self.read(at, 1)[0] ^ 0xFF]))
 
     def read(self, at: int, length: int) -> bytes:
-        """``length`` bytes, less at the end of the file."""
+        """Return ``length`` bytes from offset ``at``, fewer at the end of the file."""
         end = min(at + length, self.size)
         if end <= at:
             return b""
@@ -51,7 +51,7 @@ class View:
         return data
 
     def _next(self, at: int) -> int:
-        """The first offset from ``at`` on where something else than zeroes may stand (lseek(2), SEEK_DATA)."""
+        """Return the first offset from ``at`` on that may have other bytes than zero (lseek(2), SEEK_DATA)."""
         try:
             found = os.lseek(self.descriptor, at, os.SEEK_DATA)
         except OSError:
@@ -62,7 +62,7 @@ class View:
         return found
 
     def data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Stretches of at most `_CHUNK` bytes that may hold something else than zeroes: (first, behind the last)."""
+        """Yield ranges (first, behind the last) of at most `_CHUNK` bytes that may have other bytes than zero."""
         end = min(end, self.size)
         at = start
         while at < end and (at := self._next(at)) < end:
@@ -71,12 +71,12 @@ class View:
             at = last
 
     def differences(self, other: View | None, start: int, end: int) -> list[tuple[int, int]]:
-        """Where the two differ from ``start`` to ``end``: (first, behind the last), at most `MAX_RANGES`.
+        """Return the ranges (first, behind the last) in which the two differ, at most `MAX_RANGES`.
 
         Args:
-            other: None for nothing but zeroes.
+            other: what to compare with; None stands for zeroes.
             start: in bytes, the same place in both.
-            end: behind the last byte. A file that is shorter differs there only where the other one is not zero.
+            end: behind the last byte. A shorter file counts as if zeroes followed.
         """
         found: list[tuple[int, int]] = []
         end = min(end, max(self.size, other.size if other else 0))
@@ -105,7 +105,7 @@ class View:
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of an image beside the same one of the image made anew (``None``: it must be all zeroes)."""
+    """A range of an image beside that of the rebuilt image (``made``); None: the range must be all zeroes."""
 
     what: str
     actual: View
@@ -114,11 +114,11 @@ class Region:
     end: int
 
     def flipped(self, at: int) -> Region:
-        """With one byte inverted, counted from the start, or from the end if it is negative."""
+        """Return the region with one byte inverted: ``at`` counts from the start, or from the end if it is negative."""
         return replace(self, actual=self.actual.flip((self.end if at < 0 else self.start) + at))
 
     def objections(self) -> Iterator[str]:
-        """Each place that differs."""
-        should = "is not zero" if self.made is None else "is not what this checkout makes"
+        """Yield a line for each range that differs."""
+        should = "is not zero" if self.made is None else "is not what this checkout builds"
         for first, last in self.actual.differences(self.made, self.start, self.end):
             yield f"{self.what}: {last - first} bytes at {first - self.start:#x} (image: {first:#x}): {should}"

@@ -1,12 +1,12 @@
-"""The files of an image, unpacked from the image itself: what is in them, and above all what is not.
+"""The files of an image, unpacked from the image itself: what they contain, and what they must not contain.
 
-Theory of operation. A `Check` looks through one `Tree` and returns what it objects to. Before its "nothing" is believed
-it must object to the same thing planted: each check names what to plant, and `run_tree` does so, once for each plant,
-in a scratch tree made of the few files that the check reads. What the host and the VM may contain is declared here,
-path by path, and not learned from the build: a file that nobody declared is a hole.
+Theory of operation. A `Check` searches one `Tree` and yields what is wrong in it. It names planted controls: `run_tree`
+plants each in a scratch tree of its own, made of the few files that the check reads, and the check must find it; only
+then its finding nothing counts. What the host and the VM may contain is declared here, path by path, and not taken from
+the build: a file that is not declared is a hole.
 
-The trees come from a file that somebody handed us. Nothing in them is followed, run or opened but regular files, each
-by descriptors from the tree's root that refuse symbolic links (open(2): O_NOFOLLOW); numbers and sizes are bounded.
+The trees are hostile input. Only regular files are opened, by descriptors from the tree's root that refuse symbolic
+links (open(2): O_NOFOLLOW); nothing is followed or run; numbers and sizes are bounded.
 """
 
 from proof.image.tree.run import run_tree

@@ -1,4 +1,4 @@
-"""A check: one thing that is looked for, with what to plant to see it found."""
+"""A check: one kind of fault that is searched for, with the planted controls that it must find."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Plant = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is looked for.
+    """One kind of fault that is searched for.
 
     Args:
         name: of the result.
-        tried: what is looked for, as a sentence.
-        find: objections to a tree, one line each; raises `TreeError` where it cannot look.
-        plants: what it must object to: by name, what makes it in a scratch tree.
+        tried: what is searched for, as a sentence.
+        find: yields what is wrong in a tree, one line each; raises `TreeError` where it cannot read.
+        plants: planted controls: by name, a function that puts a fault into a scratch tree.
         files: patterns of the files that the scratch tree is made of.
-        as_root: the scratch tree, or the look itself, needs root.
+        as_root: the scratch tree, or the search itself, needs root.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The checks of the host's tree and of the VM's: objections, each with its plants."""
+"""The checks of the host's tree and of the VM's, each with its planted controls."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _COMMON: tuple[Check, ...] = (
     Check("special-files", "every file for a device, pipe or socket", specials, {"pipe": pipe}),
     Check(
         "names",
-        f"every name for what gives a shell or a login, runs unasked, or keeps keys: {len(BANNED)} patterns",
+        f"every name: none of {len(BANNED)} patterns for shells, logins, files that are loaded by others, key files",
         names,
         {
             **{
@@ -169,7 +169,7 @@ HOST_CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "sandbox",
-        "every line of our services that gives or takes a right, against the declared ones",
+        "every line of our services that grants or drops a right, against the declared ones",
         sandbox,
         {
             "weaker": edit(_SERVICE, "ProtectSystem=strict", "ProtectSystem=no"),
@@ -303,7 +303,7 @@ VM_CHECKS: tuple[Check, ...] = (
 
 
 def manifest_check(listed: Mapping[str, str]) -> Check:
-    """Every file has the SHA-256 that the manifest lists, and there is none besides.
+    """Return the check that every file has the SHA-256 that the manifest lists, and that there is no other.
 
     Args:
         listed: path to digest, of the manifest.
@@ -322,15 +322,15 @@ def manifest_check(listed: Mapping[str, str]) -> Check:
 
 
 def own_check(made: Mapping[str, Own]) -> Check:
-    """The files that the project itself puts into an image are as this checkout makes them.
+    """Return the check that the files which the project itself puts into an image are as this checkout builds them.
 
     Args:
-        made: path to the file made anew (`proof.image.own_files`).
+        made: path to the file that this checkout builds (`proof.image.own_files`).
     """
     code = next((path for path in made if path.endswith("/__init__.pyc")), "usr/lib/python3/dist-packages/x.pyc")
     return Check(
         "own-files",
-        f"{len(made)} files that this project brings, against those that this checkout makes; others among its code",
+        f"{len(made)} files that this project brings, against those that this checkout builds; others among its code",
         partial(own, made=made),
         {
             "another setting": edit("etc/hosts", "localhost", "localhosts"),

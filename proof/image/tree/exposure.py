@@ -30,7 +30,10 @@ def _figure(analyze: Analyze, root: Path, unit: str) -> float:
 
 
 def exposure(tree: Tree, analyze: Analyze, scratch: Path) -> Result:
-    """The figures of ``systemd-analyze security``; the control: a backend without a sandbox is above its limit."""
+    """Return the result of ``systemd-analyze security``: each service's exposure is at most the declared one.
+
+    The control is a backend without a sandbox, whose exposure must be above the limit.
+    """
     began, outcome = time.monotonic(), Outcome(planted=1)
     figures: list[str] = []
     bare = scratch / "bare"
@@ -48,5 +51,5 @@ def exposure(tree: Tree, analyze: Analyze, scratch: Path) -> Result:
         outcome.trouble.append(f"systemd-analyze: {error}")
     finally:
         shutil.rmtree(bare, ignore_errors=True)
-    tried = f"systemd-analyze security of {len(EXPOSURE)} services, against a declared most"
+    tried = f"systemd-analyze security of {len(EXPOSURE)} services, against a declared maximum"
     return result("exposure", tried, outcome, f"{', '.join(figures)}; ", began)

@@ -1,4 +1,4 @@
-"""Objections to a tree: each function looks for one thing and yields what is not as declared."""
+"""Searches in a tree: each function looks for one kind of fault and yields what is not as declared."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from proof.image.tree.syntax import chains, unit_lines
 
 
 def setuid(tree: Tree) -> Iterator[str]:
-    """Files that run as somebody else."""
+    """Yield files with a setuid or setgid bit."""
     for entry in tree.entries:
         if entry.mode & (stat.S_ISUID | stat.S_ISGID):
             yield f"setuid or setgid: {entry}"
 
 
 def capabilities(tree: Tree) -> Iterator[str]:
-    """Files with capabilities."""
+    """Yield files with capabilities (capabilities(7))."""
     for entry in tree.files():
         if tree.capability(entry):
             yield f"has capabilities: {entry}"
 
 
 def writable(tree: Tree) -> Iterator[str]:
-    """What others than root may write."""
+    """Yield what others than root may write."""
     for entry in tree.entries:
         if stat.S_ISLNK(entry.mode):
             continue
@@ -56,21 +56,21 @@ def writable(tree: Tree) -> Iterator[str]:
 
 
 def owners(tree: Tree) -> Iterator[str]:
-    """What is not root's: a service could change what it runs."""
+    """Yield what is not owned by root: a service could change what it runs."""
     for entry in tree.entries:
         if entry.uid or entry.gid:
             yield f"not root's: {entry}"
 
 
 def specials(tree: Tree) -> Iterator[str]:
-    """Devices, pipes and sockets."""
+    """Yield devices, pipes and sockets."""
     for entry in tree.entries:
         if stat.S_IFMT(entry.mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
             yield f"neither file nor directory nor link: {entry}"
 
 
 def programs(tree: Tree, *, allowed: frozenset[str], applets: frozenset[str]) -> Iterator[str]:
-    """Executables and names for BusyBox that are not declared; symbolic links in a search path to anything else."""
+    """Yield undeclared executables and links to BusyBox, and symbolic links in a search path to anything else."""
     if tree.test_access:
         allowed, applets = allowed | TEST_PROGRAMS, applets | TEST_APPLETS
     for entry in tree.entries:
@@ -84,22 +84,22 @@ def programs(tree: Tree, *, allowed: frozenset[str], applets: frozenset[str]) ->
 
 
 def names(tree: Tree) -> Iterator[str]:
-    """Files called like something that has no place here."""
+    """Yield files whose name matches a banned pattern."""
     for entry in tree.entries:
         name = entry.path.rpartition("/")[2]
         busybox = stat.S_ISLNK(entry.mode) and entry.target == "busybox"  # which of these: `programs`
         code = entry.path.startswith(("usr/lib/python3", MODULES))
         test = tree.test_access and name in TEST_NAMES
         if not busybox and not test and not (code and not matches(name, _PYTHON_HOOKS)) and matches(name, BANNED):
-            yield f"has no place here: {entry}"
+            yield f"must not be here: {entry}"
 
 
 _PYTHON_HOOKS = ("*.pth", "sitecustomize*", "usercustomize*")
-"""What Python runs at every start (site module); other names in its library are its own."""
+"""Names that Python runs at every start (module site); other banned names may be in its library."""
 
 
 def systemd(tree: Tree) -> Iterator[str]:
-    """What lies in systemd's directories and is not declared."""
+    """Yield undeclared files in systemd's directories."""
     declared = {**SYSTEMD, **(TEST_SYSTEMD if tree.test_access else {})}
     for entry in tree.entries:
         if "systemd" not in entry.path.split("/")[:-1] or stat.S_ISDIR(entry.mode):
@@ -112,7 +112,7 @@ def systemd(tree: Tree) -> Iterator[str]:
 
 
 def configured(tree: Tree, *, allowed: frozenset[str], test: frozenset[str]) -> Iterator[str]:
-    """Settings that are not declared: of udev, modprobe, the loader, PAM, anybody."""
+    """Yield undeclared configuration files: of udev, modprobe, the loader, PAM, and all others."""
     allowed = allowed | (test if tree.test_access else frozenset())
     places = (
         "usr/lib/udev/",
@@ -135,12 +135,12 @@ def _difference(where: str, found: Iterable[str], declared: Iterable[str]) -> It
 
 
 def sandbox(tree: Tree) -> Iterator[str]:
-    """Lines of our services that are not as declared, and lines that systemd's own must have."""
+    """Yield lines of our services that are not as declared, and missing lines of systemd's own services."""
     for unit, declared in services(*way(tree)).items():
         lines = unit_lines(tree.text(UNITS + unit), "Service")
         guarded = [line for line in lines if line.partition("=")[0] not in FREE_KEYS]
         yield from _difference(unit, guarded, declared)
-        # The order of some lines has a meaning: what is started, and which filter takes out of which.
+        # The order of these lines has a meaning: what starts first, and which filter overrides which.
         for key in ("SystemCallFilter=", "ExecStart"):
             if [li for li in guarded if li.startswith(key)] != [li for li in declared if li.startswith(key)]:
                 yield f"{unit}: {key} lines are not in the declared order"
@@ -155,7 +155,7 @@ def sandbox(tree: Tree) -> Iterator[str]:
 
 
 def terminals(tree: Tree) -> Iterator[str]:
-    """Units that read from a terminal or start a shell, sockets that are not unix sockets in /run."""
+    """Yield units that read from a terminal or start a shell, and sockets that are not unix sockets in /run."""
     for entry in tree.entries:
         if not stat.S_ISREG(entry.mode) or "systemd" not in entry.path.split("/") or entry.path.endswith(".so"):
             continue
@@ -174,14 +174,14 @@ def terminals(tree: Tree) -> Iterator[str]:
 
 
 def inittab(tree: Tree) -> Iterator[str]:
-    """What BusyBox init runs in the VM, beyond what is declared."""
+    """Yield lines of the VM's inittab that are not declared, and missing ones."""
     lines = [line.strip() for line in tree.text("etc/inittab").split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
     yield from _difference("inittab", lines, (*INITTAB, *(TEST_INITTAB if tree.test_access else ())))
 
 
 def accounts(tree: Tree, *, declared: Mapping[str, int]) -> Iterator[str]:
-    """Accounts with a password or a shell, or that are not declared (passwd(5), shadow(5), group(5))."""
+    """Yield accounts with a password or a shell, or undeclared ones (passwd(5), shadow(5), group(5))."""
     seen: set[str] = set()
     for line in filter(None, tree.text("etc/passwd").split("\n")):
         fields = line.split(":")
@@ -198,11 +198,11 @@ def accounts(tree: Tree, *, declared: Mapping[str, int]) -> Iterator[str]:
     for name in ("etc/shadow", "etc/gshadow", "etc/shadow-", "etc/passwd-"):
         if name in tree.by_path:
             # With "x" in passwd and no shadow nobody has a password at all.
-            yield f"{name} has no place here"
+            yield f"{name} must not be here"
 
 
 def secrets(tree: Tree) -> Iterator[str]:
-    """Keys, password hashes and tokens that are not published ones."""
+    """Yield keys, password hashes and tokens, but for published test keys of libraries."""
     for entry in tree.files():
         known: set[str] = set()
         for pattern, digests in PUBLISHED.items():
@@ -217,19 +217,19 @@ def secrets(tree: Tree) -> Iterator[str]:
 
 
 def digest(found: bytes) -> str:
-    """What a published key is known by."""
+    """Return the digest by which a published key is known: 16 hex digits of its SHA-256."""
     return hashlib.sha256(found.strip()).hexdigest()[:16]
 
 
 def sysctl(tree: Tree) -> Iterator[str]:
-    """Kernel settings of the host that are not as declared."""
+    """Yield kernel settings of the host that are not as declared."""
     lines = [line.strip() for line in tree.text("etc/sysctl.d/sallyport.conf").split("\n")]
     found = [re.sub(r"\s*=\s*", "=", line, count=1) for line in lines if line and line[0] not in "#;"]
     yield from _difference("sysctl.d", found, (f"{key}={value}" for key, value in SYSCTL.items()))
 
 
 def vm_sysctl(tree: Tree) -> Iterator[str]:
-    """Kernel settings that the VM's start does not make, or makes and undoes."""
+    """Yield kernel settings that the VM's start does not make, or overrides later."""
     text = "\n".join(line for line in tree.text("etc/init.d/setup").split("\n") if not line.lstrip().startswith("#"))
     commands = [command for command in re.sub(r"\\\n", " ", text).split("\n") if command.startswith("sysctl ")]
     last: dict[str, str] = {}
@@ -245,7 +245,7 @@ def vm_sysctl(tree: Tree) -> Iterator[str]:
 
 
 def rules(tree: Tree) -> Iterator[str]:
-    """Packet rules that are not as declared, line by line and in order."""
+    """Yield packet rules that are not as declared, line by line and in order."""
     files = {"host": HOST_RULES, "link": LINK_RULES, "port": port_rules(forwarder(tree))}
     for file, declared in files.items():
         found, outside = chains(tree.text(f"etc/sallyport/{file}.nft"))
@@ -262,23 +262,23 @@ def rules(tree: Tree) -> Iterator[str]:
 
 
 def packages(tree: Tree, *, ours: str) -> Iterator[str]:
-    """Code of the other end: the host runs nothing of the VM's, and the VM nothing of the host's."""
+    """Yield Python code that belongs to the other side: the host runs nothing of the VM, the VM nothing of the host."""
     for entry in tree.entries:
         if re.match(
             rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{ours}(/|\Z))(backend|frontend_vm|rootfs|tests|overlays)\b",
             entry.path,
         ):
-            yield f"has no place here: {entry}"
+            yield f"must not be here: {entry}"
 
 
 def vm_packages(tree: Tree) -> Iterator[str]:
-    """Code in the VM that is not the VM's, and systemd."""
+    """Yield Python code in the VM that is not the VM's, and systemd's files."""
     yield from packages(tree, ours="frontend_vm")
     yield from systemd(tree)
 
 
 def manifest(tree: Tree, *, listed: Mapping[str, str]) -> Iterator[str]:
-    """Files that the manifest does not list, or lists with another digest."""
+    """Yield files that the manifest does not list, or lists with another digest."""
     there = {entry.path for entry in tree.files()}
     yield from (f"not in the manifest: {path!r}" for path in sorted(there - listed.keys()))
     yield from (f"in the manifest only: {path!r}" for path in sorted(listed.keys() - there))
@@ -289,7 +289,7 @@ def manifest(tree: Tree, *, listed: Mapping[str, str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Own:
-    """A file that this checkout makes itself: ``target`` of a link, else SHA-256, and whether it is executable."""
+    """A file that this checkout builds: the ``target`` of a link; else its SHA-256 and whether it is executable."""
 
     target: str
     sha256: str
@@ -297,7 +297,7 @@ class Own:
 
 
 def own(tree: Tree, *, made: Mapping[str, Own]) -> Iterator[str]:
-    """Files of ours that are not as this checkout makes them, and others among our code."""
+    """Yield our own files that are not as this checkout builds them, and foreign files among our code."""
     for path, wanted in sorted(made.items()):
         entry = tree.by_path.get(path)
         if entry is None:
@@ -306,7 +306,7 @@ def own(tree: Tree, *, made: Mapping[str, Own]) -> Iterator[str]:
             yield f"{path!r} -> {entry.target!r}, not {wanted.target!r}"
         elif not wanted.target:
             if hashlib.sha256(tree.read(path, MAX_FILE)).hexdigest() != wanted.sha256:
-                yield f"not what this checkout makes: {path!r}"
+                yield f"not what this checkout builds: {path!r}"
             if bool(entry.mode & 0o111) != wanted.executable:
                 yield f"{'not ' if wanted.executable else ''}executable: {path!r}"
     places = {path.rpartition("/")[0] for path in made if path.startswith("usr/lib/")}

@@ -1,4 +1,4 @@
-"""The outcome of a check: it is run on a tree after it has found what was planted in scratch trees."""
+"""Runs a check on a tree, and on scratch trees with planted controls, and makes the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ MAX_OFFENCES = 200
 
 @dataclass
 class Outcome:
-    """What came of a check: ``trouble`` is why it cannot be relied on, ``seen`` which plants it found."""
+    """The outcome of a check.
+
+    ``offences`` are faults of the tree, ``trouble`` is why the check cannot be relied on, ``seen`` names the planted
+    controls that it found, of ``planted`` in all.
+    """
 
     offences: list[str] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
@@ -29,7 +33,7 @@ class Outcome:
 
 
 def bounded(found: Iterator[str]) -> list[str]:
-    """The first offences of a check, in bounded memory."""
+    """Return the first `MAX_OFFENCES` offences of a check."""
     offences: list[str] = []
     for offence in found:
         if len(offences) >= MAX_OFFENCES:
@@ -45,7 +49,7 @@ def _copy(tree: Tree, patterns: Sequence[str], scratch: Path) -> None:
 
 
 def _control(check: Check, tree: Tree, scratch: Path, outcome: Outcome) -> None:
-    """Plant each thing in a scratch tree of its own: the check must object to more than it did without it."""
+    """Plant each control in a scratch tree of its own: the check must find more there than without it."""
     for number, (name, plant) in enumerate(check.plants.items()):
         outcome.planted += 1
         root = scratch / str(number)
@@ -65,17 +69,17 @@ def _control(check: Check, tree: Tree, scratch: Path, outcome: Outcome) -> None:
 
 
 def run_check(prefix: str, check: Check, tree: Tree, scratch: Path) -> Result:
-    """Run one check on a tree, after its plants have shown that it can find what it looks for.
+    """Run one check on a tree, after its planted controls, and return the result.
 
     Args:
         prefix: of the result's name.
-        check: what is looked for.
+        check: what is searched for.
         tree: where.
-        scratch: a directory for the plants.
+        scratch: a directory for the scratch trees.
     """
     began, outcome = time.monotonic(), Outcome()
     if check.as_root and os.geteuid() != 0:
-        # unsquashfs leaves out owners, setuid bits and capabilities where it is not root's.
+        # unsquashfs sets owners, setuid bits and capabilities only if it runs as root.
         outcome.trouble.append("unpacked by an ordinary user: owners and modes are not the image's; run it as root")
     else:
         _control(check, tree, scratch, outcome)
@@ -91,22 +95,22 @@ def run_check(prefix: str, check: Check, tree: Tree, scratch: Path) -> Result:
 
 
 def result(name: str, tried: str, outcome: Outcome, evidence: str, began: float, group: str = GROUP) -> Result:
-    """The result of a check from its outcome.
+    """Return the result of a check from its outcome.
 
     Args:
         name: of the result.
         tried: what was done, one sentence.
         outcome: what was found.
-        evidence: what was looked at, where nothing was found.
+        evidence: what was searched; stands before what was found.
         began: when, of `time.monotonic`.
         group: of the result.
     """
     if outcome.offences:
         verdict, said = Verdict.HOLE, "; ".join(outcome.offences[:6])
     elif outcome.trouble or len(outcome.seen) != outcome.planted or not outcome.planted:
-        verdict, said = Verdict.NOT_TESTED, "; ".join(outcome.trouble[:4]) or "no control"
+        verdict, said = Verdict.NOT_TESTED, "; ".join(outcome.trouble[:4]) or "the check has no planted control"
     else:
-        verdict, said = Verdict.SEALED, "no objection"
-    control = f"{len(outcome.seen)} of {outcome.planted} planted ones found: {', '.join(outcome.seen)}"
+        verdict, said = Verdict.SEALED, "nothing found"
+    control = f"{len(outcome.seen)} of {outcome.planted} planted controls found: {', '.join(outcome.seen)}"
     frames = tuple(outcome.offences[:20])
     return Result(group, name, tried, verdict, evidence + said, control, time.monotonic() - began, frames)

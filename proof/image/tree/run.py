@@ -27,7 +27,7 @@ def run_tree(
     ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None,
     test_access: bool = False,
 ) -> list[Result]:
-    """Check the unpacked root file systems of an image; never raises for what is in them.
+    """Check the unpacked root file systems of an image and return all results; never raises for what is in them.
 
     Args:
         host_tree: the host's, unpacked as root (else owners and modes are lost, and those checks are "not-tested").
@@ -38,7 +38,7 @@ def run_tree(
         kernel: the unified kernel image; without it there is no result ``command-line``.
         root_hash: the manifest's.
         ours: what this checkout puts into both trees; without it there are no results ``own-files``.
-        test_access: the trees are a test image's: what it has besides is let pass, and only that.
+        test_access: the trees are a test image's: what such an image has besides is allowed, and only that.
     """
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=host_tree.parent, ignore_cleanup_errors=True) as directory:

@@ -1,4 +1,4 @@
-"""What the volleys contain, how fast it is made, and that the judge tells the VM's own answers from all others."""
+"""What the batches contain, how fast they are made, and that the judge tells the VM's own answers from all others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def kinds(batch: FrameBatch) -> Counter[tuple[bytes, bytes]]:
     return Counter((frame[:6], frame[12:14]) for frame in batch.frames)
 
 
-# What is thrown
+# What is sent
 
 
 def test_a_whole_run_throws_almost_two_hundred_thousand_frames(batches: dict[str, FrameBatch]) -> None:
@@ -75,7 +75,7 @@ def test_a_quick_run_throws_some_of_each_and_is_built_in_seconds() -> None:
     assert time.process_time() - began < 10
 
 
-def test_the_seed_decides_and_a_volley_that_is_left_out_changes_no_other() -> None:
+def test_the_seed_decides_and_a_batch_that_is_left_out_changes_no_other() -> None:
     def some(seed: int, *names: str) -> dict[str, tuple[bytes, ...]]:
         every = ProbeCatalogue(TARGET, random.Random(seed)).batches(quick=True)
         return {batch.name: tuple(batch.frames) for batch in every if batch.name in names}
@@ -293,7 +293,7 @@ def test_fragments_of_an_echo_add_up_to_one_that_would_be_answered(batches: dict
     assert craft._folded(craft._words(whole)) == 0xFFFF
 
 
-# How it is fired
+# How it is sent
 
 
 def send_frames(peer: Peer, frames: Sequence[bytes]) -> Result:
@@ -313,7 +313,7 @@ def number(index: int) -> bytes:
     return HOST + TESTER + b"\x88\xb5" + index.to_bytes(4, "big") + bytes(42)
 
 
-def test_every_frame_of_a_long_volley_is_sent_once_and_in_order() -> None:
+def test_every_frame_of_a_long_batch_is_sent_once_and_in_order() -> None:
     order: list[int] = []
 
     def note(frame: Frame) -> list[bytes]:
@@ -360,7 +360,7 @@ def test_an_answer_to_one_ethertype_among_all_is_a_hole() -> None:
     assert send_frames(Peer([vm_stack()], extra=answer), walk[:1500]).verdict is Verdict.SEALED
 
 
-def test_a_lazy_volley_is_built_once_and_not_before_it_is_wanted() -> None:
+def test_a_lazy_batch_is_built_once_and_not_before_it_is_wanted() -> None:
     built: list[int] = []
 
     def build() -> tuple[bytes, ...]:

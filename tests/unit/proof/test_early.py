@@ -46,7 +46,7 @@ def booting(extra: Callable[[Frame, bool], list[bytes]] = lambda frame, up: []) 
 
 
 def power_on(peer: Peer, frame_log: FrameLog | None, deadline: float = 4.0) -> tuple[Result, Result]:
-    """Return what the firing found, and what the whole record says."""
+    """Return the result of the early probe, and that of the whole frame log."""
     with wired(peer, frame_log) as wire:
         with probing_from_power_on(wire, TARGET, random.Random(1)) as early, suppress(WireError):
             wait_until_up(wire, TARGET, deadline)
@@ -60,7 +60,7 @@ def test_nobody_answers_before_the_vm() -> None:
     sent = int(result.evidence.split()[0])
     assert 5 < sent <= (heard[-1] - heard[0]) / INTERVAL  # never more than 50 a second
     assert "before the VM's first, answered by nobody" in result.evidence
-    assert f"{sent} of {sent} taken before it" in result.control
+    assert f"{sent} of {sent} received before it" in result.control
 
 
 def test_whoever_speaks_before_the_vm_is_a_hole() -> None:

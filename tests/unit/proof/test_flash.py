@@ -212,10 +212,10 @@ def test_the_initial_ram_file_system(archive: bytes) -> None:
         return "; ".join(initrd.find(replace(same, packed=packed, archive=other)))
 
     assert "'init'" in said(archive.replace(b"#!/bin/init", b"#!/bin/evil"))
-    assert "no place there: 'etc/x'" in said(archive + bytes(9) + initrd.archive("etc/x", 0o100644))
+    assert "not in the rebuilt archive: 'etc/x'" in said(archive + bytes(9) + initrd.archive("etc/x", 0o100644))
     assert "twice: 'init'" in said(archive + initrd.archive("init", 0o100755))
     early = initrd.archive("kernel/x86/microcode/AuthenticAMD.bin", 0o100644)
-    assert "no place there: 'kernel/x86" in said(early + archive)
+    assert "not in the rebuilt archive: 'kernel/x86" in said(early + archive)
     assert "5 bytes follow" in said(archive + b"other")
     assert "missing: 'modules'" in said(archive[: archive.index(b"modules") - 110] + initrd.member("TRAILER!!!", 0))
     assert "otherwise" in said(archive)
@@ -235,7 +235,7 @@ def test_an_archive_without_modules_is_looked_at_as_well(archive: bytes) -> None
 
 
 def test_what_nobody_declared_is_not_hidden_by_a_recipe_that_makes_it(archive: bytes) -> None:
-    """An archive that is the same as the one made anew is still looked through."""
+    """An archive that is the same as the rebuilt one is still checked."""
     for more in (
         initrd.archive("usr/bin/dropbear", 0o100755),
         initrd.archive("usr/bin/nc", 0o120777, b"busybox"),

@@ -88,7 +88,7 @@ def received(tap: Tap, count: int) -> list[bytes]:
 
 
 @pytest.fixture
-def two_volleys(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all that there are: the run as a whole is the matter."""
     every = ProbeCatalogue.batches
 
@@ -339,7 +339,7 @@ def test_a_sealed_device_is_sealed_if_its_power_on_was_seen(namespace: str, tmp_
     assert (tmp_path / "port.pcapng").stat().st_size > 100_000
 
 
-@pytest.mark.usefixtures("two_volleys")
+@pytest.mark.usefixtures("two_batches")
 def test_without_power_on_and_port_address_the_rest_is_still_sealed(namespace: str, tmp_path: Path) -> None:
     with plugged(FAR, appliance()):
         report = attack(tmp_path, port_mac="")
@@ -348,7 +348,7 @@ def test_without_power_on_and_port_address_the_rest_is_still_sealed(namespace: s
     assert exit_code(report.results) == EXIT_NOT_TESTED
 
 
-@pytest.mark.usefixtures("two_volleys")
+@pytest.mark.usefixtures("two_batches")
 def test_a_planted_second_stack_is_a_hole(namespace: str, tmp_path: Path) -> None:
     with plugged(FAR, planted()):
         report = attack(tmp_path)
@@ -358,7 +358,7 @@ def test_a_planted_second_stack_is_a_hole(namespace: str, tmp_path: Path) -> Non
     assert PORT_MAC in named(report, "ping").evidence
 
 
-@pytest.mark.usefixtures("two_volleys")
+@pytest.mark.usefixtures("two_batches")
 def test_a_host_that_has_the_vms_address_is_a_hole_and_its_port_is_learned(namespace: str, tmp_path: Path) -> None:
     stacks = appliance()
     stacks.append(Stack(mac_bytes(PORT_MAC), {socket.inet_aton("192.168.42.1")}))
@@ -368,7 +368,7 @@ def test_a_host_that_has_the_vms_address_is_a_hole_and_its_port_is_learned(names
     assert PORT_MAC in report.facts["device"]
 
 
-@pytest.mark.usefixtures("two_volleys")
+@pytest.mark.usefixtures("two_batches")
 def test_an_early_frame_of_the_host_is_a_hole(namespace: str, tmp_path: Path) -> None:
     class Leaky(Switch):
         """Speaks before its VM does, as boot firmware might."""

@@ -58,7 +58,7 @@ def test_a_sealed_appliance_is_sealed() -> None:
     assert "open: 22, 443; 698 closed" in results["tcp-ipv4-all-ports"].evidence
 
 
-def test_every_frame_of_a_volley_is_sent() -> None:
+def test_every_frame_of_a_batch_is_sent() -> None:
     peer = Peer([vm_stack()])
     assert batch(peer, "tcp-ipv4").verdict is Verdict.SEALED
     probe = next(v for v in ProbeCatalogue(TARGET, random.Random(1)).batches() if v.name == "tcp-ipv4")
@@ -173,7 +173,7 @@ def test_loss_never_reads_as_closed_or_filtered() -> None:
     assert batch(Peer([vm_stack(), host], loss=0.2), "nd").verdict is Verdict.NOT_TESTED
 
 
-def test_a_volley_without_its_control_is_not_tested() -> None:
+def test_a_batch_without_its_control_is_not_tested() -> None:
     assert batch(Peer([vm_stack()]), "nd", controls=444).verdict is Verdict.NOT_TESTED
 
 

@@ -71,7 +71,7 @@ def test_a_udp_service_is_a_hole_whether_it_speaks_or_not(path: FramePath) -> No
     assert len(udp.frames) == 1
     udp, _ = sweeps(Peer([vm(filtered={162})]), path)
     assert udp.verdict is Verdict.HOLE
-    assert udp.evidence.startswith("taken, and nothing said: 162.")
+    assert udp.evidence.startswith("accepted without an answer: 162.")
 
 
 def test_an_answer_from_another_port_is_a_hole() -> None:
@@ -98,7 +98,7 @@ def test_refusals_that_are_rationed_accuse_nobody(monkeypatch: pytest.MonkeyPatc
 def test_where_nothing_is_refused_silence_proves_nothing_and_an_answer_still_does(path: FramePath) -> None:
     udp, protocols = sweeps(Peer([vm(refuses=0)]), path)
     assert (udp.verdict, protocols.verdict) == (Verdict.NOT_TESTED, Verdict.NOT_TESTED)
-    assert "none of 8 random UDP ports said that it is closed" in udp.control
+    assert "none of 8 random UDP ports reported that it is closed" in udp.control
     assert "0 closed, 0 silent, 400 untested" in udp.evidence
     assert sweeps(Peer([vm(refuses=0, answers_udp={161})]), path)[0].verdict is Verdict.HOLE
 
@@ -110,7 +110,7 @@ def test_a_foreign_protocol_is_a_hole_whether_it_speaks_or_not(path: FramePath) 
     assert protocols.evidence.startswith("unexpected handled: 132.")
     _, protocols = sweeps(Peer([vm(swallows={50, PIM})]), path)
     assert protocols.verdict is Verdict.HOLE
-    assert protocols.evidence.startswith("taken, and nothing said: 50.")  # and PIM is declared
+    assert protocols.evidence.startswith("accepted without an answer: 50.")  # and PIM is declared
 
 
 @pytest.mark.parametrize(("path", "number"), [(V4, 1), (V6, FRAGMENT), (V6, 60)])
@@ -124,7 +124,7 @@ def test_a_protocol_that_must_be_handled_and_is_not_takes_the_proof_away(path: F
     whole = vm_stack()
     _, protocols = sweeps(Peer([Deaf(whole.mac, whole.addresses, whole.open, refuses=1)]), path)
     assert protocols.verdict is Verdict.NOT_TESTED
-    assert protocols.evidence.startswith(f"expected handled but is not: {number}.")
+    assert protocols.evidence.startswith(f"expected to be handled, but not: {number}.")
 
 
 def test_extension_headers_are_read_through_to_what_they_carry() -> None:

@@ -115,7 +115,7 @@ def test_nobody_connecting_is_an_error(tmp_path: Path) -> None:
         StreamWire.listen(tmp_path / "missing" / "s")
 
 
-def test_a_ledger_stays_small_whatever_comes() -> None:
+def test_a_frame_log_stays_small_whatever_comes() -> None:
     near, far = socket.socketpair()
     numbers = iter(range(10**6))
     frame_log = FrameLog(lambda frame: f"reason {next(numbers)}")
