@@ -399,7 +399,7 @@ def test_a_device_that_is_not_switched_off_stops_the_run(
     namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "OFF_TIMEOUT", 1.0)
-    with plugged(FAR, appliance()) as plug, pytest.raises(CouldNotTest, match="still speaks"):
+    with plugged(FAR, appliance()) as plug, pytest.raises(CouldNotTest, match="still sends frames"):
         attack(tmp_path, power=Switch(plug, stuck=True))
 
 
@@ -446,7 +446,7 @@ def test_something_else_answers(namespace: str, tmp_path: Path) -> None:
     router = Stack(mac_bytes("00:11:22:33:44:55"), {socket.inet_aton("192.168.42.1")})
     with plugged(FAR, [router]), refused(tmp_path, "00:11:22:33:44:55 answered.*not one front-end VM", mac=""):
         pass
-    with plugged(FAR, [*appliance(), router]), refused(tmp_path, "00:11:22:33:44:55 also speak"):
+    with plugged(FAR, [*appliance(), router]), refused(tmp_path, "00:11:22:33:44:55 also send frames"):
         pass
 
 
@@ -454,7 +454,7 @@ def test_two_devices_answer(namespace: str, tmp_path: Path) -> None:
     both = [*appliance(), *appliance("52:54:00:00:00:02")]
     with plugged(FAR, both), refused(tmp_path, "answered.*not one front-end VM", mac="", port_mac=""):
         pass
-    with plugged(FAR, both), refused(tmp_path, "02:5a:11:00:00:02 also speak"):
+    with plugged(FAR, both), refused(tmp_path, "02:5a:11:00:00:02 also send frames"):
         pass
 
 
@@ -469,7 +469,7 @@ def test_a_second_answer_that_comes_late_is_waited_for(namespace: str, tmp_path:
             return super().answer(frame) if self.asked > 1 else None
 
     late = Late(mac_bytes("00:11:22:33:44:55"), {socket.inet_aton("192.168.42.1")})
-    with plugged(FAR, [*appliance(), late]), refused(tmp_path, "00:11:22:33:44:55 also speak"):
+    with plugged(FAR, [*appliance(), late]), refused(tmp_path, "00:11:22:33:44:55 also send frames"):
         pass
 
 
@@ -481,7 +481,7 @@ def test_somebody_else_is_on_the_wire(namespace: str, tmp_path: Path) -> None:
             return ether(bytes.fromhex("0180c200000e"), self.mac, 0x88CC, bytes(46))
 
     lldp = Switchboard(mac_bytes("00:11:22:33:44:55"), set())
-    with plugged(FAR, [*appliance(), lldp]), refused(tmp_path, "00:11:22:33:44:55 also speak"):
+    with plugged(FAR, [*appliance(), lldp]), refused(tmp_path, "00:11:22:33:44:55 also send frames"):
         pass
 
 
