@@ -16,7 +16,7 @@ from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
 
 PASSPHRASE = "SALLYPORT_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
-"""The environment variable with the private key's passphrase: an argument would be seen by everybody on the machine."""
+"""Environment variable: the passphrase of the private key. An argument would be seen by everybody on the machine."""
 MIN_RSA_BITS = 3072
 """NIST SP 800-57 part 1 revision 5, table 2: 128 bits of strength."""
 MAX_KEY = 64 << 10

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rootfs.base.errors import SallyportError
 
 SETTING = "SALLYPORT_FARM"
-"""Environment variable: the nodes, as `read` wants them."""
+"""Environment variable: the machines that help to compile, ``ADDRESS[:PORT][/JOBS]`` for each, with blanks between."""
 PORT = 3632
 JOBS = 4
 """Of a node that does not say how many."""

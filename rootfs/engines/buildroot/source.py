@@ -24,7 +24,7 @@ neither Python 3.14 nor systemd 258, as the long-term line wants them."""
 EXTERNAL = PROJECT / "rootfs/external"
 """The BR2_EXTERNAL tree."""
 NAMED = "SALLYPORT_BUILDROOT"
-"""Environment variable: a Buildroot release."""
+"""Environment variable: the Buildroot release to build from: a directory, an archive, or the address of one."""
 _VERSION = re.compile(r"^export BR2_VERSION := (\S+)$", re.MULTILINE)
 
 
