@@ -129,9 +129,9 @@ class LineEditor(_Base):
         self._flush()
         cast("TerminalSession", self._session).cancel()
 
-    def _drop_line(self, said: str) -> None:
+    def _drop_line(self, message: str) -> None:
         self._move_to_end()
-        self._output(f"{said}\r\n")
+        self._output(f"{message}\r\n")
         self._reset_line()
         self._too_long = False
         self._history_index = len(self._history)

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from backend.common import store, vm_state
 from backend.daemon import storage
-from backend.daemon.identity import Presented
+from backend.daemon.public_identity import PresentedIdentity
 from backend.daemon.settings import Settings
 from backend.protocol.system import AuditLog, Status
 
@@ -66,7 +66,7 @@ class HostStatus:
     """Collects the answer to ``status.get``. What cannot change while the host runs is read once."""
 
     def __init__(
-        self, settings: Settings, presented: Presented, hostname: Callable[[], str] = socket.gethostname
+        self, settings: Settings, presented: PresentedIdentity, hostname: Callable[[], str] = socket.gethostname
     ) -> None:
         self._settings = settings
         self._presented = presented

@@ -33,12 +33,10 @@ import ipaddress
 import logging
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +45,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.common import store
+from backend.daemon.public_identity import PublicIdentity
 from backend.protocol.fields import Hostname
 
 log = logging.getLogger("identity")
@@ -89,14 +88,14 @@ subjectKeyIdentifier = hash
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class Paths:
     """Paths; tests use others."""
 
     kept: Path = Path("/data/identity")
     guest: Path = Path("/run/sallyport/guest")
     """Files that the VM gets at its start."""
     public: Path = Path("/run/sallyport/link/identity.json")
-    """`Public`, for the backend."""
+    """`PublicIdentity`, for the backend."""
     image: Path = Path("/etc/sallyport/image.json")
 
 
@@ -118,69 +117,6 @@ class Issued(Struct, frozen=True, forbid_unknown_fields=True):
     """SHA-256 of the public key, hexadecimal."""
     certificate: Annotated[str, Meta(max_length=4096)]
     """PEM."""
-
-
-class Public(Struct, frozen=True, forbid_unknown_fields=True):
-    """The public part of the identity."""
-
-    certificate: Annotated[str, Meta(max_length=4096)]
-    """The web page's certificate, PEM."""
-    ssh: Annotated[str, Meta(max_length=64)]
-    """Fingerprint of the SSH host key, as OpenSSH writes it."""
-
-    @property
-    def web(self) -> str:
-        """SHA-256 of the certificate, as browsers show it."""
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate)).digest().hex(":").upper()
-
-
-def read_public(path: Path) -> Public:
-    """Read the public part.
-
-    Raises:
-        OSError, msgspec.DecodeError, ValueError: the file is missing or damaged.
-    """
-    return msgspec.json.decode(store.read(path, LIMIT), type=Public)
-
-
-class Presented:
-    """Presents the identity to operators: in answers, and on the console at the start and whenever it changes.
-
-    Args:
-        path: file with `Public`.
-        console: shows lines on the console.
-    """
-
-    def __init__(self, path: Path, console: Callable[[list[str]], None]) -> None:
-        self._path = path
-        self._console = console
-        self._shown: Public | None = None
-
-    def get(self) -> Public | None:
-        """The present identity; None if it cannot be read."""
-        try:
-            public = read_public(self._path)
-            return public if public.web else None
-        except FileNotFoundError:
-            return None  # the service that makes it has logged why
-        except (OSError, ValueError, msgspec.DecodeError) as error:
-            log.error("%s: %s", self._path, ascii(str(error)))
-            return None
-
-    def announce(self, before: list[str]) -> None:
-        """Show the lines `before`, if any, and the fingerprints if they are new. Programs read these lines, too."""
-        lines = list(before)
-        public = self.get()
-        if public is not None and public != self._shown:
-            self._shown = public
-            lines += [
-                "Before you log in, compare with what browser and SSH client show:",
-                "sallyport: web certificate, SHA-256:",
-                *(f"    {public.web[:48]}", f"    {public.web[48:]}"),
-                f"sallyport: SSH host key: {public.ssh}",
-            ]
-        if lines:
-            self._console(lines)
 
 
 def validity(now: float, image: float) -> tuple[int, int]:
@@ -205,15 +141,15 @@ class Identity:
     """Makes what is missing or due, and hands it to the VM and to the backend.
 
     Args:
-        places: where.
+        paths: where.
         hostname: the host's name.
         now: the clock, seconds since 1970.
     """
 
-    def __init__(self, places: Places, hostname: str, now: float) -> None:
-        self._places = places
-        image = msgspec.json.decode(store.read(places.image, LIMIT), type=Image)
-        self._image = places.image.stat().st_mtime
+    def __init__(self, paths: Paths, hostname: str, now: float) -> None:
+        self._paths = paths
+        image = msgspec.json.decode(store.read(paths.image, LIMIT), type=Image)
+        self._image = paths.image.stat().st_mtime
         self._now = max(now, self._image)
         try:
             names = [hostname := msgspec.convert(hostname, Hostname), f"{hostname}.local"]
@@ -222,7 +158,7 @@ class Identity:
         self._names = [*names, *(name for name in ("sallyport", "sallyport.local") if name not in names)]
         self._addresses = [str(ipaddress.ip_interface(image.address).ip)]
 
-    def provide(self) -> Public:
+    def provide(self) -> PublicIdentity:
         """Do all that is to do.
 
         Raises:
@@ -232,14 +168,14 @@ class Identity:
         web = self._key("web.key", _P256, "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
         ssh = self._key("ssh.key", _ED25519, "-algorithm", "ed25519")
         issued = self._certificate(hashlib.sha256(web).hexdigest())
-        self._hand(self._places.guest / "web.crt", issued.certificate.encode())
-        public = Public(certificate=issued.certificate, ssh=ssh_fingerprint(ssh.removeprefix(_ED25519)))
-        self._hand(self._places.public, msgspec.json.encode(public) + b"\n")
+        self._hand(self._paths.guest / "web.crt", issued.certificate.encode())
+        public = PublicIdentity(certificate=issued.certificate, ssh=ssh_fingerprint(ssh.removeprefix(_ED25519)))
+        self._hand(self._paths.public, msgspec.json.encode(public) + b"\n")
         return public
 
     def _key(self, name: str, kind: bytes, *how: str) -> bytes:
         """Hand a key over to the VM; returns its public key, DER."""
-        kept, handed = self._places.kept / name, self._places.guest / name
+        kept, handed = self._paths.kept / name, self._paths.guest / name
         try:
             private = store.read(kept, LIMIT)
             public = self._public(private)
@@ -282,7 +218,7 @@ class Identity:
             raise
 
     def _certificate(self, key: str) -> Issued:
-        path = self._places.kept / "web.json"
+        path = self._paths.kept / "web.json"
         try:
             issued = msgspec.json.decode(store.read(path, LIMIT), type=Issued)
         except FileNotFoundError:
@@ -302,7 +238,7 @@ class Identity:
             settings, request = Path(folder, "settings"), Path(folder, "request")
             settings.write_text(_SETTINGS.format(folder=folder, alternatives=",".join(alternatives)))
             Path(folder, "index").touch()
-            private = str(self._places.guest / "web.key")
+            private = str(self._paths.guest / "web.key")
             common = ("-config", str(settings), "-batch", "-subj", f"/CN={self._names[0]}")
             self._openssl("req", "-new", "-key", private, "-out", str(request), *common)
             dates = ("-startdate", _asn1(begin), "-enddate", _asn1(end))
@@ -343,7 +279,7 @@ def main() -> int:
     try:
         for _ in range(RENAMES):
             name = socket.gethostname()
-            Identity(Places(), name, time.time()).provide()
+            Identity(Paths(), name, time.time()).provide()
             if (
                 socket.gethostname() == name
             ):  # else it was changed meanwhile, for which systemd does not start the unit again

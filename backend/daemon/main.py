@@ -24,9 +24,9 @@ from backend.daemon.credential import Passwords
 from backend.daemon.executor import Executor
 from backend.daemon.handlers.registry import Services
 from backend.daemon.host_status import HostStatus
-from backend.daemon.identity import Presented
 from backend.daemon.link import listen, load_keys
 from backend.daemon.port_status import PortStatus
+from backend.daemon.public_identity import PresentedIdentity
 from backend.daemon.reboot import Reboot
 from backend.daemon.ring import Rings
 from backend.daemon.server import LinkServer
@@ -115,7 +115,7 @@ class Daemon:
         disk, cpu = Worker("disk", rings.make_room), Worker("cpu")
         stack.callback(disk.stop)
         stack.callback(cpu.stop)
-        presented = Presented(settings.identity, self._console)
+        presented = PresentedIdentity(settings.identity, self._console)
         host = HostStatus(settings, presented, self._hostname)
         audit = Audit(rings, disk, host.boot_id)
         stack.push_async_callback(audit.close)

@@ -49,13 +49,13 @@ class Sessions:
     time of a look-up tells nothing about other tokens.
     """
 
-    def __init__(self, most: int, idle_s: float, life_s: float, clock: Clock = time.monotonic) -> None:
-        self._most = most
+    def __init__(self, size: int, idle_s: float, life_s: float, clock: Clock = time.monotonic) -> None:
+        self._size = size
         self._idle_s = idle_s
         self._life_s = life_s
         self._clock = clock
         self._by_digest: dict[bytes, OpenSession] = {}
-        self.ended: deque[tuple[OpenSession, Reason]] = deque(maxlen=4 * most)
+        self.ended: deque[tuple[OpenSession, Reason]] = deque(maxlen=4 * size)
         """Sessions that have ended and why, until the caller removes them."""
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class Sessions:
     def open(self, service: str, peer: Peer) -> tuple[str, OpenSession]:
         """Open a session; returns its token and itself. If the table is full, the session idle for longest ends."""
         self.expire()
-        if len(self._by_digest) >= self._most:
+        if len(self._by_digest) >= self._size:
             self.close(min(self._by_digest.values(), key=lambda session: session.used_at), "evicted")
         token = secrets.token_urlsafe(32)
         now = self._clock()

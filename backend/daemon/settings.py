@@ -28,7 +28,7 @@ class Settings:
     link: Path = Path("/run/sallyport/link")
     """Folder with `backend.key`, `backend.crt` and `frontend.crt`, made at every boot."""
     identity: Path = Path("/run/sallyport/link/identity.json")
-    """`identity.Public`: certificate and SSH fingerprint of the front-end."""
+    """`backend.daemon.public_identity.PublicIdentity`: certificate and SSH fingerprint of the front-end."""
     data: Path = Path("/data/sallyport")
     """Folder of everything that survives a reboot: `credential.json`, `hostname`, and the folder `audit`."""
     request: Path = Path("/run/sallyport/request")

@@ -43,7 +43,7 @@ TEXTS: dict[StorageState, str] = {
 """What each state means and what to do. If several apply, the worst is reported."""
 
 
-class Found(Struct, frozen=True, forbid_unknown_fields=True):
+class BootFinding(Struct, frozen=True, forbid_unknown_fields=True):
     """What the initramfs found."""
 
     state: Literal["ok", "repaired", "copy", "temporary"]
@@ -52,7 +52,7 @@ class Found(Struct, frozen=True, forbid_unknown_fields=True):
 def at_start(path: Path) -> StorageState:
     """The state in the file; ``unknown`` if it is missing or damaged."""
     try:
-        return msgspec.json.decode(store.read(path, _LIMIT), type=Found).state
+        return msgspec.json.decode(store.read(path, _LIMIT), type=BootFinding).state
     except (OSError, ValueError, msgspec.DecodeError) as error:
         log.error("%s: %s", path, ascii(str(error)))
         return "unknown"
@@ -91,12 +91,12 @@ def state(found: StorageState, data: os.statvfs_result, *, failed: bool, second:
         failed: from `failed`.
         second: from `second_slot`.
     """
-    said: StorageState = found
+    worst: StorageState = found
     if second:
-        said = "second-disk"
+        worst = "second-disk"
     elif found not in ("temporary", "copy"):
         if failed or data.f_flag & os.ST_RDONLY:
-            said = "read-only"
+            worst = "read-only"
         elif data.f_bavail * data.f_frsize < FULL:
-            said = "full"
-    return Storage(said, TEXTS[said])
+            worst = "full"
+    return Storage(worst, TEXTS[worst])

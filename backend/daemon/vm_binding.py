@@ -1,7 +1,7 @@
 """Binds sessions and failed logins to one start of the front-end VM.
 
-Sessions are the VM's to use: their tokens are in its memory, and it says where logins come from. When another VM runs,
-what the one before it knew or said, compromised or not, is void.
+The VM has the tokens of sessions in its memory, and names the addresses that logins come from. After a restart, nothing
+that the VM before it knew or said is valid any more, as it may have been compromised.
 """
 
 from __future__ import annotations

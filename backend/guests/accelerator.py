@@ -57,11 +57,11 @@ async def choose(machine: MachineType, directory: Path) -> Accelerator:
         stderr=asyncio.subprocess.PIPE,
     )
     assert child.stdout is not None
-    said = b""
+    output = b""
     try:
         async with asyncio.timeout(DEADLINE_S):
-            while b"K" not in said and (chunk := await child.stdout.read(4096)):
-                said += chunk
+            while b"K" not in output and (chunk := await child.stdout.read(4096)):
+                output += chunk
     except TimeoutError:
         return Accelerator("tcg", f"a trial guest under KVM was not done after {DEADLINE_S:.0f} s")
     finally:
@@ -69,7 +69,7 @@ async def choose(machine: MachineType, directory: Path) -> Accelerator:
             child.kill()
         _, errors = await child.communicate()
         rom.unlink()
-    if not said.endswith(b"K"):
+    if not output.endswith(b"K"):
         words = errors.decode(errors="replace").strip().splitlines()
         return Accelerator("tcg", f"a trial guest under KVM failed: {words[0] if words else 'QEMU printed no error'}")
     return Accelerator("kvm", f"a trial guest ran under KVM in {(time.monotonic() - started) * 1000:.0f} ms")

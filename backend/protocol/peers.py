@@ -1,8 +1,8 @@
-"""Where somebody comes from, in three sizes: one address, one party, one site.
+"""Addresses of clients, in groups of three sizes: one address, one party, one site.
 
 Both ends use it (``frontend_vm.protocol.peers`` is this file): the host to slow down wrong passwords, the VM to share
-out its connections. An address is cheap for whoever owns a network full of them, so what is counted is the smallest
-block that one party surely has to itself, and, where many blocks come from one place, the place.
+its connections fairly. Addresses are cheap for the owner of a network, so what is counted is the smallest block of
+addresses that belongs to one party, and the site that many such blocks come from.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Peer:
     """One origin of connections.
 
     Attributes:
-        address: Itself, in its one canonical form (RFC 5952).
-        prefix: The party: an IPv4 address; a /64 of IPv6, as each host in one may take as many of its addresses as it
-            likes (RFC 8981); one link-local address, because all hosts of the wire share fe80::/64.
-        site: The place: a /24 of IPv4; a /48 of IPv6, what a site is given at most (RFC 6177); all link-local ones.
+        address: The address in its canonical form (RFC 5952).
+        prefix: The party: an IPv4 address; a /64 of IPv6, as a host may use any number of its addresses (RFC 8981); one
+            link-local address, because all hosts of the network share fe80::/64.
+        site: The site: a /24 of IPv4; a /48 of IPv6, the most that a site is assigned (RFC 6177); all link-local ones.
     """
 
     address: str
@@ -31,7 +31,7 @@ class Peer:
         """The peer of a numeric address without a zone.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: it is not such an address.
         """
         address = ip_address(text)
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
@@ -46,7 +46,7 @@ class Peer:
 
 
 UNKNOWN = Peer("::", "::/64", "::/48")
-"""Whoever cannot be named: all of them together are one party."""
+"""All peers whose address is not known; together they are one party."""
 
 
 def _block(address: IPv4Address | IPv6Address, bits: int) -> str:

@@ -11,8 +11,8 @@ from backend.common.heartbeat import Heartbeats
 from backend.daemon.audit import Audit
 from backend.daemon.credential import Passwords
 from backend.daemon.host_status import HostStatus
-from backend.daemon.identity import Presented
 from backend.daemon.port_status import PortStatus
+from backend.daemon.public_identity import PresentedIdentity
 from backend.daemon.reboot import Reboot
 from backend.daemon.sessions import OpenSession, Sessions
 from backend.daemon.settings import Settings
@@ -49,7 +49,7 @@ class Services:
     sessions: Sessions
     vm: VmBinding
     host: HostStatus
-    presented: Presented
+    presented: PresentedIdentity
     ports: PortStatus
     heartbeats: Heartbeats
     reboot: Reboot

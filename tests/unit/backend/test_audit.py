@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+import backend.daemon.audit
+import backend.daemon.main
 from backend.common import store, vm_state
-from backend.daemon import audit as log_of
 from backend.daemon import chain
-from backend.daemon import main as daemon
 from backend.daemon.audit import CHANGES, KINDS, REJECTED, SESSIONS, SYSTEM, Audit
 from backend.daemon.ring import Kind, Ring, Rings
 from backend.daemon.settings import Settings
@@ -267,8 +267,8 @@ def test_nothing_that_others_can_cause_pushes_an_operators_entry_out(
     """Each kind has files of its own; a year of rejections, crashes and logins leaves a change where it was."""
     small = tuple(replace(kind, file_bytes=20_000) for kind in KINDS)
     for name, kind in zip(("CHANGES", "SESSIONS", "SYSTEM", "REJECTED"), small, strict=True):
-        monkeypatch.setattr(log_of, name, kind)
-    monkeypatch.setattr(log_of, "KINDS", small)
+        monkeypatch.setattr(backend.daemon.audit, name, kind)
+    monkeypatch.setattr(backend.daemon.audit, "KINDS", small)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
     async def test() -> None:
@@ -330,9 +330,9 @@ def test_the_running_backend_says_what_it_only_counted_and_what_it_dropped(
 ) -> None:
     quick = replace(REJECTED, rate=1.0, burst=2.0)
     kinds = (*KINDS[:-1], quick)
-    for module in log_of, daemon:
+    for module in backend.daemon.audit, backend.daemon.main:
         monkeypatch.setattr(module, "KINDS", kinds)
-    monkeypatch.setattr(log_of, "REJECTED", quick)
+    monkeypatch.setattr(backend.daemon.audit, "REJECTED", quick)
     full = [True]
     real = store.replace
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import backend.daemon.credential
 from backend.common import store
-from backend.daemon import credential as credentials
 from backend.daemon.credential import COSTS, Passwords, affordable, first_password, make
 from backend.daemon.throttle import Rates, Throttle
 from backend.daemon.worker import Worker
@@ -67,8 +67,8 @@ def _stored(path: Path) -> dict[str, object]:
 def test_a_cheap_hash_becomes_as_dear_as_the_device_allows_when_its_password_is_next_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: bool
 ) -> None:
-    monkeypatch.setattr(credentials, "COSTS", (2**14, 2**15))
-    monkeypatch.setattr(credentials, "BUDGET_S", 60.0)
+    monkeypatch.setattr(backend.daemon.credential, "COSTS", (2**14, 2**15))
+    monkeypatch.setattr(backend.daemon.credential, "BUDGET_S", 60.0)
     path = tmp_path / "credential.json"
     if used:
         store.replace(path, msgspec.json.encode(make("password", used=True)))
@@ -96,7 +96,7 @@ def test_a_cheap_hash_becomes_as_dear_as_the_device_allows_when_its_password_is_
 
 
 def test_a_hash_is_never_made_cheaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "BUDGET_S", 0.0)
+    monkeypatch.setattr(backend.daemon.credential, "BUDGET_S", 0.0)
     path = tmp_path / "credential.json"
     store.replace(path, msgspec.json.encode(make("password", 2**15, used=True)))
 

@@ -18,7 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from backend.daemon.identity import BACKDATE, DAY, LIFE, Identity, Places, Presented, Public, read_public
+from backend.daemon import public_identity
+from backend.daemon.identity import BACKDATE, DAY, LIFE, Identity, Paths
+from backend.daemon.public_identity import PresentedIdentity, PublicIdentity
 from driver.appliance import FINGERPRINTS
 
 IMAGE = 1_767_225_600
@@ -26,35 +28,35 @@ IMAGE = 1_767_225_600
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def paths(tmp_path: Path) -> Paths:
     """A host in a folder, as tmpfiles.d leaves it at first boot."""
     for name in ("kept", "guest"):
         (tmp_path / name).mkdir(mode=0o700)
-    places = Places(
+    paths = Paths(
         kept=tmp_path / "kept",
         guest=tmp_path / "guest",
         public=tmp_path / "identity.json",
         image=tmp_path / "image.json",
     )
-    use_image(places)
-    return places
+    use_image(paths)
+    return paths
 
 
-def use_image(places: Places, address: str = "192.168.42.1/24") -> None:
-    places.image.write_text(json.dumps({"product": "Sallyport", "address": address}))
-    os.utime(places.image, (IMAGE, IMAGE))
+def use_image(paths: Paths, address: str = "192.168.42.1/24") -> None:
+    paths.image.write_text(json.dumps({"product": "Sallyport", "address": address}))
+    os.utime(paths.image, (IMAGE, IMAGE))
 
 
-def provide(places: Places, now: float = IMAGE + 200 * DAY, hostname: str = "edge-7") -> Public:
-    public = Identity(places, hostname, now).provide()
-    assert read_public(places.public) == public
-    assert (places.guest / "web.crt").read_text() == public.certificate
+def provide(paths: Paths, now: float = IMAGE + 200 * DAY, hostname: str = "edge-7") -> PublicIdentity:
+    public = Identity(paths, hostname, now).provide()
+    assert public_identity.read(paths.public) == public
+    assert (paths.guest / "web.crt").read_text() == public.certificate
     # What OpenSSL refuses to load together does not belong together.
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(places.guest / "web.crt", places.guest / "web.key")
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths.guest / "web.crt", paths.guest / "web.key")
     return public
 
 
-def parsed(public: Public) -> x509.Certificate:
+def parsed(public: PublicIdentity) -> x509.Certificate:
     return x509.load_pem_x509_certificate(public.certificate.encode())
 
 
@@ -62,9 +64,9 @@ def seconds(when: datetime.datetime) -> float:
     return when.timestamp()
 
 
-def test_the_certificate_is_one_that_every_browser_accepts(places: Places, tmp_path: Path) -> None:
+def test_the_certificate_is_one_that_every_browser_accepts(paths: Paths, tmp_path: Path) -> None:
     """Limits: support.apple.com/103769 (extendedKeyUsage, SAN, SHA-2, 825 days), CA/Browser Forum BR 6.3.2 (398)."""
-    public = provide(places)
+    public = provide(paths)
     certificate = parsed(public)
     named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert named.get_values_for_type(x509.DNSName) == ["edge-7", "edge-7.local", "sallyport", "sallyport.local"]
@@ -88,22 +90,22 @@ def test_the_certificate_is_one_that_every_browser_accepts(places: Places, tmp_p
     assert refused.returncode == 2, "the control"
 
 
-def test_fingerprints_are_those_that_browsers_and_ssh_show(places: Places) -> None:
-    public = provide(places)
+def test_fingerprints_are_those_that_browsers_and_ssh_show(paths: Paths) -> None:
+    public = provide(paths)
     shown = subprocess.run(
-        ["openssl", "x509", "-in", places.guest / "web.crt", "-noout", "-fingerprint", "-sha256"],
+        ["openssl", "x509", "-in", paths.guest / "web.crt", "-noout", "-fingerprint", "-sha256"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert shown.stdout.strip().endswith(f"={public.web}")
     # The VM's SSH library, which writes them as OpenSSH does.
-    assert asyncssh.read_private_key(places.guest / "ssh.key").get_fingerprint() == public.ssh
+    assert asyncssh.read_private_key(paths.guest / "ssh.key").get_fingerprint() == public.ssh
 
 
-def test_what_is_handed_over_is_for_one_group_to_read(places: Places) -> None:
-    provide(places)
-    assert sorted(path.name for path in places.guest.iterdir()) == ["ssh.key", "web.crt", "web.key"]
-    assert {path.stat().st_mode & 0o777 for path in (*places.guest.iterdir(), places.public)} == {0o440}
-    assert {path.stat().st_mode & 0o777 for path in places.kept.iterdir()} == {0o600}
+def test_what_is_handed_over_is_for_one_group_to_read(paths: Paths) -> None:
+    provide(paths)
+    assert sorted(path.name for path in paths.guest.iterdir()) == ["ssh.key", "web.crt", "web.key"]
+    assert {path.stat().st_mode & 0o777 for path in (*paths.guest.iterdir(), paths.public)} == {0o440}
+    assert {path.stat().st_mode & 0o777 for path in paths.kept.iterdir()} == {0o600}
 
 
 NOW = IMAGE + 200 * DAY
@@ -122,10 +124,10 @@ NOW = IMAGE + 200 * DAY
     ],
 )
 def test_it_is_kept_until_a_third_of_its_life_is_left_and_then_made_anew(
-    places: Places, later: float, is_new: bool
+    paths: Paths, later: float, is_new: bool
 ) -> None:
-    first = provide(places, NOW)
-    second = provide(places, later)
+    first = provide(paths, NOW)
+    second = provide(paths, later)
     assert (second.certificate != first.certificate) is is_new
     assert second.ssh == first.ssh
     assert parsed(second).public_key() == parsed(first).public_key(), "who pins the key needs no new one"
@@ -135,19 +137,19 @@ def test_it_is_kept_until_a_third_of_its_life_is_left_and_then_made_anew(
 
 
 @pytest.mark.parametrize("clock", [0, 1, IMAGE - 1, IMAGE, IMAGE + BACKDATE])
-def test_one_made_by_a_clock_that_is_behind_is_valid_from_the_image_on(places: Places, clock: float) -> None:
-    first = provide(places, clock)
+def test_one_made_by_a_clock_that_is_behind_is_valid_from_the_image_on(paths: Paths, clock: float) -> None:
+    first = provide(paths, clock)
     assert seconds(parsed(first).not_valid_before_utc) == IMAGE
-    assert provide(places, clock) == first, "a clock that stays behind is no reason for a new one at every boot"
+    assert provide(paths, clock) == first, "a clock that stays behind is no reason for a new one at every boot"
 
 
-def test_other_names_and_addresses_need_another_certificate(places: Places) -> None:
-    seen = [provide(places).certificate, provide(places, hostname="edge-8").certificate]
-    use_image(places, "10.0.0.1/8")
-    seen.append(provide(places, hostname="edge-8").certificate)
+def test_other_names_and_addresses_need_another_certificate(paths: Paths) -> None:
+    seen = [provide(paths).certificate, provide(paths, hostname="edge-8").certificate]
+    use_image(paths, "10.0.0.1/8")
+    seen.append(provide(paths, hostname="edge-8").certificate)
     assert len(set(seen)) == 3
-    assert provide(places, hostname="edge-8").certificate == seen[-1], "the control"
-    nameless = parsed(provide(places, hostname="Not a name, IP:6.6.6.6"))
+    assert provide(paths, hostname="edge-8").certificate == seen[-1], "the control"
+    nameless = parsed(provide(paths, hostname="Not a name, IP:6.6.6.6"))
     named = nameless.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert named.get_values_for_type(x509.DNSName) == ["sallyport", "sallyport.local"]
 
@@ -169,31 +171,29 @@ def fifo(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, swap, fifo, lambda path: path.write_bytes(b"x" * 99999)])
 @pytest.mark.parametrize("name", ["web.key", "ssh.key"])
-def test_a_damaged_key_is_replaced_and_the_other_kept(
-    places: Places, name: str, damage: Callable[[Path], None]
-) -> None:
-    first = provide(places)
-    damage(places.kept / name)
-    second = provide(places)
+def test_a_damaged_key_is_replaced_and_the_other_kept(paths: Paths, name: str, damage: Callable[[Path], None]) -> None:
+    first = provide(paths)
+    damage(paths.kept / name)
+    second = provide(paths)
     assert (first.web != second.web, first.ssh != second.ssh) == (name == "web.key", name == "ssh.key")
-    assert provide(places) == second
+    assert provide(paths) == second
 
 
-def test_a_key_that_the_disk_could_not_keep_is_the_one_that_the_vm_has(places: Places) -> None:
-    first = provide(places)
+def test_a_key_that_the_disk_could_not_keep_is_the_one_that_the_vm_has(paths: Paths) -> None:
+    first = provide(paths)
     for name in ("web.key", "ssh.key"):
-        (places.kept / name).unlink()
-    assert provide(places).ssh == first.ssh
-    assert (places.kept / "ssh.key").read_bytes() == (places.guest / "ssh.key").read_bytes()
+        (paths.kept / name).unlink()
+    assert provide(paths).ssh == first.ssh
+    assert (paths.kept / "ssh.key").read_bytes() == (paths.guest / "ssh.key").read_bytes()
 
 
 @pytest.mark.parametrize(
     "failure", [subprocess.TimeoutExpired("openssl", 1), subprocess.CalledProcessError(-9, "openssl"), OSError(12, "x")]
 )
 def test_openssl_that_could_not_run_costs_no_key(
-    places: Places, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    first = provide(places)
+    first = provide(paths)
 
     def fail(*_: object, **__: object) -> None:
         raise failure
@@ -201,31 +201,31 @@ def test_openssl_that_could_not_run_costs_no_key(
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "run", fail)
         with pytest.raises(type(failure)):
-            provide(places)
-    assert provide(places) == first
+            provide(paths)
+    assert provide(paths) == first
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[" * 9000, b'{"names": [], "later": 1}', b"\xff", b"x" * 99999])
-def test_a_damaged_certificate_is_made_anew(places: Places, content: bytes) -> None:
-    first = provide(places)
-    (places.kept / "web.json").write_bytes(content)
-    second = provide(places)
+def test_a_damaged_certificate_is_made_anew(paths: Paths, content: bytes) -> None:
+    first = provide(paths)
+    (paths.kept / "web.json").write_bytes(content)
+    second = provide(paths)
     assert second.web != first.web
-    assert provide(places) == second
+    assert provide(paths) == second
 
 
-def test_a_disk_that_cannot_be_written_to_costs_no_front_end(places: Places) -> None:
-    places.kept.rmdir()
-    assert provide(places).web
+def test_a_disk_that_cannot_be_written_to_costs_no_front_end(paths: Paths) -> None:
+    paths.kept.rmdir()
+    assert provide(paths).web
 
 
-def test_the_console_shows_an_identity_once_and_a_new_one_again(places: Places) -> None:
+def test_the_console_shows_an_identity_once_and_a_new_one_again(paths: Paths) -> None:
     console: list[str] = []
-    presented = Presented(places.public, console.extend)
+    presented = PresentedIdentity(paths.public, console.extend)
     presented.announce(["first"])
     assert console == ["first"], "there is none yet"
     for hostname in ("edge-7", "edge-8"):
-        public = provide(places, hostname=hostname)
+        public = provide(paths, hostname=hostname)
         console.clear()
         presented.announce([])
         presented.announce([])

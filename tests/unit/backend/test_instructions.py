@@ -18,7 +18,7 @@ import pytest
 
 from backend.common import heartbeat, store, vm_state
 from backend.daemon import host_status
-from backend.daemon.identity import Presented, Public
+from backend.daemon.public_identity import PresentedIdentity, PublicIdentity
 from backend.daemon.settings import Settings
 from backend.forwarder import counters
 from backend.protocol.base import Done, Error
@@ -135,7 +135,7 @@ def test_the_certificate_is_everybodys_and_a_new_one_is_shown(settings: Settings
             assert_error(await client.ask(CertificateGet()), "failed")
             rig.console.clear()
             for pem in (first, second):
-                settings.identity.write_bytes(msgspec.json.encode(Public(certificate=pem, ssh="SHA256:abc")))
+                settings.identity.write_bytes(msgspec.json.encode(PublicIdentity(certificate=pem, ssh="SHA256:abc")))
                 for _ in range(2):
                     assert await client.ask(CertificateGet()) == Certificate(pem)
                 status = await client.ask(StatusGet(), token)
@@ -187,14 +187,14 @@ def test_status_survives_a_missing_or_broken_vm_state(settings: Settings, conten
     settings.vm_state.unlink()
     if content is not None:
         settings.vm_state.write_bytes(content)
-    found = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT).machine
+    found = host_status.HostStatus(settings, PresentedIdentity(settings.identity, print)).get(AUDIT).machine
     assert (found.state, found.accelerator, found.accelerator_reason) == ("starting", "tcg", "not known yet")
 
 
 def test_a_machine_state_with_endless_texts_still_fits_in_a_message(settings: Settings) -> None:
     state = vm_state.VmState("running", "tcg", "\x01" * 5000, 1, START_ID, 0.0, "\x01" * 5000)
     vm_state.write(settings.vm_state, state)
-    status = host_status.HostStatus(settings, Presented(settings.identity, print)).get(AUDIT)
+    status = host_status.HostStatus(settings, PresentedIdentity(settings.identity, print)).get(AUDIT)
     assert status.machine.accelerator_reason == status.machine.last_exit == "\x01" * 200
     assert encode(Reply(1, status))
 

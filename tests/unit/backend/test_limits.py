@@ -50,7 +50,7 @@ def test_failed_logins_wait_twice_as_long_each_time_up_to_eight_seconds() -> Non
 
 def test_sessions_end_when_idle_and_at_the_end_of_their_life() -> None:
     now = Now()
-    sessions = Sessions(most=4, idle_s=10, life_s=100, clock=now)
+    sessions = Sessions(size=4, idle_s=10, life_s=100, clock=now)
     token = sessions.open("ssh", HERE)[0]
     for _ in range(12):
         now.s += 8
@@ -67,7 +67,7 @@ def test_sessions_end_when_idle_and_at_the_end_of_their_life() -> None:
 
 def test_the_session_that_is_idle_longest_makes_room() -> None:
     now = Now()
-    sessions = Sessions(most=3, idle_s=100, life_s=1000, clock=now)
+    sessions = Sessions(size=3, idle_s=100, life_s=1000, clock=now)
     tokens = []
     for _ in range(3):
         tokens.append(sessions.open("ssh", HERE)[0])
@@ -79,7 +79,7 @@ def test_the_session_that_is_idle_longest_makes_room() -> None:
 
 
 def test_tokens_fit_the_schema_and_are_not_kept() -> None:
-    sessions = Sessions(most=3, idle_s=100, life_s=1000)
+    sessions = Sessions(size=3, idle_s=100, life_s=1000)
     token = sessions.open("ssh", HERE)[0]
     msgspec.convert(token, Token)
     assert token not in repr(vars(sessions))

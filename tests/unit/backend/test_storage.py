@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from backend.daemon import host_status, storage
-from backend.daemon.identity import Presented
 from backend.daemon.main import Daemon
+from backend.daemon.public_identity import PresentedIdentity
 from backend.daemon.settings import Settings
 from backend.protocol.system import AuditLog, Storage, StorageState
 from tests.unit.backend.rig import read_audit, run, until
@@ -71,14 +71,14 @@ def test_every_state_but_the_good_one_says_what_it_means() -> None:
 def test_the_first_program_says_nothing_that_the_backend_does_not_know() -> None:
     """The two files that must agree: the shell script writes what this module reads."""
     script = (Path(__file__).parents[3] / "overlays/host_initramfs/init.j2").read_text()
-    (state,) = msgspec.structs.fields(storage.Found)
+    (state,) = msgspec.structs.fields(storage.BootFinding)
     assert set(re.findall(r"\bstate=([a-z]+)", script)) == set(get_args(state.type))
 
 
 def test_status_has_it(settings: Settings) -> None:
     settings.storage.write_text('{"state": "repaired"}')
     slots(settings.block_devices, "vda2")
-    host = host_status.HostStatus(settings, Presented(settings.identity, print))
+    host = host_status.HostStatus(settings, PresentedIdentity(settings.identity, print))
     assert host.get(AuditLog("whole", "", 0, "0" * 64)).storage == Storage("repaired", storage.TEXTS["repaired"])
     (settings.ext4 / "vda4").mkdir(parents=True)
     (settings.ext4 / "vda4/errors_count").write_text("0\n")

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import backend.common.tap
 from backend.common import heartbeat, vm_state
-from backend.common import tap as taps_of_the_kernel
 from backend.common.heartbeat import Heartbeats
 from backend.common.vm_state import VmState
 from backend.forwarder import process
@@ -338,7 +338,7 @@ def test_the_tap_goes_from_the_forwarder_to_the_supervisor(
         opened.append((name, os.open(tmp_path / "tap", os.O_CREAT | os.O_RDWR)))
         return opened[-1][1]
 
-    monkeypatch.setattr(taps_of_the_kernel, "open_tap", open_tap)
+    monkeypatch.setattr(backend.common.tap, "open_tap", open_tap)
 
     async def play() -> tuple[int, int]:
         early = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(supervisor.receive_tap())))
@@ -371,7 +371,7 @@ def test_a_tap_that_cannot_be_opened_is_logged_and_asked_for_again(
             raise answer
         return os.open(tmp_path / "tap", os.O_CREAT | os.O_RDWR)
 
-    monkeypatch.setattr(taps_of_the_kernel, "open_tap", open_tap)
+    monkeypatch.setattr(backend.common.tap, "open_tap", open_tap)
 
     async def play() -> int:
         listener = process.listen(taps, "somebody")
