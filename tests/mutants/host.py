@@ -11,10 +11,10 @@ _OPEN_LINK = (
     "nft insert rule inet host input_host accept",
     "nft insert rule inet host output_host accept",
 )
-_FIRST_LINE = "        # `_line` has read one byte when it asks for the rest;"
+_FIRST_LINE = "        reader = asyncio.StreamReader(limit=MAX_LINE - 2, loop=loop)"
 _PLAIN = """        import select
         if select.select([sock], [], [], 0.5)[0] and sock.recv(1, socket.MSG_PEEK) == b"{":
-            return await asyncio.open_connection(sock=sock, limit=ins.MAX_LINE - 2)
+            return await asyncio.open_connection(sock=sock, limit=MAX_LINE - 2)
 """
 _LAX = """            import json
             known = {k: v for k, v in json.loads(line).items() if k in ("v", "seq", "do", "token")}
