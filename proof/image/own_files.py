@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from proof.image.tree.entries import MAX_FILE, Tree
-from proof.image.tree.objections import Own
+from proof.image.tree.objections import OwnFile
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.bytecode import compile_python
 from rootfs.base.package_sets import PackageSets
@@ -19,7 +19,7 @@ from rootfs.tree import frontend_image as frontend
 _PACKAGES = "usr/lib/python3/dist-packages"
 
 
-def ours(sets: PackageSets, image: ImageFile, folder: Path) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
+def own_files(sets: PackageSets, image: ImageFile, folder: Path) -> tuple[Mapping[str, OwnFile], Mapping[str, OwnFile]]:
     """Return what this checkout puts into the host's root file system and into the VM's, by path.
 
     Args:
@@ -53,10 +53,10 @@ def _lay(tree: Path, overlays: Sequence[str], values: Mapping[str, object]) -> N
     overlay.lay([PROJECT / "overlays" / name for name in overlays], tree, values)
 
 
-def _listed(root: Path) -> dict[str, Own]:
+def _listed(root: Path) -> dict[str, OwnFile]:
     tree = Tree(root)
-    found = {entry.path: Own(entry.target, "", False) for entry in tree.entries if entry.target}
+    found = {entry.path: OwnFile(entry.target, "", False) for entry in tree.entries if entry.target}
     for entry in tree.files():
         digest = hashlib.sha256(tree.read(entry.path, MAX_FILE)).hexdigest()
-        found[entry.path] = Own("", digest, bool(entry.mode & 0o100))
+        found[entry.path] = OwnFile("", digest, bool(entry.mode & 0o100))
     return found

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from driver.errors import MachineError
 from proof.image import flash_image
-from proof.image.own_files import ours
+from proof.image.own_files import own_files
 from proof.image.rebuild import ImageRebuilder
 from proof.image.tree import run_tree
-from proof.image.tree.objections import Own
+from proof.image.tree.objections import OwnFile
 from proof.progress import Progress
 from proof.result import Result, Verdict
 from rootfs.artifact import unpack as unpacking
@@ -40,7 +40,7 @@ class Trees:
     test_access: bool
     files: Mapping[str, str] | None
     root_hash: str
-    ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None
+    own_files: tuple[Mapping[str, OwnFile], Mapping[str, OwnFile]] | None = None
     """What this checkout puts into both; ``None``: it is not compared."""
 
 
@@ -58,7 +58,7 @@ def check(tools: Tools, trees: Trees) -> list[Result]:
         files=trees.files,
         kernel=trees.kernel,
         root_hash=trees.root_hash,
-        ours=trees.ours,
+        own_files=trees.own_files,
         test_access=trees.test_access,
     )
 
@@ -119,8 +119,8 @@ def check_image(rebuilder: ImageRebuilder, image: ImageFile, *, files: bool = Tr
             if files:
                 # A directory of its own, as no confined program may have written there.
                 place = stack.enter_context(disposable(_PREFIX, image.path.parent))
-                made = ours(rebuilder.sets, image, place / "ours")
-                results += check(tools, replace(trees(), ours=made))
+                made = own_files(rebuilder.sets, image, place / "ours")
+                results += check(tools, replace(trees(), own_files=made))
                 results.append(flash_image.vm_initramfs(rebuilder, image, trees().host, trees().vm))
         except SallyportError as error:
             tried = "the files of the image"

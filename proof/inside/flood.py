@@ -3,7 +3,7 @@
 The host's work is a loop of a fixed job (`host_work_script`) that runs through all floods, one after the other, and
 notes every half second how many jobs were done. The rest between two floods is the "after" of one and the "before" of
 the next; so rest and flood are compared within one process of one run. The clocks of host, VM and tester differ:
-`weigh` counts an interval to a phase only if it lies there whatever the latency of the shells was.
+`attribute_work` counts an interval to a phase only if it lies there whatever the latency of the shells was.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Work:
     most: float | None
 
 
-def weigh(series: Sequence[tuple[float, int]], window: Window) -> Work:
+def attribute_work(series: Sequence[tuple[float, int]], window: Window) -> Work:
     """Attribute the host's half seconds (end of each, jobs in it) to the phases."""
     ends = [0.0, *(end for end, _ in series)]
     # The start of the series is known on the tester's clock to within this.
@@ -262,7 +262,7 @@ class HostWork:
 
 
 @dataclass
-class Flooded:
+class FloodRun:
     """What became of one flood; times as in `Window`."""
 
     flood: Flood
@@ -291,19 +291,19 @@ class Flooder:
     ) -> None:
         self._run_vm, self._run_host, self._plan, self._names = run_vm, run_host, plan, names
 
-    def all(self, floods: Sequence[tuple[Flood, int]]) -> list[tuple[Flooded, Work]]:
+    def all(self, floods: Sequence[tuple[Flood, int]]) -> list[tuple[FloodRun, Work]]:
         """Flood once by each kind, with its seed, while the host works.
 
         Raises:
             RemoteScriptError, SallyportError, OSError: the host's work could not be run or read.
         """
         before = counters(self._run_host(COUNTERS)[1])
-        done: list[Flooded] = []
+        done: list[FloodRun] = []
         with HostWork(self._run_host) as work:
             since = time.monotonic()
             for flood, seed in floods:
                 began = time.monotonic()
-                done.append(Flooded(flood, asked=began))
+                done.append(FloodRun(flood, asked=began))
                 try:
                     before = self._once(done[-1], seed, before)
                 except (RemoteScriptError, SallyportError, OSError) as error:
@@ -313,7 +313,7 @@ class Flooder:
             time.sleep(REST_S)
             until = time.monotonic()
             series = work.series()
-        weighed = []
+        attributed = []
         for number, one in enumerate(done):
             last = number + 1 == len(done)
             window = Window(
@@ -326,23 +326,23 @@ class Flooder:
                 over=one.over,
                 until=until if last else done[number + 1].first,
             )
-            weighed.append((one, weigh(series, window)))
-        return weighed
+            attributed.append((one, attribute_work(series, window)))
+        return attributed
 
-    def _once(self, flooded: Flooded, seed: int, before: Mapping[str, int]) -> dict[str, int]:
+    def _once(self, flood_run: FloodRun, seed: int, before: Mapping[str, int]) -> dict[str, int]:
         """Flood once; returns the host's counters after it."""
-        flood = flooded.flood
+        flood = flood_run.flood
         mac, ip = PEERS[flood.interface]
         plan = {**self._plan, "kind": flood.kind, "interface": self._names.get(flood.interface, flood.interface)}
         plan |= {"peer_mac": mac, "peer_ip": ip, "seed": seed, "seconds": FLOOD_S, "rest": REST_S, "recovery": RECOVERY}
         answer = BEGIN.run_in_vm(self._run_vm, 60.0, json.dumps(plan))
-        flooded.begun = time.monotonic()
+        flood_run.begun = time.monotonic()
         if not answer.begun:
             raise RemoteScriptError(f"the flood did not start: {answer.trouble[:200]}")
         report = END.run_in_vm(self._run_vm, 90.0 + FLOOD_S + RECOVERY, json.dumps(plan))
         after = counters(self._run_host(COUNTERS)[1])
-        flooded.report = report
-        flooded.risen = {name: number - before.get(name, 0) for name, number in after.items()}
+        flood_run.report = report
+        flood_run.risen = {name: number - before.get(name, 0) for name, number in after.items()}
         return after
 
 
@@ -394,7 +394,7 @@ def _judged(flooder: Flooder, floods: Sequence[tuple[Flood, int]]) -> list[Resul
     try:
         done = flooder.all(floods)
     except (RemoteScriptError, SallyportError, OSError) as error:
-        done = [(Flooded(flood, trouble=str(error)), Work((), None, None)) for flood, _ in floods]
+        done = [(FloodRun(flood, trouble=str(error)), Work((), None, None)) for flood, _ in floods]
     results = []
     for one, work in done:
         verdict, evidence, control = Verdict.NOT_TESTED, one.trouble, "none seen"

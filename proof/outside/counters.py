@@ -1,4 +1,4 @@
-"""Frames that must be dropped are seen on the drop counter: the positive control of everything that stays unanswered.
+"""Frames that must be dropped are counted by the drop counters: a control for everything that stays unanswered.
 
 Theory of operation. Each class of frames that the policy of the port refuses (backend/forwarder/core/policy.h) is sent
 in a number of its own, between pings that the VM answers. A frame that was sent before an answered ping was judged
@@ -32,28 +32,28 @@ from proof.wire.wire import Tap, Wire, WireError
 
 GROUP = "drops"
 ROUNDS = 3
-"""Tries: one with others, and the rest alone."""
+"""How often a class is tried: once together with others, then alone."""
 MIN_FRAMES, MAX_FRAMES = 40, 90
 """Frames of one class in one try: a random number, so that a counter cannot be right by chance."""
 PINGS = 4
-"""Allowed frames among those of each class, beside the one before and the one after."""
+"""Pings among the frames of each class, besides the one before and the one after."""
 PING_TIMEOUT = 5.0
 REREADS = 3
-"""Times that counters are read again while one of them still has to rise."""
+"""How often counters are read again while one of them still has to rise."""
 FLOOD_SECONDS = 2.0
-"""Seconds' worth of broadcasts that are sent at once."""
+"""Seconds: at once are sent the broadcasts that the allowed rate would take so long for, and the burst."""
 PASSED = "rx_passed"
 SLOW_GROUP = "01:80:c2:00:00:02"
 """IEEE 802.1Q, table 8-1. Cards keep the one of pause frames (…:01) to themselves."""
 SPORT = 19011
 BODY = 46
-"""Bytes behind the shortest Ethernet header; as a type it is the length of an IEEE 802.3 frame."""
+"""Bytes of the shortest payload (IEEE 802.3); in the type field it is the length of an IEEE 802.3 frame."""
 Read = Callable[[], Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What the deployed policy lets in (`[forwarder]` of the device profile); the defaults are the profile's."""
+    """What the deployed policy allows (`[forwarder]` of the device profile); the defaults are the profile's."""
 
     ethertypes: tuple[int, ...] = (0x0800, 0x0806, 0x86DD)
     tags: int = 0
@@ -63,7 +63,7 @@ class Allowed:
 
 
 @dataclass(frozen=True)
-class Class:
+class FrameClass:
     """Frames that the policy refuses: ``counter`` says why, ``make`` returns one of them from a random mark."""
 
     name: str
@@ -72,7 +72,7 @@ class Class:
     make: Callable[[bytes], bytes]
 
 
-def classes(target: Target, allowed: Allowed) -> Iterator[Class]:
+def classes(target: Target, allowed: Allowed) -> Iterator[FrameClass]:
     """Yield each class that ``allowed`` refuses and that reaches the port."""
     v4, vm = ipv4_path(target), target.vm_mac
     yield from _unknown_types(target, allowed)
@@ -81,59 +81,59 @@ def classes(target: Target, allowed: Allowed) -> Iterator[Class]:
     plain = _datagrams(v4)
     for depth in range(allowed.tags + 1, 4):
         tried = f"UDP to the VM behind {depth} VLAN tags"
-        yield Class(f"tags-{depth}", tried, "rx_tags", partial(_behind, plain, depth))
+        yield FrameClass(f"tags-{depth}", tried, "rx_tags", partial(_behind, plain, depth))
     if not allowed.tags:
         # One priority tag is none, and passes (see `_passing`); it hides nothing that comes behind it.
         twice = partial(_prioritised, lambda mark: tagged(plain(mark), 0))
-        yield Class("tags-priority-twice", "UDP to the VM behind two tags of VLAN 0", "rx_tags", twice)
+        yield FrameClass("tags-priority-twice", "UDP to the VM behind two tags of VLAN 0", "rx_tags", twice)
         hidden = partial(_prioritised, partial(_behind, plain, 1))
-        yield Class("tags-priority-vlan", "UDP to the VM behind a tag of VLAN 0 and one of 42", "rx_tags", hidden)
+        yield FrameClass("tags-priority-vlan", "UDP to the VM behind a tag of VLAN 0 and one of 42", "rx_tags", hidden)
         tried = "UDP to the VM behind an 802.1ad tag of VLAN 0"
-        yield Class("tags-priority-ad", tried, "rx_tags", lambda mark: tagged(plain(mark), 0, 0x88A8))
+        yield FrameClass("tags-priority-ad", tried, "rx_tags", lambda mark: tagged(plain(mark), 0, 0x88A8))
     group = f"{int(vm[:2], 16) | 1:02x}{vm[2:]}"
     for name, tried, mac in (("source-vm", "the VM's own MAC", vm), ("source-group", "a group's MAC", group)):
-        yield Class(name, f"{tried} as source", "rx_spoofed", _datagrams(replace(v4, src_mac=mac)))
-    # Only the port's own MAC: a card that is not promiscuous keeps others to itself.
+        yield FrameClass(name, f"{tried} as source", "rx_spoofed", _datagrams(replace(v4, src_mac=mac)))
+    # Only the port's own MAC: a card that is not promiscuous drops frames to others before they are counted.
     if port := target.host_macs.get("mgmt0"):
-        yield Class("to-host", f"UDP to the port's MAC {port}", "rx_destination", _datagrams(v4.to(mac=port)))
+        yield FrameClass("to-host", f"UDP to the port's MAC {port}", "rx_destination", _datagrams(v4.to(mac=port)))
     tried = "UDP to the group of slow protocols, which no bridge forwards"
-    yield Class("to-next-bridge", tried, "rx_destination", _datagrams(v4.to(mac=SLOW_GROUP)))
+    yield FrameClass("to-next-bridge", tried, "rx_destination", _datagrams(v4.to(mac=SLOW_GROUP)))
     over = allowed.max_frame + 1
     if over <= 1518:  # a longer one does not reach every port whose MTU is 1500
         tried = f"UDP to the VM in a frame of {over} bytes"
-        yield Class("oversized", tried, "rx_oversized", lambda mark: plain(mark.ljust(over - 42, b"\0")))
+        yield FrameClass("oversized", tried, "rx_oversized", lambda mark: plain(mark.ljust(over - 42, b"\0")))
 
 
 def _prioritised(make: Callable[[bytes], bytes], mark: bytes) -> bytes:
     return tagged(make(mark), 0, priority=5)
 
 
-def _unknown_types(target: Target, allowed: Allowed) -> Iterator[Class]:
+def _unknown_types(target: Target, allowed: Allowed) -> Iterator[FrameClass]:
     """Yield EtherTypes that the policy does not list, and none at all."""
     for kind in (0x88B5, 0x88CC, 0x8847, 0x8863, 0x0842):
         if kind not in allowed.ethertypes:
             tried, make = f"EtherType 0x{kind:04x} to the VM", partial(_typed, target, kind)
-            yield Class(f"ethertype-{kind:04x}", tried, "rx_ethertype", make)
-    yield Class("802.3", "IEEE 802.3 with LLC to the VM", "rx_ethertype", partial(_typed, target, BODY))
+            yield FrameClass(f"ethertype-{kind:04x}", tried, "rx_ethertype", make)
+    yield FrameClass("802.3", "IEEE 802.3 with LLC to the VM", "rx_ethertype", partial(_typed, target, BODY))
 
 
 def _typed(target: Target, kind: int, mark: bytes) -> bytes:
     return ether(target.tester_mac, target.vm_mac, kind, (b"\x42\x42\x03" + mark).ljust(BODY, b"\0"))
 
 
-def _link_addresses(target: Target, address: str) -> Iterator[Class]:
+def _link_addresses(target: Target, address: str) -> Iterator[FrameClass]:
     """Yield IPv4 to and from an address of the link, and ARP for it."""
     v4, counter = ipv4_path(target), "rx_link_address"
     to = v4.to(ip=address)
-    yield Class(f"link-ipv4-{address}", f"IPv4 for {address} at the VM's MAC", counter, _datagrams(to))
-    send_until_answered = arp_request(to, ethernet_dst=BROADCAST)
-    yield Class(f"link-arp-{address}", f"ARP for {address} to all", counter, lambda mark: send_until_answered + mark)
+    yield FrameClass(f"link-ipv4-{address}", f"IPv4 for {address} at the VM's MAC", counter, _datagrams(to))
+    request = arp_request(to, ethernet_dst=BROADCAST)
+    yield FrameClass(f"link-arp-{address}", f"ARP for {address} to all", counter, lambda mark: request + mark)
     pretended = _datagrams(replace(v4, src_ip=address))
-    yield Class(f"link-source-{address}", f"IPv4 from {address} to the VM", counter, pretended)
+    yield FrameClass(f"link-source-{address}", f"IPv4 from {address} to the VM", counter, pretended)
 
 
 def _datagrams(path: FramePath) -> Callable[[bytes], bytes]:
-    """Return what makes marked datagrams to the discard port, which is closed: should one pass, the VM says so."""
+    """Return what makes marked datagrams to the discard port, which is closed: the VM would refuse one that passes."""
     return lambda mark: udp(path, SPORT, 9, mark)
 
 
@@ -146,9 +146,9 @@ def _behind(make: Callable[[bytes], bytes], depth: int, mark: bytes) -> bytes:
 
 @dataclass
 class _ClassState:
-    """One class under test, and what became of it."""
+    """One class under test, and what its tries showed."""
 
-    kind: Class
+    kind: FrameClass
     sent: int = 0
     rose: int = 0
     tries: int = 0
@@ -161,7 +161,7 @@ class _ClassState:
 
 @dataclass(frozen=True)
 class _Try:
-    """One try: how the counters rose, and how many frames were sent that may pass."""
+    """One try: how much the counters rose, and how many frames were sent that may pass."""
 
     delta: Mapping[str, int]
     permitted: int
@@ -175,7 +175,7 @@ class _Try:
 
     @property
     def excess(self) -> int:
-        """Frames that were counted as passed and are not known to be honest."""
+        """How many more frames were counted as passed than were sent that may pass."""
         return self.delta.get(PASSED, 0) - self.permitted
 
 
@@ -194,7 +194,7 @@ class _CounterTest:
         return frozenset(self._before)
 
     def ping(self, *, priority: bool = False) -> bool:
-        """Ask the VM something that must pass, behind a priority tag or none; return whether it was answered."""
+        """Send the VM a ping, which must pass, with or without a priority tag; return whether it was answered."""
         self._asked += 1
         probe = ping_control(self._rng.choice(self._paths), self._rng)
         if priority:
@@ -223,7 +223,7 @@ class _CounterTest:
         return _Try(delta, permitted, self._answered, self._asked)
 
     def permitted(self, count: int, *, priority: bool = False) -> _Try:
-        """Send nothing but so many pings, behind priority tags or none."""
+        """Send nothing but so many pings, with or without priority tags; return what was counted."""
         before, self._asked, self._answered = self._wire.sent, 0, 0
         while self._asked < count and self.ping(priority=priority):
             pass
@@ -288,7 +288,7 @@ def run_counters(
                     _alone(counter_test, case)
             if "rx_group_rate" in counter_test.names and policy.group_rate:
                 results.append(_group_rate(counter_test, rng, target, policy))
-    # Whatever reads the counters may fail in its own way: the proof goes on, and says so.
+    # ``read`` may raise anything: the result is then not tested, and the proof goes on.
     except Exception as error:
         trouble = str(error) if isinstance(error, WireError) else f"{type(error).__name__}: {error}"
     if not cases or (trouble and not results):
@@ -327,7 +327,7 @@ def _note(case: _ClassState, seen: _Try, *, alone: bool) -> None:
     """Write down what one try showed."""
     case.exact = seen.is_good and case.rose == case.sent
     missing = case.sent - case.rose
-    # Nothing else on an idle port makes up for so many frames, to the frame, in the moment in which they are missing.
+    # On an idle port no other traffic can account for exactly as many passed frames as are missing.
     case.suspicions += alone and seen.is_good and missing > 0 and seen.excess >= missing
     case.trouble = ""
     if not seen.is_good:
@@ -337,7 +337,7 @@ def _note(case: _ClassState, seen: _Try, *, alone: bool) -> None:
         case.trouble = f"{case.kind.counter} rose by {case.rose} instead of {case.sent}"
     case.said.append(
         f"{case.sent} sent, {case.kind.counter} +{case.rose}; {seen.answered} of {seen.asked} pings answered, "
-        f"{PASSED} +{seen.delta.get(PASSED, 0)} for {seen.permitted} honest frames"
+        f"{PASSED} +{seen.delta.get(PASSED, 0)} for {seen.permitted} frames that may pass"
     )
 
 
@@ -356,9 +356,9 @@ def _judge(case: _ClassState, trouble: str) -> Result:
 
 
 def _passing(counter_test: _CounterTest, *, priority: bool = False) -> Result:
-    """What may pass is counted as passed, and answered: the counters are of the data path that leads to the VM.
+    """Return the control: pings are answered and counted as passed, so these are the counters of the VM's datapath.
 
-    With a ``priority`` tag as well, which is the control of all that is tagged: VLAN 0 is none (IEEE 802.1Q, 6.9.1).
+    With ``priority`` they have a tag of VLAN 0, which is no VLAN (IEEE 802.1Q, 6.9.1): the control of tagged frames.
     """
     began, what = time.monotonic(), "pings behind a priority tag" if priority else "pings"
     tried = f"{what} to the VM raise rx_passed and are answered"
@@ -378,7 +378,7 @@ def _passing(counter_test: _CounterTest, *, priority: bool = False) -> Result:
 
 
 def _group_rate(counter_test: _CounterTest, rng: random.Random, target: Target, policy: Allowed) -> Result:
-    """Broadcasts above their rate are dropped, those below it pass: no flood of them reaches the VM whole."""
+    """Return the result of a flood of broadcasts: above their rate they are dropped, below it they pass."""
     began = time.monotonic()
     count = policy.group_burst + int(policy.group_rate * FLOOD_SECONDS)
     probe = arp_request(ipv4_path(target).to(ip="192.0.2.1"), ethernet_dst=BROADCAST)

@@ -74,7 +74,7 @@ def _link_layer(target: Target) -> Iterator[bytes]:
     yield bytes(Ether(src=target.tester_mac, dst="01:80:c2:00:00:0e", type=0x88CC) / Raw(lldp))
 
 
-def _questions(target: Target, rng: random.Random) -> Iterator[bytes]:
+def _requests(target: Target, rng: random.Random) -> Iterator[bytes]:
     """ARP, ND, ping, SYN, BOOTP and TFTP requests, to every address of the host at each of its MACs."""
     v4, v6 = ipv4_path(target), ipv6_path(target)
     for mac in target.host_macs.values():
@@ -96,7 +96,7 @@ def _questions(target: Target, rng: random.Random) -> Iterator[bytes]:
 
 def mixture(target: Target, rng: random.Random) -> tuple[bytes, ...]:
     """Return the frames that are sent over and over: all others in random order, ARP for the prefix in between."""
-    frames = list(chain(_offers(target, rng), _link_layer(target), _questions(target, rng)))
+    frames = list(chain(_offers(target, rng), _link_layer(target), _requests(target, rng)))
     rng.shuffle(frames)
     path, spared = ipv4_path(target).to(mac=BROADCAST), (target.vm_ipv4, target.tester_ipv4)
     walk = cycle([arp_request(path.to(ip=str(ip))) for ip in IPv4Network(target.prefix) if str(ip) not in spared])
@@ -160,8 +160,8 @@ class EarlyProbe:
         mac, address = mac_bytes(self._target.vm_mac), inet_aton(self._target.vm_ipv4)
         for frame in tap.take(timeout):
             said = (frame.proto, frame.icmp_type, frame.icmp_id, frame.src, frame.ip_src)
-            ours = said == (fr.ICMP, 0, self._ident, mac, address) and frame.icmp_seq < len(self._controls)
-            if ours and self._heard is None:
+            own_files = said == (fr.ICMP, 0, self._ident, mac, address) and frame.icmp_seq < len(self._controls)
+            if own_files and self._heard is None:
                 self._heard = (frame.time, frame.icmp_seq)
 
     def result(self) -> Result:

@@ -1,8 +1,8 @@
-"""What is numbered at one address, and how each number is asked: TCP ports, UDP ports, IP protocols, next headers.
+"""The kinds of numbers at one address, and how each is probed: TCP ports, UDP ports, IP protocols, next headers.
 
-A number *answers* (open, or handled), is *refused* (closed, or unknown), or says nothing. For TCP, silence is what a
-filter makes of a port. For all that is refused by an ICMP error it tells more: a stack that refuses every other number
-and is silent about one has somebody there who takes datagrams and says nothing.
+A number *answers* (open, or handled), is *refused* (closed, or unknown), or stays *silent*. A silent TCP port is
+filtered. Where numbers are refused by ICMP errors, silence means more: if a stack refuses every number but one, a
+program there receives datagrams without answering.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIONAL_IPV4: Mapping[int, str] = {
     PIM: "taken and dropped where the kernel can route multicast (CONFIG_IP_PIMSM_V2, net/ipv4/ipmr.c)",
     UDP_LITE: "built into Linux with UDP; no port of it is open, or the sweep would say so (net/ipv4/udplite.c)",
 }
-"""Protocols that the VM may handle, refuse or swallow, and why that is no way in."""
+"""Protocols that the VM may handle, refuse or silently drop, and why that is no way in."""
 HANDLED_IPV6: Mapping[int, str] = {
     HOP_BY_HOP: "RFC 8200 section 4.3",
     fr.TCP: "the page and the command line",
@@ -62,29 +62,29 @@ class NumberedProbe(Protocol):
     """One kind of numbered thing at one address."""
 
     sends: str
-    """What is sent, for people: "SYN"."""
+    """What is sent, for the report: "SYN"."""
     things: str
-    """What is numbered: "TCP ports"."""
+    """What the numbers are, for the report: "TCP ports"."""
     universe: int
-    """How many there are."""
+    """How many numbers there are."""
     words: tuple[str, str]
-    """What a number that answers is, and one that is refused: "open" and "closed"."""
+    """The words for a number that answers and for one that is refused: "open" and "closed"."""
     silence_tells: bool
-    """Whether a number that stays silent among refused ones gives somebody away."""
+    """Whether a silent number among refused ones means that a program receives there."""
     path: FramePath
 
     def frame(self, number: int, attempt: int) -> bytes:
         """Return the frame that asks for ``number``; ``attempt`` counts from 0."""
 
     def said(self, frame: Frame) -> tuple[int, bool] | None:
-        """Return about which number ``frame`` says something, and whether it is open; ``None`` if about none."""
+        """Return the number that ``frame`` answers for, and whether that is open; ``None`` if it answers for none."""
 
     def reset(self, frame: Frame) -> bytes | None:
-        """Return what frees the state that the answered probe left at the far end, if it did."""
+        """Return the frame that frees the state that the answered probe left at the far end, or None."""
 
 
 class _Peer:
-    """Who must have sent an answer, and the source ports that it comes back to."""
+    """The sender that an answer must have, and the source ports of the probes."""
 
     def __init__(self, path: FramePath, rng: random.Random) -> None:
         self.path = path

@@ -2,9 +2,9 @@
 
 Theory of operation. `preflight` looks at the interface before anything is sent and refuses whatever would let the
 probes hit the wrong network. `PacketWire` then opens two packet sockets (packet(7)): one receives all frames in
-promiscuous mode, and not those that this machine sends itself; one sends. Both the membership and the sockets end with
-the wire, so that the interface is afterwards as it was. Frames that the kernel had to drop are counted and told to
-every tap, because silence beside lost frames means nothing.
+promiscuous mode, but not those that this machine sends; one sends. Promiscuous mode and the sockets end with the wire,
+so that the interface is afterwards as it was. Frames that the kernel had to drop are counted and reported to every tap,
+because silence proves nothing where frames were lost.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ _HEADER = 14
 BUFFER = 64 << 20
 """Bytes of receive buffer: about 80,000 short frames as the kernel accounts them."""
 BURST = 256
-"""Frames read before the kernel is asked again whether it dropped any."""
+"""Frames that are read before the kernel's count of dropped frames is read again."""
 WAKE = 0.1
-"""Seconds after which the reader looks whether it shall end."""
+"""Seconds after which the reader checks whether it has to end."""
 JUMBO = 9000
-"""Bytes of the MTU that most cards can have; what is longer than the device's own is tried up to this interface's."""
+"""Bytes of MTU that most cards support; longer frames than the device's MTU are tried up to this interface's MTU."""
 IP_TIMEOUT = 10.0
 CARRIER_EVERY = 0.2
 """Seconds between two looks for a carrier."""
 KINDS = ("", "veth", "tun")
-"""Kinds of link (ip-link(8)) that lead to one far end: a card has none; veth and tap are for trying things out."""
+"""Kinds of link (ip-link(8)) with one far end: a card has no kind; veth and tap are for experiments."""
 _UPPER = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
 
 
 class CouldNotTest(SallyportError):
-    """Nothing can be said about the device, because it could not be probed at all."""
+    """The device could not be probed at all, so the proof has no result."""
 
     exit_code = EXIT_NOT_TESTED
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What `preflight` found. ``mtu`` in bytes; ``addresses`` are the kernel's own there; ``warnings`` for people."""
+    """What `preflight` found: ``mtu`` in bytes, ``addresses`` of this machine's kernel there, ``warnings`` to print."""
 
     name: str
     mac: str
@@ -79,10 +79,10 @@ class Facts:
 
 
 def _ip(*words: str) -> list[dict[str, Any]]:
-    """What ``ip -json`` lists; empty when there is no such thing.
+    """Return what ``ip -json`` lists; empty if the object does not exist.
 
     Raises:
-        CouldNotTest: no ip(8), or it does not end.
+        CouldNotTest: ip(8) is not installed, or does not end.
     """
     program = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
@@ -91,7 +91,7 @@ def _ip(*words: str) -> list[dict[str, Any]]:
         done = subprocess.run([program, "-json", *words], capture_output=True, timeout=IP_TIMEOUT, check=False)
         return list(json.loads(done.stdout)) if done.returncode == 0 and done.stdout.strip() else []
     except (subprocess.TimeoutExpired, ValueError) as error:
-        raise CouldNotTest(f"ip {' '.join(words)} gave no answer to use: {error}") from error
+        raise CouldNotTest(f"ip {' '.join(words)} gave no usable answer: {error}") from error
 
 
 def preflight(name: str, carrier_timeout: float = 0.0) -> Facts:
@@ -119,7 +119,7 @@ def preflight(name: str, carrier_timeout: float = 0.0) -> Facts:
     warnings = []
     if addresses:
         warnings.append(
-            f"{name} has {', '.join(addresses)}: this machine's own kernel speaks and answers on the wire too; "
+            f"{name} has {', '.join(addresses)}: this machine's own kernel sends and answers on the wire too; "
             f"silence it with `sysctl -w net.ipv6.conf.{name}.disable_ipv6=1`"
         )
     size = int(link.get("mtu", 0))
@@ -159,8 +159,8 @@ def _check_place(name: str, link: dict[str, Any]) -> None:
         )
     if master := link.get("master"):
         raise CouldNotTest(
-            f"{name} belongs to {master}: the probes would mix with the traffic of everything behind that",
-            f"take it out: `ip link set {name} nomaster`",
+            f"{name} belongs to {master}: the probes would mix with all traffic of that bridge or bond",
+            f"remove it from there: `ip link set {name} nomaster`",
         )
     uppers = [
         str(other.get("ifname"))
@@ -210,10 +210,10 @@ def missed(name: str) -> int:
 
 
 def _receiver(name: str) -> socket.socket:
-    """A promiscuous socket; receives from the moment on at which it is complete.
+    """Return a promiscuous packet socket, which receives from now on.
 
     Raises:
-        OSError: no such interface, not up, or no CAP_NET_RAW.
+        OSError: there is no such interface, it is not up, or CAP_NET_RAW is missing.
     """
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: nothing is received before bind
     try:
@@ -262,7 +262,7 @@ class PacketWire(Wire):
         """Open the sockets, receive from now on.
 
         Raises:
-            WireError: the interface is gone or down, or this user may not.
+            WireError: the interface is gone or down, or this user may not open packet sockets.
         """
         self.name = name
         self.max_frame = mtu(name) + _HEADER
@@ -341,7 +341,7 @@ class PacketWire(Wire):
                     raise WireError(
                         f"{self.name} does not send a frame of {len(frame)} bytes; a greater MTU may help"
                     ) from error
-                # The queue of the card is full. Nothing wakes who waits for that, so it is asked again, ever slower.
+                # The card's queue is full. The kernel does not wake a waiting sender, so retry, with growing pauses.
                 now = time.monotonic()
                 deadline = deadline or now + SEND_TIMEOUT
                 if error.errno != errno.ENOBUFS or now > deadline:
@@ -362,7 +362,7 @@ class PacketWire(Wire):
         return self.error is None and self.carrier()
 
     def gaps(self) -> str:
-        """Say in which way frames were lost unseen since the wire is open; empty if none were."""
+        """Return how frames were lost since the wire was opened; an empty text if none were."""
         card = missed(self.name) - self._missed
         said = [f"{self.lost} frames arrived faster than they could be read"] if self.lost else []
         said += [f"the card of {self.name} had no room for {card} frames"] if card > 0 else []

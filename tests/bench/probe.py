@@ -167,7 +167,7 @@ class Scanner:
     def __init__(self, space: Space, target: Target, peers: Tools, rates: dict[str, int]) -> None:
         self._space, self._target, self._peers, self._rates = space, target, peers, rates
 
-    def ours(self, seed: int) -> Said:
+    def own_files(self, seed: int) -> Said:
         """The proof's own sweeps of one family."""
         path, rng, pace = ipv4_path(self._target), random.Random(seed), Pace()
         with (
@@ -263,7 +263,7 @@ def run(runs: int, output: Path, console: Console, built: Built, *, rates: dict[
         scanner = Scanner(space, target, sets.peers, rates)
         with Rig(sets.tools, image, target, Path(folder), say=status.update, tap=tap) as rig:
             for number in range(runs):
-                for name, scan in (("ours", scanner.ours), ("nmap", scanner.nmap), ("masscan", scanner.masscan)):
+                for name, scan in (("ours", scanner.own_files), ("nmap", scanner.nmap), ("masscan", scanner.masscan)):
                     status.update(f"{name}, {number + 1} of {runs}")
                     rig.restore(name)
                     mix = Mix.planted(rig, random.Random(number))
@@ -285,7 +285,7 @@ def run(runs: int, output: Path, console: Console, built: Built, *, rates: dict[
         for name in ("ours", "nmap", "masscan")
     ]
     for name, most in (("nmap", NMAP_RATIO), ("masscan", MASSCAN_RATIO)):
-        ratios = tuple(ours / theirs for ours, theirs in zip(seconds["ours"], seconds[name], strict=True))
+        ratios = tuple(own_files / theirs for own_files, theirs in zip(seconds["ours"], seconds[name], strict=True))
         found.append(Figure(f"ours to {name}", "x", most, ratios))
     found.append(Figure("false results of ours", "ports", 0, tuple(float(count) for count in wrong["ours"])))
     if sweeps:

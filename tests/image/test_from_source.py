@@ -36,9 +36,9 @@ def test_the_image_has_the_names_the_services_and_the_fields_of_the_other(from_s
     assert from_source.image.name == f"{release.image.stem.removesuffix('-buildroot')}-buildroot.img"
     assert open_image(from_source.image).engine == "buildroot"
     assert units(from_source) == units(release)
-    ours, theirs = (json.loads(image.manifest.read_text()) for image in (from_source, release))
-    assert set(ours) == set(theirs)
-    assert set(ours["sizes"]) == set(theirs["sizes"])
+    own_files, theirs = (json.loads(image.manifest.read_text()) for image in (from_source, release))
+    assert set(own_files) == set(theirs)
+    assert set(own_files["sizes"]) == set(theirs["sizes"])
 
 
 def test_every_package_of_it_was_built_or_is_known_as_prebuilt(from_source: Built) -> None:

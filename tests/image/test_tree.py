@@ -158,13 +158,13 @@ def test_services_are_sandboxed(release: Built) -> None:
 
 
 def test_only_backend_runs_on_the_host_and_only_frontend_in_the_vm(release: Built) -> None:
-    ours = "usr/lib/python3/dist-packages"
-    assert (release.host_tree / ours / "backend/daemon/main.pyc").exists()
-    assert not (release.host_tree / ours / "frontend_vm").exists()
-    assert (release.frontend / "tree" / ours / "frontend_vm/app.pyc").exists()
-    assert not (release.frontend / "tree" / ours / "backend").exists()
-    assert not (release.frontend / "tree" / ours / "frontend_vm/build.pyc").exists()
-    assert not list((release.frontend / "tree" / ours / "frontend_vm").glob("*.config"))
+    own_files = "usr/lib/python3/dist-packages"
+    assert (release.host_tree / own_files / "backend/daemon/main.pyc").exists()
+    assert not (release.host_tree / own_files / "frontend_vm").exists()
+    assert (release.frontend / "tree" / own_files / "frontend_vm/app.pyc").exists()
+    assert not (release.frontend / "tree" / own_files / "backend").exists()
+    assert not (release.frontend / "tree" / own_files / "frontend_vm/build.pyc").exists()
+    assert not list((release.frontend / "tree" / own_files / "frontend_vm").glob("*.config"))
 
 
 def test_the_forwarder_is_compiled_and_its_sources_stay_outside(release: Built) -> None:
@@ -187,9 +187,9 @@ def test_no_image_has_the_guest_lan(release: Built) -> None:
 
 
 def test_one_schema_at_both_ends(release: Built) -> None:
-    ours = "usr/lib/python3/dist-packages"
-    here = release.host_tree / ours / "backend/protocol/instructions.pyc"
-    there = release.frontend / "tree" / ours / "frontend_vm/protocol/instructions.pyc"
+    own_files = "usr/lib/python3/dist-packages"
+    here = release.host_tree / own_files / "backend/protocol/instructions.pyc"
+    there = release.frontend / "tree" / own_files / "frontend_vm/protocol/instructions.pyc"
     # The header holds the hash of the source (PEP 552): the same source was compiled at both ends.
     assert here.read_bytes()[:16] == there.read_bytes()[:16]
 

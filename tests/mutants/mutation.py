@@ -24,9 +24,9 @@ from rich.table import Table
 from driver.errors import MachineError
 from proof import verify
 from proof.image import flash_image, trees
-from proof.image.own_files import ours
+from proof.image.own_files import own_files
 from proof.image.rebuild import ImageRebuilder
-from proof.image.tree.objections import Own
+from proof.image.tree.objections import OwnFile
 from proof.progress import Progress
 from proof.report.whole_file import replace_text
 from proof.result import Result, Verdict
@@ -128,10 +128,10 @@ class Mutation:
         return self._machine.enter_context(ImageRebuilder(self._sets, Path(self._machine.enter_context(beside))))
 
     @cached_property
-    def _ours(self) -> tuple[Mapping[str, Own], Mapping[str, Own]]:
+    def _ours(self) -> tuple[Mapping[str, OwnFile], Mapping[str, OwnFile]]:
         """What this checkout puts into the image. As the manifest, it would find nearly every one in a tree."""
         with tempfile.TemporaryDirectory(prefix="sallyport-mutant-") as folder:
-            return ours(self._sets, open_image(self._built.image), Path(folder))
+            return own_files(self._sets, open_image(self._built.image), Path(folder))
 
     def outcome(self, mutant: Mutant) -> Outcome:
         """Plant one and look for it."""
@@ -179,7 +179,7 @@ class Mutation:
             with trees.unpacked(self._tools, image) as unpacked:
                 planted = mutant.plant.planted(unpacked)
                 if any("own-files" in pattern for pattern in mutant.found):
-                    planted = replace(planted, ours=self._ours)
+                    planted = replace(planted, own_files=self._ours)
                 booted = flash_image.vm_initramfs(self._rebuilder, image, planted.host, planted.vm)
                 return [*trees.check(self._tools, planted), booted]
         if isinstance(mutant.plant, InImage):

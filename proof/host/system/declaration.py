@@ -51,7 +51,7 @@ class Program:
     caps: str = ""
     bound: str = ""
     confined: bool = True
-    lives: Literal["host", "port", "own"] = "host"
+    netns: Literal["host", "port", "own"] = "host"
     wanted: bool = True
 
 
@@ -74,7 +74,7 @@ def programs(forwarder: Forwarder) -> tuple[Program, ...]:
         groups=frozenset({900, 901}),
         caps=keeps,
         bound=opens,
-        lives="port",
+        netns="port",
     )
     found = [
         Program("systemd", system, rf"({system}|/sbin/init)( .*)?", caps=ALL, bound=ALL, confined=False),
@@ -82,15 +82,15 @@ def programs(forwarder: Forwarder) -> tuple[Program, ...]:
         Program("executor", f"{system}-executor", ".*", caps=ALL, bound=ALL, confined=False, wanted=False),
         Program("journal", f"{system}-journald", f"{system}-journald", caps=JOURNAL, bound=JOURNAL),
         Program("backend", _PYTHON, "/usr/bin/python3 -I -m backend.daemon.main", 900, groups=frozenset({903})),
-        Program("supervisor", _PYTHON, "/usr/bin/python3 -I -m backend.guests.supervisor", 901, groups=vm, lives="own"),
-        Program("VM", QEMU, rf"{QEMU} -name frontend .*", 901, groups=vm, lives="own"),
+        Program("supervisor", _PYTHON, "/usr/bin/python3 -I -m backend.guests.supervisor", 901, groups=vm, netns="own"),
+        Program("VM", QEMU, rf"{QEMU} -name frontend .*", 901, groups=vm, netns="own"),
         forward,
     ]
     if forwarder.port == "bridge":
         asks = "(ip|nft) -json .*"
         found.append(
             Program(
-                "counters", "/usr/s?bin/(ip|nft)", asks, 902, forward.groups, keeps, opens, lives="port", wanted=False
+                "counters", "/usr/s?bin/(ip|nft)", asks, 902, forward.groups, keeps, opens, netns="port", wanted=False
             )
         )
     return tuple(found)

@@ -93,8 +93,8 @@ def judge_processes(answer: Processes, spaces: Mapping[str, Space], forwarder: F
             finding.holes.append(f"not declared: {who}: {line[:160]}")
             continue
         excess = list(_too_much(process, fits[0]))
-        if (lives := places.get(process.net, "own")) != fits[0].lives:
-            excess.append(f"lives in the network namespace {lives!r}, not {fits[0].lives!r}")
+        if (netns := places.get(process.net, "own")) != fits[0].netns:
+            excess.append(f"is in the network namespace {netns!r}, not {fits[0].netns!r}")
         finding.holes += [f"{fits[0].name}, {who}: {what}" for what in excess]
         finding.seen.add(fits[0].name)
     names = [p.name for p in declared if p.name not in ("VM", "executor", "counters")]

@@ -8,7 +8,7 @@ from functools import partial
 from proof.declared.kernel_settings import SYSCTL, VM_SYSCTL
 from proof.image.tree.check import Check
 from proof.image.tree.objections import (
-    Own,
+    OwnFile,
     accounts,
     capabilities,
     configured,
@@ -248,7 +248,7 @@ HOST_CHECKS: tuple[Check, ...] = (
     Check(
         "packages",
         "Python packages for code that is not the host's",
-        partial(packages, ours="backend"),
+        partial(packages, package="backend"),
         {"front-end": put("usr/lib/python3/dist-packages/frontend_vm/app.pyc")},
     ),
 )
@@ -321,7 +321,7 @@ def manifest_check(listed: Mapping[str, str]) -> Check:
     )
 
 
-def own_check(made: Mapping[str, Own]) -> Check:
+def own_check(made: Mapping[str, OwnFile]) -> Check:
     """Return the check that the files which the project itself puts into an image are as this checkout builds them.
 
     Args:

@@ -23,7 +23,7 @@ MAX_FILE = 1 << 28
 
 
 class TreeError(Exception):
-    """A tree, or a file of it, is not what can be looked at."""
+    """A tree or a file in it cannot be read, or is not of the expected kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +42,26 @@ class Entry:
 
 
 def _inner(number: int) -> int:
-    """A user or group as it is in the image: what unpacked it is confined, and its root is another id here.
+    """Return a user or group id as it is in the image.
 
-    Numbers below are ours, of planted files: the confined program cannot give a file any of them.
+    The image was unpacked in a user namespace whose root is `FIRST_ID` here. Smaller ids are those of planted files,
+    which were made outside of that namespace.
     """
     return number - FIRST_ID if number >= FIRST_ID else number
 
 
 class Tree:
-    """A root file system below ``root``; nothing outside of it is ever looked at."""
+    """A root file system below ``root``; nothing outside of it is read."""
 
     def __init__(self, root: Path, *, test_access: bool = False) -> None:
         self.root, self.test_access = root, test_access
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """Everything in the tree, by path.
+        """All entries of the tree, sorted by path.
 
         Raises:
-            TreeError: too much, too deep, or it cannot be read.
+            TreeError: there are too many entries, they are nested too deep, or they cannot be read.
         """
         found: list[Entry] = []
         try:
@@ -87,10 +88,10 @@ class Tree:
         return (entry for entry in self.entries if stat.S_ISREG(entry.mode))
 
     def read(self, path: str, limit: int = MAX_TEXT) -> bytes:
-        """What is in a regular file.
+        """Return the content of a regular file.
 
         Raises:
-            TreeError: it is none, is longer than ``limit`` bytes, or a part of its path is a symbolic link.
+            TreeError: it is no regular file, is longer than ``limit`` bytes, or a part of its path is a symbolic link.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         *folders, name = parts = path.split("/")
@@ -116,7 +117,7 @@ class Tree:
         return data
 
     def text(self, path: str) -> str:
-        """What is in a text file; what is no UTF-8 is replaced. See `read`."""
+        """Return the content of a text file, with bytes replaced that are not UTF-8. See `read`."""
         return self.read(path).decode(errors="replace")
 
     def capability(self, entry: Entry) -> bool:
@@ -137,10 +138,10 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
 
 
 def forwarder(tree: Tree) -> Forwarder:
-    """What an image says of its forwarder: the way, and what may pass.
+    """Return the forwarder's settings in an image: the datapath, and which frames may pass.
 
     Raises:
-        TreeError: it says nothing, or what no device profile may.
+        TreeError: they are missing, or no device profile may have them.
     """
     try:
         said = json.loads(tree.read("etc/sallyport/port.json"))
@@ -160,10 +161,10 @@ def forwarder(tree: Tree) -> Forwarder:
 
 
 def way(tree: Tree) -> tuple[str, str]:
-    """The way of forwarding that an image says it has: (port, vm).
+    """Return the datapath in an image's settings: (port, vm).
 
     Raises:
-        TreeError: it says none.
+        TreeError: see `forwarder`.
     """
     said = forwarder(tree)
     return said.port, said.vm

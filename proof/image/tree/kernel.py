@@ -18,10 +18,10 @@ MAX_UKI = 1 << 28
 
 
 def command_line_of(kernel: Path) -> str:
-    """The command line in a unified kernel image: its section ``.cmdline`` (UAPI.5, unified kernel images).
+    """Return the command line in a unified kernel image: its section ``.cmdline`` (UAPI.5, unified kernel images).
 
     Raises:
-        TreeError: the file is none.
+        TreeError: the file is no unified kernel image.
     """
     try:
         with io.BytesIO(left(kernel, MAX_UKI)) as file:
@@ -42,7 +42,7 @@ def command_line_of(kernel: Path) -> str:
 
 
 def _words(line: str, root_hash: str) -> list[str]:
-    """What is wrong with a command line."""
+    """Return what is wrong with a command line, one text for each fault."""
     words = line.split()
     wrong = [f"not declared: {word!r}" for word in words if not any(re.fullmatch(p, word) for p in COMMAND_LINE)]
     for pattern in COMMAND_LINE:
@@ -55,7 +55,7 @@ def _words(line: str, root_hash: str) -> list[str]:
 
 
 def command_line(line: str, root_hash: str = "") -> Result:
-    """The host kernel's command line against the declared words; ``root_hash`` of the manifest."""
+    """Return the result for the host kernel's command line; ``root_hash`` is the manifest's, in hex."""
     began, outcome = time.monotonic(), Outcome()
     planted = {
         "shell": line + " systemd.debug-shell=1",

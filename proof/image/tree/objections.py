@@ -261,11 +261,11 @@ def rules(tree: Tree) -> Iterator[str]:
                 yield f"{file}.nft: chain {name!r}: not declared {more}, missing {gone}, or in another order"
 
 
-def packages(tree: Tree, *, ours: str) -> Iterator[str]:
+def packages(tree: Tree, *, package: str) -> Iterator[str]:
     """Yield Python code that belongs to the other side: the host runs nothing of the VM, the VM nothing of the host."""
     for entry in tree.entries:
         if re.match(
-            rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{ours}(/|\Z))(backend|frontend_vm|rootfs|tests|overlays)\b",
+            rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{package}(/|\Z))(backend|frontend_vm|rootfs|tests|overlays)\b",
             entry.path,
         ):
             yield f"must not be here: {entry}"
@@ -273,7 +273,7 @@ def packages(tree: Tree, *, ours: str) -> Iterator[str]:
 
 def vm_packages(tree: Tree) -> Iterator[str]:
     """Yield Python code in the VM that is not the VM's, and systemd's files."""
-    yield from packages(tree, ours="frontend_vm")
+    yield from packages(tree, package="frontend_vm")
     yield from systemd(tree)
 
 
@@ -288,7 +288,7 @@ def manifest(tree: Tree, *, listed: Mapping[str, str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnFile:
     """A file that this checkout builds: the ``target`` of a link; else its SHA-256 and whether it is executable."""
 
     target: str
@@ -296,7 +296,7 @@ class Own:
     executable: bool
 
 
-def own(tree: Tree, *, made: Mapping[str, Own]) -> Iterator[str]:
+def own(tree: Tree, *, made: Mapping[str, OwnFile]) -> Iterator[str]:
     """Yield our own files that are not as this checkout builds them, and foreign files among our code."""
     for path, wanted in sorted(made.items()):
         entry = tree.by_path.get(path)

@@ -17,17 +17,17 @@ HOST_PROGRAMS = words(
     "usr/lib/systemd/systemd-sysctl usr/lib/*/ld-linux-*.so.? usr/lib/*/libc.so.6 usr/sbin/dmsetup "
     "usr/sbin/e2fsck usr/sbin/nft"
 )
-"""Every executable file of the host."""
+"""Declared: every executable file of the host."""
 HOST_APPLETS = words(
     "cat chgrp chmod cp cut false grep head hostname ls mkdir mktemp modprobe mount mv readlink rm sed sh sleep sort "
     "stty sync sysctl test tr true umount"
 )
-"""Names under which BusyBox can be called on the host. The one shell is ``sh``, for what sets the port up."""
+"""Declared: the links to BusyBox on the host. Its one shell is ``sh``, for the script that sets up the port."""
 TEST_APPLETS = words(
     "awk base64 date dd dmesg env find id kill killall netstat nsenter pidof ps sha256sum stat tail timeout touch "
     "uname uptime wc xargs test head mktemp"
 )
-"""More of them in a test image, at either end."""
+"""Declared: further links to BusyBox in a test image, on the host and in the VM."""
 VM_PROGRAMS = words(
     "etc/init.d/setup usr/bin/busybox usr/bin/python3.* usr/lib/sallyport/front-end usr/lib/*/ld-linux-*.so.? "
     "usr/lib/*/libc.so.6"
@@ -36,7 +36,7 @@ VM_APPLETS = words(
     "cat chmod chown cp false grep hostname init ip kill ln ls mkdir mount ps rm sed setpriv sh sleep su sysctl true "
     "umount"
 )
-"""``su`` only lowers: no file of the VM has a setuid bit, and all its passwords are locked."""
+"""Declared: the links to BusyBox in the VM. ``su`` can only drop rights: no file is setuid, passwords are locked."""
 TEST_PROGRAMS = frozenset({"usr/lib/sallyport/test-shell"})
 UNITS = "etc/systemd/system/"
 VENDOR = "usr/lib/systemd/system/"
@@ -71,8 +71,10 @@ SYSTEMD: Mapping[str, str] = {
     "usr/lib/systemd/systemd-sysctl": "",
     "usr/lib/*-linux-gnu/systemd/libsystemd-*.so": "",
 }
-"""All that may lie in a directory of systemd's, with the target of what is a symbolic link: so no generator, preset,
-drop-in, login, getty or socket of anybody else's."""
+"""Declared: every file in systemd's directories; for a symbolic link with its target.
+
+So there is no other generator, preset, drop-in, login, getty or socket.
+"""
 TEST_SYSTEMD: Mapping[str, str] = {
     f"{UNITS}test-shell.service": "",
     f"{UNITS}sallyport.target.wants/test-shell.service": "../test-shell.service",
@@ -85,7 +87,7 @@ CONFIGURED = frozenset(
         "sysctl.d/sallyport.conf tmpfiles.d/sallyport.conf"
     )
 )
-"""Files below /etc of the host, but for systemd's: no rule of udev's, no option of a module, no other setting."""
+"""Declared: the files below /etc of the host, but for systemd's; so no udev rule and no module option."""
 VM_CONFIGURED = frozenset(
     f"etc/{name}" for name in words("group hostname hosts init.d/setup inittab nsswitch.conf passwd")
 )
@@ -98,5 +100,5 @@ BANNED = words(
     "sitecustomize* usercustomize* shadow* gshadow* authorized_keys* id_rsa* id_ed25519* id_ecdsa* ssh_host_*_key "
     ".netrc .git-credentials .ssh *.jks *.p12 *.pfx"
 )
-"""Names that no file of either tree has: what gives a shell or a login, is loaded into others, or keeps keys."""
+"""Names that no file of either tree may have: shells, logins, files that are loaded into programs, key files."""
 TEST_NAMES = frozenset({"authorized_keys"})

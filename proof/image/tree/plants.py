@@ -1,4 +1,4 @@
-"""Plants: what a check must find, made in a scratch tree."""
+"""Planted controls: functions that put a fault, which a check must find, into a scratch tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proof.image.tree.entries import TreeError
 
 
 def put(path: str, content: str | bytes = "x\n", mode: int = 0o644) -> Plant:
-    """Plants a file."""
+    """Return what plants a file with that content and mode."""
 
     def plant(root: Path) -> None:
         file = root / path
@@ -24,7 +24,7 @@ def put(path: str, content: str | bytes = "x\n", mode: int = 0o644) -> Plant:
 
 
 def ln(path: str, target: str) -> Plant:
-    """Plants a symbolic link."""
+    """Return what plants a symbolic link."""
 
     def plant(root: Path) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def ln(path: str, target: str) -> Plant:
 
 
 def edit(path: str, old: str, new: str) -> Plant:
-    """Changes a text file; `TreeError` if ``old`` is not there, as then nothing would be planted."""
+    """Return what changes a text file; it raises `TreeError` if ``old`` is not there, as then nothing is planted."""
 
     def plant(root: Path) -> None:
         text = (root / path).read_text(errors="replace")
@@ -47,7 +47,7 @@ def edit(path: str, old: str, new: str) -> Plant:
 
 
 def folder(path: str, mode: int) -> Plant:
-    """Plants a directory with this mode."""
+    """Return what plants a directory with that mode."""
 
     def plant(root: Path) -> None:
         (root / path).mkdir(parents=True)
@@ -57,14 +57,14 @@ def folder(path: str, mode: int) -> Plant:
 
 
 def capable(root: Path) -> None:
-    """Plants a program with a file capability."""
+    """Plant a program with a file capability."""
     put("usr/bin/x", mode=0o755)(root)
     # struct vfs_ns_cap_data without its owner (capabilities(7), VFS_CAP_REVISION_2): CAP_NET_ADMIN, effective
     os.setxattr(root / "usr/bin/x", "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 12, 0, 0, 0))
 
 
 def owned(uid: int, gid: int) -> Plant:
-    """Plants a file of another owner."""
+    """Return what plants a file of another user and group."""
 
     def plant(root: Path) -> None:
         put("usr/lib/x")(root)
@@ -74,14 +74,14 @@ def owned(uid: int, gid: int) -> Plant:
 
 
 def grouped(root: Path) -> None:
-    """Plants a file that a group may write."""
+    """Plant a file that a group may write."""
     put("usr/lib/x", mode=0o664)(root)
     os.chown(root / "usr/lib/x", 0, 900)
     (root / "usr/lib/x").chmod(0o664)
 
 
 def pipe(root: Path) -> None:
-    """Plants a named pipe (fifo(7))."""
+    """Plant a named pipe (fifo(7))."""
     (root / "dev").mkdir()
     os.mkfifo(root / "dev/x")
 

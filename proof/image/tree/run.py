@@ -11,7 +11,7 @@ from proof.image.tree.checks import HOST_CHECKS, VM_CHECKS, manifest_check, own_
 from proof.image.tree.entries import Tree, TreeError
 from proof.image.tree.exposure import Analyze, exposure
 from proof.image.tree.kernel import command_line, command_line_of
-from proof.image.tree.objections import Own
+from proof.image.tree.objections import OwnFile
 from proof.image.tree.outcome import Outcome, result, run_check
 from proof.result import Result
 
@@ -24,7 +24,7 @@ def run_tree(
     files: Mapping[str, str] | None = None,
     kernel: Path | None = None,
     root_hash: str = "",
-    ours: tuple[Mapping[str, Own], Mapping[str, Own]] | None = None,
+    own_files: tuple[Mapping[str, OwnFile], Mapping[str, OwnFile]] | None = None,
     test_access: bool = False,
 ) -> list[Result]:
     """Check the unpacked root file systems of an image and return all results; never raises for what is in them.
@@ -47,9 +47,9 @@ def run_tree(
         host, vm = Tree(host_tree, test_access=test_access), Tree(vm_tree, test_access=test_access)
         checks, vm_checks = [*HOST_CHECKS], [*VM_CHECKS]
         checks += [manifest_check(files)] if files is not None else []
-        if ours is not None:
-            checks.append(own_check(ours[0]))
-            vm_checks.append(own_check(ours[1]))
+        if own_files is not None:
+            checks.append(own_check(own_files[0]))
+            vm_checks.append(own_check(own_files[1]))
         results += [run_check("", check, host, scratch) for check in checks]
         results += [run_check("vm-", check, vm, scratch) for check in vm_checks]
         if analyze is not None:

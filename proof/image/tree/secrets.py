@@ -1,4 +1,4 @@
-"""Declared: what a secret looks like, and which ones anybody can read."""
+"""Declared: the patterns of secrets, and the digests of keys that are published."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from proof.declared.words import words
 
 @dataclass(frozen=True)
 class Secret:
-    """What is searched for: any match of ``expression`` contains one of ``needles`` at most ``before`` bytes after its
-    begin. Looking for the needles first makes the search ten times as fast."""
+    """The pattern of one kind of secret.
+
+    Each match of ``expression`` has one of ``needles`` at most ``before`` bytes after its start. Searching for the
+    needles first makes the search ten times as fast.
+    """
 
     needles: tuple[bytes, ...]
     before: int
     expression: re.Pattern[bytes]
 
     def find(self, data: bytes) -> Iterator[re.Match[bytes]]:
-        """The matches; those that overlap may be left out."""
+        """Yield the matches; of overlapping ones some may be left out."""
         for needle in self.needles:
             at = data.find(needle)
             while at >= 0:
@@ -89,8 +92,10 @@ PUBLISHED: Mapping[str, frozenset[str]] = {
     "usr/bin/openssl": words("18cf6b3e01d87f03 7be1e738b70160d9 54feb9d6f750b36d"),
     "usr/share/sallyport/frontend/vmlinuz": words("abaaa2f4e76d8f07 cabc0cb4248d7e2e"),
 }
-"""Keys that anybody can read: by file, what `digest` makes of each. GnuTLS carries the vectors of its self-test (FIPS
-140-3), ``openssl speed`` the RSA keys that it measures with, Linux the vectors of crypto/testmgr.h (seen where
-it is not compressed: aarch64)."""
+"""Digests of published keys (`proof.image.tree.objections.digest`), by the file that has them.
+
+GnuTLS has the vectors of its self-test (FIPS 140-3), ``openssl speed`` the RSA keys that it measures with, Linux the
+vectors of crypto/testmgr.h, which are visible where the kernel is not compressed: aarch64.
+"""
 TEST_SECRETS = frozenset({"etc/test-access/authorized_keys", "usr/share/sallyport/frontend/root.squashfs"})
-"""Where a test image has the key that may use the VM's test shell; the second holds the first, not compressed."""
+"""Files of a test image with the key for the VM's test shell; the second one contains the first, uncompressed."""

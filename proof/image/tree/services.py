@@ -1,4 +1,4 @@
-"""Declared: lines of the host's services that give or take a right, and how exposed each may be."""
+"""Declared: lines of the host's services that grant or drop a right, and the exposure that each service may have."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FREE_KEYS = words(
     "TimeoutStopSec KillMode MemoryMax CPUWeight TasksMax RemainAfterExit LimitCORE StandardError "
     "LogRateLimitIntervalSec LogRateLimitBurst"
 )
-"""Of a service's section what may be anything: nothing of it gives a right. All other lines are declared."""
+"""Keys of a service's section that may have any value, as none grants a right. All other lines are declared."""
 
 
 def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
-    """Lines of ``[Service]`` of each of our units, for a way of forwarding (`rootfs.spec.profile.Forwarder`)."""
+    """Lines of ``[Service]`` of each of our units, for a datapath (`rootfs.spec.profile.Forwarder`)."""
     python = "ExecStart=/usr/bin/python3 -I -m backend."
     caps = {"ring": "CAP_NET_RAW CAP_NET_ADMIN", "kernel": "CAP_BPF CAP_PERFMON CAP_NET_ADMIN"}
     may = caps.get(port, "CAP_NET_ADMIN")
@@ -45,7 +45,7 @@ def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
         ),
         "sallyport-vm.service": (
             *_SEALED_OFF,
-            # As root, for the VM's user may use KVM.
+            # These run as root and allow the VM's user to use KVM.
             *("ExecStartPre=-+/usr/bin/chgrp kvm /dev/kvm", "ExecStartPre=-+/usr/bin/chmod 0660 /dev/kvm"),
             python + "guests.supervisor",
             "User=sallyport-vm",

@@ -10,7 +10,7 @@ _SECTION = re.compile(r"\[(.+)\]\s*\Z")
 
 
 def unit_lines(text: str, section: str) -> list[str]:
-    """The assignments of one section as ``Key=Value``, in order (systemd.syntax(7): comments, continued lines)."""
+    """Return the assignments of one section as ``Key=Value``, in order (systemd.syntax(7))."""
     inside, lines = False, []
     for raw in re.sub(r"\\\n", " ", text).split("\n"):
         line = raw.strip()
@@ -23,7 +23,7 @@ def unit_lines(text: str, section: str) -> list[str]:
 
 
 def chains(text: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The chains of a rule file, ``family table chain`` to lines, and what stands outside of tables (nft(8)).
+    """Return the chains of a rule file (``family table chain`` to lines), and the lines outside of tables (nft(8)).
 
     Raises:
         TreeError: the braces do not match, or a block is in no table.
@@ -49,11 +49,11 @@ def chains(text: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             elif table:
                 table = ""
             else:
-                raise TreeError("a brace too many")
+                raise TreeError("there is a closing brace too many")
         elif chain:
             lines.append(line)
         elif not (table and re.fullmatch(r"counter \w+ \{ \}|set vm \{ type ether_addr; \}", line)):
             outside.append(line)
     if table or chain:
-        raise TreeError("a brace is missing")
+        raise TreeError("a closing brace is missing")
     return found, outside

@@ -23,7 +23,7 @@ def write(folder: Path, kind: Kind, count: int = 1) -> None:
     ring.close()
 
 
-def look(folder: Path, capsys: pytest.CaptureFixture[str], knock: Callable[[], object]) -> dict[str, Result]:
+def judged(folder: Path, capsys: pytest.CaptureFixture[str], knock: Callable[[], object]) -> dict[str, Result]:
     def run_host(line: str, _limit: float) -> tuple[int, str]:
         words = line.removeprefix(audit_log.CHECK).split()
         return audit.main(["check", str(folder), *words]), capsys.readouterr().out
@@ -47,19 +47,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_refusals_in_their_own_log_and_whole_chains_are_sealed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = look(folder, capsys, lambda: write(folder, REJECTED))
+    found = judged(folder, capsys, lambda: write(folder, REJECTED))
     assert {result.verdict for result in found.values()} == {Verdict.SEALED}
     assert "1 more entries" in found["rejections"].control
 
 
 def test_refusals_among_the_changes_are_a_hole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = look(folder, capsys, lambda: write(folder, CHANGES, 2))
+    found = judged(folder, capsys, lambda: write(folder, CHANGES, 2))
     assert found["rejections"].verdict is Verdict.HOLE
     assert found["chain"].verdict is Verdict.SEALED
 
 
 def test_refusals_that_leave_no_trace_prove_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert look(folder, capsys, lambda: None)["rejections"].verdict is Verdict.NOT_TESTED
+    assert judged(folder, capsys, lambda: None)["rejections"].verdict is Verdict.NOT_TESTED
 
 
 def cut_off(folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_log_that_was_changed_meanwhile_is_a_hole(
         damage(folder)
         write(folder, REJECTED)
 
-    found = look(folder, capsys, knock)
+    found = judged(folder, capsys, knock)
     assert found["chain"].verdict is Verdict.HOLE
 
 

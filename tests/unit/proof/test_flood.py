@@ -17,7 +17,18 @@ import pytest
 
 from backend.daemon.settings import Settings
 from proof.inside import flood
-from proof.inside.flood import COUNTERS, FLOODS, Answers, Report, Window, Work, counters, judge, run_flood, weigh
+from proof.inside.flood import (
+    COUNTERS,
+    FLOODS,
+    Answers,
+    Report,
+    Window,
+    Work,
+    attribute_work,
+    counters,
+    judge,
+    run_flood,
+)
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 from tests.unit.backend.certificates import make_link_keys
@@ -74,7 +85,7 @@ WINDOW = Window(called=0.0, started=1.0, since=0.0, begins=5.0, on=6.0, off=11.0
 
 
 def test_half_seconds_count_where_they_surely_lie() -> None:
-    work = weigh(series((5, 100), (6, 40), (7, 80)), WINDOW)
+    work = attribute_work(series((5, 100), (6, 40), (7, 80)), WINDOW)
     assert work.rests == (100.0, 80.0)
     assert work.during is not None
     assert 40 <= work.during < 50  # some of what lies between may be of the rest
@@ -84,35 +95,35 @@ def test_half_seconds_count_where_they_surely_lie() -> None:
 
 def test_what_may_have_been_flood_already_is_no_rest() -> None:
     # If the series began a second late, its fifth second was the flood's first.
-    work = weigh(series((4, 100), (7, 40), (7, 80)), WINDOW)
+    work = attribute_work(series((4, 100), (7, 40), (7, 80)), WINDOW)
     assert work.rests[0] == 100.0
 
 
 def test_the_rest_between_two_floods_counts_for_both_and_what_is_beyond_it_for_neither() -> None:
     """The other floods are before ``since`` and after ``until``; there the host does little."""
     window = replace(WINDOW, since=2.0, until=17.0)
-    work = weigh(series((2, 1), (3, 100), (6, 40), (5, 80), (2, 1)), window)
+    work = attribute_work(series((2, 1), (3, 100), (6, 40), (5, 80), (2, 1)), window)
     assert work.rests == (100.0, 80.0)
 
 
 def test_a_host_that_stands_still_has_one_long_interval() -> None:
     # One job from 4.5 to 12: no half second lies within the flood.
     stalled = [*series((4.5, 100)), (12.0, 1), *((12.0 + at / 2, 50) for at in range(1, 13))]
-    work = weigh(stalled, WINDOW)
+    work = attribute_work(stalled, WINDOW)
     assert work.during is None
     assert work.most is not None
     assert work.most < 0.5 * 100
-    assert verdict(work=weigh([(end, jobs if end <= 4.5 or end > 12 else 0) for end, jobs in stalled], WINDOW)) is (
-        Verdict.HOLE
-    )
+    assert verdict(
+        work=attribute_work([(end, jobs if end <= 4.5 or end > 12 else 0) for end, jobs in stalled], WINDOW)
+    ) is (Verdict.HOLE)
 
 
 def test_a_series_that_did_not_see_the_flood_says_nothing() -> None:
-    assert weigh(series((4, 100)), WINDOW).most is None
-    assert weigh([], WINDOW) == Work((), None, None)
+    assert attribute_work(series((4, 100)), WINDOW).most is None
+    assert attribute_work([], WINDOW) == Work((), None, None)
     # The shell took so long that the flood may have been over before it surely was on.
     late = replace(WINDOW, on=12.0)
-    work = weigh(series((18, 100)), late)
+    work = attribute_work(series((18, 100)), late)
     assert work.during is None
     assert work.most is None
 

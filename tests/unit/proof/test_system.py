@@ -247,7 +247,7 @@ def clean(name: str = "ring") -> Parts:
     }
 
 
-def look(parts: Parts, name: str = "ring") -> dict[str, Result]:
+def judged(parts: Parts, name: str = "ring") -> dict[str, Result]:
     port, vm = DATAPATHS[name]
     answers = {script(part).command(): framed(answer) for part, answer in parts.items()}
     way = Forwarder.model_validate({"port": port, "vm": vm})
@@ -257,7 +257,7 @@ def look(parts: Parts, name: str = "ring") -> dict[str, Result]:
 
 @pytest.mark.parametrize("name", DATAPATHS)
 def test_the_declared_host_is_sealed(name: str) -> None:
-    results = look(clean(name), name)
+    results = judged(clean(name), name)
     assert [(n, r.evidence, r.control) for n, r in results.items() if r.verdict is not Verdict.SEALED] == []
     assert len(results) == 13
 
@@ -420,7 +420,7 @@ def test_each_deviation_is_named() -> None:
     for number, (name, deviate) in enumerate(DEVIATIONS):
         parts = copy.deepcopy(declared)
         deviate(parts)
-        assert look(parts)[name].verdict is Verdict.HOLE, (number, name)
+        assert judged(parts)[name].verdict is Verdict.HOLE, (number, name)
 
 
 def _drop(pid: int) -> Deviation:
@@ -459,7 +459,7 @@ def test_a_word_of_another_architecture_is_a_hole() -> None:
     parts = clean()
     words = _of(parts, 302)["words"]
     words[words.index("-cpu") + 1] = "host,pmu=off"  # right on aarch64; here it leaves virtualization on
-    assert look(parts)["vm"].verdict is Verdict.HOLE
+    assert judged(parts)["vm"].verdict is Verdict.HOLE
 
 
 def test_a_kernel_without_a_feature_lacks_its_settings() -> None:
@@ -469,11 +469,11 @@ def test_a_kernel_without_a_feature_lacks_its_settings() -> None:
     parts["kernel"]["settings"]["vm/overcommit_memory"] = "0"  # the directory was read
     for space in parts["network"].values():
         space["policies"] = [2, "RTNETLINK answers: Operation not supported\nDump terminated\n"]
-    found = look(parts)
+    found = judged(parts)
     assert {found[name].verdict for name in ("settings", "routes")} == {Verdict.SEALED}
     for key in [key for key in parts["kernel"]["settings"] if key.startswith("vm/")]:
         del parts["kernel"]["settings"][key]
-    assert look(parts)["settings"].verdict is Verdict.NOT_TESTED
+    assert judged(parts)["settings"].verdict is Verdict.NOT_TESTED
 
 
 def test_what_cannot_be_seen_is_not_sealed() -> None:
@@ -481,14 +481,14 @@ def test_what_cannot_be_seen_is_not_sealed() -> None:
     for number, (name, deviate) in enumerate(BLIND):
         parts = copy.deepcopy(declared)
         deviate(parts)
-        verdict = look(parts)[name].verdict
+        verdict = judged(parts)[name].verdict
         # The file whose plant was forgotten is a stranger's file.
         assert verdict is (Verdict.HOLE if name == "writable" else Verdict.NOT_TESTED), (number, name, verdict)
 
 
 @pytest.mark.parametrize("told", [{}, [], None, {"processes": "x", "self": "y"}, {"host": {"path": 7}}])
-def test_hostile_answers_are_never_sealed(told: Any) -> None:
-    results = run_system(lambda command: (0, framed(told)))
+def test_hostile_answers_are_never_sealed(answer: Any) -> None:
+    results = run_system(lambda command: (0, framed(answer)))
     assert {result.verdict for result in results} <= {Verdict.NOT_TESTED, Verdict.HOLE}
 
 

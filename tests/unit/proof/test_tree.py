@@ -15,7 +15,7 @@ from proof.image.tree import entries, objections, paths, run, run_tree
 from proof.image.tree.check import Check
 from proof.image.tree.checks import HOST_CHECKS, VM_CHECKS
 from proof.image.tree.entries import Tree, TreeError
-from proof.image.tree.objections import Own
+from proof.image.tree.objections import OwnFile
 from proof.image.tree.outcome import run_check
 from proof.image.tree.plants import HASH, PEM, PKCS8, capable, edit, ln, put
 from proof.image.tree.services import VENDOR_LINES
@@ -238,12 +238,12 @@ def test_what_this_checkout_makes(pair: tuple[Path, Path]) -> None:
     code = "usr/lib/python3/dist-packages/backend"
     for tree in pair:
         put(f"{code}/__init__.pyc", b"code")(tree)
-    made = {e.path: Own(e.target, "", False) for e in Tree(pair[0]).entries if e.target}
+    made = {e.path: OwnFile(e.target, "", False) for e in Tree(pair[0]).entries if e.target}
     for e in Tree(pair[0]).files():
-        made[e.path] = Own("", hashlib.sha256((pair[0] / e.path).read_bytes()).hexdigest(), bool(e.mode & 0o100))
+        made[e.path] = OwnFile("", hashlib.sha256((pair[0] / e.path).read_bytes()).hexdigest(), bool(e.mode & 0o100))
 
     def verdict() -> Verdict:
-        return by_name(run_tree(*pair, ours=(made, {})))["own-files"].verdict
+        return by_name(run_tree(*pair, own_files=(made, {})))["own-files"].verdict
 
     assert verdict() is Verdict.SEALED
     for plant in (
