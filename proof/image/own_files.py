@@ -13,8 +13,7 @@ from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.bytecode import compile_python
 from rootfs.base.package_sets import PackageSets
 from rootfs.base.version import PROJECT
-from rootfs.tree import extension, host_image, overlay
-from rootfs.tree import frontend_image as frontend
+from rootfs.tree import extension, frontend_image, host_image, overlay
 
 _PACKAGES = "usr/lib/python3/dist-packages"
 
@@ -38,11 +37,11 @@ def own_files(sets: PackageSets, image: ImageFile, folder: Path) -> tuple[Mappin
         ["host", *test[:1]],
         host_image.values(image.profile, image.engine, test_access=image.test_access),
     )
-    code = frontend.install_package(PROJECT / "backend", host / "tree", host_image.SOURCES_ONLY)
+    code = frontend_image.install_package(PROJECT / "backend", host / "tree", host_image.SOURCES_ONLY)
     for name in extension.FORWARDER.outputs:
         shutil.copyfile(compiled / name, code / "forwarder" / name)
-    _lay(vm / "tree", ["frontend_vm", *test[1:]], frontend.values(image.profile))
-    frontend.install_package(frontend.SOURCE, vm / "tree", frontend.BUILD_ONLY)
+    _lay(vm / "tree", ["frontend_vm", *test[1:]], frontend_image.values(image.profile))
+    frontend_image.install_package(frontend_image.SOURCE, vm / "tree", frontend_image.BUILD_ONLY)
     for build, package in ((host, "backend"), (vm, "frontend_vm")):
         compile_python(sets.tools, build, f"tree/{_PACKAGES}/{package}")
     return _listed(host / "tree"), _listed(vm / "tree")

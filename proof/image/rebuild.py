@@ -24,8 +24,7 @@ from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.package_sets import PackageSets
 from rootfs.base.version import version
 from rootfs.spec.architecture import ALL
-from rootfs.tree import frontend_image as frontend
-from rootfs.tree import host_image, verity
+from rootfs.tree import frontend_image, host_image, verity
 from rootfs.tree.verity import Verity
 
 _MODULES = "usr/lib/modules"
@@ -191,7 +190,7 @@ class ImageRebuilder:
         try:
             _only_plain(Tree(vm))
             modules = ArchivedModules(archive)
-            made = frontend.initrd(folder, vm, modules, image.profile, arch=self.arch, tools=self.sets.tools)
+            made = frontend_image.initrd(folder, vm, modules, image.profile, arch=self.arch, tools=self.sets.tools)
             return made.read_bytes()
         except TreeError:
             raise

@@ -13,7 +13,6 @@ import random
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from msgspec import Meta, Struct
 
 from backend.daemon.settings import Settings
 from backend.protocol.link_plan import BACKEND_ADDRESS, BACKEND_MAC, BACKEND_NAME
+from proof.inside.host_work import HostWork, Seconds, Window, Work, attribute_work
 from proof.inside.misuse import FRONT_END
 from proof.remote_script import RemoteScript, RemoteScriptError, RunInVm, RunOnHost, assemble
 from proof.result import Result, Verdict
@@ -40,18 +40,12 @@ FLOOD_S = 6.0
 """Seconds of one flood: short, as a flood silences the VM's own link, and the supervisor restarts a VM after 20 s."""
 REST_S = 4.0
 """Seconds before a flood and after it."""
-COVERED_S = 1.5
-"""Seconds of the host's work that must lie in each phase for certain, at least."""
 RECOVERY = 20.0
 """Seconds after a flood within which the backend must answer on a fresh connection."""
 FRAMES = 1000
 """Frames, at least, that must have left the VM and been counted by the host; else there was no flood."""
 TRIES = 2
 """How often a flood is tried until it gives a verdict."""
-WORK_FILE = "/run/sallyport-work"
-"""What the host's work writes: a file in memory, and others whose names begin like it."""
-MAX_WORK_S = 1800.0
-"""Seconds after which the host's work ends even if nobody ends it."""
 
 COUNTERS = "cat /sys/class/net/link0/statistics/rx_packets; nft list counters; python3 -I -m backend.forwarder status"
 """What the host counts: frames from the VM at the link, its rules, the forwarder's verdicts."""
@@ -84,13 +78,11 @@ PEERS = {"link": (BACKEND_MAC, BACKEND_ADDRESS), "access": ("00:00:5e:00:53:01",
 QUICK = 3
 """A quick run tries so many kinds, the first ones."""
 
-_Seconds = Annotated[float, Meta(ge=0, le=1e4)]
-
 
 class Answers(Struct, frozen=True, forbid_unknown_fields=True):
     """Answer times of the backend in seconds, and the failures instead of answers."""
 
-    times: Annotated[list[_Seconds], Meta(max_length=1000)]
+    times: Annotated[list[Seconds], Meta(max_length=1000)]
     failed: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=20)]
 
     def __str__(self) -> str:
@@ -108,10 +100,10 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True):
     during: Answers
     tried: int
     sent: int
-    delay: _Seconds
+    delay: Seconds
     """Between the return of ``begin``, or a little earlier, and the flood."""
-    seconds: _Seconds
-    after: _Seconds | None
+    seconds: Seconds
+    after: Seconds | None
 
 
 class _Begun(Struct, frozen=True):
@@ -124,69 +116,6 @@ class _Begun(Struct, frozen=True):
 _FLOOD = Path(__file__).with_name("flood_script.py")
 BEGIN = RemoteScript(assemble(_FLOOD, main="answer(begin())"), _Begun)
 END = RemoteScript(assemble(_FLOOD, main="answer(end())"), Report)
-_WORK = Path(__file__).with_name("host_work_script.py")
-BEGIN_WORK = RemoteScript(assemble(_WORK, main="answer(begin())"), bool)
-END_WORK: RemoteScript[list[tuple[float, int]]] = RemoteScript(
-    assemble(_WORK, main="answer(end())"), list[tuple[_Seconds, int]]
-)
-
-
-@dataclass(frozen=True)
-class Window:
-    """When the phases of one flood were, in seconds of the tester's clock (`time.monotonic`).
-
-    The host's work began between ``called`` and ``started``. ``since`` <= ``begins`` <= ``on`` <= ``off`` <= ``over``
-    <= ``until``: from ``since`` to ``begins`` and from ``over`` to ``until`` there surely was no flood and nothing else
-    that the proof asked of the host; between ``on`` and ``off`` there surely was the flood.
-    """
-
-    called: float
-    started: float
-    since: float
-    begins: float
-    on: float
-    off: float
-    over: float
-    until: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """Jobs per second. ``during`` is counted where there surely was a flood, ``most`` is what it can have been at most.
-
-    None: not enough was measured.
-    """
-
-    rests: tuple[float, ...]
-    during: float | None
-    most: float | None
-
-
-def attribute_work(series: Sequence[tuple[float, int]], window: Window) -> Work:
-    """Attribute the host's half seconds (end of each, jobs in it) to the phases."""
-    ends = [0.0, *(end for end, _ in series)]
-    # The start of the series is known on the tester's clock to within this.
-    slack = max(0.0, window.started - window.called)
-    phases: dict[str, tuple[float, int]] = dict.fromkeys(("before", "during", "after"), (0.0, 0))
-    most = 0
-    for start, (end, jobs) in zip(ends, series, strict=False):
-        first, last = window.called + start, window.called + end + slack
-        if last > window.on and first < window.off:
-            most += jobs
-        surely = {
-            "before": window.since <= first and last <= window.begins,
-            "during": window.on <= first and last <= window.off,
-            "after": window.over <= first and last <= window.until,
-        }
-        for phase in (name for name, lies in surely.items() if lies):
-            seconds, done = phases[phase]
-            phases[phase] = (seconds + end - start, done + jobs)
-    rates = {name: done / seconds for name, (seconds, done) in phases.items() if seconds >= COVERED_S}
-    rests = tuple(rates[name] for name in ("before", "after") if name in rates)
-    length = window.off - window.on
-    # A series that ends early proves nothing about the rest of the flood; one with a gap does.
-    whole = length >= COVERED_S and window.called + ends[-1] >= window.off
-    return Work(rests, rates.get("during"), most / length if whole else None)
 
 
 def counters(text: str) -> dict[str, int]:
@@ -228,37 +157,6 @@ def judge(flood: Flood, report: Report, work: Work, risen: Mapping[str, int]) ->
     if work.during is None or work.during < SHARE * high:
         return Verdict.NOT_TESTED, f"the measurement varies too much for a verdict: {evidence}", control
     return Verdict.SEALED, evidence, control
-
-
-class HostWork:
-    """The loop of the host's own work, in the background; a context manager that ends it."""
-
-    def __init__(self, run_host: RunOnHost) -> None:
-        self._run_host = run_host
-        self.called = self.started = 0.0
-        """Between these the loop began, by `time.monotonic`."""
-
-    def __enter__(self) -> HostWork:
-        self.called = time.monotonic()
-        # Once: another try would start it anew, and nobody knows which of them `called` is of.
-        begun = BEGIN_WORK.run_on_host(self._run_host, str(MAX_WORK_S), WORK_FILE, tries=1)
-        self.started = time.monotonic()
-        if not begun:
-            raise RemoteScriptError("the host's work did not start")
-        return self
-
-    def series(self) -> list[tuple[float, int]]:
-        """End the loop; return the end of each half second, since the loop began, and the jobs that were done in it.
-
-        Raises:
-            RemoteScriptError, SallyportError: it could not be run or read.
-        """
-        return END_WORK.run_on_host(self._run_host, WORK_FILE, tries=1)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            with suppress(RemoteScriptError, SallyportError, OSError):
-                self.series()
 
 
 @dataclass

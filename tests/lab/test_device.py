@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from proof import device as hardware
+import proof.device
 from proof.report.publish import write_report
 from proof.report.summary import print_summary
 from proof.result import Verdict
@@ -95,11 +95,11 @@ def test_the_device_is_sealed(place: Any) -> None:
     power.on()
     with (
         recorded(place, folder / "serial.log"),
-        hardware.reach(
-            profile, interface(place), folder, CONSOLE, **names, ask=None, boot=hardware.UP_TIMEOUT
+        proof.device.reach(
+            profile, interface(place), folder, CONSOLE, **names, ask=None, boot=proof.device.UP_TIMEOUT
         ) as device,
     ):
-        report = hardware.attack(device, lambda *_: None, seed=seed, power=power)
+        report = proof.device.attack(device, lambda *_: None, seed=seed, power=power)
     write_report(report, folder)
     print_summary(report, CONSOLE)
     bad = [result for result in report.results if result.verdict in (Verdict.HOLE, Verdict.NOT_TESTED)]

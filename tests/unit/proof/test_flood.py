@@ -16,19 +16,9 @@ import msgspec
 import pytest
 
 from backend.daemon.settings import Settings
-from proof.inside import flood
-from proof.inside.flood import (
-    COUNTERS,
-    FLOODS,
-    Answers,
-    Report,
-    Window,
-    Work,
-    attribute_work,
-    counters,
-    judge,
-    run_flood,
-)
+from proof.inside import flood, host_work
+from proof.inside.flood import COUNTERS, FLOODS, Answers, Report, counters, judge, run_flood
+from proof.inside.host_work import Window, Work, attribute_work
 from proof.result import Result, Verdict
 from rootfs.base.errors import SallyportError
 from tests.unit.backend.certificates import make_link_keys
@@ -201,10 +191,11 @@ def inside(folder: str, broken: str) -> None:
     make_link_keys(link)
     for end in ("key", "crt"):
         shutil.copy(link / f"frontend.{end}", link / f"link.{end}")
-    for name, value in (("FLOOD_S", 1.6), ("REST_S", 1.2), ("COVERED_S", 0.4)):
+    for name, value in (("FLOOD_S", 1.6), ("REST_S", 1.2)):
         setattr(flood, name, value)
     flood.RECOVERY = 3.0
-    flood.WORK_FILE = str(root / "work")
+    host_work.COVERED_S = 0.4
+    host_work.WORK_FILE = str(root / "work")
     # How much the sender takes from the work is this machine's affair.
     flood.SHARE = 0.001
     settings = Settings.under(root, link=link, connect_burst=500.0, request_burst=1000.0)

@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 from scapy.utils import PcapNgReader
 
-from proof import device as hardware
+import proof.device
 from proof import identity
 from proof.outside.catalogue import ProbeCatalogue
 from proof.report.report import Report
@@ -70,10 +70,10 @@ def namespace() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "LISTEN_AFTER_ANSWER", 0.4)
-    monkeypatch.setattr(hardware, "QUIET", 0.6)
+    monkeypatch.setattr(proof.device, "QUIET", 0.6)
     monkeypatch.setattr(identity, "ASK_EVERY", 0.1)
-    monkeypatch.setattr(hardware, "ASK_EVERY", 0.1)
-    monkeypatch.setattr(hardware, "ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr(proof.device, "ASK_EVERY", 0.1)
+    monkeypatch.setattr(proof.device, "ANSWER_TIMEOUT", 1.0)
     monkeypatch.setattr("proof.outside.early.INTERVAL", 0.01)
     monkeypatch.setattr("proof.outside.early.LAST_INTERVAL", 0.02)
 
@@ -310,11 +310,11 @@ class Switch:
         ip("link", "set", FAR, "up")
 
 
-def attack(tmp_path: Path, mac: str = VM_MAC, power: hardware.Power | None = None, **options: Any) -> Report:
+def attack(tmp_path: Path, mac: str = VM_MAC, power: proof.device.Power | None = None, **options: Any) -> Report:
     console = Console(file=io.StringIO())
     port_mac, ask = options.pop("port_mac", PORT_MAC), options.pop("ask", None)
-    with hardware.reach(PROFILE, NEAR, tmp_path, console, mac=mac, port_mac=port_mac, ask=ask) as device:
-        return hardware.attack(device, lambda *_: None, seed=1, power=power, ports=FEW, quick=True, **options)
+    with proof.device.reach(PROFILE, NEAR, tmp_path, console, mac=mac, port_mac=port_mac, ask=ask) as device:
+        return proof.device.attack(device, lambda *_: None, seed=1, power=power, ports=FEW, quick=True, **options)
 
 
 def worst(results: list[Result]) -> list[Result]:
@@ -386,7 +386,7 @@ def test_an_early_frame_of_the_host_is_a_hole(namespace: str, tmp_path: Path) ->
 def test_a_device_that_does_not_come_back_is_not_tested(
     namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "UP_TIMEOUT", 0.5)
+    monkeypatch.setattr(proof.device, "UP_TIMEOUT", 0.5)
     with plugged(FAR, appliance()) as plug:
         switch = Switch(plug)
         monkeypatch.setattr(switch, "on", lambda: None)
@@ -398,7 +398,7 @@ def test_a_device_that_does_not_come_back_is_not_tested(
 def test_a_device_that_is_not_switched_off_stops_the_run(
     namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "OFF_TIMEOUT", 1.0)
+    monkeypatch.setattr(proof.device, "OFF_TIMEOUT", 1.0)
     with plugged(FAR, appliance()) as plug, pytest.raises(CouldNotTest, match="still sends frames"):
         attack(tmp_path, power=Switch(plug, stuck=True))
 
@@ -406,12 +406,12 @@ def test_a_device_that_is_not_switched_off_stops_the_run(
 def test_frames_lost_in_the_record_unseal_it(namespace: str, tmp_path: Path) -> None:
     with plugged(FAR, appliance()):
         console = Console(file=io.StringIO())
-        with hardware.reach(PROFILE, NEAR, tmp_path, console, mac=VM_MAC, port_mac=PORT_MAC, ask=None) as device:
-            assert hardware.since_began(device.wire, device.frame_log, 1).verdict is Verdict.SEALED
+        with proof.device.reach(PROFILE, NEAR, tmp_path, console, mac=VM_MAC, port_mac=PORT_MAC, ask=None) as device:
+            assert proof.device.since_began(device.wire, device.frame_log, 1).verdict is Verdict.SEALED
             device.wire._lose(1)
-            assert hardware.since_began(device.wire, device.frame_log, 1).verdict is Verdict.NOT_TESTED
+            assert proof.device.since_began(device.wire, device.frame_log, 1).verdict is Verdict.NOT_TESTED
             device.wire.mark_power_on()
-            assert hardware.since_power_on(device.wire, device.target).verdict is Verdict.NOT_TESTED
+            assert proof.device.since_power_on(device.wire, device.target).verdict is Verdict.NOT_TESTED
 
 
 # Whose device it is.
@@ -514,7 +514,7 @@ def test_the_address_can_be_typed_and_what_comes_meanwhile_is_judged(namespace: 
             return f" {VM_MAC.upper().replace(':', '-')} "
 
         console = Console(file=io.StringIO())
-        with hardware.reach(PROFILE, NEAR, tmp_path, console, mac="", port_mac="", ask=ask) as device:
+        with proof.device.reach(PROFILE, NEAR, tmp_path, console, mac="", port_mac="", ask=ask) as device:
             assert wait_for(lambda: device.frame_log.offences())
             assert "00:11:22:33:44:55" in device.frame_log.offences().reasons()
 

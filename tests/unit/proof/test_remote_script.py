@@ -15,7 +15,7 @@ import pytest
 
 from proof.host import audit_log, listeners
 from proof.host.system.run import PARTS, script
-from proof.inside import devices, flood, forwarding, misuse
+from proof.inside import devices, flood, forwarding, host_work, misuse
 from proof.remote_answer import framed
 from proof.remote_script import HOST_TRIES, MAX_LINE, RemoteScript, RemoteScriptError, assemble
 
@@ -94,10 +94,10 @@ def test_the_host_is_asked_again_and_the_last_reason_is_told() -> None:
 
 def test_scripts_of_the_host_fit_in_a_line_and_those_of_the_vm_in_an_ssh_packet() -> None:
     parts = {part: script(part) for part in PARTS}
-    on_host: dict[str, RemoteScript[Any]] = {"listeners": listeners.SCRIPT, "work": flood.BEGIN_WORK, **parts}
+    on_host: dict[str, RemoteScript[Any]] = {"listeners": listeners.SCRIPT, "work": host_work.BEGIN_WORK, **parts}
     in_vm: list[RemoteScript[Any]] = [misuse.SCRIPT, devices.SCRIPT, flood.BEGIN, flood.END, forwarding.READ]
     in_vm.append(audit_log.SCRIPT)
-    assert [name for name, one in on_host.items() if len(one.command("60.0", flood.WORK_FILE)) >= MAX_LINE] == []
+    assert [name for name, one in on_host.items() if len(one.command("60.0", host_work.WORK_FILE)) >= MAX_LINE] == []
     # 32 KiB is what an SSH packet surely holds (RFC 4253 section 6.1); a plan goes with the script.
     assert max(len(one.command()) for one in in_vm) < 28_000
     for one in (*on_host.values(), *in_vm):
