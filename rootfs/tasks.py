@@ -29,8 +29,10 @@ from rootfs.spec.architecture import ALL, X86_64
 
 PROFILE = "qemu"
 ENGINES = ("debian", "buildroot", "buildroot-vm")
-_BUILDROOT = "a Buildroot release: directory, archive or its address; or $SALLYPORT_BUILDROOT; or its makers' archive"
-_OFFLINE = "fail rather than fetch anything"
+_BUILDROOT = (
+    "a Buildroot release: directory, archive or its address; else $SALLYPORT_BUILDROOT, else its makers' archive"
+)
+_OFFLINE = "fail instead of fetching anything"
 WAY_HELP = f"what moves frames, in place of the profile's: {', '.join(profiles.DATAPATHS)}"
 
 
@@ -38,7 +40,7 @@ def build(
     profile: str, way: str = "", *, test_access: bool = False, engine: str = "debian", buildroot: str = "",
     offline: bool = False,
 ) -> Built:  # fmt: skip
-    """Build the image of a named profile; see `make`."""
+    """Build the image of a named profile; arguments as of `make`."""
     recipe = Recipe(profiles.load(profile, way), test_access=test_access)
     return make(recipe, engine, buildroot, offline=offline)
 
@@ -48,9 +50,12 @@ def make(recipe: Recipe, engine: str = "debian", buildroot: str = "", *, offline
 
     Args:
         recipe: what to make.
-        engine: `debian`, `buildroot`, or `buildroot-vm` for the front-end VM alone.
-        buildroot: Buildroot's tree, if it is not in the environment.
-        offline: whether what would have to be fetched is an error, before anything is built.
+        engine: `debian`, `buildroot`, or `buildroot-vm` (the front-end VM alone from source).
+        buildroot: Buildroot's tree; empty: as the environment says.
+        offline: whether it is an error, before anything is built, if something would have to be fetched.
+
+    Raises:
+        SallyportError: there is no such engine, or the image cannot be built.
     """
     if engine not in ENGINES:
         raise SallyportError(f"no engine {engine!r}", f"name one of {', '.join(ENGINES)}")
@@ -124,10 +129,12 @@ def matrix(_: Context, profile: list[str], engine: str = "debian", jobs: int = 2
 
     names = profile or profiles.names()
     if not 1 <= jobs <= KEEP:
-        # Of each step so many outputs are kept, and one that is in use must be among them.
-        raise SallyportError(f"--jobs {jobs}: not from 1 to {KEEP}", "fewer at the same time")
+        # The cache keeps so many outputs of a step, and those in use must be among them.
+        raise SallyportError(f"--jobs {jobs}: want 1 to {KEEP}", "name a number in that range")
     if len({profiles.load(name).name for name in names}) < len(names):
-        raise SallyportError("two of the profiles have the same name", "each image is named by its profile")
+        raise SallyportError(
+            "two of the profiles have the same name", "name each once: images are named by their profiles"
+        )
     rows = builds.build(names, ["--engine", engine], jobs, OUT / "matrix", _console)
     if json:
         print(builds.to_json(rows))
@@ -153,14 +160,14 @@ def lock(_: Context) -> None:
 )
 @report_errors
 def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
-    """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it does not."""
+    """Check that Buildroot keeps every symbol of both defconfigs. Exit code: 1 if it drops one."""
     from rootfs.engines.buildroot import release, source, symbols
 
     if not (named := source.named(buildroot)):
         symbols.check_recorded(defconfig.every())
-        _console.print(f"as recorded with Buildroot {source.RELEASE}; name a tree by --buildroot to ask Kconfig itself")
+        _console.print(f"as recorded with Buildroot {source.RELEASE}; --buildroot checks them against a tree")
         return
-    # A directory may be the long-term release, too; what is unpacked is the one that is built.
+    # A directory may have the long-term release as well; an archive must have the release that is built.
     cache = Cache(images.CACHE, _console)
     tree = release.known(Path(named)) if Path(named).is_dir() else release.provide(named, cache)
     tree.require(*([source.RELEASE] if record else [source.RELEASE, source.BUILT]))
@@ -182,14 +189,14 @@ def symbols(_: Context, buildroot: str = "", record: bool = False) -> None:
     help={
         "bill": "bill of materials of an image: out/<name>.cdx.json",
         "feed": "the Debian security tracker's JSON file, on this machine",
-        "nvd": "data of the National Vulnerability Database for what was built from source: file or directory",
-        "minor": "list those, too, that hardly matter",
+        "nvd": "data of the National Vulnerability Database for packages built from source: file or directory",
+        "minor": "also list vulnerabilities that hardly matter",
         "json": "print all of them as JSON",
     },
 )
 @report_errors
 def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: bool = False, json: bool = False) -> None:
-    """Compare what an image is made of with known vulnerabilities, offline. Exit code: 0 none, 3 some, 1 wrong use."""
+    """Compare the packages of an image with known vulnerabilities, offline. Exit code: 0 none, 3 some, 1 wrong use."""
     from rootfs.artifact import nvd as database
     from rootfs.artifact import vulnerabilities as known
 
@@ -203,7 +210,7 @@ def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: boo
         if others := known.unknown(Path(bill), by_cpe=bool(nvd)):
             _console.print(f"[yellow]not compared[/]: {escape(', '.join(others))}", highlight=False)
             if not nvd:
-                _console.print("built from source: compare it by --nvd", style="dim")
+                _console.print("these were built from source: --nvd compares them", style="dim")
     sys.exit(0 if all(finding.minor for finding in found) else 3)
 
 
@@ -218,7 +225,7 @@ def vulnerabilities(_: Context, bill: str, feed: str, nvd: list[str], minor: boo
 )
 @build_task
 def compare(_: Context, a: str, b: str, json: bool = False) -> None:
-    """Tell what two images differ in, and explain it: out/compare. Exit code: 0 same bytes, 3 not, 1 wrong use."""
+    """List the files in which two images differ, and explain it in out/compare. Exit code: 0 same bytes, 3 not."""
     from rootfs.artifact import compare as comparing
     from rootfs.artifact.imagefile import open_image
 
@@ -241,23 +248,23 @@ def compare(_: Context, a: str, b: str, json: bool = False) -> None:
 
 _BUILDROOT_HELP = {
     "buildroot": _BUILDROOT,
-    "only": f"{' or '.join(defconfig.ALL)}, not both",
+    "only": f"build only {' or '.join(defconfig.ALL)}",
     "arch": f"architecture: {' or '.join(ALL)}",
 }
 CCACHE = "SALLYPORT_CCACHE"
-"""Environment variable: the directory of ccache, in the place of one below out/."""
+"""Environment variable: the directory of ccache(1), instead of one below out/."""
 DOWNLOADS = "SALLYPORT_DOWNLOADS"
-"""Environment variable: Buildroot's download directory, in the place of one below out/."""
+"""Environment variable: Buildroot's download directory, instead of one below out/."""
 TOOLCHAIN = "SALLYPORT_TOOLCHAIN"
-"""Environment variable: a file with the lines of a defconfig that name another toolchain than ours."""
+"""Environment variable: a file with defconfig lines that select another toolchain than the project's."""
 
 
 def _require_locked(why: str) -> None:
-    """What a node compiles is taken for what was compiled here: the lock file makes both compilers the same."""
+    """Refuse --newest: other machines must have the same compiler, which the lock file ensures."""
     if packages.newest():
         raise SallyportError(
-            f"{why}: machines of a farm must have the same compiler, and --newest may give each another one",
-            f"leave --newest (${packages.NEWEST}); `invoke image.lock` records newer packages for all of them",
+            f"{why}: machines that compile together need the same compiler, but --newest may give each another one",
+            f"do not use --newest (${packages.NEWEST}); `invoke image.lock` records newer packages for all machines",
         )
 
 
@@ -268,13 +275,12 @@ def _architecture(name: str) -> str:
 
 
 def buildroot_builder(buildroot: str, *, jobs: int = 0, arch: str = X86_64.name, offline: bool = False) -> Any:
-    """A `rootfs.engines.buildroot.builder.Builder` in the tree that the user names, with the directories of the
-    project."""
+    """A `rootfs.engines.buildroot.builder.Builder` for the tree that the user names, with the project's directories."""
     from rootfs.engines.buildroot import distcc, release, sandbox, source
     from rootfs.engines.buildroot.builder import Builder
 
     if jobs < 0:
-        raise SallyportError(f"--jobs {jobs}: not a number of compilers", "at least 1; 0 for as many as there are")
+        raise SallyportError(f"--jobs {jobs}: not a number of compilers", "want at least 1, or 0 for one per processor")
     _architecture(arch)
     tree = release.provide(source.named(buildroot), Cache(images.CACHE, _console), offline=offline)
     others = distcc.read(os.environ.get(distcc.SETTING, ""))
@@ -295,8 +301,8 @@ def buildroot_builder(buildroot: str, *, jobs: int = 0, arch: str = X86_64.name,
     help=NEWEST
     | _BUILDROOT_HELP
     | {
-        "fetch": "first fetch what is in the archives that apt and pip know",
-        "mirror": "first fetch what is in this directory, or at this address, laid out as Buildroot's primary site",
+        "fetch": "first fetch what is in the archives that apt and pip are configured for",
+        "mirror": "first fetch what is in this directory or at this address, laid out as Buildroot's primary site",
         "json": "print every file as JSON",
     }
 )
@@ -310,7 +316,7 @@ def sources(
     mirror: str = "",
     json: bool = False,
 ) -> None:
-    """List the source files that a build by Buildroot would miss, before it begins. Exit code: 1 if it would."""
+    """List the source files that a build by Buildroot lacks, before it begins. Exit code: 1 if it lacks some."""
     from rootfs.engines.buildroot import downloads as files
 
     names = defconfig.chosen(only)
@@ -335,8 +341,8 @@ def sources(
     help=NEWEST
     | _BUILDROOT_HELP
     | {
-        "again": "a package to build anew from its sources, first of all",
-        "jobs": "how many compilers at the same time, for each; 0: as many as there are processors, a farm's included",
+        "again": "a package to build anew from its sources first",
+        "jobs": "compilers at the same time for each; 0: as many as processors, those of other machines included",
         "offline": _OFFLINE,
     }
 )
@@ -350,7 +356,7 @@ def buildroot(
     jobs: int = 0,
     offline: bool = False,
 ) -> None:
-    """Build the root file systems by Buildroot, or go on with it: out/buildroot/<host|frontend>/target."""
+    """Build the root file systems by Buildroot, or continue: out/buildroot/<host|frontend>/target."""
     names = defconfig.chosen(only)
     builder = buildroot_builder(buildroot, jobs=jobs, arch=arch, offline=offline)
     for directory in builder.build(names, again=again):
@@ -360,7 +366,7 @@ def buildroot(
 @task(help=NEWEST | _BUILDROOT_HELP)
 @build_task
 def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.name) -> None:
-    """Collect licences and sources of a build by Buildroot, to go along with the image: out/legal/<host|frontend>/."""
+    """Collect licences and sources of a build by Buildroot, to deliver with the image: out/legal/<host|frontend>/."""
     names = defconfig.chosen(only)
     builder = buildroot_builder(buildroot, arch=arch)
     for name in names:
@@ -370,15 +376,15 @@ def legal(_: Context, buildroot: str = "", only: str = "", arch: str = X86_64.na
 @task(
     help={
         "listen": "address of this machine",
-        "allow": "address, or network such as 192.168.1.0/24, that may have files compiled here",
+        "allow": "address, or network such as 192.168.1.0/24, whose machines may have files compiled here",
         "port": "TCP port; 0: distcc's own",
-        "jobs": "how many at the same time; 0: as many as there are processors",
-        "arch": _BUILDROOT_HELP["arch"] + "; of what is compiled",
+        "jobs": "compilers at the same time; 0: as many as processors",
+        "arch": _BUILDROOT_HELP["arch"] + " of the compiled files",
     }
 )
 @report_errors
 def node(_: Context, listen: str, allow: str, port: int = 0, jobs: int = 0, arch: str = X86_64.name) -> None:
-    """Compile for builds of other machines, until Ctrl-C. They name this one in SALLYPORT_FARM."""
+    """Compile for builds of other machines until Ctrl-C. They name this machine in SALLYPORT_FARM."""
     from rootfs.engines.buildroot import distcc, sandbox
 
     port, jobs = port or distcc.PORT, jobs or distcc.Farm().jobs

@@ -1,1 +1,1 @@
-"""What leaves the house: disk, image file, bill of materials, comparison."""
+"""What is delivered: disk, image file, manifest, bill of materials; and what reads these files."""

@@ -1,9 +1,9 @@
 """Block maps, by which bmaptool(1) flashes an image: format version 2.0 (bmap-tools, Documentation).
 
-A map from bmaptool itself names the blocks that are no holes of the image's file. But whether zeros are a hole is a
-matter of the tool that copied the file last, and on a medium that was used before a block that is left out is not zero:
-a FAT is full of lost chains, and an old journal is replayed. So ours names every block: the medium *is* the image, and
-nothing of a former owner's is left below it.
+A map that bmaptool itself makes omits the holes of the image's file. But which zeros are holes depends on the program
+that copied the file last, and on a medium that was used before, omitted blocks keep their old contents: a FAT would be
+full of lost chains, and an old journal would be replayed. So this map names every block, and after flashing the medium
+has exactly the bytes of the image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHUNK = 2**20
 
 
 def write(image: Path, table: Table) -> Path:
-    """Make ``<image>.bmap``: a range with a checksum for each partition, and for what is before and after them."""
+    """Make ``<image>.bmap``: a range with a checksum for each partition, and for the blocks before and after them."""
     edges = sorted({0, table.size, *(edge for p in table.partitions for edge in (p.start, p.start + p.size))})
     ranges = "".join(
         f'        <Range chksum="{_sha256(image, start, end)}"> {start // BLOCK}-{end // BLOCK - 1} </Range>\n'
@@ -42,7 +42,7 @@ def write(image: Path, table: Table) -> Path:
 {ranges}    </BlockMap>
 </bmap>
 """
-    # The checksum of the file is made while its own place holds zeros.
+    # The checksum of the map is computed while its own field holds zeros (bmap-tools).
     target.write_text(text.replace(empty, hashlib.sha256(text.encode()).hexdigest()))
     return target
 

@@ -1,4 +1,4 @@
-"""What two images differ in: first which of their parts, then, for each part that does, why (diffoscope)."""
+"""Compares two images: which of their files differ, and how (diffoscope)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from rootfs.base.tools_tree import Confined, Tools, left
 
 REPORT = "report.html"
 _SECTIONS = ("linux", "initrd", "cmdline", "osrel")
-"""Of the unified kernel image (UAPI Group, UKI specification)."""
+"""Sections of the unified kernel image (UAPI Group, UKI specification)."""
 _NO_FILE = "something that is in no file: order, padding, times, owners"
 _MAX_REPORT = 256 << 20
 _SHOWN = 40
-"""Lines that are printed; the report has all of them."""
+"""Lines that are printed; the report has all differences."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file; ``content`` is its SHA-256, or where a link leads. Size in bytes."""
+    """One file; ``content`` is its SHA-256, or the target of a link; ``size`` in bytes."""
 
     mode: str
     size: int
@@ -41,7 +41,7 @@ class File:
 
 @dataclass(frozen=True)
 class Difference:
-    """A file that is not the same in both images; ``None`` where it is not there."""
+    """A file that differs between two images; None for an image that does not have it."""
 
     path: str
     before: File | None
@@ -49,24 +49,24 @@ class Difference:
 
 
 def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], folder: Path) -> list[Difference]:
-    """Compare two images; of those that differ write a report.
+    """Compare two images, and write a report if they differ.
 
     Args:
-        tools: unpacks them.
+        tools: unpacks the images.
         explain: has diffoscope.
-        images: the two.
-        folder: exists; gets `REPORT`, if they differ.
+        images: the two images.
+        folder: an existing directory; gets `REPORT`, if they differ.
 
     Returns:
         the files that differ; none if, and only if, the images have the same bytes.
 
     Raises:
-        SallyportError: an image holds no file system.
+        SallyportError: an image has no file system in its slot.
         CommandError: diffoscope failed.
     """
     if images[0].sha256() == images[1].sha256():
         return []
-    # Of what the images hold nothing is kept but the report: it has files that run as somebody else, for example.
+    # Only the report is kept: the images may have files with setuid bits, for example.
     with disposable(".work-", folder) as work:
         parts = (work / "a", work / "b")
         for image, part in zip(images, parts, strict=True):
@@ -81,8 +81,8 @@ def compare(tools: Tools, explain: Tools, images: tuple[ImageFile, ImageFile], f
 
 
 def _explained(explain: Tools, folder: Path) -> bytes:
-    """The report about ``a`` and ``b`` in a folder."""
-    # No maintainer script ran for its tree, so there is no ld.so.cache in which it could look.
+    """The report about the directories ``a`` and ``b`` in a folder."""
+    # Its tree has no ld.so.cache, as no maintainer script ran, so the library must be named.
     env = {"LIBARCHIVE": "libarchive.so.13"}
     try:
         explain.run(
@@ -99,11 +99,11 @@ def _explained(explain: Tools, folder: Path) -> bytes:
 
 
 def _split(tools: Tools, found: Unpacked, image: ImageFile) -> None:
-    """Replace what has parts by its parts, so that each is compared by itself."""
+    """Replace files that consist of parts by their parts, so that each is compared by itself."""
     dump = [f"--dump-section=.{name}=uki.{name}" for name in _SECTIONS]
     rest = [f"--remove-section=.{name}" for name in _SECTIONS]
     tools.run(["llvm-objcopy-19", *dump, *rest, found.kernel.name, "uki.stub"], build=found.folder, confined=Confined())
-    # Not from here: a directory of the image may be a link to one of this machine's.
+    # In the sandbox: a directory of the image may be a symbolic link to one of this machine.
     gone = [found.kernel.name, f"{found.host.name}/{VM}/{ROOT}"]
     tools.run(["rm", "--", *gone], build=found.folder, confined=Confined(owners=True))
     table = gpt.read(image.path)
@@ -137,7 +137,7 @@ def _files(folder: Path) -> dict[str, File]:
 
 
 def show(found: Sequence[Difference], console: Console) -> None:
-    """Print what differs, the first lines of it."""
+    """Print the first differences as a table."""
     table = Table()
     for column, justify in (("file", "left"), ("A", "right"), ("B", "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]

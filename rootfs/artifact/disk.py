@@ -15,7 +15,7 @@ from rootfs.tree.verity import SEALED, Verity
 
 _MAX_UKI = 1 << 28
 STUB_PACKAGE = "systemd-boot-efi"
-"""The package that has the stub."""
+"""The package that has the EFI stub."""
 
 
 def assemble(
@@ -32,7 +32,16 @@ def assemble(
 ) -> Path:
     """Make ``build/disk.img`` and its block map from ``build/root.verity``, the kernel and the initrd.
 
-    ``boot`` is a tree that has the EFI stub.
+    Args:
+        tools: the tools tree.
+        build: the step's directory; has ``root.verity``.
+        profile: of the appliance.
+        arch: its architecture.
+        boot: a tree that has the EFI stub.
+        kernel: the host's kernel.
+        initrd: the host's initial RAM file system.
+        verity: of ``root.verity``.
+        release: version of the image.
 
     Raises:
         CommandError: a tool failed.
@@ -43,11 +52,11 @@ def assemble(
         raise SallyportError(
             f"profile {profile.name!r}: disk.slot_mib: the root file system takes {size / 2**20:.1f} MiB of "
             f"{profile.disk.slot_mib}",
-            "enlarge the slots, or take something out of buildroot.config",
+            "enlarge the slots, or remove something from buildroot.config",
         )
     shutil.copyfile(kernel, build / "vmlinuz")
     shutil.copyfile(boot / f"usr/lib/systemd/boot/efi/linux{arch.efi}.efi.stub", build / "stub")
-    # Where the proof makes an image anew, the kernel is somebody's: who reads it is confined to a directory of its own.
+    # When the proof rebuilds an image, the kernel is untrusted: ukify is confined to a directory of its own.
     pack = build / "pack"
     pack.mkdir()
     for name, whole in {"vmlinuz": build / "vmlinuz", "stub": build / "stub", "initrd": initrd}.items():
@@ -78,17 +87,18 @@ def assemble(
                 file.seek(part.start)
                 with (build / content[part.name]).open("rb") as source:
                     shutil.copyfileobj(source, file, 2**20)
-    # To save room here. The block map does not depend on it: it names every block.
+    # Saves room on this machine. The block map names every block, so it does not depend on holes.
     tools.run(["fallocate", "--dig-holes", image.name], build=build)
     blockmap.write(image, table)
     return image
 
 
 def _system_partition(tools: Tools, build: Path, disk: Disk, arch: Arch) -> None:
-    """``esp.vfat``, which holds nothing but the kernel image, where the firmware looks for it on any disk.
+    """Make ``esp.vfat`` with the unified kernel image alone, at the path where firmware looks by default.
 
-    Large sectors are clusters, too: with mkfs.fat's own choice 64 MiB are 4,092 clusters, and up to 4,084 the entries
-    of a FAT have 12 bits, not 16: too near for firmware to get it right (Microsoft, FAT specification 1.03).
+    With sectors of 4096 bytes, a cluster is one sector. With mkfs.fat's default, 64 MiB would be 4,092 clusters, close
+    to the limit of 4,084 up to which a FAT has entries of 12 bits, which some firmware gets wrong (Microsoft, FAT
+    specification 1.03).
     """
     name, size = "esp.vfat", disk.esp_mib * 2**20
     with (build / name).open("wb") as file:
@@ -107,7 +117,7 @@ def _system_partition(tools: Tools, build: Path, disk: Disk, arch: Arch) -> None
 
 
 def _data_partition(tools: Tools, build: Path, disk: Disk, identity: str) -> None:
-    """``data.ext4``, empty. It becomes read-only on an error, until the next start repairs it."""
+    """Make ``data.ext4``, empty. On an error it becomes read-only until the next start repairs it."""
     own = {name: layout.identifier(identity, name) for name in ("file-system", "hash")}
     extended = f"hash_seed={own['hash']},root_owner=0:0,nodiscard,lazy_itable_init=0,lazy_journal_init=0"
     tools.run(

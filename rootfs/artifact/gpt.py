@@ -1,6 +1,7 @@
 """GUID partition tables, written and read, in sectors of 512 or of 4096 bytes (UEFI specification 2.10, section 5.3).
 
-Own code and no tool: of those in the tools tree none writes a table in sectors of 4096 bytes into a file.
+Own code, because no program of the tools tree writes a table in sectors of 4096 bytes into a file; and because sfdisk
+accepts damaged and truncated tables (docs/decisions/gpt-reader.md).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
 
 SECTORS = (512, 4096)
-"""Bytes of a logical block that disks have."""
+"""Sizes of logical blocks that disks have, in bytes."""
 _SIGNATURE = b"EFI PART"
 _HEADER = struct.Struct("<8sIIII QQQQ 16s QIII")
 """Section 5.3.2: signature, revision, length, checksum, reserved; this header, the other, first and last usable block;
@@ -90,10 +91,10 @@ def write(file: BinaryIO, table: Table) -> None:
 
 
 def read(path: Path) -> Table:
-    """The table of an image, which somebody hands us.
+    """Read the partition table of an untrusted image.
 
     Raises:
-        SallyportError: there is no whole table, or more than one, or the file is not as long as it says.
+        SallyportError: there is no intact table or more than one, or the file does not have the length in the table.
     """
     with untrusted.open_file(path) as file:
         size = file.seek(0, os.SEEK_END)
@@ -119,7 +120,9 @@ def read(path: Path) -> Table:
                 "build or copy the image again",
             )
         if not (entry == _ENTRY.size and count <= _ENTRIES):
-            raise SallyportError(f"{path}: its partition table is of an unknown form", "build the image again")
+            raise SallyportError(
+                f"{path}: the partition table has entries of an unknown size or number", "build the image again"
+            )
         entries = _at(file, start * sector, entry * count)
     if zlib.crc32(entries) != entries_crc:
         raise SallyportError(f"{path}: the partition table is damaged", "build or copy the image again")
@@ -133,7 +136,7 @@ def read(path: Path) -> Table:
 
 
 def _at(file: BinaryIO, offset: int, length: int) -> bytes:
-    """Bytes of a file; none beyond its end, wherever that is (a table names any 64-bit number)."""
+    """Bytes of a file; fewer or none beyond its end (a table may name any 64-bit offset)."""
     if offset >= 2**62:
         return b""
     file.seek(offset)

@@ -1,4 +1,4 @@
-"""A flash image as a file somebody hands us: recognised, or refused in one sentence, before QEMU sees it."""
+"""Opens an untrusted file as a flash image: it is recognised, or refused with a reason, before QEMU reads it."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
 from rootfs.spec.profile import Profile
 
-_KEEP = "keep the manifest that `invoke image` made beside the image: it tells which machine the image is for"
+_KEEP = "keep the manifest that `invoke image` made beside the image: it names the device that the image is for"
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image with what its manifest says."""
+    """An image and its manifest."""
 
     path: Path
     manifest: Manifest
 
     @property
     def name(self) -> str:
-        """By which people know it; a plain file name."""
+        """Name of the image: a plain file name."""
         return self.manifest.name
 
     @property
     def profile(self) -> Profile:
-        """Of the machine that it is for."""
+        """Profile of the device that it is for."""
         return self.manifest.profile
 
     @property
     def test_access(self) -> bool:
-        """Whether it has root shells."""
+        """Whether it is a test image, with root shells."""
         return self.manifest.test_access
 
     @property
     def engine(self) -> str:
-        """What made its root file systems."""
+        """Name of what made its root file systems."""
         return self.manifest.engine
 
     def sha256(self) -> str:
-        """Digest of the whole file, hexadecimal."""
+        """SHA-256 of the whole file, hexadecimal."""
         return untrusted.sha256(self.path)
 
 
 def open_image(path: Path) -> ImageFile:
-    """Check that ``path`` is a whole image of ours.
+    """Open an image that `invoke image` made.
 
     Raises:
-        SallyportError: missing, truncated, foreign, or without its manifest.
+        SallyportError: the file is missing or truncated, is not such an image, or has no valid manifest beside it.
     """
     if not path.is_file():
         raise SallyportError(f"no image {path}", "build one: `invoke image`")
@@ -76,10 +76,10 @@ def open_image(path: Path) -> ImageFile:
 
 
 def partitions(path: Path) -> dict[str, int]:
-    """Where each partition of the image begins, in bytes, by name and in the table's order.
+    """Offsets of the partitions in bytes, by their names, in the order of the table.
 
     Raises:
-        SallyportError: as `gpt.read`, or two partitions have one name.
+        SallyportError: as `gpt.read`, or two partitions have the same name.
     """
     parts = gpt.read(path).partitions
     names = [part.name for part in parts]

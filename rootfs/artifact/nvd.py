@@ -1,8 +1,8 @@
-"""Known vulnerabilities of what was built from source, by the National Vulnerability Database's data on this machine.
+"""Known vulnerabilities of packages that were built from source, by data of the National Vulnerability Database.
 
-What is no distribution's package has no advisories of one. Its name here is a CPE (NIST IR 7695), which Buildroot's
-packages have; the database says of each vulnerability which versions of a name are affected (CVE API 2.0, as its schema
-`cve_api_json_2.0` has it). It knows nothing of patches, so some of what is listed may have been mended here.
+No distribution has advisories about such packages. They are identified by CPE names (NIST IR 7695), which Buildroot's
+packages declare; the database lists for each vulnerability which versions of a name are affected (CVE API 2.0, schema
+`cve_api_json_2.0`). It does not know our patches, so some of the listed vulnerabilities may be fixed here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rootfs.base.errors import SallyportError
 
 _WITHDRAWN = "Rejected"
 _SPLIT = re.compile(r"(?<!\\):")
-"""Between the parts of a CPE; a colon within one is quoted."""
+"""Separates the parts of a CPE name; a colon within a part is escaped."""
 _ANY, _NONE = "*", "-"
-_REMEDY = "name a file of CVE API 2.0 JSON, or a directory of them"
+_REMEDY = "name a JSON file of CVE API 2.0, or a directory of such files"
 
 
 class _Loose(BaseModel):
@@ -32,7 +32,7 @@ class _Loose(BaseModel):
 
 
 class _Match(_Loose):
-    """Affected versions of one name."""
+    """Affected versions of one CPE name."""
 
     vulnerable: bool
     criteria: str
@@ -84,24 +84,24 @@ class _Wrapped(_Loose):
 
 
 class _File(_Loose):
-    """As the database's own interface answers; or as its mirror by year has it (``cve_items``)."""
+    """An answer of the database's interface (``vulnerabilities``), or a file of its yearly mirror (``cve_items``)."""
 
     vulnerabilities: tuple[_Wrapped, ...] | None = None
     items: tuple[_Issue, ...] | None = Field(default=None, validation_alias="cve_items")
 
 
 _Key = tuple[str, str, str]
-"""Part, vendor and product of a CPE."""
+"""Part, vendor and product of a CPE name."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """Of one vulnerability, what is said of one name."""
+    """What one vulnerability says about one CPE name."""
 
     issue: _Issue
     match: _Match
     more: bool
-    """Whether something else must hold, too: another product beside it, or not."""
+    """Whether a further condition must hold, such as another product being present or absent."""
 
 
 Feed = dict[_Key, list[_Entry]]
@@ -109,7 +109,7 @@ Feed = dict[_Key, list[_Entry]]
 
 @dataclass(frozen=True)
 class _Product:
-    """What a CPE names, and its version."""
+    """The product that a CPE name names, and its version."""
 
     key: _Key
     version: str
@@ -125,18 +125,18 @@ def _product(cpe: str) -> _Product:
 
 
 def read(paths: Iterable[Path]) -> Feed:
-    """The data by what it is about.
+    """Read the database's files; returns their entries by part, vendor and product.
 
     Args:
-        paths: files; or directories, of which each ``.json`` file is read.
+        paths: files, or directories whose ``.json`` files are read.
 
     Raises:
-        SallyportError: one cannot be read, or is something else.
+        SallyportError: a file cannot be read or is malformed; names the file and the field.
     """
     feed: Feed = {}
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     if not files:
-        raise SallyportError("no file of the database is there", _REMEDY)
+        raise SallyportError("no file of the database was found", _REMEDY)
     for file in files:
         for issue in _issues(file):
             for entry in _entries(issue):
@@ -171,7 +171,7 @@ def _issues(file: Path) -> Iterator[_Issue]:
 
 
 def find(bill: Path, feed: Feed) -> list[Finding]:
-    """What the database knows of what the bill has a CPE of, each vulnerability once for each product.
+    """Vulnerabilities of the components of a bill that have a CPE name, each once for each product.
 
     Raises:
         SallyportError: the bill cannot be read.
@@ -212,10 +212,10 @@ def _finding(entry: _Entry, product: _Product, where: tuple[str, ...], *, certai
 
 
 def _affected(product: _Product, match: _Match) -> bool | None:
-    """Whether a version is one of a match; None where it cannot be told."""
+    """Whether a version is affected by a match; None if the versions cannot be compared."""
     wanted = _product(match.criteria)
     if wanted.update not in (_ANY, _NONE, product.update):
-        return False  # a release candidate, or another patch level
+        return False  # another update, such as a release candidate
     try:
         own = Version(product.version)
         if wanted.version not in (_ANY, _NONE):

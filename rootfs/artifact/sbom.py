@@ -1,6 +1,6 @@
 """The bill of materials of an image: host and front-end VM in one CycloneDX 1.6 document (ECMA-424).
 
-The same image gives the same bytes: the serial number is made of the contents, the time is that of the image's files.
+The same image gives the same bytes: the serial number is derived from the contents, the time is `EPOCH`.
 """
 
 from __future__ import annotations
@@ -24,29 +24,28 @@ from rootfs.base.packages import Package
 from rootfs.base.tools_tree import EPOCH
 
 _SPACE = uuid.UUID("0d6a1c0e-6a4e-5a52-9d0b-3a5f0c9f7b11")
-"""Of our serial numbers (RFC 9562, section 5.5); chosen at random once."""
+"""Namespace of serial numbers (RFC 9562, section 5.5), chosen at random once."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One root file system of the image and what it was made of; the kernel that it runs is one of its packages, and
-    so is what of a boot loader the host has."""
+    """One root file system of the image, and the packages that it was made of, including its kernel and boot loader."""
 
     name: str
     description: str
     packages: Sequence[Package]
     licenses: Mapping[str, Licenses]
     own: str
-    """Our own Python package in it."""
+    """Name of our own Python package in it."""
 
 
 def document(name: str, version: str, root_hash: str, parts: Sequence[Part]) -> str:
     """The document as JSON.
 
     Args:
-        name: of the image.
-        version: of the image, and of our own packages in it.
-        root_hash: dm-verity's of the host's root file system: what the document is about.
+        name: name of the image.
+        version: version of the image, and of our own packages in it.
+        root_hash: dm-verity's root hash of the host's root file system, which identifies the image.
         parts: host and front-end VM.
     """
     image = Component(
@@ -85,7 +84,7 @@ def _component(part: Part, package: Package) -> Component:
         bom_ref=f"{part.name}/{package.name}",
         purl=_purl(package),
         cpe=package.cpe or None,
-        # Of the package's file, or of the sources that it was built from.
+        # SHA-256 of the package's file, or of the source archive that it was built from.
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)] if package.sha256 else [],
         licenses=licenses,
     )
@@ -98,6 +97,6 @@ def _purl(package: Package) -> PackageURL:
 
 
 def _qualifiers(package: Package) -> dict[str, str]:
-    """``upstream`` as syft and grype have it: the source package with its version."""
+    """Qualifiers of a package URL; ``upstream`` as syft and grype write it: the source package with its version."""
     source = {"upstream": f"{package.source}@{package.source_version}"} if package.source else {}
     return {"arch": package.arch, "distro": SUITE} | source

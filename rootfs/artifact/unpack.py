@@ -1,7 +1,7 @@
-"""Takes an image apart: its files as they are in it, not as the build had them.
+"""Unpacks an image: the files as they are in it, not as the build had them.
 
-The image is somebody's: what reads it is confined (`rootfs.base.tools_tree`). Its files' owners are theirs within the
-confined program's ids, so they begin at `rootfs.base.process.FIRST_ID` here.
+The image is untrusted, so the programs that read it are confined (`rootfs.base.tools_tree`). Owners of files are
+shifted by `rootfs.base.process.FIRST_ID` here, the first id of those programs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rootfs.base.tools_tree import Confined, Tools
 from rootfs.spec import architecture
 
 VM = "usr/share/sallyport/frontend"
-"""Where the VM is in the host's root file system."""
+"""Directory of the front-end VM's image in the host's root file system."""
 ROOT = "root.squashfs"
-"""The VM's root file system, there."""
+"""File name of the VM's root file system in that directory."""
 
 MAX_FILE, MAX_KERNEL, MAX_DEPTH, MAX_SECONDS = 1 << 30, 1 << 28, 80, 600
-"""Bytes of a file and of the kernel, levels of directories, and seconds of processor time: of hostile ones."""
+"""Limits for hostile images: bytes of a file and of the kernel, levels of directories, seconds of processor time."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Unpacked:
     """Unpack an image into ``folder``, which exists.
 
     Raises:
-        SallyportError: the image holds no such file system.
+        SallyportError: the image has no such file system.
     """
     source = folder / "image"
-    # A link and not a copy: the tools tree sees this folder alone. It is no user that the image belongs to.
+    # A hard link, as the tools tree sees only this folder; a copy if other users may not read the image.
     try:
         if image.path.stat().st_mode & stat.S_IROTH == 0:
             raise PermissionError
@@ -54,7 +54,7 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Unpacked:
     parts = partitions(image.path)
     try:
         unsquashfs = ["prlimit", f"--fsize={MAX_FILE}", f"--cpu={MAX_SECONDS}", "unsquashfs", "-q", "-n"]
-        # Deeper than anybody looks, and no deeper: who looks refuses what is there, and it can be removed.
+        # Deeper than any check looks; checks refuse such trees, and what is unpacked can still be removed.
         unsquashfs += ["-max-depth", str(MAX_DEPTH)]
         begin = str(parts["slot-a"])
         tools.run([*unsquashfs, "-o", begin, "-d", "host", source.name], build=folder, confined=owners)

@@ -1,8 +1,7 @@
-"""Known vulnerabilities of what an image is made of: its bill of materials against a feed that lies on this machine.
+"""Known vulnerabilities of an image: compares its bill of materials with a feed that was downloaded before.
 
-The feed is the Debian security tracker's JSON file, as anybody may download it: source package to CVE to what is known
-of it, per release. Nothing is looked up anywhere else, so the report can be made where there is no network, and again
-later with a newer feed for the very same image.
+The feed is the Debian security tracker's JSON file: source package to CVE to its state in each release. Nothing else is
+looked up, so no network is needed, and the same image can be compared again later with a newer feed.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from rootfs.base import untrusted
 from rootfs.base.errors import SallyportError
 
 MAX_FEED = 512 << 20
-"""Bytes of one file of a feed; the security tracker's has about 70 MiB."""
+"""Maximum bytes of one file of a feed; that of the security tracker has about 70 MiB."""
 MAX_BILL = 64 << 20
 MINOR = frozenset({"unimportant", "low", "low*", "low**"})
-"""Urgencies of what hardly anybody can use; listed on request."""
+"""Urgencies of vulnerabilities that hardly matter; they are listed on request."""
 
 
 def _is_version(text: str) -> str:
@@ -51,14 +50,14 @@ class _Issue(BaseModel):
 
 
 _SIGNED = re.compile(r"(?P<name>.+)-signed-[a-z0-9]+")
-"""Source packages that only add signatures, as linux-signed-amd64: their binaries have the version of the real source,
-which is the one that the tracker knows."""
+"""Source packages that only add signatures, such as linux-signed-amd64. The tracker knows the package without the
+ending, by the version of the binaries."""
 _FEED = TypeAdapter(dict[str, dict[str, _Issue]])
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One vulnerability of one source package; ``fixed`` is empty while there is no mended version."""
+    """One vulnerability of one source package; ``fixed`` is empty as long as no version fixes it."""
 
     name: str
     source: str
@@ -66,22 +65,22 @@ class Finding:
     fixed: str
     urgency: str
     certain: bool
-    """False where nobody has found out yet whether this release is affected, or in which version it was mended."""
+    """False if it is not known yet whether this release is affected, or which version fixes it."""
     where: tuple[str, ...]
-    """Components by their names in the bill: ``host/libc6``."""
+    """The affected components, by their references in the bill, such as ``host/libc6``."""
     description: str
 
     @property
     def minor(self) -> bool:
-        """Whether it hardly matters."""
+        """Whether its urgency is one of `MINOR`."""
         return self.urgency in MINOR
 
 
 def read_feed(file: Path) -> dict[str, dict[str, _Issue]]:
-    """The feed.
+    """Read the JSON file of the Debian security tracker.
 
     Raises:
-        SallyportError: it cannot be read, or is something else.
+        SallyportError: the file cannot be read or is malformed; names the field.
     """
     try:
         return _FEED.validate_json(untrusted.read(file, MAX_FEED))
@@ -95,19 +94,19 @@ def read_feed(file: Path) -> dict[str, dict[str, _Issue]]:
 
 @dataclass(frozen=True)
 class Component:
-    """One package of a bill."""
+    """One package of a bill of materials."""
 
     reference: str
     purl: PackageURL
     cpe: str
-    """Its name in advisories, where it has one (NIST IR 7695)."""
+    """Its CPE name (NIST IR 7695); empty if it has none."""
 
 
 def components(bill: Path) -> Iterator[Component]:
-    """Each package of a bill.
+    """The packages of a bill of materials.
 
     Raises:
-        SallyportError: it cannot be read.
+        SallyportError: the bill cannot be read or is malformed.
     """
     try:
         for component in json.loads(untrusted.read(bill, MAX_BILL))["components"]:
@@ -119,17 +118,17 @@ def components(bill: Path) -> Iterator[Component]:
 
 
 def unknown(bill: Path, *, by_cpe: bool) -> list[str]:
-    """What of the bill was not compared: references of what is no Debian package.
+    """References of the components of a bill that were not compared: those that are not Debian packages.
 
     Args:
-        bill: of an image.
-        by_cpe: whether what has a CPE was compared, too (`rootfs.artifact.nvd`).
+        bill: the bill of materials of an image.
+        by_cpe: whether components with a CPE name were compared as well (`rootfs.artifact.nvd`).
     """
     return [one.reference for one in components(bill) if one.purl.type != "deb" and not (by_cpe and one.cpe)]
 
 
 def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
-    """What the feed knows of what the bill lists, each vulnerability once for each source package.
+    """Vulnerabilities of the Debian packages in a bill, each once for each source package.
 
     Raises:
         SallyportError: the bill cannot be read, or a package of it names no source package or no release.
@@ -168,12 +167,12 @@ def find(bill: Path, feed: Mapping[str, Mapping[str, _Issue]]) -> list[Finding]:
 
 
 def show(found: Sequence[Finding], console: Console, *, all_of_them: bool) -> None:
-    """Print a table, the sum below it."""
+    """Print a table of vulnerabilities, and how many there are."""
     listed = [finding for finding in found if all_of_them or not finding.minor]
     if listed:
         table = Table(title_justify="left")
         table.add_column("vulnerability", no_wrap=True)
-        for column in ("source package", "mended in", "what"):
+        for column in ("source package", "fixed in", "what"):
             table.add_column(column, overflow="fold")
         for f in listed:
             urgency = f.urgency if f.certain else "not known to be affected"
@@ -184,11 +183,11 @@ def show(found: Sequence[Finding], console: Console, *, all_of_them: bool) -> No
     hidden = len(found) - len(listed)
     mended = sum(bool(finding.fixed) for finding in listed)
     console.print(
-        f"known vulnerabilities: {len(listed)}, of them mended in a newer version: {mended}"
+        f"known vulnerabilities: {len(listed)}, of them fixed in a newer version: {mended}"
         + (f"; minor, not listed: {hidden}" if hidden else "")
     )
 
 
 def to_json(found: Sequence[Finding]) -> str:
-    """All of them as JSON."""
+    """All vulnerabilities as JSON."""
     return json.dumps([asdict(finding) for finding in found], indent=1)

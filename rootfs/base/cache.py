@@ -1,4 +1,4 @@
-"""Build steps cached by content: a step runs only when one of its inputs changed, and says which.
+"""Build steps cached by content: a step runs only if one of its inputs changed, and prints which one.
 
 A step's output is a directory ``<cache>/<name>-<key>`` that appears by one rename; its key is a digest of all its
 inputs, the source of the code that does the work included. So an output is either whole or absent, an interrupted
@@ -31,23 +31,25 @@ from rootfs.base.errors import SallyportError
 from rootfs.base.version import PROJECT
 
 _KEY = 20
-"""Characters of a key."""
+"""Hexadecimal characters of a key."""
 KEEP = 4
-"""Outputs kept per step: the present one and some to go back to (another profile, a sabotaged image)."""
+"""Outputs kept per step: the present one, and some to go back to, such as those of another profile."""
 
 _COMPILED = (".pyc", ".so", ".bpf.o")
-"""Made of the sources beside it: Python's, and what `extension.install` puts there."""
+"""Endings of files that are compiled from the sources beside them (`extension.install`)."""
 
 
 def digest_path(path: Path, *, whole: bool = False) -> str:
-    """Digest of a file or of a directory's names, modes, links and contents; times left out.
+    """Digest of a file, or of the names, contents, links and executable bits below a directory; times do not count.
 
     Args:
         path: the file or directory.
-        whole: with compiled files, which otherwise are left out: in a tree that is not ours they are no by-product.
+        whole: include compiled files, which are left out in our own tree, where they only repeat the sources.
     """
     digest = hashlib.sha256()
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]  # a link to a directory is one, too
+    files = (
+        sorted(path.rglob("*")) if path.is_dir() else [path]
+    )  # a symbolic link to a directory counts as a directory here
     for file in files:
         if not whole and (file.name == "__pycache__" or file.name.endswith(_COMPILED)):
             continue
@@ -71,7 +73,7 @@ class Cache:
 
     Args:
         directory: where outputs are kept.
-        console: where is told what runs and why.
+        console: shows which steps run, and why.
     """
 
     def __init__(self, directory: Path, console: Console) -> None:
@@ -81,7 +83,7 @@ class Cache:
         self._seen: set[Path] = set()
 
     def progress(self, words: str) -> None:
-        """Show what the running step is doing just now."""
+        """Show what the running step is doing at the moment."""
         if self._show is not None:
             self._show(words)
 
@@ -98,18 +100,18 @@ class Cache:
 
         Args:
             name: the step, as in the directory's name.
-            title: what people read while it runs.
-            inputs: name of each input to its digest or value.
-            build: fills the empty directory that it is given.
+            title: shown while the step runs.
+            inputs: names of the inputs to their digests or values.
+            build: is called with an empty directory, and fills it.
         """
         output = self._output(name, inputs)
         if output in self._seen:
             return output
-        # Of the whole process, and for good: threads may be in other steps.
+        # For the whole process, and not set back: threads may be in other steps.
         os.umask(UMASK)
         provide(self.directory)
-        busy = f"  … {title} [dim](another build is at it)[/]"
-        # Another build at the same time may want the same output.
+        busy = f"  … {title} [dim](waiting for another build)[/]"
+        # Another process may be making the same output.
         with exclusive_lock(self.directory / f".{name}.lock", lambda: self.console.print(busy, highlight=False)):
             return self._step(output, title, inputs, build)
 
@@ -133,7 +135,7 @@ class Cache:
         try:
             with self._bar(title, reason):
                 build(work)
-            remove(output)  # something else than a directory
+            remove(output)  # a file in its place
             work.rename(output)
         except Exception:
             if debugging():
@@ -185,11 +187,11 @@ class Cache:
 
 @contextmanager
 def exclusive_lock(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock (flock(2)) against other builds at the same time.
+    """Hold a lock against other processes within the context (flock(2)).
 
     Args:
-        lock: its file.
-        waits: is called before this waits for another build.
+        lock: the file that is locked; made if need be.
+        waits: is called before this waits for another process.
     """
     with lock.open("w") as file:
         try:
@@ -201,24 +203,24 @@ def exclusive_lock(lock: Path, waits: Callable[[], None] = lambda: None) -> Iter
 
 
 def provide(directory: Path) -> Path:
-    """Make a directory and those above it, unless it is there; a link to a directory is one.
+    """Make a directory and its parents, unless they exist; symbolic links to directories are followed.
 
     Raises:
-        SallyportError: something else is in its place, such as a link that leads nowhere.
+        SallyportError: something else is in its place, such as a link to a directory that does not exist.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         way = next(path for path in (*reversed(directory.parents), directory) if not path.is_dir())
-        what = f"a link to {way.readlink()}, where no directory is" if way.is_symlink() else "no directory"
-        raise SallyportError(f"{way} is {what}", "is that disk mounted? or remove it") from error
+        what = f"a link to {way.readlink()}, which does not exist" if way.is_symlink() else "no directory"
+        raise SallyportError(f"{way} is {what}", "mount the disk that it is on, or remove it") from error
     return directory
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link (not what it leads to), or a tree, which may hold directories without permissions.
+    """Remove a file, a symbolic link (not its target), or a tree, even with directories that nobody may write to.
 
-    Nothing above it is changed, and absent is fine.
+    It need not exist. Permissions of directories above it are not changed.
     """
     try:
         if not stat.S_ISDIR(path.lstat().st_mode):
@@ -250,23 +252,25 @@ OURS = (
     ),
     *("SHA256SUMS", ".SHA256SUMS.new", ".sums.lock", ".publish-*", ".work-*", ".extension-*", "*-serial.log"),
 )
-"""What the project makes in ``out/``."""
+"""Names (or patterns) of what the project makes in ``out/``."""
 
 
 def empty(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Remove what the project made in a directory, by whatever link it was named; without a link everything in it.
+    """Remove everything in a directory; if it is named by a symbolic link, only what the project made (`OURS`).
 
-    Somebody's disk, to which a link leads, may have other things on it.
+    Such a link may lead to a disk that has other files as well.
 
     Returns:
-        the directories that links in it led to, which are as they were; and what was not ours and is still there.
+        the directories that symbolic links in it led to, which are not touched; and what was left in it.
 
     Raises:
-        SallyportError: what is removed would be more than what is in it: it has this program in it.
+        SallyportError: the checkout itself is in that directory.
     """
     within = directory.resolve()
     if PROJECT.is_relative_to(within):
-        raise SallyportError(f"{directory} leads to {within}, and {PROJECT} is in it", "remove that link yourself")
+        raise SallyportError(
+            f"{directory} leads to {within}, which contains the checkout {PROJECT}", "remove that link yourself"
+        )
     elsewhere = [path.resolve() for path in within.iterdir() if path.is_symlink() and path.is_dir()]
     ours = OURS if directory.is_symlink() else ("*",)
     gone = [path for path in within.iterdir() if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in ours)]
@@ -276,7 +280,7 @@ def empty(directory: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _let_in(directory: Path) -> None:
-    """Give the owner all permissions for a directory and those in it; links lead nowhere."""
+    """Give the owner all permissions for a directory and those in it; symbolic links are not followed."""
     directory.chmod(0o700)
     with os.scandir(directory) as entries:
         for entry in entries:

@@ -1,7 +1,7 @@
-"""A script that runs inside the tools tree: becomes root of 65,536 ids that nobody has outside, then runs a command.
+"""A script inside the tools tree: makes a user namespace of 65,536 ids that no account has, then runs a command.
 
-The tools tree's Python runs it (3.13, for `os.unshare`), never the build machine's. Nothing of the project is seen
-there, so it imports the standard library alone. user_namespaces(7), capabilities(7).
+The tools tree's Python runs it (3.13, for `os.unshare`), never the build machine's. The project is not visible there,
+so it imports the standard library alone. See user_namespaces(7) and capabilities(7).
 
 Usage: confine.py FIRST_ID CAPABILITIES COMMAND...
 """
@@ -13,20 +13,20 @@ import os
 import sys
 
 CAPABILITIES = {"chown": 0, "dac_override": 1, "fowner": 3, "fsetid": 4, "setfcap": 31}
-"""Those that may be kept, with their numbers (linux/capability.h)."""
+"""Capabilities that may be kept, with their numbers (linux/capability.h)."""
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 """linux/prctl.h, as prctl(2) has them."""
 COUNT = 65_536
-"""Ids of the namespace, as a file system's owners may be any of a 16-bit system's."""
+"""Number of ids in the namespace: owners in a file system may have any 16-bit id."""
 
 
 def main() -> None:
-    """Become root of the namespace, with no more than the named capabilities over its own ids."""
+    """Become root of a new user namespace with no other capabilities than the named ones, and run the command."""
     first, kept, *command = sys.argv[1:]
     made, maker = os.pipe()
     writer = os.fork()
     if writer == 0:
-        # Ids of the parent's namespace can only be mapped by somebody who is still in it.
+        # Only a process that is still in the parent's namespace may map its ids.
         os.close(maker)
         if os.read(made, 1) != b"x":
             os._exit(1)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def limit(kept: set[int]) -> None:
-    """Let what is run have no other capability than these, for good: what root gains by execve(2) is bounded."""
+    """Drop all other capabilities from the bounding set, so that execve(2) as root cannot gain them either."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     with open("/proc/sys/kernel/cap_last_cap") as file:
         last = int(file.read())

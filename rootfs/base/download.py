@@ -15,7 +15,7 @@ _PART = 2**18
 
 
 def is_address(text: str) -> bool:
-    """Whether it names something on the network, and not a path."""
+    """Whether a text is an http or https address, and not a path."""
     return text.startswith(("https://", "http://"))
 
 
@@ -24,13 +24,13 @@ def download(address: str, target: Path, limit: int, say: Callable[[str], None],
 
     Args:
         address: one of `is_address`.
-        target: is written; whoever calls looks at what is in it, and gives it its name.
-        limit: bytes; more is an error.
-        say: is told how much there is by now.
-        remedy: what to do if it fails.
+        target: the file to write; the caller checks its contents before use.
+        limit: maximum size in bytes.
+        say: is called with the size so far, to show progress.
+        remedy: hint of the error, if it fails.
 
     Raises:
-        SallyportError: it cannot be had, or is too big.
+        SallyportError: the file cannot be downloaded, or is larger than ``limit``.
     """
     done = 0
     try:
@@ -45,6 +45,6 @@ def download(address: str, target: Path, limit: int, say: Callable[[str], None],
                 file.write(part)
                 say(f"{done / 2**20:.1f} MiB")
     except (OSError, HTTPException) as error:
-        # Its own text is in angle brackets; what it was raised from says the same in words.
+        # The text of a URLError is in angle brackets; its reason has the same words without them.
         words = error.reason if type(error) is URLError else error
         raise SallyportError(f"{address}: {words}", remedy) from error

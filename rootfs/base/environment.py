@@ -1,6 +1,6 @@
-"""How this process was started, of which nothing may get into an image: its umask, its locale.
+"""Makes this process independent of how it was started: its file mode mask and its locale.
 
-What children see, `rootfs.base.process.environment` says.
+The environment of child processes is that of `rootfs.base.process.environment`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import os
 import sys
 
 UMASK = 0o022
-"""Of everything that is made: with another one files in an image have other modes, or such that no service can run."""
+"""File mode creation mask of this process and its children: with another one, files in an image have other modes."""
 
 
 def settle() -> None:
-    """Have files made with the modes that they say, and text read as UTF-8.
+    """Set the file mode mask, and read text as UTF-8.
 
-    The latter is decided when Python starts (PEP 540): with another locale it is started again, by the same command.
+    Python decides on UTF-8 when it starts (PEP 540), so with another locale this process is replaced by the same
+    command in UTF-8 mode.
     """
     os.umask(UMASK)
     if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":

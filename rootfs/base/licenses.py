@@ -12,19 +12,19 @@ from typing import Any
 from debian.copyright import Copyright, MachineReadableFormatError, NotMachineReadableError
 
 FILE = "licenses.json"
-logging.getLogger("debian.copyright").setLevel(logging.ERROR)  # it tells of each header that it had to mend
+logging.getLogger("debian.copyright").setLevel(logging.ERROR)  # it warns of each malformed header
 
 
 @dataclass(frozen=True)
 class Licenses:
-    """What a copyright file says. ``names`` are Debian's (DEP-5: "GPL-2+"); if it has none, ``text`` is all of it."""
+    """Licences in a copyright file: ``names`` as in DEP-5 ("GPL-2+"), or without any, the file's whole ``text``."""
 
     names: tuple[str, ...] = ()
     text: str = ""
 
 
 def of_text(text: str) -> Licenses:
-    """The licences of all paragraphs of a machine-readable copyright file; of another one its text."""
+    """The licences of all paragraphs of a machine-readable copyright file; the whole text of any other file."""
     try:
         paragraphs = Copyright(text.splitlines(keepends=True), strict=False).all_files_paragraphs()
         said: list[Any] = [paragraph.license for paragraph in paragraphs]
@@ -35,7 +35,7 @@ def of_text(text: str) -> Licenses:
 
 
 def read(tree: Path, packages: Iterable[str]) -> dict[str, Licenses]:
-    """What the packages that are unpacked in ``tree`` say; nothing of one whose file is not there."""
+    """The licences of packages that are unpacked in ``tree``; empty for one without a copyright file."""
     found = {}
     for package in packages:
         try:

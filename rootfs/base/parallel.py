@@ -1,4 +1,4 @@
-"""Several pieces of work at the same time, which end together."""
+"""Runs several functions at the same time, each in a thread; if one fails, all end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Result = TypeVar("Result")
 
 
 def run_in_parallel(works: Sequence[Callable[[threading.Event], Result]], stopped: type[Exception]) -> list[Result]:
-    """Do all of them, each in a thread; returns what they return.
+    """Call all functions, each in a thread of its own; returns their results in order.
 
-    Once one fails, or somebody interrupts, the event that each was given is set; then all are waited for.
+    Once one of them fails, or this thread is interrupted, the event that each was given is set. All are waited for.
 
     Args:
-        works: at least one.
-        stopped: what a work raises when it ends because of the event.
+        works: at least one function.
+        stopped: the exception that a function raises when it ends because of the event.
 
     Raises:
-        Exception: of the first work that failed by itself.
+        Exception: that of the first function, in order, that failed by itself.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=len(works)) as pool:

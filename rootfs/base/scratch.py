@@ -1,7 +1,7 @@
-"""Temporary directories that every program can use, and sockets by paths of any length.
+"""Temporary directories that every program can use, and Unix sockets by paths of any length.
 
-Where temporary files go, the user says by TMPDIR, and a path may have anything in it. Programs that split their
-arguments, or that run parts of themselves as another user, fail in such a place with words that do not tell why.
+The user chooses the place of temporary files by TMPDIR. Programs that split their arguments at spaces or commas, or
+that run parts of themselves as another user, fail in some such places without saying why: those are not used.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from pathlib import Path
 from rootfs.base.errors import SallyportError
 
 _PLACES = (Path("/var/tmp"), Path("/tmp"))  # noqa: S108 - the fallback; names in it are made by mkdtemp(3)
-"""In the place of one that is not plain. The first is on a disk: trees of a gigabyte are made here."""
+"""Used if the user's place is not plain. The first is on a disk: trees of a gigabyte are made in it."""
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]{1,60}")
 _SUN_PATH = 107
-"""Bytes of a path in the address of a unix socket, without the zero at its end (unix(7))."""
+"""Bytes of a path in the address of a Unix socket, without the terminating zero (unix(7))."""
 
 
 def place() -> Path:
-    """Where temporary files go: what the user says, or else a usual place.
+    """The directory for temporary files: TMPDIR, unless it is unsuitable, or else /var/tmp or /tmp.
 
-    It is not what the user says if the path has other characters than letters, digits and ``/._+-``, is longer than 60
-    of them, or leads through a directory that others may not enter.
+    A path is unsuitable if it has other characters than letters, digits and ``/._+-``, more than 60 characters, or a
+    directory on the way that other users may not enter.
 
     Raises:
-        SallyportError: there is none.
+        SallyportError: none is suitable.
     """
     for directory in (Path(tempfile.gettempdir()), *_PLACES):
         if _PLAIN.fullmatch(str(directory)) and os.access(directory, os.W_OK | os.X_OK) and _open_to_all(directory):
             return directory
     raise SallyportError(
-        f"no place for temporary files: neither {tempfile.gettempdir()} nor {' nor '.join(map(str, _PLACES))} will do",
-        "name a directory with a short and simple path, open to all users, by TMPDIR",
+        f"no place for temporary files: {', '.join(map(str, (tempfile.gettempdir(), *_PLACES)))} are unsuitable",
+        "set TMPDIR to a directory with a short and simple path that all users may enter",
     )
 
 
@@ -47,16 +47,16 @@ def _open_to_all(directory: Path) -> bool:
 
 @contextmanager
 def scratch(prefix: str) -> Iterator[Path]:
-    """A new directory in `place` for the time of the context, its owner's alone."""
+    """A new directory in `place`, which only its owner may enter; removed at the end of the context."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place()) as directory:
         yield Path(directory)
 
 
 @contextmanager
 def disposable(prefix: str, beside: Path) -> Iterator[Path]:
-    """A new directory in another one for the time of the context, where trees of somebody's are unpacked.
+    """A new directory in ``beside`` for untrusted trees; removed at the end of the context.
 
-    They may be deeper than Python's own functions can follow, so rm(1) removes them.
+    Such trees may be deeper than Python's own functions can follow, so rm(1) removes them.
     """
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
     try:
@@ -67,7 +67,7 @@ def disposable(prefix: str, beside: Path) -> Iterator[Path]:
 
 @contextmanager
 def socket_path(path: Path) -> Iterator[str]:
-    """A path by which the unix socket ``path`` can be bound or connected within the context, however long it is."""
+    """A short path by which the Unix socket ``path`` can be bound or connected within the context."""
     if len(os.fsencode(path)) <= _SUN_PATH:
         yield str(path)
         return

@@ -1,10 +1,10 @@
-"""Runs programs of the tools tree: a Debian 13 user land beside the machine's own, entered by bubblewrap without root.
+"""Runs programs of the tools tree: a Debian 13 user land that bubblewrap (bwrap(1)) enters without root.
 
-The tree's own bubblewrap is started by the tree's own dynamic loader, so the machine needs neither.
+The tree's own dynamic loader starts the tree's own bubblewrap, so the build machine needs neither.
 
-A program that reads a file or a tree that somebody sent is *confined*: it sees no network, no process of the machine,
-and nothing but the tools tree and its own directory. Root's runs under ids that no account has (`rootfs.base.confine`);
-an ordinary user's is in a user namespace of that user alone, as bubblewrap makes one anyhow.
+A program that reads an image or another untrusted file is *confined*: it sees no network, no process of the machine,
+and no files but the tools tree and its own directory. Started by root, it runs under ids that no account has
+(`rootfs.base.confine`); started by an ordinary user, in a user namespace with that user alone.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from rootfs.base.errors import SallyportError
 from rootfs.base.process import FIRST_ID, environment, run
 
 BUILD = Path("/build")
-"""Where a step's directory is seen inside, wherever it is outside: no path of this machine gets into an output."""
+"""Where programs see a step's directory, wherever it is on this machine, so that no path gets into an output."""
 INSIDE = {"TZ": "UTC", "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - inside the sandbox
-"""Of the environment what would name places that are not there inside."""
+"""Environment variables that would otherwise name places that do not exist inside."""
 _CONFINE = Path(__file__).with_name("confine.py")
 _CONFINE_INSIDE = Path("/confine.py")
 _FOR_CONFINE = ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")
-"""What `rootfs.base.confine` needs to be read, whoever's the checkout is, and to give up all the rest
-(capabilities(7))."""
+"""Capabilities (capabilities(7)) with which `rootfs.base.confine` can be read, whoever owns the checkout, and gives up
+all others."""
 _OF_OWNERS = ("chown", "dac_override", "fowner", "fsetid", "setfcap")
 
 
 @dataclass(frozen=True)
 class Confined:
-    """How a program runs that reads what somebody sent.
+    """How a program runs that reads an untrusted file.
 
     Args:
-        owners: it may give files of its directory owners, modes and capabilities, as unpacking a file system takes
-            (only where root started it); it cannot make a device. Without it, it has no capability at all.
-        network: it sees the machine's network: QEMU, if ports of 127.0.0.1 are what it was started for.
+        owners: it may set owners, modes and capabilities of files in its directory, as unpacking a file system needs
+            (only if root started it); it cannot make a device. Otherwise it has no capability at all.
+        network: it sees the machine's network, as QEMU must if it is to open ports of 127.0.0.1.
     """
 
     owners: bool = False
@@ -49,13 +49,13 @@ class Confined:
 
 
 def own(path: Path) -> None:
-    """Let a confined program write into a directory or file of ours."""
+    """Give a directory or file of ours to confined programs, so that they can write to it."""
     if os.geteuid() == 0:
         os.chown(path, FIRST_ID, FIRST_ID, follow_symlinks=False)
 
 
 def disown(directory: Path) -> None:
-    """Make ours what a confined program left in a directory; no file then has a setuid bit (chown(2))."""
+    """Take back what a confined program left in a directory; chown(2) also clears setuid bits."""
     if os.geteuid() != 0:
         return
     for _, folders, files, descriptor in os.fwalk(directory, follow_symlinks=False):
@@ -65,10 +65,10 @@ def disown(directory: Path) -> None:
 
 
 def left(path: Path, limit: int) -> bytes:
-    """What a confined program left in a file: never a link to something of ours, never more than ``limit`` bytes.
+    """Read a file that a confined program left. Symbolic links are not followed.
 
     Raises:
-        OSError: there is no such regular file, or it is longer.
+        OSError: there is no such regular file, or it has more than ``limit`` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -81,7 +81,7 @@ def left(path: Path, limit: int) -> bytes:
 
 
 def take(path: Path, target: Path) -> None:
-    """Copy a regular file that a confined program left, of any size, to a new file of ours; never what a link leads to.
+    """Copy a regular file of any size that a confined program left to a new file. Symbolic links are not followed.
 
     Raises:
         OSError: there is no such regular file, or ``target`` exists.
@@ -115,20 +115,20 @@ class Tools:
         Args:
             command: the program of the tools tree and its arguments.
             binds: pairs (path outside, path inside), writable.
-            shown: such pairs, only to be read; the last one wins.
+            shown: such pairs, read-only; the last one wins.
             network: whether it sees this machine's network.
-            processes: whether it sees this machine's processes. If not, all that it started end with it.
-            confined: for a program that reads what somebody sent; ``network`` and ``processes`` then say nothing.
+            processes: whether it sees this machine's processes. If not, all processes that it started end with it.
+            confined: for a program that reads an untrusted file; ``network`` and ``processes`` are then ignored.
             cwd: working directory inside.
 
         Raises:
-            SallyportError: the tree cannot be used where it is.
+            SallyportError: the path of the tree has a character at which the dynamic loader splits it.
         """
         tree = self.tree
         if set(str(tree)) & set(":;"):
             raise SallyportError(
-                f"{tree}: the path has a colon or a semicolon",
-                "move the checkout: the dynamic loader (ld.so(8)) splits it",
+                f"{tree}: the path of the tools tree has a colon or a semicolon, at which ld.so(8) splits it",
+                "move the checkout to another path",
             )
         words: list[str | Path] = [
             tree / "usr/lib64/ld-linux-x86-64.so.2",
@@ -141,7 +141,7 @@ class Tools:
             *("--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
             *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
             *("--proc", "/proc", "--dev", "/dev"),
-            # For a confined program, which is not their owner, too.
+            # Writable by everybody: a confined program does not own them.
             *("--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/run"),  # noqa: S108 - inside
         ]
         if confined is not None:
@@ -151,7 +151,7 @@ class Tools:
         words += [] if network else ["--unshare-net"]
         words += [] if processes else ["--unshare-pid"]
         for outside, inside in shown:
-            # Directories on the way that bubblewrap makes by itself are for root alone.
+            # Parent directories that bubblewrap makes by itself can be entered by root alone.
             words += ["--dir", inside.parent] if inside.parent != Path("/") else []
             words += ["--ro-bind", outside, inside]
         for outside, inside in binds:
@@ -161,7 +161,7 @@ class Tools:
 
     @staticmethod
     def _confine(words: list[str | Path], confined: Confined) -> list[str | Path]:
-        """What goes before the command; adds to bubblewrap's own words."""
+        """The words before a confined command; adds the options that bubblewrap needs for them to ``words``."""
         if os.geteuid() != 0:
             return []
         for name in _FOR_CONFINE:
@@ -181,18 +181,26 @@ class Tools:
         confined: Confined | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> str:
-        """Run a program of the tools tree to its end with ``build`` as its working directory, seen as `BUILD`.
+        """Run a program of the tools tree to its end; returns what it printed.
 
-        A ``confined`` one owns that directory from then on, and what it leaves there: it is read with that in mind.
+        Args:
+            command: the program and its arguments.
+            build: its working directory, which it sees as `BUILD`. A confined program owns it from then on, so what is
+                in it must be read by `left` or `take`.
+            env: variables to add to its environment.
+            shown: as of `argv`.
+            epoch: whether SOURCE_DATE_EPOCH is set.
+            confined: as of `argv`.
+            on_line: is called with each line that it prints.
+            stdin: its standard input; None: empty.
 
         Raises:
-            CommandError: it failed.
+            CommandError: the program failed.
         """
         if confined is not None:
             own(build)
         argv = self.argv(command, binds=[(build, BUILD)], shown=shown, confined=confined, cwd=BUILD)
-        # A fixed time and place: what tools write into their outputs must not tell when and where they ran.
-        # e2fsck has a variable of its own (e2fsck(8)), and so has libext2fs.
+        # Fixed times: outputs must not depend on when they were made. e2fsck(8) and libext2fs have their own variables.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}
         fixed |= {"E2FSCK_TIME": str(EPOCH), "E2FSPROGS_FAKE_TIME": str(EPOCH)}
         return run(argv, env=INSIDE | fixed | (env or {}), on_line=on_line)
@@ -206,10 +214,10 @@ class Tools:
         confined: Confined | None = None,
         **options: object,
     ) -> subprocess.Popen[bytes]:
-        """Start a long-lived program of the tools tree; it ends with this process. ``options`` go to Popen."""
+        """Start a long-lived program of the tools tree; it ends with this process. ``options`` are passed to Popen."""
         argv = self.argv(command, binds=binds, confined=confined, cwd=cwd)
         return subprocess.Popen(argv, env=environment(INSIDE), umask=UMASK, **options)  # type: ignore[call-overload,no-any-return]
 
 
 EPOCH = 1_767_225_600
-"""2026-01-01 00:00:00 UTC: the time stamp of everything inside an image (https://reproducible-builds.org/specs/source-date-epoch/)."""
+"""2026-01-01 00:00:00 UTC: time stamp of all files in an image (https://reproducible-builds.org/specs/source-date-epoch/)."""

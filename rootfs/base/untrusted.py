@@ -1,4 +1,4 @@
-"""Files that somebody gave us: regular ones only, and never more of them than expected."""
+"""Reads untrusted files: regular files only, and no more bytes than expected."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rootfs.base.errors import SallyportError
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file to read; a pipe or a device would keep us waiting for ever.
+    """Open a regular file to read. Pipes and devices are refused: reading them may never end.
 
     Raises:
-        SallyportError: there is no such file, it may not be read, or it is something else.
+        SallyportError: there is no such file, it cannot be read, or it is not a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -40,7 +40,7 @@ def read(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise SallyportError(f"{path} cannot be read: {error.strerror}", "name a file that is whole") from error
     if len(data) > limit:
-        raise SallyportError(f"{path} is longer than {limit} bytes", "name the right file: this one is not it")
+        raise SallyportError(f"{path} has more than {limit} bytes", "name the right file: this one is too long")
     return data
 
 
@@ -55,5 +55,5 @@ def sha256(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what XML 1.0 cannot carry and what could steer a terminal or turn text around."""
+    """Replace by ``?`` each character that XML 1.0 cannot have or that controls a terminal or the text direction."""
     return "".join(c if c in "\n\t" or (c.isprintable() and c not in "\ufffe\uffff") else "?" for c in text)

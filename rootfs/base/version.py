@@ -16,7 +16,7 @@ def version() -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as messages have it: from the checkout, if it is in there, by whatever link it is named."""
+    """A path for messages: relative to the checkout if it is in it, even if it is named through a symbolic link."""
     for base in (PROJECT, Path(__file__).absolute().parent.parent.parent):
         if path.is_relative_to(base):
             return str(path.relative_to(base))

@@ -1,4 +1,4 @@
-"""Chooses what of a fetched tree goes into an image: declared globs, and the shared libraries these programs need."""
+"""Chooses the files of a fetched tree that go into an image: by declared globs, plus the shared libraries they need."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LIBRARY_DIRECTORIES = (
 
 
 def needed(file: Path) -> list[str]:
-    """Names of the shared libraries that an ELF file asks for (DT_NEEDED, elf(5)); none for anything else."""
+    """Names of the shared libraries that an ELF file needs (DT_NEEDED, elf(5)); none for any other file."""
     with file.open("rb") as stream:
         if stream.read(4) != b"\x7fELF":
             return []
@@ -41,12 +41,12 @@ def needed(file: Path) -> list[str]:
 def choose(
     tree: Path, keep: Sequence[str], where: str, arch: Arch = X86_64, may_exclude_nothing: bool = False
 ) -> list[str]:
-    """The relative paths to keep, links' targets and needed libraries included.
+    """The relative paths to keep, including the targets of links and all needed libraries.
 
     Args:
         tree: the fetched tree.
         keep: globs; a leading ``!`` takes out again; the last match wins.
-        where: names the declaration in messages.
+        where: the file that declares the globs, for messages.
         arch: what the tree is for.
         may_exclude_nothing: whether a glob that takes out may match nothing: the tree was made without such files.
 
@@ -67,7 +67,9 @@ def choose(
         if verdict:
             chosen.add(path)
     if useless := [glob for take, _, glob in rules if glob not in used and (take or not may_exclude_nothing)]:
-        raise SallyportError(f"{where}: nothing matches {', '.join(sorted(useless))}", "take it out or mend the path")
+        raise SallyportError(
+            f"{where}: nothing matches {', '.join(sorted(useless))}", "remove the glob or correct its path"
+        )
     queue = sorted(chosen)
     everything = set(present)
     directories = [arch.spell(directory) for directory in _LIBRARY_DIRECTORIES]
@@ -81,10 +83,10 @@ def choose(
         )
         for name, found in zip([os.readlink(file)] if file.is_symlink() else needed(file), more, strict=True):
             if found is not None and file.is_symlink() and (tree / found).is_dir():
-                continue  # what of the directory is kept, the globs say
+                continue  # a directory: the globs choose what is kept of it
             if found is None or found not in everything:
                 raise SallyportError(
-                    f"{where}: {path} needs {name}, which no package has", "add the package that has it"
+                    f"{where}: {path} needs {name}, which no package of the set has", "add the package that has it"
                 )
             if found not in chosen:
                 chosen.add(found)
@@ -103,7 +105,7 @@ def _library(name: str, directories: Sequence[str], everything: set[str]) -> str
 
 
 def copy(tree: Path, chosen: Sequence[str], destination: Path) -> None:
-    """Copy the chosen files with normal modes: no setuid bit, nothing that only its owner can read."""
+    """Copy the chosen files, with mode 0755 if they are executable and 0644 if not: no setuid bits."""
     for path in chosen:
         source, target = tree / path, destination / path
         target.parent.mkdir(parents=True, exist_ok=True)

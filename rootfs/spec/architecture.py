@@ -10,46 +10,46 @@ _HERE = Path(__file__).parent.parent / "external"
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture, by its names. The build machine's own is always x86-64."""
+    """One architecture, by its names. The build machine's is always x86-64."""
 
     name: str
-    """As uname(1) says it."""
+    """Its name as uname(1) prints it."""
     debian: str
     triplet: str
-    """Of GNU tools, and the directory of libraries below usr/lib (https://wiki.debian.org/Multiarch/Tuples)."""
+    """GNU triplet, which is also the directory of libraries below usr/lib (https://wiki.debian.org/Multiarch/Tuples)."""
     loader: str
-    """Where programs look for the dynamic loader (the architecture's ELF ABI)."""
+    """Path of the dynamic loader (the architecture's ELF ABI)."""
     efi: str
-    """As UEFI's names of files have it (specification 2.10, section 3.5.1.1), lower case."""
+    """Its name in UEFI file names (specification 2.10, section 3.5.1.1), in lower case."""
     kernel: str
-    """The kernel's file that is started, as its makefile names it (Linux' arch/*/Makefile)."""
+    """File name of the bootable kernel, as the kernel's makefile has it (arch/*/Makefile)."""
 
     @property
     def directory(self) -> Path:
-        """What holds for it alone: parts of defconfigs, of kernel configurations, QEMU's devices."""
+        """Directory of its own files: parts of defconfigs and kernel configurations, list of QEMU's devices."""
         return _HERE / self.name
 
     @property
     def libraries(self) -> Path:
-        """Where they are in every tree."""
+        """Directory of shared libraries in every tree."""
         return Path("usr/lib") / self.triplet
 
     @property
     def suffix(self) -> str:
-        """Of names of what is made for it."""
+        """Ending of the names of what is made for it; empty for the build machine's architecture."""
         return "" if self is X86_64 else f"-{self.debian}"
 
     @property
     def uki(self) -> str:
-        """Where the firmware finds what boots the host, in the system partition."""
+        """Path of the unified kernel image in the system partition, where firmware looks by default."""
         return f"EFI/BOOT/BOOT{self.efi.upper()}.EFI"
 
     def configs(self, name: str, config: Path) -> list[Path]:
-        """The parts of a defconfig, of which the last one wins. It is written for x86-64."""
+        """The files of a defconfig for this architecture; the last one wins. ``config`` itself is for x86-64."""
         return [config] if self is X86_64 else [config, self.directory / f"{name}.config"]
 
     def spell(self, text: str) -> str:
-        """Put its names into a text that has them in braces."""
+        """Replace ``{triplet}``, ``{loader}``, ``{debian}`` and ``{arch}`` in a text."""
         return text.format(triplet=self.triplet, loader=self.loader, debian=self.debian, arch=self.name)
 
 

@@ -14,19 +14,19 @@ from rootfs.spec import architecture
 HOST = PROJECT / "buildroot.config"
 FRONTEND = PROJECT / "frontend_vm" / "buildroot.config"
 ALL = {"host": HOST, "frontend": FRONTEND}
-"""Our defconfigs by what they describe."""
+"""Our defconfigs, by the names of the root file systems that they describe."""
 
 
 def every() -> list[list[Path]]:
-    """The parts of each of `ALL`, for every architecture."""
+    """The files of each defconfig of `ALL`, for every architecture."""
     return [target.configs(name, config) for target in architecture.ALL.values() for name, config in ALL.items()]
 
 
 def chosen(name: str) -> list[str]:
-    """One of `ALL` by its name, or without one all of them.
+    """Names of defconfigs: the given one, or all if it is empty.
 
     Raises:
-        SallyportError: there is none of that name.
+        SallyportError: there is no defconfig of that name.
     """
     if name and name not in ALL:
         raise SallyportError(f"no defconfig {name!r}", f"name one of {', '.join(ALL)}")
@@ -39,7 +39,7 @@ _UNSET = re.compile(r"# (?P<name>BR2_[A-Za-z0-9_]+) is not set")
 
 @dataclass(frozen=True)
 class Symbol:
-    """One symbol with the place that set it. ``value`` is ``y``, ``n``, a number's text or a string."""
+    """One symbol, and the line that sets it. ``value`` is ``y``, ``n``, a number as text, or a string."""
 
     name: str
     value: str
@@ -53,7 +53,7 @@ class Symbol:
 
 
 def merged(files: Iterable[Path]) -> dict[str, Symbol]:
-    """All symbols of a defconfig in several files: a later one wins, and takes out what it unsets.
+    """All symbols of a defconfig in several files. A later file wins; a symbol that it unsets is removed.
 
     Raises:
         SallyportError: as `read`.
@@ -69,10 +69,11 @@ def merged(files: Iterable[Path]) -> dict[str, Symbol]:
 
 
 def read(file: Path) -> dict[str, Symbol]:
-    """All symbols of a defconfig, in its order.
+    """All symbols of a defconfig file, in their order.
 
     Raises:
-        SallyportError: the file is missing, or a line is neither a symbol, a comment nor empty, or sets one twice.
+        SallyportError: the file cannot be read, or a line is malformed or sets a symbol a second time; names file and
+            line.
     """
     try:
         lines = file.read_text().splitlines()
@@ -91,6 +92,8 @@ def read(file: Path) -> dict[str, Symbol]:
         value = found.get("bare") or found.get("text") or ("" if "bare" in found else "n")
         name = found["name"]
         if name in symbols:
-            raise SallyportError(f"{file}:{number}: {name} was set before, in line {symbols[name].line}", "keep one")
+            raise SallyportError(
+                f"{file}:{number}: {name} was set before, in line {symbols[name].line}", "remove one of the two lines"
+            )
         symbols[name] = Symbol(name, value, file, number)
     return symbols

@@ -1,6 +1,6 @@
-"""Fields of a device profile that have a form of their own, and what is said of a field that is wrong.
+"""Field types of a device profile, and messages about wrong fields.
 
-Each error names what was given, what is wanted, and an example: no regular expression is shown to anybody.
+Each message has the given value, what is wanted, and an example; no regular expression is shown.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ _MODULE = re.compile(r"[A-Za-z0-9_-]+")
 _CONSOLE = re.compile(r"[A-Za-z]{1,12}[0-9]{1,3}")
 _OPTIONS = re.compile(r"([0-9]{1,7})(?:([noe])(?:([78])(r)?)?)?", re.IGNORECASE)
 _SLOWEST, _FASTEST = 50, 4_000_000
-"""Bit/s."""
+"""Limits of a serial line's speed, bit/s."""
 _PCI = re.compile(r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE)
-_PCI_DEVICES = 32  # of a bus
+_PCI_DEVICES = 32  # on a bus
 
 
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is no name; want lower-case letters, digits and single hyphens, such as edge-200")
+        raise ValueError(
+            f"{value!r} is not a name; want lower-case letters, digits and single hyphens, such as edge-200"
+        )
     return value
 
 
 def _module(value: str) -> str:
     if not _MODULE.fullmatch(value):
-        raise ValueError(f"{value!r} is no kernel module; want its name as lsmod(8) shows it, such as virtio_net")
+        raise ValueError(f"{value!r} is not a kernel module; want its name as lsmod(8) shows it, such as virtio_net")
     return value
 
 
@@ -42,35 +44,35 @@ def console(value: str) -> str:
     but the speed may be left out, from the right (kernel: Documentation/admin-guide/serial-console.rst).
 
     Raises:
-        ValueError: it is not; says which part, and what is wanted.
+        ValueError: a part is malformed; the message names it, and what is wanted.
     """
     device, comma, options = value.partition(",")
     if not _CONSOLE.fullmatch(device):
         raise ValueError(
-            f"{device!r} is no console; want the device's name below /dev and its number, such as ttyS0, ttyAMA0, hvc0"
+            f"{device!r} is not a console; want a device name below /dev with a number, such as ttyS0, ttyAMA0, hvc0"
         )
     if not comma:
         return device
     parts = _OPTIONS.fullmatch(options)
     if parts is None:
         raise ValueError(
-            f"{options!r} behind {device} says nothing; want the speed in bit/s, then the parity (n, o or e), the "
+            f"{options!r} after {device}: want the speed in bit/s, then the parity (n, o or e), the "
             "number of bits (7 or 8) and r for flow control by RTS/CTS, such as 115200, 115200n8 or 9600e7r"
         )
     if not _SLOWEST <= int(parts[1]) <= _FASTEST:
         raise ValueError(
-            f"{parts[1]} is no speed of a serial line; want {_SLOWEST} to {_FASTEST} bit/s, such as 115200"
+            f"{parts[1]} is not a speed of a serial line; want {_SLOWEST} to {_FASTEST} bit/s, such as 115200"
         )
     return f"{device},{options.lower()}"
 
 
 def port_match(value: str) -> str:
-    """``first``, or ``pci:`` and an address, made what the kernel calls that device (``%04x:%02x:%02x.%x``).
+    """``first``, or ``pci:`` and an address, written as the kernel writes it (``%04x:%02x:%02x.%x``).
 
     The domain may be left out for 0, as lspci(8) does; behind Intel's VMD it has five digits.
 
     Raises:
-        ValueError: it is neither; says what is wanted.
+        ValueError: it is neither; the message says what is wanted.
     """
     if value == "first":
         return value
@@ -78,10 +80,10 @@ def port_match(value: str) -> str:
     parts = _PCI.fullmatch(address)
     wanted = "want first, or pci: and the address that `lspci -D` shows, such as pci:0000:02:00.1"
     if kind != "pci" or parts is None:
-        raise ValueError(f"{value!r} names no port; {wanted}")
+        raise ValueError(f"{value!r} is not a port; {wanted}")
     domain, bus, device, function = int(parts[1] or "0", 16), int(parts[2], 16), int(parts[3], 16), parts[4]
     if device >= _PCI_DEVICES:
-        raise ValueError(f"{value!r} names no port: a bus has devices 00 to {_PCI_DEVICES - 1:02x}; {wanted}")
+        raise ValueError(f"{value!r} is not a port: a bus has devices 00 to {_PCI_DEVICES - 1:02x}; {wanted}")
     return f"pci:{domain:04x}:{bus:02x}:{device:02x}.{function}"
 
 
@@ -92,7 +94,7 @@ PortMatch = Annotated[str, AfterValidator(port_match)]
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for each field that is wrong: its path, what it holds, what is wanted."""
+    """One sentence for each wrong field: its path, its value, and what is wanted."""
     return "; ".join(
         f"{'.'.join(map(str, found['loc'])) or 'profile'}: {_say(found, model)}" for found in error.errors()
     )
@@ -110,11 +112,11 @@ def _say(found: Mapping[str, Any], model: type[BaseModel]) -> str:
         case "literal_error":
             return f"{given!r} is none of the choices; want {context['expected']}"
         case "int_type" | "int_from_float":
-            return f"{given!r} is no whole number{_for_example(found['loc'], model)}"
+            return f"{given!r} is not a whole number{_for_example(found['loc'], model)}"
         case "string_type":
-            return f"{given!r} is no text; write it in quotation marks"
+            return f"{given!r} is not text; write it in quotation marks"
         case "tuple_type":
-            return f"{given!r} is no list; write it in brackets, such as [{given!r}]"
+            return f"{given!r} is not a list; write it in brackets, such as [{given!r}]"
         case "too_short" | "too_long":
             bound = f"{context['min_length']} or more" if kind == "too_short" else f"at most {context['max_length']}"
             return f"has {context['actual_length']} entries; want {bound}"
@@ -125,11 +127,11 @@ def _say(found: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 
 def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The part of the profile that a path ends in, and the field there (None: there is none of that name)."""
+    """The model that a path of a field leads to, and the field there (None: the model has no such field)."""
     field: FieldInfo | None = None
     for part in loc:
         if isinstance(part, int):
-            break  # of a list: its own field is the one
+            break  # an entry of a list: its field is the list's
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
         field = model.model_fields.get(part)

@@ -227,7 +227,7 @@ def load(name: str, datapath: str = "") -> Profile:
     try:
         data = tomllib.loads(untrusted.read(file, _MAX_FILE).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SallyportError(f"{file}: {error}", "mend the TOML syntax there") from error
+        raise SallyportError(f"{file}: {error}", "correct the TOML syntax there") from error
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:

@@ -28,7 +28,7 @@ BUILD_ONLY = {"*.config"}
 
 
 def values(profile: Profile) -> dict[str, object]:
-    """What the VM's templates may use."""
+    """What templates of the VM may use."""
     return {"profile": profile, "version": version(), "link": link_plan}
 
 
@@ -36,9 +36,9 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
     """Build the VM's image.
 
     Args:
-        engine: makes the base tree.
-        profile: whose VM it is.
-        extra_overlays: laid over the root file system last (test access, sabotage).
+        engine: makes the base tree and the kernel.
+        profile: of the appliance.
+        extra_overlays: overlays laid over all others (test images).
 
     Returns:
         a directory with ``vmlinuz``, ``initrd``, ``root.squashfs`` and, beside them, ``packages.json`` and
@@ -49,7 +49,7 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
     linux = Kernel(engine.cache, tools, engine.kernel("frontend"))
     overlays = [*spec.overlays, *extra_overlays]
     inputs = {"base": base.name, "kernel": linux.fetched.name, "frontend_vm": digest_path(SOURCE)}
-    # A link, of which the digest above has only where it leads.
+    # A symbolic link, of which the digest above has only the target's path.
     inputs |= {"protocol": digest_path(SOURCE / "protocol")}
     inputs |= {"overlays/frontend_vm_initramfs": digest_path(INITRAMFS), "version": version()}
     inputs |= {f"overlay {path.name}": digest_path(path) for path in overlays}
@@ -67,8 +67,8 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
         compile_python(tools, output, "tree/usr/lib/python3/dist-packages/frontend_vm")
         initrd(output, base / "tree", linux, profile, arch=engine.arch, tools=tools)
         shutil.copyfile(linux.image, output / "vmlinuz")
-        # Nothing is compressed here: the host's root file system compresses it, its page cache holds it unpacked, and
-        # the VM, whose processor may be an emulated one, never unpacks anything.
+        # Not compressed: the host's root file system compresses it and the host's page cache holds it decompressed, so
+        # the VM, whose processor may be emulated, never decompresses anything.
         squashfs.make(tools, output, "tree", "root.squashfs", level=None)
         for name in ("packages.json", licenses.FILE):
             shutil.copyfile(base / name, output / name)
@@ -77,14 +77,14 @@ def build(engine: Engine, profile: Profile, extra_overlays: Sequence[Path] = ())
 
 
 def initrd(output: Path, base: Path, modules: Modules, profile: Profile, *, arch: Arch, tools: Tools) -> Path:
-    """Make the VM's initial RAM file system, ``output/initrd``, as the build does, and the proof to compare.
+    """Make the VM's initial RAM file system, ``output/initrd``: for the build, and for the proof to compare.
 
     Args:
         output: also gets ``initrd-tree``, its files.
         base: a tree that has the programs.
         modules: has the kernel's modules.
-        profile: whose VM it is.
-        arch: of the base.
+        profile: of the appliance.
+        arch: architecture of the base.
         tools: the tools tree.
     """
     return initramfs.build(
@@ -103,9 +103,12 @@ def initrd(output: Path, base: Path, modules: Modules, profile: Profile, *, arch
 
 
 def install_package(source: Path, tree: Path, without: set[str]) -> Path:
-    """Copy one of our packages into a tree's Python, links followed; returns where it is.
+    """Copy one of our Python packages into a tree, following symbolic links; returns its directory there.
 
-    ``without`` are names, or globs of names, of what only the build needs.
+    Args:
+        source: the package.
+        tree: a root tree.
+        without: names, or globs of names, of files that only the build needs.
     """
     target = tree / "usr/lib/python3/dist-packages" / source.name
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *without))

@@ -119,7 +119,7 @@ def build(
 def initrd(
     output: Path, base: Path, modules: Modules, profile: Profile, values: dict[str, object], *, tools: Tools
 ) -> Path:
-    """Make the host's initial RAM file system, ``output/initrd``, as the build does, and the proof to compare.
+    """Make the host's initial RAM file system, ``output/initrd``: for the build, and for the proof to compare.
 
     Args:
         output: also gets ``initrd-tree``, its files.

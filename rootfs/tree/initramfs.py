@@ -17,13 +17,13 @@ from rootfs.tree.overlay import render
 
 
 class Modules(Protocol):
-    """Where a kernel's modules come from, such as `rootfs.tree.kernel.Kernel`."""
+    """Provides the modules of a kernel, as `rootfs.tree.kernel.Kernel` does."""
 
     def closure(self, names: Iterable[str], where: str) -> list[str]:
-        """Paths of modules and all they need, in the order to load them."""
+        """Paths of modules and of all that they depend on, in load order."""
 
     def copy(self, path: str, target: Path) -> None:
-        """Copy one of them, not compressed."""
+        """Copy one module, decompressed."""
 
 
 def build(
@@ -43,17 +43,17 @@ def build(
     """Make ``output/initrd``.
 
     Args:
-        output: the step's directory.
-        base: a tree to take programs and their libraries from.
+        output: the step's directory; also gets ``initrd-tree``, the files.
+        base: a tree that has BusyBox and the programs.
         programs: paths in it.
-        kernel: whose modules.
-        modules: names of the modules that ``init`` loads, in order, by the list /modules.
+        kernel: provides the modules.
+        modules: names of the modules that ``init`` loads, in order, from the list /modules.
         overlay: directory with ``init.j2``, the template of /init; its name is that of its BusyBox links.
         values: what the template may use.
-        tools: for compression.
-        where: who names the modules, for messages.
-        compress: with zstd; without where what carries it is compressed.
-        arch: of the base.
+        tools: the tools tree.
+        where: the field that names the modules, for messages.
+        compress: whether it is compressed by zstd; not if the file that contains it is compressed.
+        arch: architecture of the base.
 
     Returns:
         the archive.

@@ -1,4 +1,4 @@
-"""The kernel of an image: its boot image, and of its modules only those that are named and what they depend on."""
+"""The kernel of an image: its boot image, the named modules, and the modules that these depend on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,18 @@ _CONSOLES = {
     "ttymxc": "SERIAL_IMX_CONSOLE",
     "hvc": "HVC_DRIVER",
 }
-"""Devices that can be the console, and what the kernel must be built with (drivers/tty, drivers/usb/serial)."""
+"""Console devices, and the option that the kernel must be built with for each (drivers/tty, drivers/usb/serial)."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel with all its modules as the packages have it (``tree`` with boot/ and usr/lib/modules/)."""
+    """A kernel with all modules.
+
+    Args:
+        cache: keeps the index of modules.
+        tools: has depmod(8).
+        fetched: a directory whose ``tree`` has boot/ and usr/lib/modules/ (`rootfs.engines.protocol.Engine.kernel`).
+    """
 
     cache: Cache
     tools: Tools
@@ -40,16 +46,16 @@ class Kernel:
 
     @property
     def release(self) -> str:
-        """As `uname -r` says it."""
+        """The release, as `uname -r` prints it."""
         return next((self.fetched / "tree/usr/lib/modules").iterdir()).name
 
     @property
     def image(self) -> Path:
-        """What a boot loader, or QEMU, starts."""
+        """The file that a boot loader or QEMU starts."""
         return self.fetched / "tree/boot" / f"vmlinuz-{self.release}"
 
     def _index(self) -> dict[str, list[str]]:
-        """Module path to the paths it depends on, nearest first (modules.dep(5)), and nothing for built-in ones."""
+        """Paths of modules to the paths they depend on, nearest first (modules.dep(5)); built-in ones have none."""
 
         def build(output: Path) -> None:
             work = output / "tree"
@@ -71,14 +77,14 @@ class Kernel:
         return {path: [] for path in found["builtin"]} | modules
 
     def closure(self, names: Iterable[str], where: str) -> list[str]:
-        """Paths (below ``usr/lib/modules/<release>``) of modules and all they need, in the order to load them.
+        """Paths (below ``usr/lib/modules/<release>``) of modules and of all that they depend on, in load order.
 
         Args:
             names: module names; ``-`` and ``_`` are the same.
-            where: who names them, for the message.
+            where: the field that names them, for messages.
 
         Raises:
-            SallyportError: this kernel has no such module.
+            SallyportError: the kernel has no module of that name.
         """
         index = self._index()
         by_name = {_name(path): path for path in index}
@@ -87,9 +93,10 @@ class Kernel:
             path = by_name.get(name.replace("-", "_"))
             if path is None:
                 raise SallyportError(
-                    f"{where}: Linux {self.release} has no module {name!r}", "mend the name, or choose another kernel"
+                    f"{where}: Linux {self.release} has no module {name!r}",
+                    "correct the name, or choose another kernel",
                 )
-            # modules.dep lists the nearest first; what must be loaded first stands last.
+            # modules.dep lists the nearest first, so the module that must be loaded first is the last.
             for needed in [*reversed(index[path]), path]:
                 if needed not in order and "." in needed:
                     order.append(needed)
@@ -98,14 +105,14 @@ class Kernel:
         return [path for path in order if (base / path).is_file()]
 
     def require_console(self, console: str, where: str) -> None:
-        """See to it that this kernel can have that console: else nobody would ever read the first password.
+        """Check that the kernel supports a console: without it, nobody could read the first password.
 
         Args:
-            console: as a profile has it, such as ``ttyS0,115200n8``. A device that is not known here is believed.
-            where: who names it, for the message.
+            console: as in a profile, such as ``ttyS0,115200n8``; devices that are not in `_CONSOLES` are accepted.
+            where: the field that names it, for messages.
 
         Raises:
-            SallyportError: the kernel is built without it.
+            SallyportError: the kernel is built without its driver.
         """
         symbol = _CONSOLES.get(console.partition(",")[0].rstrip("0123456789"))
         config = self.fetched / "tree/boot" / f"config-{self.release}"
@@ -116,11 +123,11 @@ class Kernel:
             there = ", ".join(f"{device}0" for device, needs in _CONSOLES.items() if f"CONFIG_{needs}=y" in lines)
             raise SallyportError(
                 f"{where}: Linux {self.release} has no console on {console!r}: CONFIG_{symbol} is not built in",
-                f"this kernel can have it on {there}; or choose another kernel",
+                f"name one of {there}, or choose another kernel",
             )
 
     def copy(self, path: str, target: Path) -> None:
-        """Copy one module decompressed: an image is compressed as a whole, and BusyBox loads no compressed module."""
+        """Copy one module, decompressed: the image is compressed as a whole, and BusyBox loads no compressed module."""
         source = self.fetched / "tree/usr/lib/modules" / self.release / path
         target.parent.mkdir(parents=True, exist_ok=True)
         content = source.read_bytes()
@@ -128,7 +135,7 @@ class Kernel:
         target.chmod(0o644)
 
     def install(self, paths: Iterable[str], output: Path, tree: str) -> None:
-        """Put modules into ``output/tree`` with the indexes that modprobe and libkmod read."""
+        """Copy modules into ``output/tree``, and make the indexes that modprobe(8) and libkmod read."""
         base = output / tree / "usr/lib/modules" / self.release
         for path in paths:
             self.copy(path, base / path.removesuffix(".xz"))

@@ -15,7 +15,7 @@ from rootfs.base.file_tree import MERGED, files
 from rootfs.tree import busybox
 
 SKELETON = ("data", "dev", "proc", "root", "run", "sys", "tmp", "var/tmp", "usr/bin", "usr/lib64", "usr/sbin")
-"""Directories of every root file system: git keeps no empty ones."""
+"""Directories that every root file system has; git cannot hold empty ones."""
 
 
 def skeleton(tree: Path) -> None:
@@ -30,22 +30,22 @@ def render(template: Path, values: Mapping[str, object]) -> str:
     """Render one template.
 
     Raises:
-        SallyportError: an undefined name or a syntax error; names file and line.
+        SallyportError: the template has a syntax error or uses an undefined name; names file and line.
     """
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     try:
         return environment.from_string(template.read_text()).render(values)
     except TemplateSyntaxError as error:
-        raise SallyportError(f"{template}:{error.lineno}: {error.message}", "mend the template") from error
+        raise SallyportError(f"{template}:{error.lineno}: {error.message}", "correct the template") from error
     except (UndefinedError, TemplateError) as error:
         line = _line(error)
         raise SallyportError(
-            f"{template}:{line}: {error}", f"a template may use: {', '.join(sorted(values))}"
+            f"{template}:{line}: {error}", f"templates may use: {', '.join(sorted(values))}"
         ) from error
 
 
 def _line(error: BaseException) -> int:
-    """The template's line: the innermost frame of compiled template code."""
+    """The line of the template at which an error was raised: that of the innermost frame of compiled template code."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
@@ -66,9 +66,9 @@ def lay(overlays: Iterable[Path], tree: Path, values: Mapping[str, object]) -> N
 
 
 def apply(overlay: Path, tree: Path, values: Mapping[str, object]) -> None:
-    """Lay one overlay over a tree. A file replaces what is there; modes are 0644, or 0755 where it is executable.
+    """Lay one overlay over a tree. Its files replace those of the tree; their mode is 0755 if executable, else 0644.
 
-    The replaced file is unlinked first: trees share files with the cache by hard links.
+    A replaced file is unlinked first, because the tree shares it with the cache by a hard link.
     """
     for name in files(overlay):
         source = overlay / name

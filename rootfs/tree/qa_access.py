@@ -1,4 +1,4 @@
-"""The key of the test images' root shells: made once per checkout, kept in ``out/``, in no release image."""
+"""The SSH key of the root shells in test images: made once per checkout, kept in ``out/``, in no release image."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rootfs.base.version import PROJECT
 DIRECTORY = PROJECT / "out/test-access"
 KEY = DIRECTORY / "id_ed25519"
 OVERLAY = DIRECTORY / "overlay"
-"""Laid over the front-end VM of a test image."""
+"""The overlay for the front-end VM of a test image."""
 
 
 def prepare() -> Path:
-    """Make the key if there is none, and the overlay that lets it in; returns the overlay."""
+    """Make the key, unless it exists, and the overlay that accepts it; returns the overlay."""
     if not KEY.exists():
         DIRECTORY.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = Ed25519PrivateKey.generate()

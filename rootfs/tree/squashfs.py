@@ -1,4 +1,4 @@
-"""Read-only root file systems: squashfs, everything root's."""
+"""Read-only root file systems: squashfs in which all files belong to root."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rootfs.base.tools_tree import EPOCH, Tools
 
 
 def make(tools: Tools, build: Path, tree: str, name: str, *, level: int | None, stored: tuple[str, ...] = ()) -> Path:
-    """Make ``build/name`` from ``build/tree``, whose modes are settled first (`settle`).
+    """Make ``build/name`` from ``build/tree``, whose modes are set first (`settle`).
 
     Args:
         tools: has mksquashfs.
         build: the step's directory.
         tree: the tree's directory in it.
         name: the file to make.
-        level: of zstd, 1 to 22; None stores everything as it is.
-        stored: paths of the tree that are compressed already and stored as they are.
+        level: of zstd, 1 to 22; None: nothing is compressed.
+        stored: paths of the tree that are stored without compression, because their contents are compressed already.
 
     Raises:
         CommandError: mksquashfs failed.
@@ -34,15 +34,15 @@ def make(tools: Tools, build: Path, tree: str, name: str, *, level: int | None, 
             *("-mkfs-time", str(EPOCH), "-all-time", str(EPOCH), "-no-exports", *actions),
         ],
         build=build,
-        epoch=False,  # mksquashfs refuses the variable beside its own options for time
+        epoch=False,  # mksquashfs refuses SOURCE_DATE_EPOCH together with its own options for time
     )
     return build / name
 
 
 def settle(tree: Path) -> None:
-    """Give every directory the mode 0755, every file that too if its owner may execute it, else 0644.
+    """Set the mode of directories and executable files to 0755, and that of other files to 0644.
 
-    Of the modes in a checkout git keeps no more (gitdatamodel(7)); what is root's and read-only has no use for others.
+    git records nothing but the executable bit (gitdatamodel(7)), and other modes have no use in a read-only tree.
     """
     for path in tree.rglob("*"):
         status = path.lstat()

@@ -30,7 +30,7 @@ from rootfs.spec import defconfig
 from rootfs.spec.architecture import X86_64, Arch
 
 _OURS = ("package", "patches", "linux", "overrides.mk", "external.mk", "shims")
-"""What of the BR2_EXTERNAL tree goes into a build."""
+"""The parts of the BR2_EXTERNAL tree that a build reads."""
 _VM_KERNEL = PROJECT / "frontend_vm/linux.config"
 _NOT_BY_BUILDROOT = {
     "BR2_ROOTFS_OVERLAY": '""',
@@ -38,22 +38,23 @@ _NOT_BY_BUILDROOT = {
     "BR2_TARGET_ROOTFS_SQUASHFS4_ZSTD": "n",
     "BR2_TOOLCHAIN_BUILDROOT_GLIBC": "n",
 }
-"""Overlays have templates, and root file systems are sealed: rootfs/build.py does both, for every engine."""
+"""Symbols that Buildroot is not to act on: rootfs/tree lays overlays (which have templates) and packs root file systems
+for every engine."""
 
 
 class BuildSandbox(Protocol):
-    """Makes places to run make in, all alike."""
+    """Makes environments to run make in, all with the same programs (`rootfs.engines.buildroot.sandbox.Sandbox`)."""
 
     @property
     def prebuilt(self) -> Path:
-        """The packages of what goes into an image as it is."""
+        """The package set whose files go into an image as they are."""
 
     @property
     def identity(self) -> str:
-        """What they are made of, and how: differs whenever that does."""
+        """A digest of the programs and of how they were put together."""
 
     def make_environment(self, source: Path, output: Path, downloads: Path, ccache: Path) -> MakeEnvironment:
-        """One for a source tree, an output, a download directory and one of compiled files."""
+        """An environment for a source tree, an output directory, a download directory and one of ccache."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,15 @@ class Builder:
     """Builds in a tree that the user names.
 
     Args:
-        tree: Buildroot's.
-        out: where the output directories are.
-        downloads: Buildroot's download directory: the sources, all of them. A build downloads nothing.
-        ccache: what was compiled before; may be shared by machines.
-        jobs: how many compilers at the same time, of however many packages of one defconfig.
+        tree: Buildroot's source tree.
+        out: contains the output directories.
+        downloads: Buildroot's download directory with all sources. A build downloads nothing.
+        ccache: directory of ccache(1); several machines may share it.
+        console: shows progress.
+        jobs: compilers that run at the same time for each defconfig.
         maker: makes the places to run make in.
-        arch: what is built for.
-        compiler: a part of a defconfig that names another toolchain than ours, such as one that Buildroot knows.
+        arch: the architecture to build for.
+        compiler: a part of a defconfig that names another toolchain, such as one that Buildroot knows; None: ours.
     """
 
     tree: Source
@@ -85,7 +87,7 @@ class Builder:
     _held: set[str] = field(default_factory=set)
 
     def _settings(self, environment: MakeEnvironment) -> dict[str, str]:
-        """What is the build's and not the image's, as in a defconfig."""
+        """Symbols that configure the build and not the image, with values as in a defconfig."""
         return {
             **({} if self.compiler else toolchain.settings(self.arch)),
             **_NOT_BY_BUILDROOT,
@@ -94,13 +96,13 @@ class Builder:
             "BR2_PRIMARY_SITE_ONLY": "y",
             "BR2_CCACHE": "y",
             "BR2_CCACHE_DIR": f'"{environment.ccache}"',
-            # Paths are the same for every build. If ccache made them relative, whatever it cannot keep and hands to the
-            # compiler as it is would have other names of files in it: no two builds were the same.
+            # Paths are the same in every build. If ccache made them relative, files that it cannot cache would be
+            # compiled with other names in them than those that it can, and no two builds would be the same.
             "BR2_CCACHE_USE_BASEDIR": "n",
-            # Packages that do not need one another are built at the same time, and none sees what it did not ask for.
+            # Independent packages are built at the same time, and each sees only what it depends on.
             "BR2_PER_PACKAGE_DIRECTORIES": "y",
             "BR2_PACKAGE_PYTHON3_PY_ONLY": "y",
-            # For ninja: all of make's share the job server of the outermost (package/Makefile.in).
+            # For ninja; all makes share the job server of the outermost one (package/Makefile.in).
             "BR2_JLEVEL": str(self.jobs),
         }
 
@@ -109,16 +111,16 @@ class Builder:
 
     @contextmanager
     def locked(self, names: Sequence[str]) -> Iterator[None]:
-        """Hold the output directories of these defconfigs against other processes; again in itself, it is held once.
+        """Lock the output directories of these defconfigs against other processes; may be nested.
 
-        Whoever reads what was built holds it, too: make begins by writing the configuration anew.
+        Readers lock them, too, because make begins by writing the configuration anew.
         """
         with ExitStack() as held:
-            # All take them in the same order, so none waits for one that waits for it.
+            # Always in the same order, so that two processes never wait for each other.
             for name in sorted(set(names) - self._held):
                 directory = self._directory(name)
                 self.out.mkdir(parents=True, exist_ok=True)
-                busy = f"  … {directory} [dim](another build is at it)[/]"
+                busy = f"  … {directory} [dim](waiting for another build)[/]"
                 lock = directory.with_name(f".{directory.name}.lock")
                 held.enter_context(exclusive_lock(lock, partial(self.console.print, busy, highlight=False)))
                 self._held.add(name)
@@ -129,7 +131,7 @@ class Builder:
         """The output directory of one defconfig out of `defconfig.ALL`, configured, and what it builds.
 
         Raises:
-            SallyportError: Buildroot did not take it.
+            SallyportError: Buildroot does not keep a line of the defconfig (`Output.configure`).
         """
         with self.locked([name]):
             return self._output(name)
@@ -147,16 +149,16 @@ class Builder:
         return output, self._listed[name]
 
     def configs(self, name: str) -> list[Path]:
-        """The parts of a defconfig."""
+        """The files that a defconfig consists of; the last one wins."""
         parts = self.arch.configs(name, defconfig.ALL[name])
         return [*parts, self.compiler] if self.compiler else parts
 
     def prebuilt(self) -> list[packages.Package]:
-        """What goes into an image as it is."""
+        """Debian packages whose files go into an image as they are."""
         return collect.prebuilt(self.sandbox.prebuilt, libc=self.compiler is None)
 
     def inputs(self, name: str) -> dict[str, str]:
-        """Digests of what a build is made with besides its defconfig: of our external tree, and of the compiler."""
+        """Digests of what a build uses besides its defconfig: our external tree and the compiler."""
         digests = {path: digest_path(EXTERNAL / path) for path in (*_OURS, self.arch.directory.name)}
         digests |= {"kernel": digest_path(_VM_KERNEL)} if name == "frontend" else {}
         return digests | {"made by": self.sandbox.identity}
@@ -165,10 +167,10 @@ class Builder:
         """Buildroot does not rebuild what a changed configuration asks for (docs/manual/rebuilding-packages.adoc).
 
         Raises:
-            SallyportError: what is in the directory was begun with another configuration, or from another tree.
+            SallyportError: the build in the directory was begun with another configuration or another source tree.
         """
         symbols = defconfig.read(output.directory / "defconfig").values()
-        # How many jobs there are changes nothing.
+        # The number of jobs does not change what is built.
         values = sorted(f"{symbol.name}={symbol.value}" for symbol in symbols if symbol.name != "BR2_JLEVEL")
         config = hashlib.sha256("\n".join(values).encode()).hexdigest()
         origin = f"{self.tree.release} {config} {' '.join(self.inputs(name).values())}\n"
@@ -177,8 +179,8 @@ class Builder:
             return
         if any(output.directory.glob("build/*/.stamp_*")):
             raise SallyportError(
-                f"{output.directory} was begun with another configuration, other packages of ours or another release",
-                f"start anew: rm -r {output.directory}; downloads stay in {self.downloads}",
+                f"{output.directory}: this build was begun with another configuration, external tree or release",
+                f"start anew: `rm -r {output.directory}`; downloads stay in {self.downloads}",
             )
         new = record.with_name(f".{record.name}.new")
         new.write_text(origin)
@@ -193,13 +195,13 @@ class Builder:
         return downloads.look(packages, self.tree.directory, self.downloads)
 
     def build(self, names: Sequence[str], *, again: str = "") -> list[Path]:
-        """Build defconfigs at the same time, or go on with them; returns their output directories.
+        """Build defconfigs at the same time, or continue; returns their output directories.
 
-        What was built by this object before is not looked at again.
+        Defconfigs that this object has built already are skipped.
 
         Args:
             names: out of `defconfig.ALL`.
-            again: a package to build anew from its sources, first of all.
+            again: a package to build anew from its sources first.
 
         Raises:
             SallyportError: source files are missing; a package failed; or a kernel lacks an option.
@@ -221,19 +223,19 @@ class Builder:
         return [self._directory(name) for name in names]
 
     def _require(self, names: Sequence[str]) -> None:
-        """Insist on the source files of all of them."""
+        """Check that all source files are there and have their hashes."""
         if bad := [needed for needed in self.sources(names) if not needed.good]:
             downloads.show(bad, self.console)
             raise SallyportError(
-                f"{len(bad)} source files cannot be used, and a build downloads nothing",
-                f"put them below {self.downloads}, each into its folder; `invoke image.sources --fetch` finds many",
+                f"{len(bad)} source files are missing or damaged, and a build downloads nothing",
+                f"put each into its folder below {self.downloads}; `invoke image.sources --fetch` finds many of them",
             )
 
     def _take_up(self, package: str, outputs: Mapping[str, Output]) -> None:
-        """Forget what was built of a package, and with it of all that was built with it.
+        """Remove a package's build, and those of all packages that depend on it.
 
-        Each package has a copy of what it needs (docs/manual/rebuilding-packages.adoc): of a library built anew, the
-        copies of those who need it would still be the old one, and win.
+        Each package has a copy of what it depends on (docs/manual/rebuilding-packages.adoc). Without this, those copies
+        would still be of the old build, and would be installed over the new one.
         """
         having = [name for name in outputs if any(package == listed.name for listed in self._listed[name])]
         if not having:
@@ -241,7 +243,7 @@ class Builder:
             close = difflib.get_close_matches(package, sorted(known), n=1)
             raise SallyportError(
                 f"no package {package!r} in {' and '.join(outputs)}",
-                f"did you mean {close[0]}?" if close else "`invoke image.sources --json` tells what there is",
+                f"did you mean {close[0]}?" if close else "`invoke image.sources --json` lists all packages",
             )
         for name in having:
             known = {listed.name for listed in self._listed[name]}
@@ -256,10 +258,11 @@ class Builder:
         self.console.print(f"  [green]✓[/] {name} [dim](Buildroot {self.tree.release}; log: {log})[/]", highlight=False)
 
     def legal(self, name: str, target: Path) -> Path:
-        """What must go along with an image of a defconfig that was built, in a directory of ``target``.
+        """Collect licences and sources of a defconfig that was built; returns the directory below ``target``.
 
         Raises:
-            SallyportError: it was not, or otherwise; or a licence is not what its hash says.
+            SallyportError: the defconfig was not built, or with another configuration; or a licence file does not have
+                its hash.
         """
         with self.locked([name]):
             output, packages = self.output(name)
@@ -267,7 +270,8 @@ class Builder:
             tally = building.Tally(output, packages)
             if (done := tally.done()) < tally.total:
                 raise SallyportError(
-                    f"{output.directory}: {done} of {tally.total} packages are built", "first `invoke image.buildroot`"
+                    f"{output.directory}: {done} of {tally.total} packages are built",
+                    "run `invoke image.buildroot` first",
                 )
             with self.console.status(f"collecting licences and sources of {name}"):
                 return legal.collect(output, self.prebuilt(), self.sandbox.prebuilt, target / output.directory.name)

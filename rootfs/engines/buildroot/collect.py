@@ -1,7 +1,7 @@
-"""What a finished build leaves: its target tree in the layout that both engines share, the kernel, what is in it.
+"""Collects the results of a build by Buildroot: the tree in the layout of both engines, the kernel, lists of packages.
 
-The layout is Debian's: libraries in the directory of their architecture, Python's packages in one without a version in
-its name. So overlays, the choice of files and every check of an image hold for both engines.
+The layout is Debian's: libraries are in the directory of their architecture, Python packages in one without a version
+in its name. So overlays, the choice of files and all checks of an image are the same for both engines.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from rootfs.spec.architecture import Arch
 
 _PYTHON = Path("usr/lib/python3/dist-packages")
 _PYTHON_EXTRAS = ("config-*", "ctypes/macholib", "ensurepip")
-"""What Debian has in packages of its own: how to build modules, another system's libraries, an installer."""
+"""Parts of Python that Debian has in packages of their own: building modules, macOS libraries, an installer."""
 LINUX = "linux"
-"""The kernel's package."""
+"""Buildroot's name of the kernel's package."""
 _LIBC = ("libc6", "libgcc-s1", "libstdc++6")
-"""Debian's binaries, which our toolchain brings in."""
+"""Debian packages that the toolchain installs as they are."""
 _PREBUILT = (
     "nftables", "libbsd0", "libedit2", "libgmp10", "libjansson4", "libmd0",
     "libmnl0", "libnftables1", "libnftnl11", "libtinfo6", "libxtables12", "python3-cryptography", "qemu-system-data",
     "seabios",
 )  # fmt: skip
-"""Debian's binaries, which rootfs/external/overrides.mk brings in."""
+"""Debian packages that rootfs/external/overrides.mk installs as they are."""
 
 
 def prebuilt(fetched: Path, *, libc: bool = True) -> list[packages.Package]:
-    """The packages of a fetched set of which something goes into an image as it is.
+    """The packages of a fetched set whose files go into an image as they are.
 
     Args:
         fetched: as `rootfs.base.packages.fetch` left it.
-        libc: whether the C library, the toolchain's, is of them.
+        libc: whether the C library, which belongs to our toolchain, is one of them.
     """
     names = _PREBUILT + (_LIBC if libc else ())
     return [package for package in packages.load(fetched) if package.name in names]
 
 
 def sbin() -> set[str]:
-    """The programs that are in usr/sbin where that is a directory of its own: the choice of files says so."""
+    """Names of the programs that the map expects in usr/sbin; Buildroot has them in usr/bin."""
     globs = [glob for entry in symbol_map.read().symbols.values() for glob in entry.keep]
     return {glob.removeprefix("usr/sbin/") for glob in globs if glob.startswith("usr/sbin/")}
 
@@ -66,17 +66,18 @@ def gather(
     """Fill ``output`` from an output directory of Buildroot.
 
     Args:
-        arch: what it was built for.
-        directory: make's ``O``, built.
-        listed: its packages.
-        binaries: of Debian's packages those of `prebuilt`.
-        fetched: the Debian packages with what is not built, as `rootfs.base.packages.fetch` left them.
+        arch: the architecture that it was built for.
+        directory: the output directory (make's ``O``), built.
+        listed: the packages of the build.
+        binaries: Debian packages as `prebuilt` returns them.
+        fetched: the set of those packages, as `rootfs.base.packages.fetch` left it.
         output: gets ``tree``, ``linux/tree``, ``packages.json``, ``files.json`` and ``licenses.json``, all of them as
             `rootfs.base.packages.fetch` and its users have them.
-        hashes: source file to its SHA-256.
+        hashes: names of source files to their SHA-256.
 
     Raises:
-        SallyportError: Buildroot left something else than was expected.
+        SallyportError: a program belongs to no package, a prebuilt one lacks a symbol, or a file is not where it should
+            be.
     """
     tree = output / "tree"
     shutil.copytree(directory / "target", tree, symlinks=True)
@@ -86,7 +87,7 @@ def gather(
     for line in (directory / "build/packages-file-list.txt").read_text().splitlines():
         package, _, path = line.partition(",")
         brought.setdefault(package, []).append(_placed(arch, path.removeprefix("./"), moved))
-    brought.setdefault(LINUX, [])  # one without modules leaves no file in the tree
+    brought.setdefault(LINUX, [])  # a kernel without modules leaves no file in the tree
     inside = {package.name: package for package in listed if package.name in brought and package.downloads}
     rows = [
         packages.Package(p.name, p.version, arch.name, hashes.get(p.downloads[0].source, ""), by="buildroot", cpe=p.cpe)
@@ -99,14 +100,14 @@ def gather(
     owned = {name for names in brought.values() for name in names}
     if lost := sorted(name for name in files(tree) if name not in owned and _is_program(tree / name)):
         raise SallyportError(
-            f"of no package: {', '.join(lost[:5])}, and {len(lost)} in all: the bill of materials would not have them",
+            f"{len(lost)} programs belong to no package of the bill of materials: {', '.join(lost[:5])}",
             "name the package that brings them in `_PREBUILT`, or where they were moved from in `_arrange`",
         )
     libraries = [path for path in (tree / arch.libraries).iterdir() if ".so" in path.name and path.is_file()]
     if lost := linkage.missing((path for path in as_they_are if path.is_file()), libraries):
         raise SallyportError(
-            f"prebuilt, and not to be loaded: {', '.join(lost[:5])}, and {len(lost)} in all",
-            "build the library with it, or take another binary (rootfs/external/overrides.mk)",
+            f"prebuilt programs need {len(lost)} symbols that no library has: {', '.join(lost[:5])}",
+            "build the library with that symbol, or choose another binary (rootfs/external/overrides.mk)",
         )
     known = {p.name: Licenses((p.licenses,) if p.licenses else ()) for p in inside.values()}
     known |= licenses.read(fetched / "tree", [package.name for package in binaries])
@@ -116,7 +117,7 @@ def gather(
 
 
 def _is_program(file: Path) -> bool:
-    """Whether it is one, or a library (elf(5)). What is written while an image is made, such as a host name, is not."""
+    """Whether a file is a program or a library (elf(5)); files that the build writes, such as a host name, are not."""
     if file.is_symlink():
         return False
     with file.open("rb") as stream:
@@ -124,7 +125,7 @@ def _is_program(file: Path) -> bool:
 
 
 def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
-    """Bring the tree into the shared layout; returns old to new places."""
+    """Bring the tree into the shared layout; returns old paths to new ones."""
     moved: dict[str, str] = {}
     for name, target in MERGED.items():
         link = tree / name
@@ -140,17 +141,20 @@ def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
         if ".so" in file.name and not (file.is_dir() and not file.is_symlink()):
             leads = os.readlink(file) if file.is_symlink() else ""
             if leads.startswith("/"):
-                raise SallyportError(f"{file} -> {leads}: a library elsewhere", "mend `_arrange`")
+                raise SallyportError(
+                    f"{file}: the library is a link to {leads}, outside of usr/lib",
+                    "extend `_arrange` in rootfs/engines/buildroot/collect.py",
+                )
             file.rename(libraries / file.name)
-            if "/" in leads:  # to a directory beside them, which stays
+            if "/" in leads:  # a link into a directory beside the libraries, which is not moved
                 (libraries / file.name).unlink()
                 (libraries / file.name).symlink_to(f"../{leads}")
     for file in lib.glob("systemd/lib*.so"):
-        # systemd's own libraries: the loader finds them here, too, and what is left there are units and programs.
+        # systemd's own libraries: the loader finds them there as well, and only units and programs are left.
         file.rename(libraries / file.name)
         moved[file.relative_to(tree).as_posix()] = (arch.libraries / file.name).as_posix()
     for file in [*lib.rglob("*.so*"), *lib.glob("python3*/**/*")]:
-        # Only programs are executable here: libraries are mapped, modules imported (Debian Policy, section 8.1).
+        # Libraries are mapped and modules imported, so they need not be executable (Debian Policy, section 8.1).
         if file.is_file() and not file.is_symlink():
             file.chmod(0o644)
     loader = tree / arch.loader
@@ -177,7 +181,7 @@ def _arrange(arch: Arch, tree: Path) -> dict[str, str]:
 
 
 def _placed(arch: Arch, path: str, moved: dict[str, str]) -> str:
-    """Where a file of Buildroot's list is now."""
+    """Where a file of Buildroot's list is in the shared layout."""
     path = merged(path)
     for old, new in moved.items():
         if path == old or path.startswith(f"{old}/"):
@@ -187,7 +191,7 @@ def _placed(arch: Arch, path: str, moved: dict[str, str]) -> str:
 
 
 def _linux(arch: Arch, directory: Path, tree: Path, target: Path) -> None:
-    """Kernel and modules, out of the tree: an image has only the modules that its profile names."""
+    """Move the kernel's modules out of the tree, and copy the kernel: a profile names the modules of its image."""
     built = next((path for path in (directory / "build").glob("linux-[0-9]*") if path.is_dir()), None)
     if built is None:
         raise SallyportError(f"no kernel was built in {directory}", "set BR2_LINUX_KERNEL=y")

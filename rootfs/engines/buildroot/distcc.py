@@ -1,9 +1,9 @@
-"""A compile farm: other machines that compile for a build (distcc(1)), each in a sandbox of its own.
+"""Other machines that compile for a build (distcc(1)), each in a build sandbox of its own.
 
-The sandbox is made of locked packages, so the compiler of each is the same, and it does not matter where a file was
-compiled. Whoever reaches a node can run programs there (distcc's protocol has no secret): hence a node runs in a
-sandbox that it can only read, as nobody if root started it, and answers only the addresses that it was told. It is for
-a network that you trust.
+The sandbox is made of locked packages, so all machines have the same compiler, and it does not matter which of them
+compiles a file. distcc's protocol has no authentication: everybody who reaches a node can run programs on it. So a node
+runs in a read-only sandbox, as user nobody if root started it, and answers only the named addresses. Use it only in a
+network that you trust.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from rootfs.base.errors import SallyportError
 SETTING = "SALLYPORT_FARM"
 """Environment variable: the machines that help to compile, ``ADDRESS[:PORT][/JOBS]`` for each, with blanks between."""
 PORT = 3632
+"""TCP port of distcc(1)."""
 JOBS = 4
-"""Of a node that does not say how many."""
+"""Compilers at the same time on a node without a number."""
 _WIDEST = 16
-"""Prefix length of a network that a node may answer."""
+"""Shortest prefix of a network that a node may answer."""
 _NODE = re.compile(r"(?P<address>\d+\.\d+\.\d+\.\d+)(?::(?P<port>\d{1,5}))?(?:/(?P<jobs>\d{1,3}))?")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine that compiles: ``jobs`` at the same time."""
+    """A machine that runs ``jobs`` compilers at the same time."""
 
     address: str
     port: int = PORT
@@ -36,17 +37,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Farm:
-    """The nodes besides this machine; none is no farm."""
+    """The other machines that compile for this one."""
 
     nodes: tuple[Node, ...] = ()
 
     @property
     def jobs(self) -> int:
-        """How many compilers run at the same time, those of this machine included."""
+        """Compilers that run at the same time, those of this machine included."""
         return (os.cpu_count() or 1) + sum(node.jobs for node in self.nodes)
 
     def environment(self) -> dict[str, str]:
-        """What tells ccache, which asks first what was compiled before, to ask distcc for the rest."""
+        """Variables that make ccache call distcc for files that it does not have."""
         if not self.nodes:
             return {}
         hosts = [f"localhost/{os.cpu_count() or 1}", *(f"{n.address}:{n.port}/{n.jobs}" for n in self.nodes)]
@@ -57,7 +58,7 @@ def read(setting: str) -> Farm:
     """Read ``ADDRESS[:PORT][/JOBS]``, one for each node, with blanks between them.
 
     Raises:
-        SallyportError: one of them is none; names it.
+        SallyportError: a word is not of that form; names it.
     """
     nodes = []
     for word in setting.split():
@@ -69,36 +70,42 @@ def read(setting: str) -> Farm:
                 str(ipaddress.IPv4Address(match["address"])), int(match["port"] or PORT), int(match["jobs"] or JOBS)
             )
             if not (0 < node.port < 65536 and node.jobs):
-                raise ValueError("no such port, or no job")
+                raise ValueError("want a port from 1 to 65535 and at least one job")
         except ValueError as error:
-            raise SallyportError(f"{SETTING}: {word!r}: {error}", "such as 192.168.1.7/8 192.168.1.8:3632/4") from error
+            raise SallyportError(
+                f"{SETTING}: {word!r}: {error}", "write it as 192.168.1.7/8 or 192.168.1.8:3632/4"
+            ) from error
         nodes.append(node)
     return Farm(tuple(nodes))
 
 
 def command(listen: str, allow: str, port: int, jobs: int) -> list[str]:
-    """The daemon's command line.
+    """The command line of the compile server, distccd(1).
 
     Args:
         listen: the address of this machine.
-        allow: the address, or network, that may ask.
+        allow: the address or network whose machines may use it.
         port: TCP port.
-        jobs: how many at the same time.
+        jobs: compilers at the same time.
 
     Raises:
-        SallyportError: not an address; or a port or number of jobs that cannot be.
+        SallyportError: an address, port or number of jobs is out of range, or the network is too large.
     """
     try:
         address, network = ipaddress.IPv4Address(listen), ipaddress.IPv4Network(allow)
     except ValueError as error:
-        raise SallyportError(f"{error}", "name this machine's address by --listen, who may ask by --allow") from error
+        raise SallyportError(
+            f"{error}", "give this machine's address as --listen, and the other machines' as --allow"
+        ) from error
     if network.prefixlen < _WIDEST:
-        raise SallyportError(f"--allow {network}: so many machines are nobody's own", f"at least /{_WIDEST}")
+        raise SallyportError(
+            f"--allow {network}: the network is too large", f"name one with a prefix of at least /{_WIDEST}"
+        )
     if not (0 < port < 65536 and jobs > 0):
-        raise SallyportError(f"no port {port}, or no {jobs} jobs", "--port 1 to 65535, --jobs at least 1")
+        raise SallyportError(f"--port {port}, --jobs {jobs}: out of range", "want --port 1 to 65535, --jobs at least 1")
     return [
         *("distccd", "--no-detach", "--daemon", "--log-stderr", "--log-level", "notice"),
         *("--listen", str(address), "--port", str(port), "--allow", str(network), "--jobs", str(jobs)),
-        # It would else know compilers in one directory alone, and ours stands elsewhere.
+        # Otherwise distccd only runs compilers of one directory, which is not that of our toolchain.
         "--enable-tcp-insecure",
     ]

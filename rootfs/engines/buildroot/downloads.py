@@ -29,19 +29,19 @@ _STRONG = ("sha256", "sha384", "sha512")
 
 
 class State(enum.StrEnum):
-    """How a file is."""
+    """State of a source file."""
 
     THERE = "there"
     MISSING = "missing"
     DIFFERS = "differs"
-    """It is not what its hash says."""
+    """Its digest is not the declared one."""
     UNHASHED = "no hash"
-    """It is there, but nothing says what it should be."""
+    """It is there, but no digest is declared for it."""
 
 
 @dataclass(frozen=True)
 class Needed:
-    """One file. ``where`` is the file found, or the place in the download directory where it should be."""
+    """One source file. ``where`` is the file found, or the path in the download directory where it is expected."""
 
     packages: tuple[str, ...]
     folder: str
@@ -54,21 +54,21 @@ class Needed:
 
     @property
     def good(self) -> bool:
-        """Whether a build may use it: our configurations insist on hashes (BR2_DOWNLOAD_FORCE_CHECK_HASHES)."""
+        """Whether a build may use it: our defconfigs demand declared digests (BR2_DOWNLOAD_FORCE_CHECK_HASHES)."""
         return self.state is State.THERE
 
     def sha256(self) -> str:
-        """Digest of the file that was found, hexadecimal."""
+        """SHA-256 of the file found, hexadecimal."""
         with self.where.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def look(packages: Iterable[Package], tree: Path, downloads: Path) -> list[Needed]:
-    """Look at each file that the packages need, once, in the order of their names.
+    """The state of each file that the packages need, each once, sorted by folder and name.
 
     Args:
-        packages: of the build.
-        tree: Buildroot's, in which hash files are.
+        packages: the packages of the build.
+        tree: Buildroot's source tree, which has the hash files.
         downloads: Buildroot's download directory (BR2_DL_DIR).
 
     Raises:
@@ -83,7 +83,7 @@ def look(packages: Iterable[Package], tree: Path, downloads: Path) -> list[Neede
         places = [downloads / folder / file, downloads / file]
         hashes = _hashes(makers, tree, file)
         names = tuple(sorted({package.name for package in makers}))
-        # Buildroot throws away what differs and looks on.
+        # Buildroot deletes a file with another digest, and tries the next place.
         states = {place: state(place, hashes) for place in places if place.is_file()}
         where = next((place for place, state in states.items() if state is not State.DIFFERS), None)
         where = where or next(iter(states), places[0])
@@ -92,7 +92,7 @@ def look(packages: Iterable[Package], tree: Path, downloads: Path) -> list[Neede
 
 
 def state(where: Path, hashes: Iterable[tuple[str, str]]) -> State:
-    """How a file is by all its hashes: of the strong ones, one at least."""
+    """The state of a file that is there: all declared digests must be right, and one of them must be strong."""
     wanted = dict(hashes)
     for algorithm, digest in wanted.items():
         with where.open("rb") as stream:
@@ -109,9 +109,9 @@ def _hashes(makers: Iterable[Package], tree: Path, file: str) -> tuple[tuple[str
 
 
 def _hash_files(package: Package, tree: Path) -> list[Path]:
-    """Those that Buildroot reads (package/pkg-download.mk): the package's own, then those of BR2_GLOBAL_PATCH_DIR."""
+    """The hash files that Buildroot reads (package/pkg-download.mk): the package's, then BR2_GLOBAL_PATCH_DIR's."""
     place = Path(package.package_dir)
-    # An absolute one is in our external tree, wherever that was seen.
+    # An absolute path is in our external tree as the build sandbox sees it.
     own = EXTERNAL / "package" / place.name if place.is_absolute() else tree / place
     places = [place for place in (own, EXTERNAL / "patches" / place.name) if package.package_dir]
     name = f"{place.name}.hash"
@@ -119,15 +119,15 @@ def _hash_files(package: Package, tree: Path) -> list[Path]:
 
 
 def read_hashes(path: Path) -> dict[str, dict[str, str]]:
-    """File name to algorithm to digest, as a package's hash file says.
+    """The digests in a package's hash file: file name to algorithm to hexadecimal digest.
 
     Raises:
-        SallyportError: it cannot be read, or a line is none; names file and line.
+        SallyportError: the file cannot be read, or a line is malformed; names file and line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SallyportError(f"{path}: {error}", "is it an unchanged release?") from error
+        raise SallyportError(f"{path}: {error}", "use an unchanged release of Buildroot") from error
     hashes: dict[str, dict[str, str]] = {}
     for number, line in enumerate(lines, start=1):
         words = line.split()
@@ -142,7 +142,7 @@ def read_hashes(path: Path) -> dict[str, dict[str, str]]:
 
 
 def show(found: Sequence[Needed], console: Console) -> None:
-    """Print what a build cannot use, by its place below the download directory, and the sum."""
+    """Print the files that a build cannot use, by their path below the download directory, and how many there are."""
     bad = [needed for needed in found if not needed.good]
     if bad:
         table = Table(box=SIMPLE, padding=0, pad_edge=False)
@@ -150,7 +150,7 @@ def show(found: Sequence[Needed], console: Console) -> None:
             table.add_column(column, no_wrap=True)
         table.add_column("needed by", overflow="fold")
         for needed in bad:
-            # For the build machine or for the image: the source is the same.
+            # A package for the build machine (host-...) has the same source as that for the image.
             users = dict.fromkeys(name.removeprefix("host-") for name in needed.packages)
             table.add_row(f"{needed.folder}/{needed.file}", needed.state, ", ".join(users))
         console.print(table)

@@ -1,7 +1,8 @@
-"""Finds source files: in a mirror that the user names; or by their hash in the source packages of Debian's archive,
-then in the Python package index.
+"""Finds source files of Buildroot's packages: in a mirror that the user names, or by their SHA-256 among the source
+packages of Debian's archive, and then in the Python package index.
 
-Which servers these are, apt and pip of this machine know. What a file is, its hash says: no origin is trusted.
+The servers are those that apt and pip of this machine are configured for. No origin is trusted: a file is accepted only
+if it has the declared digest.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ from rootfs.base.scratch import scratch
 from rootfs.engines.buildroot.downloads import Needed, State, state
 
 SUITES = ("trixie", "bookworm", "forky", "sid")
-"""Of Debian; the first that has a file gives it."""
+"""Suites of Debian, in the order in which a file is looked for."""
 _HELPER = Path("/usr/lib/apt/apt-helper")
 _PROJECT = re.compile(r"(?P<name>[A-Za-z0-9._-]+?)-\d")
 _MAX_FILE = 2**30
-"""Bytes of a file; the kernel's and QEMU's have some 150 MiB."""
+"""Bytes of a source file; those of the kernel and of QEMU have about 150 MiB."""
 Say = Callable[[str], None]
 
 
 def fetch(wanted: Sequence[Needed], downloads: Path, say: Say, mirror: str = "") -> list[Needed]:
-    """Fetch what can be found; returns what cannot.
+    """Fetch the files that can be found; returns those that cannot.
 
     Args:
-        wanted: files of which a strong hash is known; others cannot be found.
-        downloads: Buildroot's download directory. A file appears there by one rename, when it is what its hash says.
-        say: is told of each file.
+        wanted: files with a declared strong digest; others cannot be found.
+        downloads: Buildroot's download directory. A file appears there by one rename, after its digest was checked.
+        say: is called with a line about each file, to show progress.
         mirror: directory, or address of one, laid out as Buildroot's primary site is (BR2_PRIMARY_SITE: each file in
-            its package's folder, or flat). Where it is named, nothing else is asked.
+            its package's folder, or flat). If it is given, no other place is tried.
 
     Raises:
-        SallyportError: apt has no archive, or cannot read it.
+        SallyportError: apt has no source of Debian, or cannot read the archive.
     """
     left = {(needed.folder, needed.file): needed for needed in wanted}
     with scratch("sallyport-fetch-") as temporary:
@@ -66,7 +67,7 @@ def _place(path: Path, target: Path) -> None:
 
 
 def _in_mirror(mirror: str, wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tuple[Needed, Path]]:
-    """Each place where it may be; whether it is what was looked for, its hash says."""
+    """Files at the places where a mirror may have the wanted ones; the caller checks their digests."""
     for needed in wanted:
         for place in (f"{needed.folder}/{needed.file}", needed.file):
             path = Path(mirror) / place
@@ -83,7 +84,7 @@ def _in_mirror(mirror: str, wanted: Sequence[Needed], folder: Path, say: Say) ->
 
 
 def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tuple[Needed, Path]]:
-    """Through a private set of apt's lists: the machine's own stay as they are (apt.conf(5))."""
+    """Look in the source packages of Debian, by a private set of apt's lists: the machine's own are not changed."""
     by_hash = {dict(needed.hashes)["sha256"]: needed for needed in wanted if "sha256" in dict(needed.hashes)}
     if not by_hash:
         return
@@ -100,7 +101,7 @@ def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tu
     found = run(["apt-get", *options, "indextargets", "--format", "$(REPO_URI) $(FILENAME)", "Created-By: Sources"])
     for line in found.splitlines():
         uri, _, index = line.partition(" ")
-        # apt may keep it compressed.
+        # apt may keep the index compressed.
         for digest, place in _listed(run([_HELPER, "cat-file", index]), set(by_hash)):
             needed = by_hash.pop(digest)
             say(f"{needed.file}: {place}")
@@ -108,13 +109,13 @@ def _in_archive(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tu
             try:
                 run([_HELPER, "download-file", f"{uri}{place}", target, f"SHA256:{digest}"])
             except CommandError:
-                by_hash[digest] = needed  # listed, and gone: another suite may have it
+                by_hash[digest] = needed  # listed but no longer there: another suite may have it
                 continue
             yield needed, target
 
 
 def _listed(index: str, digests: set[str]) -> Iterator[tuple[str, str]]:
-    """Those of ``digests`` that an index of sources has (Debian Policy, section 5.4), and where."""
+    """Those of ``digests`` that an index of sources lists (Debian Policy, section 5.4), each with its path."""
     for paragraph in index.split("\n\n"):
         if digests.isdisjoint(re.findall(r"^ ([0-9a-f]{64}) ", paragraph, re.MULTILINE)):
             continue
@@ -147,9 +148,9 @@ def _in_index(wanted: Sequence[Needed], folder: Path, say: Say) -> Iterator[tupl
 
 
 def _index() -> str:
-    """The package index that pip uses."""
+    """The address of the package index that pip is configured for."""
     try:
-        # Warnings may stand before it.
+        # pip may print warnings before the address.
         return run([sys.executable, "-m", "pip", "config", "get", "global.index-url"]).split()[-1]
     except (CommandError, SallyportError):
         return str(PyPI.simple_url)

@@ -1,4 +1,4 @@
-"""What must go along with an image: licences, sources, and lists of both."""
+"""Collects what must be delivered with an image: licences, sources, and lists of both."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rootfs.engines.buildroot.output import Output
 
 
 def collect(output: Output, binaries: Sequence[Package], fetched: Path, target: Path) -> Path:
-    """Buildroot's own collection (docs/manual/legal-notice.adoc), and the copyright files of what is prebuilt.
+    """Buildroot's own collection (docs/manual/legal-notice.adoc), and the copyright files of prebuilt packages.
 
-    The sources of that are in Debian's archive.
+    The sources of prebuilt packages are in Debian's archive.
 
     Args:
-        output: built.
-        binaries: Debian's packages that are in it as they are.
-        fetched: where they are, as `rootfs.base.packages.fetch` left them.
-        target: the directory that gets it; what was there before is replaced.
+        output: a finished build.
+        binaries: Debian packages whose files are in it as they are.
+        fetched: the set of those packages, as `rootfs.base.packages.fetch` left it.
+        target: the directory to make; it is replaced.
 
     Raises:
-        SallyportError: a licence is not what its hash says.
+        SallyportError: a licence file does not have its declared digest.
     """
     output.make("legal-info")
     work = target.with_name(f".{target.name}")
@@ -39,7 +39,7 @@ def collect(output: Output, binaries: Sequence[Package], fetched: Path, target: 
 
 
 def _link(source: str, target: str) -> None:
-    """Sources are big, and on the same disk."""
+    """Make a hard link if possible, as sources are big, or else a copy."""
     try:
         os.link(source, target)
     except OSError:

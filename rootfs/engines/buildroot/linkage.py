@@ -1,6 +1,6 @@
-"""Checks that prebuilt programs and libraries find what they call in libraries that were built otherwise.
+"""Checks that prebuilt programs and libraries find all symbols that they need in the libraries of a build.
 
-A library that lacks a symbol is only found out when a program that wants it starts, in the image, on the device.
+Without this check, a missing symbol would only be noticed on the device, when the program that needs it starts.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _HAS, _WANTS = ".gnu.version_d", ".gnu.version_r"
 
 
 def missing(files: Iterable[Path], libraries: Iterable[Path]) -> list[str]:
-    """What is called and nobody has (System V ABI, symbol table; LSB, symbol versioning): ``FILE wants SYMBOL``.
+    """Symbols that no library has (System V ABI, symbol table; LSB, symbol versioning), each as ``FILE wants SYMBOL``.
 
     Args:
-        files: those that call; what is no ELF file calls nothing.
-        libraries: those that are there.
+        files: programs and libraries; files that are not ELF are skipped.
+        libraries: the libraries of the build.
     """
     provided = {name for library in libraries for name in (*_symbols(library, defined=True), *_versions(library, _HAS))}
     return [
@@ -31,7 +31,7 @@ def missing(files: Iterable[Path], libraries: Iterable[Path]) -> list[str]:
 
 
 def _versions(file: Path, section: str) -> set[str]:
-    """Such as GLIBC_2.38: the interfaces that a library has, or that a file wants of its libraries."""
+    """Versions of interfaces, such as GLIBC_2.38, that a library defines or that a file needs of its libraries."""
     with file.open("rb") as stream:
         if stream.read(4) != b"\x7fELF":
             return set()
@@ -42,7 +42,7 @@ def _versions(file: Path, section: str) -> set[str]:
 
 
 def _symbols(file: Path, *, defined: bool) -> set[str]:
-    """Names that a file exports, or that it must import: a weak one may stay without."""
+    """Names of the symbols that a file defines, or that it needs; weak symbols need not be defined."""
     with file.open("rb") as stream:
         if stream.read(4) != b"\x7fELF":
             return set()

@@ -1,6 +1,6 @@
-"""One output directory of Buildroot (make's ``O``): configured, asked for its packages, built.
+"""One output directory of Buildroot (make's ``O``): configures it, lists its packages, builds it.
 
-Buildroot's make is always called with ``-C`` its source tree, and never writes there.
+Buildroot's make always runs with ``-C`` and the source tree, to which it never writes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def _line(name: str, value: str) -> str:
 
 
 def _by_name(text: str) -> dict[str, str]:
-    """The lines of a configuration by the symbols that they set."""
+    """The lines of a configuration, by the names of the symbols that they set."""
     found = map(_NAMED.fullmatch, text.splitlines())
     return {match[1] or match[2]: match[0] for match in found if match}
 
 
 class Download(BaseModel):
-    """One file that a package is made of."""
+    """One source file of a package."""
 
     model_config = ConfigDict(frozen=True)
     source: str
@@ -42,34 +42,34 @@ class Download(BaseModel):
 
 
 class Package(BaseModel):
-    """What ``make show-info`` says of one package (Buildroot's docs/manual/make-tips.adoc)."""
+    """One package, as ``make show-info`` prints it (Buildroot's docs/manual/make-tips.adoc)."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
     name: str
-    """As make's target: with ``host-`` before a package for the build machine."""
+    """Name of make's target; a package for the build machine begins with ``host-``."""
     type: str
     virtual: bool = False
     dl_dir: str = ""
-    """Below the download directory."""
+    """Folder below the download directory."""
     version: str = ""
     licenses: str = ""
-    """SPDX identifiers by and large, as the package says it."""
+    """Mostly SPDX identifiers, as the package declares them."""
     downloads: tuple[Download, ...] = ()
     package_dir: str = ""
-    """Where its makefile is: relative to Buildroot's tree, or absolute."""
+    """Directory of its makefile, relative to Buildroot's tree or absolute."""
     stamp_dir: str = ""
-    """Where it is built, relative to the output directory."""
+    """Directory in which it is built, relative to the output directory."""
     cpe: str = Field(default="", validation_alias="cpe-id")
-    """What advisories call it, and its version (NIST IR 7695); not every package has such a name."""
+    """Its CPE name with the version (NIST IR 7695), by which advisories know it; empty for packages without one."""
 
     @property
     def overridden(self) -> bool:
-        """Whether a directory of ours is its source (``FOO_OVERRIDE_SRCDIR``), and no file is."""
+        """Whether its source is a directory of ours (``FOO_OVERRIDE_SRCDIR``) instead of files."""
         return self.stamp_dir == f"build/{self.name}-custom"
 
 
 class MakeEnvironment(Protocol):
-    """How make is run for one output directory, and where it sees things."""
+    """How make runs for one output directory: its command line and variables, and the paths that it sees."""
 
     source: Path
     external: Path
@@ -93,7 +93,7 @@ class Output:
         source: Buildroot's tree.
         config: the parts of the defconfig; the last one wins.
         directory: exists.
-        environment: where make runs.
+        environment: how make runs, and which paths it sees.
     """
 
     def __init__(self, source: Source, config: Sequence[Path], directory: Path, environment: MakeEnvironment) -> None:
@@ -131,18 +131,20 @@ class Output:
                 environment.argv([*words, f"-j{jobs}", *targets]), env=environment.variables, on_line=on_line, stop=stop
             )
         except DiskFullError as error:
-            raise DiskFullError(str(error), f"make room at {self.directory}, and start again: it goes on") from error
+            raise DiskFullError(
+                str(error), f"make room at {self.directory}, then start again: the build continues"
+            ) from error
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write the output's ``.config`` anew from the defconfig.
 
         Args:
-            settings: symbols that are this machine's and not the image's (download directory, jobs), to values as in a
-                defconfig; they win.
+            settings: symbols that belong to this machine and not to the image (download directory, jobs), with values
+                as in a defconfig; they win.
 
         Raises:
             CommandError: make failed.
-            SallyportError: a part is no defconfig, or Buildroot does not keep a line; names file and line.
+            SallyportError: a part is not a defconfig, or Buildroot does not keep a line; names file and line.
         """
         wanted: dict[str, str] = {}
         places: dict[str, str] = {}
@@ -150,33 +152,33 @@ class Output:
             places |= {name: symbol.where for name, symbol in defconfig.read(part).items()}
             wanted |= _by_name(part.read_text())
         for name, value in (settings or {}).items():
-            wanted[name], places[name] = _line(name, value), "this machine's"
+            wanted[name], places[name] = _line(name, value), "set for this machine"
         whole = self.directory / "defconfig"
         whole.write_text("\n".join(wanted.values()) + "\n")
         self.make("-s", f"BR2_DEFCONFIG={self.environment.output / whole.name}", "defconfig")
         kept = _by_name((self.directory / ".config").read_text())
-        # What is off need not be mentioned.
+        # Kconfig does not mention a symbol that is off because its dependencies are.
         lost = [f"{line} ({places[name]})" for name, line in wanted.items() if kept.get(name, _line(name, "n")) != line]
         if lost:
             raise SallyportError(
                 f"Buildroot {self.source.release} does not keep {', '.join(lost)}",
-                "`invoke image.symbols --buildroot DIR` says why",
+                "`invoke image.symbols --buildroot DIR` explains why",
             )
 
     def packages(self) -> list[Package]:
-        """Every package that the build has, host tools included; takes some seconds.
+        """Every package of the build, including those for the build machine; takes some seconds.
 
         Raises:
             CommandError: make failed.
-            SallyportError: its answer is not understood.
+            SallyportError: make printed something else than expected.
         """
         said = self.make("-s", "show-info")
         try:
-            # Warnings may stand before it; it is one line.
+            # The answer is one line; warnings may precede it.
             table = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
             return [Package.model_validate({**what, "name": name}) for name, what in table.items()]
         except (StopIteration, ValueError, TypeError, ValidationError) as error:
             raise SallyportError(
-                f"Buildroot {self.source.release}: `make show-info` said something else: {error}",
-                "is it an unchanged release?",
+                f"Buildroot {self.source.release}: `make show-info` printed something unexpected: {error}",
+                "use an unchanged release of Buildroot",
             ) from error

@@ -1,4 +1,4 @@
-"""How far builds at the same time are."""
+"""Shows how far builds that run at the same time are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rootfs.engines.buildroot.build import Say
 
 _SECONDS = 60.0
-"""Without a word where there is no bar."""
+"""After so long a line is printed, on an output that is not a terminal."""
 
 
 @contextmanager
 def show_progress(names: Sequence[str], console: Console) -> Iterator[dict[str, Say]]:
-    """A bar for each; on what is no terminal a line for each package that is done, and each minute of a long one."""
+    """A progress bar for each build; without a terminal, a line whenever a package is done or a minute has passed."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     began = time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:

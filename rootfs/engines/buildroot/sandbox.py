@@ -1,8 +1,7 @@
-"""Where Buildroot runs: a Debian 13 user land of its own with compilers and a toolchain, and no network
-unless a farm is named.
+"""The build sandbox in which Buildroot runs: a Debian 13 user land with compilers and a toolchain.
 
-So a build does not depend on the machine, sees every directory at the same place wherever it is outside, and gets no
-source but what was looked at before.
+It has no network unless other machines are named that compile, too. So a build does not depend on the machine, sees
+every directory at the same path, and can use no sources but those that were checked before.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from rootfs.spec.architecture import ALL
 
 OUTPUT, DOWNLOADS, CCACHE = Path("/output"), Path("/downloads"), Path("/ccache")
 SOURCE, INSIDE_PROJECT, PREBUILT = Path("/buildroot"), Path("/sallyport"), Path("/prebuilt")
-"""Where things are seen inside."""
+"""Paths inside the sandbox."""
 _BIN, _TMP = Path("/opt/bin"), Path("/tmp")  # noqa: S108 - inside
 _ENVIRONMENT = {"PATH": f"{_BIN}:/usr/bin:/usr/sbin", "HOME": str(_TMP), "TMPDIR": str(_TMP), "TZ": "UTC"}
 _NAMES = {
     "gcc": "gcc-14", "cc": "gcc-14", "g++": "g++-14", "c++": "g++-14", "cpp": "cpp-14", "awk": "gawk",
     "which": "which.debianutils", "yacc": "bison",
 }  # fmt: skip
-"""Commands that Debian's maintainer scripts would link (update-alternatives(1)): none of them runs for this tree."""
+"""Commands that Debian's maintainer scripts would link (update-alternatives(1)): no such script runs for this tree."""
 _DIGEST = "digest"
 _ALONE = Farm()
 
@@ -49,9 +48,9 @@ class Sandbox:
     """The user land.
 
     Args:
-        fetched: packages with make and the compiler for what runs during the build.
-        prebuilt: packages with what goes into an image as it is.
-        added: ``bin`` and ``toolchain``, as `prepare` made them, with a digest of the toolchain.
+        fetched: package set with make and the compiler for programs of the build machine.
+        prebuilt: package set whose files go into an image as they are.
+        added: directory with ``bin``, ``toolchain`` and a digest of the toolchain, as `prepare` made it.
         farm: other machines that compile, too.
     """
 
@@ -61,19 +60,19 @@ class Sandbox:
     farm: Farm = _ALONE
 
     def make_environment(self, source: Path, output: Path, downloads: Path, ccache: Path) -> MakeEnvironment:
-        """A place for one output directory.
+        """An environment to run make in for one output directory.
 
         Args:
-            source: Buildroot's tree; only read.
-            output: make's ``O``; exists.
+            source: Buildroot's source tree; read-only.
+            output: the output directory (make's ``O``); must exist.
             downloads: Buildroot's download directory.
-            ccache: what was compiled before, by its input (ccache(1)).
+            ccache: directory of ccache(1).
         """
         return _MakeEnvironment(self, source.absolute(), output.absolute(), downloads.absolute(), ccache.absolute())
 
     @cached_property
     def identity(self) -> str:
-        """A digest of its packages, and of the toolchain that is made of them; not of how they were fetched."""
+        """A digest of its packages and of the toolchain that is made of them."""
         inside = {
             f"{package.name} {package.version} {package.sha256}"
             for path in (self.fetched, self.prebuilt)
@@ -84,18 +83,24 @@ class Sandbox:
 
     @property
     def shown(self) -> list[tuple[Path, Path]]:
-        """The compilers, at their places."""
+        """The directories with compilers, each with its path inside."""
         return [(self.added / "bin", _BIN), (self.added / "toolchain", toolchain.PLACE)]
 
     def serve(self, words: Sequence[str]) -> None:
-        """Compile for others (`rootfs.engines.buildroot.distcc.command`) until this process is told to end."""
+        """Run the compile server (`rootfs.engines.buildroot.distcc.command`) until this process is told to end.
+
+        Raises:
+            SallyportError: the server ended by itself with an error.
+        """
         with tempfile.TemporaryDirectory(prefix="sallyport-node-") as scratch:
-            # The daemon is nobody.
+            # The server runs as user nobody.
             os.chmod(scratch, 0o1777)  # noqa: S103 - as /tmp is
             tools, binds = Tools(self.fetched / "tree"), [(Path(scratch), _TMP)]
             argv = tools.argv(words, binds=binds, shown=self.shown, processes=False, cwd=_TMP)
             if status := subprocess.run(argv, env=environment(_ENVIRONMENT), umask=UMASK, check=False).returncode:
-                raise SallyportError(f"the node ended with status {status}", "above it says why")
+                raise SallyportError(
+                    f"the compile server ended with status {status}", "its own message is printed above"
+                )
 
 
 class _MakeEnvironment:
@@ -109,9 +114,9 @@ class _MakeEnvironment:
 
     def __init__(self, sandbox: Sandbox, source: Path, output: Path, downloads: Path, ccache: Path) -> None:
         self._tools = Tools(sandbox.fetched / "tree")
-        # Buildroot locks each folder of downloads by a file in it.
+        # Downloads must be writable: Buildroot locks each folder of them by a file in it.
         self._binds = [(output, OUTPUT), (downloads, DOWNLOADS), (ccache, CCACHE)]
-        # Both compilers are of the sandbox: what it is made of says more than the time stamp of a program.
+        # Both compilers are part of the sandbox, so its identity tells them apart better than their time stamps.
         self._compilers = sandbox.identity
         self._farm = sandbox.farm
         self._shown = [
@@ -125,14 +130,14 @@ class _MakeEnvironment:
         ]
 
     def argv(self, words: Sequence[str]) -> list[str]:
-        # A farm is on the network; without one a build has none.
+        # Other machines are reached by the network; without them a build has none.
         network = bool(self._farm.nodes)
         return self._tools.argv(words, binds=self._binds, shown=self._shown, network=network, cwd=OUTPUT)
 
     @property
     def variables(self) -> dict[str, str]:
         env = _ENVIRONMENT | self._farm.environment() | {"CCACHE_COMPILERCHECK": f"string:{self._compilers}"}
-        # Some packages' configure scripts refuse to run as root unless they are told that it is meant.
+        # Some packages' configure scripts refuse to run as root without this variable.
         return env | ({"FORCE_UNSAFE_CONFIGURE": "1"} if os.geteuid() == 0 else {})
 
 
@@ -149,7 +154,7 @@ def prepare(sets: PackageSets, farm: Farm = _ALONE) -> Sandbox:
         (output / _DIGEST).write_text(digest_path(output / "toolchain", whole=True))
 
     inputs = {"packages": fetched.name, "libraries": prebuilt.name, "names": str(_NAMES)}
-    # The digest must not be one of another making: builds would not know what was compiled before.
+    # The digest must be computed by the present code, as ccache compares it with that of earlier builds.
     inputs |= digest_code(toolchain, cache)
     name = f"toolchain{arch.suffix}"
     added = sets.cache.step(name, f"Toolchain for Buildroot ({arch.name})", inputs, build)

@@ -1,4 +1,4 @@
-"""Buildroot's own source tree, as the user names it: is it one, of which release, and what Kconfig symbols it has."""
+"""Buildroot's source tree that the user names: its release, and the Kconfig symbols that it has."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rootfs.base.scratch import scratch
 from rootfs.base.version import PROJECT
 
 RELEASE = "2026.02.3"
-"""The release that the defconfigs are written for: the newest of the long-term 2026.02 line; it keeps each symbol."""
+"""The release that the defconfigs are written for: the newest of the long-term line 2026.02."""
 BUILT = "2025.11.3"
-"""The release that is built: the newest whose sources can be had from the archives that we build from, which have
-neither Python 3.14 nor systemd 258, as the long-term line wants them."""
+"""The release that is built: the newest whose sources are in Debian's archive and the Python package index. These have
+neither Python 3.14 nor systemd 258, which the long-term line needs."""
 EXTERNAL = PROJECT / "rootfs/external"
 """The BR2_EXTERNAL tree."""
 NAMED = "SALLYPORT_BUILDROOT"
@@ -29,7 +29,7 @@ _VERSION = re.compile(r"^export BR2_VERSION := (\S+)$", re.MULTILINE)
 
 
 def named(option: str) -> str:
-    """What the user names, by an option or in the environment; empty if in neither."""
+    """The release that the user names by an option or in the environment; empty if by neither."""
     return option or os.environ.get(NAMED, "")
 
 
@@ -42,10 +42,10 @@ class Source:
 
     @classmethod
     def open(cls, directory: Path) -> Source:
-        """Look at a directory; nothing in it is changed.
+        """Read the release of the tree in a directory.
 
         Raises:
-            SallyportError: it is no Buildroot tree.
+            SallyportError: the directory is not a Buildroot source tree.
         """
         directory = directory.resolve()
         makefile = directory / "Makefile"
@@ -57,33 +57,33 @@ class Source:
             ) from error
         if found is None or not (directory / "Config.in").is_file():
             raise SallyportError(
-                f"{directory} is no Buildroot source tree", "name the directory of a Buildroot release"
+                f"{directory} is not a Buildroot source tree", "name the directory of a Buildroot release"
             )
         return cls(directory, found[1])
 
     def require(self, *releases: str) -> None:
-        """Insist on one of some releases; an unreleased state of it ("-git") is another one.
+        """Check that the tree is one of some releases; an unreleased state ("-git") is not.
 
         Raises:
-            SallyportError: the tree has another one.
+            SallyportError: the tree is another release.
         """
         if self.release not in releases:
             release = " or ".join(releases)
             raise SallyportError(
-                f"{self.directory} is Buildroot {self.release}, and {release} is wanted",
+                f"{self.directory} is Buildroot {self.release}, but {release} is needed",
                 f"unpack Buildroot {release} and name that directory",
             )
 
     def kconfig(self, external: Path = EXTERNAL) -> Kconfig:
-        """Every symbol of the tree and of our external tree; takes seconds.
+        """All Kconfig symbols of the tree and of the external tree; takes seconds.
 
         Raises:
-            SallyportError: a Config.in cannot be read; names file and line. Or a path has a space.
+            SallyportError: a Config.in cannot be read (names file and line), or a path has a space or a colon.
         """
         for path in (self.directory, external):
             if re.search(r"[\s:]", str(path)):
                 raise SallyportError(
-                    f"Kconfig cannot read {str(path)!r}: the path has a space or a colon", "move it to another place"
+                    f"Kconfig cannot read {str(path)!r}: the path has a space or a colon", "move it to another path"
                 )
         with scratch("sallyport-kconfig-") as folder:
             # Buildroot's own script writes the snippets that its Config.in sources.
@@ -91,8 +91,8 @@ class Source:
             try:
                 run([script, "-d", folder, external], cwd=self.directory)
             except CommandError as error:
-                raise CommandError(str(error), "mend rootfs/external/external.desc") from error
-            # As in COMMON_CONFIG_ENV of Buildroot's Makefile, with the oldest compiler that we build on (Debian 12's).
+                raise CommandError(str(error), "correct rootfs/external/external.desc") from error
+            # As COMMON_CONFIG_ENV of Buildroot's Makefile, with the compiler of Debian 12, the oldest build machine.
             names = {
                 "BASE_DIR": str(folder),
                 "BR2_BASE_DIR": str(folder),
@@ -105,14 +105,12 @@ class Source:
                 try:
                     return Kconfig("Config.in", warn=False)
                 except (KconfigError, OSError) as error:
-                    raise SallyportError(
-                        f"Buildroot {self.release}: {error}", "mend the Config.in that it names"
-                    ) from error
+                    raise SallyportError(f"Buildroot {self.release}: {error}", "correct the named Config.in") from error
 
 
 @contextmanager
 def _environment(names: Mapping[str, str]) -> Iterator[None]:
-    """Kconfiglib takes its settings from the environment, and from nowhere else."""
+    """Set environment variables within the context: Kconfiglib takes its settings only from there."""
     before = dict(os.environ)
     os.environ.update(names)
     try:

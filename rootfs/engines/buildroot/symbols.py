@@ -1,11 +1,11 @@
-"""Checks that Buildroot keeps every symbol of a defconfig, and says which it would drop, and why.
+"""Checks that Buildroot keeps every symbol of a defconfig, and explains why it drops one.
 
-``make olddefconfig`` drops or changes without a word whatever it does not know or whose dependencies are not met: the
-image then lacks what its configuration asks for. Here every line of a defconfig is compared with the value that
+``make olddefconfig`` silently drops or changes symbols that it does not know or whose dependencies are not met, and the
+image then lacks something that its defconfig asks for. Here every line of a defconfig is compared with the value that
 Kconfig's rules give it (Buildroot's docs/manual/customize-store.adoc; the kernel's kconfig-language.rst).
 
-Where no tree is at hand, the defconfigs are compared with ``symbols.lock``: what they asked for when they were last
-checked against a tree, and found to be kept.
+Without a Buildroot tree, the defconfigs are compared with ``symbols.lock``, which records the lines that were checked
+against a tree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rootfs.engines.buildroot.source import RELEASE
 from rootfs.spec import defconfig
 
 LOCK = Path(__file__).parent / "symbols.lock"
-_REMEDY = "mend the line, or check it against a tree: `invoke image.symbols --buildroot DIR --record`"
+_REMEDY = "correct the line, or check it against a tree: `invoke image.symbols --buildroot DIR --record`"
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Lost:
 
 
 def lost(kconfig: Kconfig, parts: Sequence[Path]) -> list[Lost]:
-    """The lines of a defconfig in parts (`defconfig.merged`) that do not survive, in its order.
+    """The lines of a defconfig in parts (`defconfig.merged`) that Buildroot does not keep, in their order.
 
     Raises:
-        SallyportError: the file is no defconfig.
+        SallyportError: a file is not a defconfig.
     """
     wanted = defconfig.merged(parts)
     for part in parts:
@@ -57,34 +57,36 @@ def lost(kconfig: Kconfig, parts: Sequence[Path]) -> list[Lost]:
             close = difflib.get_close_matches(line.name, names, n=1)
             found.append(Lost(line, "", "no such symbol" + (f"; did you mean {close[0]}?" if close else "")))
         elif any(node.filename.endswith("Config.in.legacy") for node in symbol.nodes):
-            found.append(Lost(line, symbol.str_value, "was removed or renamed; Config.in.legacy says what came of it"))
+            found.append(
+                Lost(line, symbol.str_value, "was removed or renamed; Buildroot's Config.in.legacy explains how")
+            )
         elif symbol.str_value != line.value:
             found.append(Lost(line, symbol.str_value, _why(symbol, line.value)))
     return found
 
 
 def _why(symbol: Symbol, wanted: str) -> str:
-    """Say what keeps a symbol from the value that was wanted."""
+    """Why a symbol does not have the wanted value."""
     got = f"is {symbol.str_value!r}" if symbol.orig_type == STRING else f"is {symbol.str_value}"
     if symbol.orig_type == BOOL and wanted not in ("y", "n"):
         return f"{got}: it can only be y or n"
     unmet = [expr_str(part) for part in split_expr(symbol.direct_dep, AND) if not expr_value(part)]
     if unmet:
-        return f"{got}, for it depends on {' and '.join(unmet)}"
-    # Of "A && condition", A is who selects.
+        return f"{got}, because it depends on {' and '.join(unmet)}"
+    # Of "A && condition", A is the symbol that selects this one.
     selecting = [expr_str(split_expr(part, AND)[0]) for part in split_expr(symbol.rev_dep, OR) if expr_value(part)]
     if wanted == "n" and selecting:
         return f"{got}, selected by {' and by '.join(selecting)}"
     if isinstance(symbol.choice, Choice) and symbol.choice.selection is not None:
-        return f"{got}: of its choice, {symbol.choice.selection.name} was taken"
+        return f"{got}: in its choice, {symbol.choice.selection.name} was taken"
     if not any(node.prompt for node in symbol.nodes):
-        return f"{got}: it has no prompt, so nobody can set it"
+        return f"{got}: it has no prompt, so a defconfig cannot set it"
     hidden = [expr_str(node.prompt[1]) for node in symbol.nodes if node.prompt and not expr_value(node.prompt[1])]
-    return f"{got}, for it can only be set if {' or '.join(hidden)}" if hidden else got
+    return f"{got}, because it can only be set if {' or '.join(hidden)}" if hidden else got
 
 
 def record(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release: str = RELEASE) -> None:
-    """Write down what the defconfigs ask for: to be called once a tree was found to keep it all."""
+    """Record the lines of the defconfigs in the lock file; call it after a tree was found to keep all of them."""
     content = {"buildroot": release, "symbols": {_name(parts): _values(parts) for parts in configs}}
     new = lock.with_name(f".{lock.name}.new")
     new.write_text(json.dumps(content, indent=1) + "\n")
@@ -92,16 +94,16 @@ def record(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release: str = 
 
 
 def check_recorded(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release: str = RELEASE) -> None:
-    """Compare the defconfigs with what was recorded.
+    """Compare the defconfigs with the recorded lines.
 
     Raises:
-        SallyportError: a line was changed, added or removed since; names it. Or the record is of another release.
+        SallyportError: a line was changed, added or removed since (names it), or the record is of another release.
     """
     try:
         content = json.loads(lock.read_text())
         recorded, of = content["symbols"], content["buildroot"]
     except (OSError, ValueError, KeyError) as error:
-        raise SallyportError(f"{lock}: cannot be read: {error!r}", _REMEDY) from error
+        raise SallyportError(f"{lock} cannot be read: {error!r}", _REMEDY) from error
     if of != release:
         raise SallyportError(f"{lock} was recorded with Buildroot {of}; the defconfigs are for {release}", _REMEDY)
     for parts in configs:
@@ -111,14 +113,14 @@ def check_recorded(configs: Iterable[Sequence[Path]], lock: Path = LOCK, release
             if known.get(symbol.name) != symbol.value:
                 before = f"was {known[symbol.name]!r}" if symbol.name in known else "was not there"
                 raise SallyportError(
-                    f"{symbol.where}: {symbol.name}={symbol.value} was never checked against Buildroot {release}: it "
-                    f"{before} when the defconfigs last were",
+                    f"{symbol.where}: {symbol.name}={symbol.value} was not checked against Buildroot {release}: at "
+                    f"the last check it {before}",
                     _REMEDY,
                 )
             unseen.discard(symbol.name)
         if unseen:
             raise SallyportError(
-                f"{_name(parts)} does not have {', '.join(sorted(unseen))} any more, on which others may depend",
+                f"{_name(parts)} no longer has {', '.join(sorted(unseen))}, on which other symbols may depend",
                 _REMEDY,
             )
 

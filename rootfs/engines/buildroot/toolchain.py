@@ -1,7 +1,7 @@
-"""The external toolchain: Debian's GCC and binutils, moved, and a sysroot with nothing in it but the C library.
+"""The external toolchain: Debian's GCC and binutils in a directory of their own, and a sysroot with the C library.
 
-Buildroot refuses a distribution's own compiler, and rightly: it would find every library of the machine. GCC looks for
-its parts relative to where it stands, so the same files in a directory of their own find no library but a sysroot's.
+Buildroot refuses a distribution's own compiler, because that would find every library of the machine. GCC looks for its
+parts relative to its own path, so the same files in another directory find only the libraries of the sysroot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rootfs.spec.architecture import X86_64, Arch
 
 GCC = "14"
 PLACE = Path("/opt/toolchain")
-"""Where it is seen during a build."""
+"""Its path inside the build sandbox."""
 _DRIVERS = {"gcc": f"gcc-{GCC}", "cc": f"gcc-{GCC}", "g++": f"g++-{GCC}", "c++": f"g++-{GCC}", "cpp": f"cpp-{GCC}"}
 _PLUGGED = ("gcc-ar", "gcc-nm", "gcc-ranlib")
 _HEADERS = ("libc6-dev", "linux-libc-dev")
@@ -25,7 +25,7 @@ _LIBRARIES = ("libc6", "libc6-dev", "libgcc-s1", "libstdc++6")
 
 
 def settings(arch: Arch) -> dict[str, str]:
-    """How a defconfig names it."""
+    """The symbols by which a defconfig selects this toolchain."""
     return {
         "BR2_TOOLCHAIN_EXTERNAL": "y",
         "BR2_TOOLCHAIN_EXTERNAL_CUSTOM": "y",
@@ -41,7 +41,7 @@ def settings(arch: Arch) -> dict[str, str]:
 
 
 def _compiler(arch: Arch) -> tuple[str, ...]:
-    """The packages of compiler and binutils, and of what a compiler needs of its own for programs."""
+    """The packages of the compiler and of binutils, and of the compiler's own libraries."""
     target = arch.triplet.replace("_", "-")
     kind = "dev" if arch is X86_64 else f"dev-{arch.debian}-cross"
     programs = [f"{program}-{GCC}-{target}" for program in ("gcc", "g++", "cpp")]
@@ -49,9 +49,9 @@ def _compiler(arch: Arch) -> tuple[str, ...]:
 
 
 def _own(arch: Arch) -> str:
-    """Which of their files are the compiler's, native or cross: all but documentation, and OpenMP.
+    """A pattern of those packages' files that belong to the compiler, native or cross: no documentation, no OpenMP.
 
-    Nothing here wants that, and Buildroot insists that what a toolchain can do is declared.
+    OpenMP is left out because nothing here needs it, and Buildroot demands that a toolchain's abilities are declared.
     """
     own = rf"bin|include|lib/gcc|libexec/gcc|lib/gcc-cross|libexec/gcc-cross|{arch.triplet}/(?:bin|include/c\+\+)"
     return rf"usr/(?:{own})/(?!.*/libgomp)"
@@ -61,10 +61,10 @@ def assemble(arch: Arch, compilers: Path, libraries: Path, output: Path) -> None
     """Make the toolchain out of fetched sets of packages (``tree`` and ``files.json``).
 
     Args:
-        arch: whose programs it makes.
-        compilers: what `rootfs.base.packages.fetch` made: has the compiler, a program of the build machine's.
-        libraries: has the C library, the architecture's.
-        output: an empty directory; `PLACE` during a build.
+        arch: the architecture of the programs that it compiles.
+        compilers: a set that has the compiler, a program for the build machine (`rootfs.base.packages.fetch`).
+        libraries: a set that has the C library of the architecture.
+        output: an empty directory; the build sandbox has it at `PLACE`.
     """
     for name in _files(compilers, _compiler(arch), _own(arch)):
         _copy(compilers / "tree" / name, output / name)
@@ -72,10 +72,10 @@ def assemble(arch: Arch, compilers: Path, libraries: Path, output: Path) -> None
     sysroot, tree = output / "sysroot", libraries / "tree"
     for name in _files(libraries, _HEADERS, "usr/include/"):
         _copy(tree / name, sysroot / name.replace(f"/{arch.triplet}/", "/"))
-    # In the linker scripts libc.so and libm.so: directories of the machine that they were made for.
+    # Directories that the linker scripts libc.so and libm.so name.
     directories = re.compile(rf"(?:/usr)?/lib(?:64)?(?:/{arch.triplet})?/(?=lib|ld-)")
     for name in _files(libraries, _LIBRARIES, rf"usr/lib/{arch.triplet}/[^/]+$"):
-        # As on a system whose / and /usr are two: what a program needs to run in lib, what a linker reads in usr/lib.
+        # As on a system with separate / and /usr: shared libraries in lib, files for the linker in usr/lib.
         leaf = Path(name).name
         runs = ".so." in leaf
         target = sysroot / ("lib" if runs else "usr/lib") / leaf
@@ -106,7 +106,7 @@ def _library(source: Path, target: Path, directories: re.Pattern[str], link_to: 
 
 
 def _programs(triplet: str, output: Path) -> None:
-    """``bin``: the names that a cross toolchain has."""
+    """Make ``bin`` with the program names of a cross toolchain."""
     directory = output / "bin"
     directory.mkdir()
     inside = PLACE / "usr/bin"

@@ -193,7 +193,7 @@ def test_two_entries_of_one_archive_are_one_and_that_of_our_suite_counts(apt: Ap
 
 
 def test_how_apt_reaches_archives_is_kept_and_nothing_else(program: Program) -> None:
-    """A proxy, a snapshot's age, a certificate; but not that unsigned archives will do."""
+    """A proxy, a snapshot's age, a certificate; but not that unsigned archives are allowed."""
     kept = [
         'Acquire::http::Proxy "http://me:secret@proxy.example:3128";',
         'Acquire::https::deb.example::CAInfo "/etc/own.pem";',

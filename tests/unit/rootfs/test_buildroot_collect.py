@@ -144,7 +144,9 @@ def test_what_is_prebuilt_and_does_not_load_is_told(directory: Path, tmp_path: P
     mapped = Path("/proc/self/maps").read_text().splitlines()
     libm = next(Path(line.split()[-1]) for line in mapped if "/libm.so" in line)
     (directory / "target/usr/lib/libm.so.6").write_bytes(libm.read_bytes())
-    with pytest.raises(SallyportError, match=r"prebuilt, and not to be loaded: libm.so.6 wants \w+"):
+    with pytest.raises(
+        SallyportError, match=r"prebuilt programs need \d+ symbols that no library has: libm.so.6 wants \w+"
+    ):
         gather(directory, tmp_path / "out")
 
 
@@ -153,7 +155,9 @@ def test_what_is_of_no_package_is_not_taken_over(directory: Path, tmp_path: Path
     lib = directory / "target/usr/lib"
     (lib / "systemd").mkdir()
     (lib / "systemd/libsystemd-core-257.so").write_bytes(b"\x7fELF")
-    with pytest.raises(SallyportError, match=r"of no package: usr/lib/x86_64-linux-gnu/libsystemd-core-257\.so, and 1"):
+    with pytest.raises(
+        SallyportError, match=r"^1 programs belong to no package .*: usr/lib/x86_64-linux-gnu/libsystemd-core-257\.so$"
+    ):
         gather(directory, tmp_path / "out")
 
 

@@ -20,8 +20,8 @@ def test_a_line_that_was_dropped_or_changed_is_named(tmp_path: Path) -> None:
     made.write_text("CONFIG_B=y\nCONFIG_C=y\n")
     with pytest.raises(SallyportError, match="3 options") as caught:
         kernel_options.require([first, second], made)
-    assert f"{first}:1: CONFIG_A=y, and it has n\n" in str(caught.value)
-    assert f"{first}:2: CONFIG_B=n, and it has y\n" in str(caught.value)
+    assert f"{first}:1: CONFIG_A=y, but the kernel has n\n" in str(caught.value)
+    assert f"{first}:2: CONFIG_B=n, but the kernel has y\n" in str(caught.value)
     assert "CONFIG_C" not in str(caught.value)
 
 

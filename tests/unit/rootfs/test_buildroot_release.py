@@ -44,7 +44,7 @@ def test_a_directory_that_was_changed_is_refused(buildroot: Source, desk: Desk) 
     (buildroot.directory / "docs").mkdir()
     release.provide(str(buildroot.directory), desk.cache(), wanted)
     (buildroot.directory / "package/tiny/tiny.hash").write_text("# from somebody\n")
-    with pytest.raises(SallyportError, match=f"says it is Buildroot {BUILT}, and its files are others"):
+    with pytest.raises(SallyportError, match=f"the files are not those of Buildroot {BUILT}"):
         release.provide(str(buildroot.directory), desk.cache(), wanted)
 
 
@@ -122,7 +122,7 @@ def test_nor_is_what_has_no_end_of_empty_files(tmp_path: Path, desk: Desk, monke
 
 
 def test_an_archive_of_something_else_leaves_nothing(buildroot: Source, archive: Path, desk: Desk) -> None:
-    with pytest.raises(SallyportError, match="its files are others"):
+    with pytest.raises(SallyportError, match="the files are not those of"):
         release.provide(str(archive), desk.cache(), "00")
     assert archive.exists()
     assert not list(desk.directory.glob("buildroot-*"))

@@ -99,9 +99,9 @@ def test_what_is_kept_is_not_told(kconfig: Kconfig, tmp_path: Path) -> None:
     [
         ("BR2_PACKAGE_PYTON3=y\n", "BR2_PACKAGE_PYTON3=y: no such symbol; did you mean BR2_PACKAGE_PYTHON3?"),
         ("BR2_ZZZ_QQQ_0=y\n", "BR2_ZZZ_QQQ_0=y: no such symbol"),
-        ("BR2_OLD=y\n", "BR2_OLD=y: was removed or renamed; Config.in.legacy says what came of it"),
-        ("BR2_PACKAGE_OURS=y\n", "BR2_PACKAGE_OURS=y: is n, for it depends on BR2_PACKAGE_PYTHON3"),
-        ("BR2_UCLIBC=y\nBR2_GLIBC=y\n", "BR2_UCLIBC=y: is n: of its choice, BR2_GLIBC was taken"),
+        ("BR2_OLD=y\n", "BR2_OLD=y: was removed or renamed; Buildroot's Config.in.legacy explains how"),
+        ("BR2_PACKAGE_OURS=y\n", "BR2_PACKAGE_OURS=y: is n, because it depends on BR2_PACKAGE_PYTHON3"),
+        ("BR2_UCLIBC=y\nBR2_GLIBC=y\n", "BR2_UCLIBC=y: is n: in its choice, BR2_GLIBC was taken"),
         ("BR2_PACKAGE_PYTHON3=7\n", "BR2_PACKAGE_PYTHON3=7: is n: it can only be y or n"),
         ("BR2_JOBS=9\n", "BR2_JOBS=9: is 0"),
     ],
@@ -114,13 +114,13 @@ def test_what_was_selected_cannot_be_taken_away(kconfig: Kconfig, tmp_path: Path
     said = lost(kconfig, tmp_path, "BR2_PACKAGE_PYTHON3=y\n# BR2_PACKAGE_ZLIB is not set\nBR2_PACKAGE_LEAN=y\n")
     assert said == [
         "defconfig:2: BR2_PACKAGE_ZLIB=n: is y, selected by BR2_PACKAGE_PYTHON3",
-        "defconfig:3: BR2_PACKAGE_LEAN=y: is n, for it can only be set if !BR2_PACKAGE_ZLIB",
+        "defconfig:3: BR2_PACKAGE_LEAN=y: is n, because it can only be set if !BR2_PACKAGE_ZLIB",
     ]
 
 
 def test_what_has_no_prompt_cannot_be_set(kconfig: Kconfig, tmp_path: Path) -> None:
     said = lost(kconfig, tmp_path, "BR2_UCLIBC=y\nBR2_USE_WCHAR=y\n")
-    assert said == ["defconfig:2: BR2_USE_WCHAR=y: is n: it has no prompt, so nobody can set it"]
+    assert said == ["defconfig:2: BR2_USE_WCHAR=y: is n: it has no prompt, so a defconfig cannot set it"]
 
 
 def test_one_defconfig_leaves_nothing_to_the_next(kconfig: Kconfig, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_is_no_buildroot_tree_is_refused(tree: Path, tmp_path: Path) -> Non
     with pytest.raises(SallyportError, match=r"nowhere/Makefile: No such file"):
         Source.open(tmp_path / "nowhere")
     (tree / "Makefile").write_text("all:\n")
-    with pytest.raises(SallyportError, match="is no Buildroot source tree"):
+    with pytest.raises(SallyportError, match="is not a Buildroot source tree"):
         Source.open(tree)
 
 
@@ -150,7 +150,7 @@ def test_a_path_that_make_cannot_take_is_refused(tree: Path, tmp_path: Path) -> 
 
 def test_another_release_is_told(tree: Path) -> None:
     (tree / "Makefile").write_text("export BR2_VERSION := 2020.02-git\n")
-    with pytest.raises(SallyportError, match=rf"is Buildroot 2020.02-git, and {RELEASE} or 7 is wanted"):
+    with pytest.raises(SallyportError, match=rf"is Buildroot 2020.02-git, but {RELEASE} or 7 is needed"):
         Source.open(tree).require(RELEASE, "7")
 
 
@@ -169,14 +169,14 @@ def test_a_defconfig_is_compared_with_the_record(tmp_path: Path) -> None:
     symbols.record([[config]], lock)
     symbols.check_recorded([[config]], lock)
     config.write_text("BR2_A=y\nBR2_B=y\n")
-    with pytest.raises(SallyportError, match=r"buildroot.config:2: BR2_B=y was never checked .* was 'n'"):
+    with pytest.raises(SallyportError, match=r"buildroot.config:2: BR2_B=y was not checked .* was 'n'"):
         symbols.check_recorded([[config]], lock)
     config.write_text("BR2_A=y\n# BR2_B is not set\nBR2_C=3\n")
-    with pytest.raises(SallyportError, match=r"buildroot.config:3: BR2_C=3 was never checked .* was not there"):
+    with pytest.raises(SallyportError, match=r"buildroot.config:3: BR2_C=3 was not checked .* was not there"):
         symbols.check_recorded([[config]], lock)
     # Others may depend on a line that is gone, and would be dropped without a word.
     config.write_text("# BR2_B is not set\n")
-    with pytest.raises(SallyportError, match=r"buildroot.config does not have BR2_A any more"):
+    with pytest.raises(SallyportError, match=r"buildroot.config no longer has BR2_A"):
         symbols.check_recorded([[config]], lock)
     lock.write_text(json.dumps({"buildroot": "2020.02", "symbols": {}}))
     with pytest.raises(SallyportError, match=r"was recorded with Buildroot 2020\.02"):

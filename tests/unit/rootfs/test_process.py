@@ -167,7 +167,7 @@ def test_tools_see_no_place_that_is_not_there_inside(
 
 @pytest.mark.parametrize("path", ["/a:b", "/a;b"])
 def test_a_path_that_the_loader_would_split_is_named(path: str) -> None:
-    with pytest.raises(SallyportError, match=f"{path}: the path has a colon") as caught:
+    with pytest.raises(SallyportError, match=f"{path}: the path of the tools tree has a colon") as caught:
         Tools(Path(path)).argv(["x"], cwd=Path("/"))
     assert "move the checkout" in caught.value.hint
 

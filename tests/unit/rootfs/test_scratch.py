@@ -47,7 +47,7 @@ def test_the_users_place_is_used_unless_others_may_not_enter_it(plain: Path, mon
 def test_without_any_place_the_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a b"))
     monkeypatch.setattr(scratch, "_PLACES", (tmp_path / "c d",))
-    with pytest.raises(SallyportError, match=r"a b nor .*c d") as caught:
+    with pytest.raises(SallyportError, match=r"a b, .*c d are unsuitable") as caught:
         scratch.place()
     assert "TMPDIR" in caught.value.hint
 

@@ -58,7 +58,7 @@ def test_a_link_out_of_the_tree_is_an_error_that_names_link_and_target(tree: Pat
     (tree / "usr/bin/link").symlink_to(target)
     with pytest.raises(SallyportError) as caught:
         choose(tree, "usr/bin/link")
-    assert f"usr/bin/link needs {target}, which no package has" in str(caught.value)
+    assert f"usr/bin/link needs {target}, which no package of the set has" in str(caught.value)
 
 
 @pytest.fixture

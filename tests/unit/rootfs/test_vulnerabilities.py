@@ -128,7 +128,7 @@ def test_minor_ones_are_counted_and_listed_on_request(bill: Path) -> None:
         vulnerabilities.show(found, console, all_of_them=all_of_them)
         text = console.export_text()
         assert ("CVE-2026-1" in text) == all_of_them
-        assert f"known vulnerabilities: {listed}, of them mended in a newer version: 1" in text
+        assert f"known vulnerabilities: {listed}, of them fixed in a newer version: 1" in text
         assert ("minor, not listed: 1" in text) != all_of_them
         assert "a [bold]hole[/] in it" in text
     assert [row["fixed"] for row in json.loads(vulnerabilities.to_json(found))] == ["", "3"]
