@@ -69,14 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the times of this run."""
-    config.pluginmanager.register(
-        Timing(images.OUT / "test-times.json", config.getoption("--built"), grouped=_grouped(config)), "times"
-    )
-
-
-def _grouped(config: pytest.Config) -> bool:
-    """Whether pytest-xdist runs groups of tests in several processes."""
-    return bool(config.getoption("dist", "no") == "loadgroup")
+    config.pluginmanager.register(Timing(images.OUT / "test-times.json", config.getoption("--built")), "times")
 
 
 def _group(path: Path) -> tuple[int, str]:
@@ -94,7 +87,7 @@ def _group(path: Path) -> tuple[int, str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several processes (``-n``): order and groups of the tests (pytest-xdist, ``--dist loadgroup``)."""
-    if not _grouped(config):
+    if config.getoption("dist", "no") != "loadgroup":
         return
     items.sort(key=lambda item: _group(item.path)[0])
     for item in items:

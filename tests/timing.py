@@ -39,12 +39,10 @@ class Timing(logging.Handler):
     Args:
         target: the JSON file.
         built: seconds that the caller spent on builds before pytest started.
-        grouped: whether tests run in groups of pytest-xdist, which puts ``@<group>`` behind their names.
     """
 
-    def __init__(self, target: Path, built: float, *, grouped: bool = False) -> None:
+    def __init__(self, target: Path, built: float) -> None:
         super().__init__(logging.INFO)
-        self._grouped = grouped
         self._target, self._began = target, time.monotonic() - built
         self._inner = [0.0]
         """Seconds of nested fixtures, for each fixture that is being set up."""
@@ -92,14 +90,13 @@ class Timing(logging.Handler):
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Sum up."""
-        name = report.nodeid.rpartition("@")[0] if self._grouped else report.nodeid
-        words = name.split("/")
+        words = report.nodeid.split("/")
         self.parts[words[1] if len(words) > 1 and words[1] in _PARTS else "other"] += report.duration
         spent: dict[str, Any] = dict(report.user_properties).get(_PROPERTY, {})  # type: ignore[assignment]
         shared = spent.get("shared", {})
         for fixture, seconds in shared.items():
             self.shared[fixture] += seconds
-        self.tests[name] += max(0.0, report.duration - sum(shared.values()))
+        self.tests[report.nodeid] += max(0.0, report.duration - sum(shared.values()))
         for step, amount in spent.get("steps", {}).items():
             if step.endswith(" number"):
                 self.numbers[step.removesuffix(" number")] += int(amount)
