@@ -46,7 +46,7 @@ GROUP = "01:00:00:00:00:00"
 
 
 def port_rules(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
-    """Chains of the management port, in order of their rules, for the forwarder's settings."""
+    """Return the chains of the management port with their rules in order, for the forwarder's settings."""
     bridge = forwarder.port == "bridge"
     chains: dict[str, tuple[str, ...]] = {}
     for device in ("mgmt0", *(("access0",) if forwarder.vm == "tap" else ())):
@@ -69,7 +69,7 @@ def port_rules(forwarder: Forwarder) -> Mapping[str, tuple[str, ...]]:
 
 
 def _judged(forwarder: Forwarder, device: str) -> tuple[str, ...]:
-    """What may pass from a device, where the rules themselves are the policy (backend/forwarder/core/policy.h)."""
+    """Return the rules for frames from a device, for the datapath where rules are the policy (core/policy.h)."""
     port = device == "mgmt0"
     way, limits = ("rx", forwarder.from_port) if port else ("tx", forwarder.from_vm)
 

@@ -1,8 +1,8 @@
-"""Lists that are written as text."""
+"""Sets of words that are written as one text."""
 
 from __future__ import annotations
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a list that is written as text."""
+    """Return the words of a text."""
     return frozenset(text.split())

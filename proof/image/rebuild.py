@@ -64,7 +64,7 @@ class ArchivedModules:
         return paths
 
     def copy(self, path: str, target: Path) -> None:
-        """As `rootfs.tree.kernel.Kernel.copy`."""
+        """Copy a module; see `rootfs.tree.kernel.Kernel.copy`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self._files[path])
         target.chmod(0o644)
@@ -81,7 +81,7 @@ class InstalledModules:
         self._base = releases[0]
 
     def closure(self, names: Iterable[str], where: str) -> list[str]:
-        """As `rootfs.tree.kernel.Kernel.closure`, by the index that modprobe reads (modules.dep(5))."""
+        """Return modules with what they need, by modules.dep(5); see `rootfs.tree.kernel.Kernel.closure`."""
         index: dict[str, list[str]] = {path: [] for path in self._tree.text(f"{self._base}/modules.builtin").split()}
         for line in self._tree.text(f"{self._base}/modules.dep").splitlines():
             path, _, needs = line.partition(":")
@@ -96,7 +96,7 @@ class InstalledModules:
         return [path for path in order if f"{self._base}/{path}" in self._tree.by_path]
 
     def copy(self, path: str, target: Path) -> None:
-        """As `rootfs.tree.kernel.Kernel.copy`."""
+        """Copy a module; see `rootfs.tree.kernel.Kernel.copy`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self._tree.read(f"{self._base}/{path}", MAX_FILE))
         target.chmod(0o644)
@@ -146,7 +146,7 @@ class ImageRebuilder:
     def rebuild(
         self, image: ImageFile, view: View, slot: int, length: int, host: Callable[[], Path], kernel: bytes
     ) -> RebuiltImage:
-        """The image that this checkout builds with this root file system and this kernel.
+        """Return the image that this checkout builds with this root file system and this kernel.
 
         Args:
             image: what its manifest says.
@@ -181,7 +181,7 @@ class ImageRebuilder:
         return self._made[whole]
 
     def vm_initramfs(self, image: ImageFile, vm: Path, archive: bytes) -> bytes:
-        """The VM's initial RAM file system, made of the VM's own files, and of the modules in ``archive``.
+        """Return the VM's initial RAM file system, built from the VM's own files and the modules in ``archive``.
 
         Raises:
             TreeError: it cannot be made of these.

@@ -86,7 +86,7 @@ def unpack(tools: Tools, image: ImageFile, folder: Path) -> Trees:
 
 @contextmanager
 def unpacked(tools: Tools, image: ImageFile) -> Iterator[Trees]:
-    """`unpack` into a directory beside the image, for the time of the context."""
+    """Unpack an image into a directory beside it, for the time of the context; see `unpack`."""
     with disposable(_PREFIX, image.path.parent) as directory:
         yield unpack(tools, image, directory)
 

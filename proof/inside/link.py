@@ -116,7 +116,7 @@ class LinkProbeCatalogue:
             yield bytes(ether / route / ICMP(id=9))
 
     def spoofed(self) -> Iterator[bytes]:
-        """SYNs as somebody else. `send_batch` hears the answer by the destination port, see `spoof_judge`."""
+        """Yield SYNs with false sources. An answer is recognised by its destination port (`_SpoofJudge`)."""
         host, own = self.path.dst_ip, self.path.src_ip
         for address in (host, "127.0.0.1", "10.0.0.1", "192.168.42.2", "169.254.254.3", "255.255.255.255", "0.0.0.0"):
             path = FramePath(self.path.src_mac, self.path.dst_mac, address, host)
@@ -131,7 +131,7 @@ class LinkProbeCatalogue:
                 yield tcp_syn(FramePath(mac, self.path.dst_mac, own, host), sport, port, self.rng.getrandbits(32))
 
     def others(self) -> Iterator[bytes]:
-        """Tagged frames and foreign EtherTypes."""
+        """Yield tagged frames, other EtherTypes and other IP protocols."""
         plain = (ping(self.path, 7, 1), arp_request(self.path), tcp_syn(self.path, SPORT, 22, 1))
         for vid in (0, 1, 42, 4094):
             for frame in plain[0 if vid else 2 :]:  # VLAN 0 is no VLAN: only what must not answer at all

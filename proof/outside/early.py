@@ -48,7 +48,7 @@ MAX_CONTROLS = 0x10000
 
 
 def _offers(target: Target, rng: random.Random) -> Iterator[bytes]:
-    """Offers that a network boot would accept: unsolicited leases and boot files (RFC 2131, PXE 2.1)."""
+    """Yield offers that a network boot would accept: unsolicited leases and boot files (RFC 2131, PXE 2.1)."""
     server, lease = target.tester_ipv4, target.vm_ipv4
     for mac in target.host_macs.values():
         for kind in ("offer", "ack"):
@@ -63,7 +63,7 @@ def _offers(target: Target, rng: random.Random) -> Iterator[bytes]:
 
 
 def _link_layer(target: Target) -> Iterator[bytes]:
-    """Wake-on-LAN for each of the host's MACs, and LLDP to its group and to them."""
+    """Yield wake-on-LAN for each of the host's MACs, and LLDP to its group and to them."""
     lldp = bytes.fromhex("0207040274657374010402073161060200780000")
     for mac in target.host_macs.values():
         magic = b"\xff" * 6 + mac_bytes(mac) * 16
@@ -75,7 +75,7 @@ def _link_layer(target: Target) -> Iterator[bytes]:
 
 
 def _requests(target: Target, rng: random.Random) -> Iterator[bytes]:
-    """ARP, ND, ping, SYN, BOOTP and TFTP requests, to every address of the host at each of its MACs."""
+    """Yield ARP, ND, ping, SYN, BOOTP and TFTP requests, to every address of the host at each of its MACs."""
     v4, v6 = ipv4_path(target), ipv6_path(target)
     for mac in target.host_macs.values():
         addresses = (*target.host_ipv4, target.vm_ipv4, target.vm_link_ipv4)

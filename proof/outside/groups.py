@@ -62,7 +62,7 @@ def ipv6_groups() -> tuple[str, ...]:
 
 
 def pings(targets: Targets) -> Iterator[bytes]:
-    """Echo requests to every well-known group, at the group's MAC and at each host MAC."""
+    """Yield echo requests to every well-known group, at the group's MAC and at each host MAC."""
     for groups, base in ((IPV4_GROUPS, targets.v4), (ipv6_groups(), targets.v6)):
         for group in targets.some(groups, 20, always=groups[1:6]):
             for mac in (group_mac(group), *targets.host_macs):
@@ -70,7 +70,7 @@ def pings(targets: Targets) -> Iterator[bytes]:
 
 
 def queries(targets: Targets) -> Iterator[bytes]:
-    """Router solicitations, node information (RFC 4620), MLD and IGMP. The VM may answer for itself."""
+    """Yield router solicitations, node information (RFC 4620), MLD and IGMP. The VM may answer for itself."""
     alert = IPv6ExtHdrHopByHop(options=[RouterAlert()])
     questions = (ICMPv6NIQueryName(data=b"\x00"), ICMPv6NIQueryIPv6(), ICMPv6NIQueryIPv4())
     for group in JOINED:
@@ -89,7 +89,7 @@ def queries(targets: Targets) -> Iterator[bytes]:
 
 
 def _mld(group: str) -> tuple[Packet, ...]:
-    """MLD of both versions (RFC 2710, RFC 3810): queries, and what others in the group would say."""
+    """Return MLD messages of both versions (RFC 2710, RFC 3810): queries, reports, done."""
     record = ICMPv6MLDMultAddrRec(rtype=4, dst=group)
     return (
         *(ICMPv6MLQuery(mrd=100), ICMPv6MLQuery2(mrd=100), ICMPv6MLQuery2(mrd=100, mladdr=group)),

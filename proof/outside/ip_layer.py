@@ -32,7 +32,7 @@ PROTOCOL_BODY = bytes.fromhex("3b00010400000000") + b"sallyport protocol"
 
 
 def prefix(targets: Targets) -> Iterator[bytes]:
-    """Packets for addresses that nobody resolved: a host may hold one and still not answer ARP."""
+    """Yield packets to unresolved addresses of the prefix: a host may have one and not answer ARP."""
     hosts = [str(host) for host in IPv4Network(targets.target.prefix)]
     for host in targets.some(hosts, 36):
         for mac in targets.host_macs:
@@ -42,7 +42,7 @@ def prefix(targets: Targets) -> Iterator[bytes]:
 
 
 def pings(targets: Targets) -> Iterator[bytes]:
-    """Echo, timestamp and address mask requests to every address at every MAC."""
+    """Yield echo, timestamp and address mask requests to every address at every MAC."""
     everyone = [str(IPv4Network(targets.target.prefix).broadcast_address), "255.255.255.255", "127.0.0.1"]
     for path in targets.paths([*targets.ipv4, *everyone], targets.v4):
         yield ping(path, targets.rng.getrandbits(16), 1)
@@ -56,7 +56,7 @@ def pings(targets: Targets) -> Iterator[bytes]:
 
 
 def protocols(targets: Targets) -> GeneratedFrames:
-    """Every IP protocol and next header to every host address at every MAC."""
+    """Return every IP protocol and next header to every host address at every MAC."""
     bases = [bytes(_bare(path) / Raw(PROTOCOL_BODY)) for path in targets.all_paths()]
     return GeneratedFrames(len(bases) * 256, lambda index: numbered(bases[index >> 8], index & 0xFF))
 
@@ -71,7 +71,7 @@ def _bare(path: FramePath) -> Packet:
 
 
 def options(targets: Targets) -> Iterator[bytes]:
-    """Every IPv4 option (RFC 791, IANA) at the VM and the host; well-formed ones and source routes at every MAC.
+    """Yield every IPv4 option (RFC 791, IANA) at the VM and the host; well-formed ones and source routes at every MAC.
 
     Malformed ones go only to addresses of whom they are sent to: a stack complains of them whomever the packet is for.
     """
@@ -105,7 +105,7 @@ def _with_options(path: FramePath, raw: bytes) -> bytes:
 
 
 def extensions(targets: Targets) -> Iterator[bytes]:
-    """IPv6 extension headers at the VM and the host: options of each class, nested, jumbograms, routing headers."""
+    """Yield IPv6 extension headers to the VM and the host: options, nested ones, jumbograms, routing headers."""
     echo = ICMPv6EchoRequest(id=9)
     paths = tuple(targets.paths((*targets.ipv6, targets.target.vm_ipv6, "ff02::1"), targets.v6))
     for path in targets.some(paths, 6):
@@ -128,7 +128,7 @@ def extensions(targets: Targets) -> Iterator[bytes]:
 
 
 def _routing_headers(targets: Targets) -> Iterator[bytes]:
-    """Routing headers by the VM and by the host, on and back to the tester (RFC 5095, 6275, 6554, 8754)."""
+    """Yield routing headers through the VM and the host, and back to the tester (RFC 5095, 6275, 6554, 8754)."""
     lasts = (*targets.ipv6, targets.target.tester_ipv6, targets.target.vm_ipv6, *ELSEWHERE_IPV6)
     for path in targets.paths((targets.target.vm_ipv6, *targets.ipv6[:1]), targets.v6):
         for last in targets.some(lasts, 1, always=lasts[:1]):
@@ -153,7 +153,7 @@ def _raw_ipv6(path: FramePath, number: int, payload: bytes) -> bytes:
 
 
 def fragments(targets: Targets) -> Iterator[bytes]:
-    """Fragments: tiny, overlapping, never ending, empty, the last alone, beyond 65,535 bytes; of both families."""
+    """Yield fragments of both families: tiny, overlapping, endless, empty, the last one alone, beyond 65,535 bytes."""
     for path in (
         *_own_paths(targets, targets.ipv4[:1], targets.v4),
         *_own_paths(targets, targets.ipv6[:1], targets.v6),
@@ -203,7 +203,7 @@ def _fragment(path: FramePath, number: int, ident: int, at: int, piece: bytes, *
 
 
 def sources(targets: Targets) -> Iterator[bytes]:
-    """False sources: the link's own addresses, martians (RFC 1812, 5.3.7), groups, the VM itself (land attack)."""
+    """Yield packets with false sources: link addresses, martians (RFC 1812, 5.3.7), groups, the VM's (land attack)."""
     target, network = targets.target, IPv4Network(targets.target.prefix)
     martians = (
         *targets.ipv4,
@@ -243,14 +243,14 @@ def sources(targets: Targets) -> Iterator[bytes]:
 
 
 def _three(path: FramePath, targets: Targets) -> Iterator[bytes]:
-    """Ping, SYN and datagram; from the port they are sent to, so that a land attack is one."""
+    """Yield ping, SYN and datagram; source and destination port are the same, as a land attack needs."""
     yield ping(path, 41, 1)
     yield tcp_syn(path, 7000, 7000, targets.rng.getrandbits(32))
     yield udp(path, 7000, 7000, GENERIC)
 
 
 def routed(targets: Targets) -> Iterator[bytes]:
-    """Packets through the VM. With hop limit 1 a router betrays itself even where the way back is missing."""
+    """Yield packets for others at the VM's MAC. With hop limit 1 a router answers even if it has no route back."""
     for ttl in (64, 2, 1):
         for address in (*targets.ipv4, *ELSEWHERE_IPV4):
             path = targets.v4.to(ip=address)

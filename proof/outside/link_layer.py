@@ -93,7 +93,7 @@ SNAP_BODY = b"sallyport probe of a SNAP protocol"
 
 
 def _echo(targets: Targets) -> bytes:
-    """An echo request for the host's address on the link: a stack that takes such a frame for IP answers it."""
+    """Return an echo request to the host's address on the link: a stack that takes such a frame for IP answers."""
     target = targets.target
     ask = (
         IP(src=target.tester_ipv4, dst=targets.ipv4[0])
@@ -104,7 +104,7 @@ def _echo(targets: Targets) -> bytes:
 
 
 def ethertypes(targets: Targets) -> Sequence[bytes]:
-    """Every EtherType to broadcast and to the port's own MAC; to the other MACs `LIKELY` and some at random.
+    """Return every EtherType to broadcast and to the port's own MAC; to the other MACs `LIKELY` and some at random.
 
     A card without promiscuous mode hands on no frame to another MAC, so those two matter most. Frames are computed on
     access, as there are 64,000 for each MAC. In a quick run every MAC gets `LIKELY` and a few others.
@@ -132,7 +132,7 @@ def ethertypes(targets: Targets) -> Sequence[bytes]:
 
 
 def protocols(targets: Targets) -> Iterator[bytes]:
-    """A message of every link protocol, to the groups of all of them and to each MAC."""
+    """Yield a message of every link protocol, to the groups of all of them and to each MAC."""
     source = targets.target.tester_mac
     for mac in (*targets.macs, *targets.some(RESERVED_GROUPS, 2, always=RESERVED_GROUPS[:1])):
         for kind, body in targets.some(KNOWN, 10, always=KNOWN[:2]):
@@ -144,7 +144,7 @@ def protocols(targets: Targets) -> Iterator[bytes]:
 
 
 def wake_on_lan(targets: Targets) -> Iterator[bytes]:
-    """Magic packets for each host MAC, as EtherType 0x0842 and as UDP to ports 0, 7 and 9; with a password, too."""
+    """Yield magic packets for each host MAC, with and without password: EtherType 0x0842, UDP ports 0, 7 and 9."""
     for owner in (*targets.host_macs, targets.target.vm_mac):
         for password in (b"", bytes(6)):
             magic = b"\xff" * 6 + mac_bytes(owner) * 16 + password
@@ -156,7 +156,7 @@ def wake_on_lan(targets: Targets) -> Iterator[bytes]:
 
 
 def logical_links(targets: Targets) -> Iterator[bytes]:
-    """LLC TEST (an echo), XID, SABME and data for every DSAP (IEEE 802.2 section 5.4)."""
+    """Yield LLC TEST (an echo), XID, SABME and data for every DSAP (IEEE 802.2 section 5.4)."""
     commands = (b"\xf3sallyport", b"\xbf\x81\x01\x00", b"\x7f", b"\x03sallyport")
     for dsap in targets.some(range(256), 5, always=(0x00, 0x42, 0xAA, 0xE0, 0xFF)):
         for mac in targets.macs:
@@ -165,7 +165,7 @@ def logical_links(targets: Targets) -> Iterator[bytes]:
 
 
 def snaps(targets: Targets) -> Iterator[bytes]:
-    """ARP, ND, ping and SYN for the host in SNAP, alone, with tags around and inside; then other protocol numbers."""
+    """Yield ARP, ND, ping and SYN for the host in SNAP, without and with tags; then other protocol numbers."""
     for frame in targets.some(targets.basic_requests(), 20):
         yield snap(frame)
         yield snap(frame, 0x0000F8)
@@ -180,7 +180,7 @@ def snaps(targets: Targets) -> Iterator[bytes]:
 
 
 def tags(targets: Targets) -> Iterator[bytes]:
-    """Tagged variants: some drivers and stacks strip tags before any rule sees the frame."""
+    """Yield frames with VLAN tags, as some drivers and stacks strip tags before any rule sees the frame."""
     vids = [0, 1, 2, 42, 100, 4094, 4095, *targets.rng.sample(range(3, 4093), 5)]
     basic_requests = targets.basic_requests()
     for vid in vids:
@@ -209,7 +209,7 @@ def _stacked(targets: Targets, frame: bytes, vids: list[int]) -> Iterator[bytes]
 
 
 def tunnels(targets: Targets) -> Iterator[bytes]:
-    """IP for the host in what carries it over Ethernet: MPLS (RFC 3032), PPPoE (RFC 2516), NSH, TRILL, PBB."""
+    """Yield IP for the host within MPLS (RFC 3032), PPPoE (RFC 2516), NSH, TRILL and PBB."""
     for frame in targets.some(targets.basic_requests(), 14):
         head, kind, packet = frame[:12], frame[12:14], frame[14:]
         if kind == b"\x08\x06":
@@ -237,7 +237,7 @@ def tunnels(targets: Targets) -> Iterator[bytes]:
 
 
 def source_macs(targets: Targets) -> Iterator[bytes]:
-    """Frames with the VM's, the host's, unused and group MACs as source.
+    """Yield frames with the VM's, the host's, unused and group MACs as source.
 
     An ARP request to the VM follows those that a bridge may learn from: with the VM's answer the bridge learns again
     which port the VM is at. The sender address in ARP and ND is an unused one, so that no neighbour table of the tester

@@ -36,7 +36,7 @@ def _valid_frames(v4: FramePath, v6: FramePath) -> list[bytes]:
 
 
 def cut(targets: Targets) -> Iterator[bytes]:
-    """Frames of each protocol cut after every byte, and nothing but 0 to 59 bytes of payload."""
+    """Yield frames of each protocol cut after every byte, and frames with 0 to 59 bytes of payload."""
     for v4, v6 in _ends(targets):
         for frame in _valid_frames(v4, v6):
             for length in targets.some(range(1, len(frame)), 2, always=(13, 14)):
@@ -47,7 +47,7 @@ def cut(targets: Targets) -> Iterator[bytes]:
 
 
 def wrong_lengths(targets: Targets) -> Iterator[bytes]:
-    """Length and version fields that do not match the frame."""
+    """Yield length and version fields that do not match the frame."""
     for v4, v6 in _ends(targets):
         head4, head6 = _head(v4), _head(v6)
         for length in (0, 1, 19, 20, 21, 27, 29, 1500, 0xFFFF):
@@ -85,7 +85,7 @@ def _ipv4(path: FramePath, **fields: int) -> Packet:
 
 
 def wrong_checksums(targets: Targets) -> Iterator[bytes]:
-    """Checksums of IPv4, TCP, UDP, ICMP that are wrong by one bit, zero, or all ones."""
+    """Yield checksums of IPv4, TCP, UDP, ICMP that are wrong by one bit, zero, or all ones."""
     for ends in _ends(targets):
         for path in ends:
             bodies: list[Packet] = [TCP(sport=SPORT, dport=7000), UDP(sport=SPORT, dport=7000) / Raw(GENERIC)]
@@ -102,7 +102,7 @@ def wrong_checksums(targets: Targets) -> Iterator[bytes]:
 
 
 def oversized(targets: Targets) -> Iterator[bytes]:
-    """Frames longer than the port's MTU allows, up to what the wire of this run can send."""
+    """Yield frames longer than the port's MTU allows, up to what the wire of this run can send."""
     for length in (length for length in JUMBO if length <= targets.max_frame):
         for v4, v6 in _ends(targets):
             for path, header in ((v4, 28), (v6, 48)):

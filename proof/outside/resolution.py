@@ -30,7 +30,7 @@ ADVERTISED = "2001:db8:5a11::"
 
 
 def arp_prefix(targets: Targets) -> Iterator[bytes]:
-    """ARP requests for the whole prefix, by broadcast and straight to each host MAC."""
+    """Yield ARP requests for the whole prefix, by broadcast and straight to each host MAC."""
     spared = {targets.target.vm_ipv4, targets.target.tester_ipv4}
     hosts = [str(host) for host in IPv4Network(targets.target.prefix) if str(host) not in spared]
     for host in hosts:
@@ -42,7 +42,7 @@ def arp_prefix(targets: Targets) -> Iterator[bytes]:
 
 
 def arp_elsewhere(targets: Targets) -> Iterator[bytes]:
-    """ARP for addresses outside the prefix, as the tester, as a link neighbour and as nobody (RFC 5227)."""
+    """Yield ARP for addresses outside the prefix, from the tester, a link neighbour and no address (RFC 5227)."""
     tester = targets.target.tester_mac
     addresses = {*targets.ipv4, "127.0.0.1", "10.0.2.15", "192.168.0.1", "192.168.1.1", "169.254.254.0", "0.0.0.0"}
     for address in sorted(addresses):
@@ -52,7 +52,7 @@ def arp_elsewhere(targets: Targets) -> Iterator[bytes]:
 
 
 def arp_reverse(targets: Targets) -> Iterator[bytes]:
-    """Reverse, dynamic reverse and inverse ARP (RFC 903, 1931, 2390): which address has this MAC, and answers to it."""
+    """Yield requests and replies of reverse, dynamic reverse and inverse ARP (RFC 903, 1931, 2390)."""
     tester = targets.target.tester_mac
     for asked in (*targets.host_macs, targets.target.vm_mac, tester):
         for mac in targets.macs:
@@ -63,7 +63,7 @@ def arp_reverse(targets: Targets) -> Iterator[bytes]:
 
 
 def arp_claims(targets: Targets) -> Iterator[bytes]:
-    """Gratuitous ARP (RFC 5227 section 3), which claims the host's, the VM's and an unused address.
+    """Yield gratuitous ARP (RFC 5227 section 3), which claims the host's, the VM's and an unused address.
 
     Never the tester's: then the VM would send its answers to another MAC, and the controls would be lost.
     """
@@ -76,7 +76,7 @@ def arp_claims(targets: Targets) -> Iterator[bytes]:
 
 
 def solicitations(targets: Targets) -> Iterator[bytes]:
-    """Neighbour solicitations, to the solicited-node group, to all nodes and to each MAC; also as nobody (DAD)."""
+    """Yield neighbour solicitations to the solicited-node group, all nodes and each MAC; also from no address (DAD)."""
     for address in targets.ipv6:
         for source in (targets.v6.src_ip, "::"):
             path = FramePath(targets.target.tester_mac, BROADCAST, source, address)
@@ -86,7 +86,7 @@ def solicitations(targets: Targets) -> Iterator[bytes]:
 
 
 def advertisements(targets: Targets) -> Iterator[bytes]:
-    """Neighbour advertisements that nobody asked for, with and without "override" (RFC 4861 section 7.2.6)."""
+    """Yield unsolicited neighbour advertisements, with and without "override" (RFC 4861 section 7.2.6)."""
     for address in (*targets.ipv6, targets.target.vm_ipv6, UNUSED_IPV6):
         for mac in (*targets.macs, ALL_NODES_MAC):
             for override in (0, 1):
@@ -100,7 +100,7 @@ def advertisements(targets: Targets) -> Iterator[bytes]:
 
 
 def routers(targets: Targets) -> Iterator[bytes]:
-    """Router advertisements, then pings to the addresses that a stack forms from them; they expire within a minute."""
+    """Yield router advertisements, then pings to the addresses formed from them, which expire within a minute."""
     offer = ICMPv6ND_RA(routerlifetime=30, chlim=64) / ICMPv6NDOptSrcLLAddr(lladdr=UNUSED_MAC)
     offer /= ICMPv6NDOptPrefixInfo(prefix=ADVERTISED, prefixlen=64, L=1, A=1, validlifetime=60, preferredlifetime=60)
     offer /= ICMPv6NDOptMTU(mtu=1500) / ICMPv6NDOptRDNSS(dns=[ADVERTISED + "53"], lifetime=60)
@@ -123,7 +123,7 @@ def slaac(mac: str) -> str:
 
 
 def redirects(targets: Targets) -> Iterator[bytes]:
-    """ICMP and ICMPv6 redirects (RFC 792, RFC 4861 section 4.5) that name another gateway for an address."""
+    """Yield ICMP and ICMPv6 redirects (RFC 792, RFC 4861 section 4.5) that name another gateway for an address."""
     for mac in targets.macs:
         for victim in (*targets.ipv4, targets.target.vm_ipv4):
             for gateway in (targets.unused_ipv4, *targets.target.host_ipv4):

@@ -35,21 +35,21 @@ def _paths(targets: Targets, is_ipv6: bool) -> Iterator[FramePath]:
 
 
 def syns(targets: Targets, is_ipv6: bool) -> Iterator[bytes]:
-    """SYNs to every named port."""
+    """Yield SYNs to every named port."""
     for path in _paths(targets, is_ipv6):
         for port in targets.some(TCP_PORTS, 8, always=QUICK_TCP):
             yield tcp_syn(path, SPORT, port, targets.rng.getrandbits(32))
 
 
 def datagrams(targets: Targets, is_ipv6: bool) -> Iterator[bytes]:
-    """Datagrams with a request that a real service would answer."""
+    """Yield datagrams with a request that a real service would answer."""
     for path in _paths(targets, is_ipv6):
         for port in targets.some(UDP_PORTS, 6, always=QUICK_UDP):
             yield udp(path, SPORT, port, UDP_PAYLOADS.get(port, GENERIC))
 
 
 def discovery(targets: Targets) -> Iterator[bytes]:
-    """Requests to all and to the groups of mDNS, LLMNR, SSDP, WS-Discovery, NetBIOS, SNMP, TFTP, SLP, CoAP and others.
+    """Yield requests to all and to the groups of discovery services (`proof.scan.ports.DISCOVERY`).
 
     Each from an ephemeral port and from the service's own, as some answer only to that (RFC 6762 section 6.7).
     """
@@ -64,7 +64,7 @@ def discovery(targets: Targets) -> Iterator[bytes]:
 
 
 def leases(targets: Targets) -> Iterator[bytes]:
-    """A DHCP server that nobody asked (RFC 2131, RFC 8415), and a client that asks: no client or server is there."""
+    """Yield DHCP messages of an unsolicited server, and of a client (RFC 2131, RFC 8415)."""
     tester = targets.target.tester_mac
     for owner in targets.some((*targets.host_macs, targets.target.vm_mac), 1):
         for kind in ("offer", "ack", "nak", "force_renew", "discover", "request", "inform"):

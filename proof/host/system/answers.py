@@ -103,7 +103,7 @@ class Files(Struct, frozen=True):
 
 
 def port_space(spaces: Mapping[str, Space]) -> str:
-    """The namespace that the management port is in; empty if it is in none, or in the host's."""
+    """Return the name of the namespace that has the management port; empty if none has, or only the host's."""
     names = [name for name, space in spaces.items() if name != "host" and '"mgmt0"' in space.links[1]]
     return names[0] if len(names) == 1 else ""
 

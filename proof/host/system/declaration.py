@@ -61,7 +61,7 @@ _OPENS = {"ring": "NET_RAW NET_ADMIN", "kernel": "BPF PERFMON NET_ADMIN"}
 
 
 def programs(forwarder: Forwarder) -> tuple[Program, ...]:
-    """Every process of the host but the kernel's own and the test shell's."""
+    """Return every process that the host may run, but for the kernel's own and the test shell's."""
     opens = _OPENS.get(forwarder.port, "NET_ADMIN")
     # On way `bridge` the process reads the counters of the kernel's rules for as long as it lives.
     keeps = "NET_ADMIN" if forwarder.port == "bridge" else ""
@@ -200,7 +200,7 @@ _MACHINES: Mapping[str, tuple[str, str, str]] = {
 
 
 def qemu_words(forwarder: Forwarder, arch: str) -> Mapping[str, tuple[str, ...]]:
-    """QEMU's options but `QEMU_FLAGS`, each with one pattern for each time that it stands on the command line, once."""
+    """Return QEMU's options but for `QEMU_FLAGS`, each with a pattern for each of its occurrences."""
     machine, cpu, console = _MACHINES[arch]
     user = forwarder.vm == "vhost-user"
     memory = ",memory-backend=memory" if user else ""

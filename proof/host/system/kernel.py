@@ -29,7 +29,7 @@ class Mount:
 
 
 def mounts(text: str) -> Iterator[Mount]:
-    """The lines of mountinfo; `ValueError` for one that is none."""
+    """Yield the lines of mountinfo; `ValueError` for one that cannot be parsed."""
     for line in filter(None, text.split("\n")):
         left, separator, right = line.partition(" - ")
         fields, rest = left.split(), right.split()
@@ -97,7 +97,7 @@ def judge_root(answer: Kernel) -> Finding:
 
 
 def judge_settings(answer: Kernel, spaces: Mapping[str, Space]) -> Finding:
-    """Settings of the kernel, and of every network namespace."""
+    """Judge the settings of the kernel and of every network namespace."""
     wanted = {key.replace(".", "/"): frozenset({value}) for key, value in SYSCTL.items()} | dict(LIVE)
     host = spaces["host"].settings if "host" in spaces else {}
     finding = Finding(tuple(sorted(wanted)))
@@ -124,7 +124,7 @@ def judge_settings(answer: Kernel, spaces: Mapping[str, Space]) -> Finding:
 
 
 def judge_ipv6(answer: Kernel, spaces: Mapping[str, Space]) -> Finding:
-    """The kernel has no IPv6."""
+    """Judge that the kernel has no IPv6."""
     finding = Finding(("IPv4 in every namespace", "ipv6.disable=1"))
     if answer.inet6 or any(key.startswith("net/ipv6/conf") for space in spaces.values() for key in space.settings):
         finding.holes.append("the kernel's IPv6 is there")

@@ -22,12 +22,12 @@ from rootfs.spec.profile import Forwarder
 
 
 def mask(names: str) -> int:
-    """A capability set as a number."""
+    """Return a capability set as the bit mask of /proc (capabilities(7))."""
     return sum(1 << CAPABILITIES[name] for name in names.split())
 
 
 def _number(text: str, base: int = 16) -> int:
-    """A number of /proc, -1 for what is none: more than any set allows."""
+    """Return a number of /proc; -1, which is more than any set allows, if the text is none."""
     try:
         return int(text, base)
     except ValueError:
@@ -35,7 +35,7 @@ def _number(text: str, base: int = 16) -> int:
 
 
 def _too_much(process: Process, program: Program) -> Iterator[str]:
-    """What a process has beyond its declaration."""
+    """Yield the rights that a process has beyond its declaration."""
     status = process.status
     for key in ("Uid", "Gid"):
         if status.get(key, "").split() != [str(program.uid)] * 4:
@@ -56,7 +56,7 @@ def _too_much(process: Process, program: Program) -> Iterator[str]:
 
 
 def shell(answer: Processes) -> frozenset[int]:
-    """The test shell's processes: the script, its ancestors below init, the ``cat`` that all output goes through."""
+    """Return the test shell's processes: the script, its ancestors below init, the ``cat`` for all output."""
     by_pid = {process.pid: process for process in answer.processes}
     found: list[int] = []
     at = by_pid.get(answer.me)

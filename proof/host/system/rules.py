@@ -29,14 +29,14 @@ def _volatile(key: str, within: str, value: Mapping[str, Any]) -> bool:
 
 
 def _normal(value: Any, within: str = "") -> Any:
-    """A piece of a rule set without what is `_volatile`."""
+    """Return a piece of a rule set without `_volatile` fields."""
     if isinstance(value, dict):
         return {key: _normal(inner, key) for key, inner in value.items() if not _volatile(key, within, value)}
     return [_normal(inner) for inner in value] if isinstance(value, list) else value
 
 
 def ruleset(name: str, answer: tuple[int, str]) -> dict[str, list[str]]:
-    """Rules by table, each piece as canonical text in the order of the kernel.
+    """Return the rules by table, each piece as canonical text, in the kernel's order.
 
     Raises:
         RemoteScriptError: nft(8) failed, or printed something else.
@@ -61,13 +61,13 @@ _HEAD = re.compile(r'type filter hook (?P<hook>\w+) (?:device "(?P<dev>\w+)" )?p
 
 
 def _base_chains(declared: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
-    """The base chains of a declaration: ``family table chain`` to (hook, device)."""
+    """Return the base chains of a declaration: ``family table chain`` to (hook, device)."""
     matches = {name: _HEAD.fullmatch(lines[0]) for name, lines in declared.items() if lines}
     return {name: (match["hook"], match["dev"] or "") for name, match in matches.items() if match}
 
 
 def _hooks(name: str, rules: Mapping[str, Sequence[str]], declared: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Base chains that are missing, elsewhere, or do not drop by default."""
+    """Yield base chains that are missing, have another hook, or do not drop by default."""
     want = _base_chains(declared)
     for pieces in rules.values():
         for piece in pieces:
@@ -83,7 +83,7 @@ def _hooks(name: str, rules: Mapping[str, Sequence[str]], declared: Mapping[str,
 
 
 def judge_rules(spaces: Mapping[str, Space], references: Mapping[str, Reference], forwarder: Forwarder) -> Finding:
-    """Packet rules of each namespace against the image's own files, and their base chains against the declared ones."""
+    """Judge the packet rules of each namespace by the image's own files, and their base chains by the declared ones."""
     finding = Finding(("rules of the host", "rules of the port", "reference of the host", "reference of the port"))
     declared = {
         "host": {**HOST_RULES, **LINK_RULES},

@@ -35,7 +35,7 @@ def settings(*tops: str) -> dict[str, str]:
 
 
 def part_kernel() -> Any:
-    """Mounts, the verified device, settings of the kernel, modules."""
+    """Return mounts, the verified device, settings of the kernel, modules."""
     return {
         "mounts": text("/proc/1/mountinfo"),
         "line": text("/proc/cmdline"),
@@ -51,7 +51,7 @@ def part_kernel() -> Any:
 
 
 def part_processes() -> Any:
-    """Every process with its rights."""
+    """Return every process with its rights."""
     found: list[Any] = []
     for path in glob.glob("/proc/[0-9]*"):
         status = text(path + "/status")
@@ -88,7 +88,7 @@ def part_processes() -> Any:
 
 
 def part_network() -> Any:
-    """Interfaces, addresses, routes, neighbours, settings and packet rules of each namespace."""
+    """Return interfaces, addresses, routes, neighbours, settings and packet rules of each namespace."""
 
     def read() -> Any:
         ip = {
@@ -111,7 +111,7 @@ def part_network() -> Any:
 
 
 def part_reference() -> Any:
-    """The image's own packet rules, loaded in empty namespaces beside taps of the right names."""
+    """Return the image's own packet rules, loaded in empty namespaces beside taps of the right names."""
 
     def load(names: str, files: str) -> Any:
         if libc.unshare(NEWNET):
@@ -131,7 +131,7 @@ BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 
 
 def part_programs() -> Any:
-    """BPF programs of the whole host; queueing disciplines and attached programs of each namespace."""
+    """Return BPF programs of the whole host; queueing disciplines and attached programs of each namespace."""
 
     def bpf(command: int, *attributes: int | bytes) -> tuple[int, bytes]:
         data = ctypes.create_string_buffer(
@@ -192,7 +192,7 @@ def part_programs() -> Any:
 
 
 def part_files() -> Any:
-    """Unix sockets of each namespace; what others may write in the writable places, with a file planted in each."""
+    """Return unix sockets of each namespace, and what everybody may write; a file is planted in each such place."""
 
     def read() -> Any:
         return {"unix": text("/proc/thread-self/net/unix")}

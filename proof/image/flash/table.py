@@ -65,7 +65,7 @@ class Disk:
         return found[0]
 
     def header(self, at: int) -> Header:
-        """The header in a sector.
+        """Return the header in sector ``at``.
 
         Raises:
             TreeError: it is none, or not of the one known form.
@@ -81,7 +81,7 @@ class Disk:
         return Header(at, mine, other, first, last, disk, entries)
 
     def table(self, header: Header) -> bytes:
-        """The entries that a header names.
+        """Return the table that a header names, as bytes.
 
         Raises:
             TreeError: their sum is wrong.
@@ -93,7 +93,7 @@ class Disk:
         return raw
 
     def partitions(self) -> list[tuple[str, int, int]]:
-        """Name, beginning and end in bytes of each partition, as the first table has them.
+        """Return (name, first byte, end) of each partition by the first table.
 
         Raises:
             TreeError: there is no table.

@@ -32,7 +32,7 @@ class Section:
 
 
 def sections(data: bytes) -> list[Section]:
-    """The sections in the order of the table.
+    """Return the sections in the order of the table.
 
     Raises:
         TreeError: it is no PE image, or a section is not in it.

@@ -84,7 +84,7 @@ class Tree:
         return {entry.path: entry for entry in self.entries}
 
     def files(self) -> Iterator[Entry]:
-        """Regular files."""
+        """Return the regular files."""
         return (entry for entry in self.entries if stat.S_ISREG(entry.mode))
 
     def read(self, path: str, limit: int = MAX_TEXT) -> bytes:

@@ -22,7 +22,7 @@ FREE_KEYS = words(
 
 
 def services(port: str, vm: str) -> Mapping[str, tuple[str, ...]]:
-    """Lines of ``[Service]`` of each of our units, for a datapath (`rootfs.spec.profile.Forwarder`)."""
+    """Return the lines of ``[Service]`` of each of our units, for a datapath (`rootfs.spec.profile.Forwarder`)."""
     python = "ExecStart=/usr/bin/python3 -I -m backend."
     caps = {"ring": "CAP_NET_RAW CAP_NET_ADMIN", "kernel": "CAP_BPF CAP_PERFMON CAP_NET_ADMIN"}
     may = caps.get(port, "CAP_NET_ADMIN")

@@ -486,7 +486,7 @@ def test_what_cannot_be_seen_is_not_sealed() -> None:
         assert verdict is (Verdict.HOLE if name == "writable" else Verdict.NOT_TESTED), (number, name, verdict)
 
 
-@pytest.mark.parametrize("told", [{}, [], None, {"processes": "x", "self": "y"}, {"host": {"path": 7}}])
+@pytest.mark.parametrize("answer", [{}, [], None, {"processes": "x", "self": "y"}, {"host": {"path": 7}}])
 def test_hostile_answers_are_never_sealed(answer: Any) -> None:
     results = run_system(lambda command: (0, framed(answer)))
     assert {result.verdict for result in results} <= {Verdict.NOT_TESTED, Verdict.HOLE}
