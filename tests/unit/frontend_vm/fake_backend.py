@@ -35,7 +35,7 @@ class FakeBackend:
         self.hostname = "sallyport"
         self.last_exit = ""
         self.storage = Storage("ok", "")
-        self.looks = 0
+        self.certificate_requests = 0
         """How often the certificate was asked for."""
         self.certificate = (directory / "web.crt").read_text()
         self.port_changes: dict[str, Any] = {}
@@ -101,7 +101,7 @@ class FakeBackend:
             self.heartbeats += 1
             return Done()
         if isinstance(request.do, CertificateGet):
-            self.looks += 1
+            self.certificate_requests += 1
             return Certificate(pem=self.certificate)
         self.requests.append(request.do)
         if isinstance(request.do, SessionOpen):

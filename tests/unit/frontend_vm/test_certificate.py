@@ -34,8 +34,8 @@ def test_new_connections_see_the_new_certificate_and_old_ones_stay(
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=CLIENT)
             for useless in ("", "x", (tmp_path / "other.crt").read_text()):
                 rig.backend.certificate = useless
-                asked = rig.backend.looks
-                await until(lambda asked=asked: rig.backend.looks > asked + 1)  # type: ignore[misc]
+                asked = rig.backend.certificate_requests
+                await until(lambda asked=asked: rig.backend.certificate_requests > asked + 1)  # type: ignore[misc]
                 assert await served(port) == old
             rig.backend.certificate = renewed
             await until(lambda: (tmp_path / "web.crt").read_text() == renewed)  # for the process's next start

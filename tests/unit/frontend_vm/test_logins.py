@@ -23,12 +23,12 @@ TOKEN = "A" * 43
 
 
 class Host:
-    """A backend that looks at an address every so many seconds, as once it has failed often."""
+    """A backend that checks one login of an address every so many seconds, as after many failures."""
 
     def __init__(self, slow_s: float, look_s: float = 0.0) -> None:
         self.slow_s = slow_s
         self.look_s = look_s
-        self.looks: list[str] = []
+        self.checks: list[str] = []
         self.asked = 0
         self.at_once = 0
         self._open_at: dict[str, float] = {}
@@ -38,7 +38,7 @@ class Host:
         wait = self._open_at.get(do.address, 0.0) - time.monotonic()
         if wait > 0:
             raise Refused("limited", "", retry_after_s=wait)
-        self.looks.append(do.address)
+        self.checks.append(do.address)
         self.at_once += 1
         assert self.at_once <= logins.MAX_IN_PROGRESS
         try:
@@ -95,9 +95,9 @@ def test_an_operator_waits_neither_behind_a_flood_of_guesses_nor_is_pushed_out_b
         async with Guesser(queue, peers, 0.002) as guesser:
             await until(lambda: "limited" in guesser.answers and "denied" in guesser.answers)
             for _ in range(10):
-                before = len(host.looks)
+                before = len(host.checks)
                 assert (await attempt(queue, OPERATOR, PASSWORD)).token == TOKEN
-                assert len(host.looks) - before <= 3 * logins.MAX_IN_PROGRESS, "of some 64 that wait"
+                assert len(host.checks) - before <= 3 * logins.MAX_IN_PROGRESS, "of some 64 that wait"
 
     asyncio.run(scenario())
 
@@ -113,7 +113,7 @@ def test_who_hangs_up_has_a_place_until_the_backend_has_answered_and_leaves_no_s
             gone = asyncio.create_task(attempt(queue, Peer.parse(f"192.0.2.{number + 1}"), PASSWORD))
             await asyncio.sleep(0.005)
             gone.cancel()
-        await until(lambda: len(closed) == len(host.looks) > 2)
+        await until(lambda: len(closed) == len(host.checks) > 2)
         assert host.at_once == 0
         assert (await attempt(queue, OPERATOR, PASSWORD)).token == TOKEN
 
@@ -128,20 +128,20 @@ def test_who_shares_an_address_with_a_guesser_gets_in_by_lot(monkeypatch: pytest
         host = Host(slow_s=8 / 40)
         queue = Logins(host.ask)
 
-        async def guess_after_each_look() -> None:
+        async def guess_after_each_check() -> None:
             seen = -1
             while True:
-                if len(host.looks) != seen:
-                    seen = len(host.looks)
+                if len(host.checks) != seen:
+                    seen = len(host.checks)
                     guesses.add(asyncio.create_task(attempt(queue, ATTACKER, "guess")))
                 await asyncio.sleep(0)
 
         guesses: set[asyncio.Task[Session]] = set()
-        flood = asyncio.create_task(guess_after_each_look())
+        flood = asyncio.create_task(guess_after_each_check())
         try:
             for _ in range(40):
-                looks = len(host.looks)
-                await until(lambda looks=looks: len(host.looks) > looks)  # type: ignore[misc]
+                checks = len(host.checks)
+                await until(lambda checks=checks: len(host.checks) > checks)  # type: ignore[misc]
                 await asyncio.sleep(0.02)
                 with suppress(Refused):
                     await attempt(queue, ATTACKER, PASSWORD)

@@ -1,4 +1,4 @@
-"""Who may hold what over SSH: strangers who flood, operators who do nothing, channels that ask for nothing."""
+"""Limits for SSH clients: floods before login, idle operators, channels without a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may hold a connection to the web server: strangers who flood, and whoever is slow."""
+"""Limits for clients of the web server: floods, and slow clients."""
 
 from __future__ import annotations
 
