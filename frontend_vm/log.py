@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-LINES = 40
-PERIOD = 10.0
-"""At most `LINES` lines in `PERIOD` seconds, so that no peer can fill the console or the host's journal."""
+from frontend_vm.protocol.rate_limit import Bucket, Clock
+
+BURST, RATE = 40.0, 4.0
+"""Lines at once, and per second in the long run, so that no client can fill the console or the host's journal."""
 WIDTH = 240
 """Characters of one line."""
 
@@ -34,31 +35,30 @@ class OneLine(logging.Formatter):
         return printable(f"{record.levelname.lower()} {record.name}: {message}")
 
 
-class RateBound(logging.Filter):
-    """Lets `LINES` records pass in `PERIOD` seconds; the next one after that says how many were dropped."""
+class RateLimit(logging.Filter):
+    """Lets `BURST` records pass at once and `RATE` per second; the next one says how many were dropped before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         super().__init__()
-        self._since = 0.0
-        self._lines = 0
+        self._bucket = Bucket(RATE, BURST, clock)
+        self._dropped = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Decide about one record."""
-        now = time.monotonic()
-        if now - self._since >= PERIOD:
-            dropped = self._lines - LINES
-            self._since, self._lines = now, 0
-            if dropped > 0:
-                record.msg, record.args = f"{record.getMessage()} [{dropped} lines before this were dropped]", None
-        self._lines += 1
-        return self._lines <= LINES
+        if self._bucket.take() > 0.0:
+            self._dropped += 1
+            return False
+        if self._dropped:
+            record.msg, record.args = f"{record.getMessage()} [{self._dropped} lines before this were dropped]", None
+            self._dropped = 0
+        return True
 
 
 def start_log() -> None:
     """Log this process's events to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
-    handler.addFilter(RateBound())
+    handler.addFilter(RateLimit())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # Below these levels, these log a line for every connection of a port scan.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import msgspec
 
-from backend.common.limits import Bucket, Clock
 from backend.daemon import chain
 from backend.daemon.chain import Chain, Entry
 from backend.daemon.ring import Kind, Rings
 from backend.daemon.worker import Worker
+from backend.protocol.rate_limit import Bucket, Clock
 from backend.protocol.refusal import printable
 from backend.protocol.system import AuditLog
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import time
 
-from backend.common.limits import Bucket, Clock
 from backend.daemon.audit import BY_NAME, REJECTED
 from backend.daemon.handlers import handler_of
 from backend.daemon.handlers.registry import Call, Services
 from backend.protocol.base import Error, Instruction
 from backend.protocol.codec import Request
 from backend.protocol.instructions import AnyResult
+from backend.protocol.rate_limit import Bucket, Clock
 from backend.protocol.refusal import Refused
 
 log = logging.getLogger("executor")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from backend.common.limits import Clock
 from backend.protocol.port import Ports
+from backend.protocol.rate_limit import Clock
 
 LIMIT = 65536
 """Bytes of one answer."""

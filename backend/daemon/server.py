@@ -13,7 +13,6 @@ import socket
 import ssl
 import time
 
-from backend.common.limits import Bucket
 from backend.daemon.audit import Audit
 from backend.daemon.executor import Executor
 from backend.daemon.link import LinkKeys
@@ -21,6 +20,7 @@ from backend.daemon.settings import Settings
 from backend.daemon.validator import RequestValidator
 from backend.protocol.base import Error, ErrorCode
 from backend.protocol.codec import MAX_LINE, Reply, encode
+from backend.protocol.rate_limit import Bucket
 from backend.protocol.refusal import Refused
 
 log = logging.getLogger("server")

@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from backend.common.limits import Clock
 from backend.protocol.peers import Peer
+from backend.protocol.rate_limit import Clock
 
 Reason = Literal["logout", "idle", "age", "evicted", "password", "vm", "stop"]
 """Why a session ended: logged out; idle for too long; open for too long; the table was full; another session changed

@@ -26,8 +26,8 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
-from backend.common.limits import Bucket, Clock, SlowDown
 from backend.protocol.peers import Peer
+from backend.protocol.rate_limit import Bucket, Clock
 
 MAX_KNOWN = 64
 """Addresses that have logged in and are remembered; beyond, the one whose login is longest ago is forgotten."""
@@ -58,6 +58,37 @@ class _Failing:
     site: str
     slow: SlowDown
     last: float
+
+
+class SlowDown:
+    """Delay after failed logins of one party: from the third failure on, each doubles the wait for the next attempt."""
+
+    MAX_FREE_FAILURES = 3
+    MAX_WAIT_S = 8.0
+    """Longest wait. It is short because people who share an address with an attacker wait as long; guesses from many
+    addresses are bounded by the pools of `Throttle`."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._open_at = float("-inf")
+
+    def wait(self) -> float:
+        """Seconds until the next attempt may be checked; 0.0: now."""
+        return max(0.0, self._open_at - self._clock())
+
+    def failed(self) -> None:
+        """An attempt failed."""
+        self._failures += 1
+        if self._failures >= self.MAX_FREE_FAILURES:
+            # A bounded exponent: the number of failures is not bounded, and the power would grow without limit.
+            delay = min(self.MAX_WAIT_S, 2.0 ** min(self._failures - self.MAX_FREE_FAILURES, 16))
+            self._open_at = self._clock() + delay
+
+    def succeeded(self) -> None:
+        """An attempt succeeded: forget the failures."""
+        self._failures = 0
+        self._open_at = float("-inf")
 
 
 class Throttle:

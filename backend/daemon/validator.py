@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from backend.common.limits import Bucket, Clock
 from backend.protocol.codec import VERSION, Request, decode_request
+from backend.protocol.rate_limit import Bucket, Clock
 from backend.protocol.refusal import Refused
 
 SEQ_FREE = 2**62

@@ -16,7 +16,7 @@ import socket
 import time
 from pathlib import Path
 
-from backend.common.limits import Bucket, Clock
+from backend.protocol.rate_limit import Bucket, Clock
 
 log = logging.getLogger("console")
 

@@ -26,12 +26,12 @@ from typing import Literal
 import msgspec
 
 from backend.common import heartbeat, tap, vm_state
-from backend.common.limits import Bucket
 from backend.common.notify import feed_watchdog, given, notify
 from backend.common.vm_state import EVENTS, VmEvent, VmState
 from backend.guests import accelerator, machine_type, vm
 from backend.guests.accelerator import Accelerator
 from backend.guests.console import QEMU, VM_CONSOLE, Console
+from backend.protocol.rate_limit import Bucket
 
 RUN = Path("/run/sallyport/vm")
 TAPS = Path("/run/sallyport/port/taps.sock")

@@ -11,5 +11,6 @@ the schema does not name.
 * `instructions` lists every instruction; the types are in a module per group (`session`, `system`, `port`, `vm`), each
   with its `policy.Policy`. `base` has what all instructions and results have in common, `fields` the types of fields.
 * `codec` frames messages, `refusal` turns requests down.
-* `link_plan` has the link's addresses, names and ports; `peers` groups the addresses of operators.
+* `link_plan` has the link's addresses, names and ports; `peers` groups the addresses of operators, and `rate_limit` is
+  the token bucket that both ends use.
 """

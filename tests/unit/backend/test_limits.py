@@ -7,12 +7,13 @@ import time
 import msgspec
 import pytest
 
-from backend.common.limits import Bucket, SlowDown
 from backend.daemon.sessions import Sessions
+from backend.daemon.throttle import SlowDown
 from backend.daemon.validator import SEQ_FREE, RequestValidator
 from backend.protocol.codec import Request, encode
 from backend.protocol.fields import Token
 from backend.protocol.peers import Peer
+from backend.protocol.rate_limit import Bucket
 from backend.protocol.refusal import Refused
 from backend.protocol.vm import Heartbeat
 from tests.unit.backend.rig import Now

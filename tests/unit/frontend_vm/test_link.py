@@ -171,11 +171,15 @@ def test_backend_with_another_key_is_not_believed(configuration: Path, tmp_path:
 
 
 def test_log_is_bounded_and_printable() -> None:
-    bound = log.RateBound()
+    now = [0.0]
+    limit = log.RateLimit(lambda: now[0])
     record = logging.LogRecord("api", logging.INFO, "", 0, "bad \x1b[2J\n%s", ("\u202e",), None)
-    passed = sum(bool(bound.filter(record)) for _ in range(10 * log.LINES))
-    assert passed == log.LINES
+    assert sum(bool(limit.filter(record)) for _ in range(400)) == log.BURST == 40
     assert log.OneLine().format(record) == "info api: bad ?[2J??"
+    now[0] += 1 / log.RATE
+    assert limit.filter(record)
+    assert log.OneLine().format(record) == "info api: bad ?[2J?? [360 lines before this were dropped]"
+    assert not limit.filter(record)
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

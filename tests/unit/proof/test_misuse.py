@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend.common.limits import SlowDown
 from backend.daemon.main import Daemon
 from backend.daemon.server import LinkServer
 from backend.daemon.sessions import OpenSession, Sessions
 from backend.daemon.settings import Settings
+from backend.daemon.throttle import SlowDown
 from backend.daemon.validator import RequestValidator
 from backend.protocol.instructions import AnyInstruction
 from backend.protocol.peers import UNKNOWN
@@ -212,7 +212,7 @@ def take_ends_for_lines(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_rate(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("backend.common.limits.Bucket.take", lambda self: 0.0)
+    patch.setattr("backend.protocol.rate_limit.Bucket.take", lambda self: 0.0)
 
 
 def ignore_fields_and_rate(patch: pytest.MonkeyPatch) -> None:
