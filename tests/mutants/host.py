@@ -72,8 +72,11 @@ HOST: tuple[Mutant, ...] = (
     Mutant(
         "qmp-on-tcp",
         "host",
-        "The VM's QEMU takes orders over TCP.",
-        qemu('*("-qmp", "tcp:127.0.0.1:4444,server=on,wait=off")'),
+        "The VM's QEMU takes orders over TCP, and its unit lets it have such sockets.",
+        qemu(
+            '*("-qmp", "tcp:127.0.0.1:4444,server=on,wait=off")',
+            _vm_unit("RestrictAddressFamilies=AF_UNIX AF_INET"),
+        ),
         "listeners",
         ("listeners/*",),
     ),

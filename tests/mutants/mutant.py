@@ -52,7 +52,7 @@ def vm_listener(address: str, port: int, *, udp: bool = False, family: str = "AF
     return InVm(background(code))
 
 
-def qemu(words: str) -> Code:
-    """The VM's QEMU gets more words."""
+def qemu(words: str, lines: tuple[str, ...] = ()) -> Code:
+    """The VM's QEMU gets more words, after ``lines`` were run in the host's root shell."""
     old = '*("-device", "virtio-rng-device"),'
-    return Code("sallyport-vm", (Edit("backend/guests/vm.py", old, f"{old} {words},"),))
+    return Code("sallyport-vm", (Edit("backend/guests/vm.py", old, f"{old} {words},"),), lines)
