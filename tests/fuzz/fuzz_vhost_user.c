@@ -8,27 +8,22 @@
  * each connection ended for exactly one reason that was counted; frames from the guest lie where they may; an honest
  * front-end is then served at once.
  */
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "front_end.h"
 #include "records.h"
+#include "say_any.h"
 
 #define NO_TURN 0x80
-#define MAX_FILES 12 /* descriptors with a message */
-#define MAX_HELD 64  /* of them, kept by the front-end */
 #define MAX_FLOOD 600
 #define FRAMES 4
 #define MAX_WAIT_S 4.0 /* seconds that this thread may have been off the processor in one input */
-#define LINGER 10      /* seconds; more than that */
 
 enum what {
     NEGOTIATE,  /* all of it: a, b: sizes as powers of two; e: features */
@@ -49,227 +44,10 @@ enum what {
 };
 
 static struct front_end front_end;
-static int held[MAX_HELD]; /* memory that was handed over, for later mischief */
-static unsigned held_count;
 static uint8_t payload[FRAME_MAX];
 static volatile uint8_t seen; /* so that what is read is read */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Where lingering sockets are connected to. */
-static int reader;
-static struct sockaddr_in reader_address = {.sin_family = AF_INET};
-
-static void open_reader(void) {
-    socklen_t len = sizeof reader_address;
-    int least = 1;
-
-    reader = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    reader_address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    must(reader >= 0 && setsockopt(reader, SOL_SOCKET, SO_RCVBUF, &least, sizeof least) == 0);
-    must(bind(reader, (struct sockaddr *)&reader_address, len) == 0 && listen(reader, MAX_FILES) == 0);
-    must(getsockname(reader, (struct sockaddr *)&reader_address, &len) == 0);
-}
-
-/* A TCP socket with bytes that nobody reads, and which whoever closes it last is to wait for. */
-static int new_lingering(void) {
-    const struct linger linger = {.l_onoff = 1, .l_linger = LINGER};
-    int file = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), got;
-
-    must(file >= 0);
-    while ((got = accept4(reader, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-        close(got); /* one of before */
-    }
-    must(connect(file, (struct sockaddr *)&reader_address, sizeof reader_address) == 0);
-    while (send(file, payload, sizeof payload, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-    }
-    must(setsockopt(file, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
-    return file;
-}
-
-/* A descriptor of some kind; the caller closes it. */
-static int new_file(unsigned kind) {
-    int file, pair[2];
-
-    switch (kind % 16) {
-    case 0:
-        return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    case 1:
-        return eventfd(0, EFD_CLOEXEC); /* reading it waits */
-    case 2:                             /* writing it waits, reading it never ends */
-        file = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
-        must(write(file, &(uint64_t){UINT64_MAX - 1}, 8) == 8);
-        return file;
-    case 3:
-        file = new_memory(FILE_BYTES, 0);
-        break;
-    case 4:
-        file = new_memory(FILE_BYTES, F_SEAL_SHRINK | F_SEAL_WRITE);
-        break;
-    case 5:
-        file = new_memory(FILE_BYTES, F_SEAL_GROW);
-        break;
-    case 6:
-        file = new_memory(PAGE, F_SEAL_SHRINK);
-        break;
-    case 7:
-        return epoll_create1(EPOLL_CLOEXEC);
-    case 8:
-        must(pipe2(pair, O_CLOEXEC) == 0);
-        close(pair[0]);
-        return pair[1];
-    case 9:
-        must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-        close(pair[0]);
-        return pair[1];
-    case 10:
-        return open("/dev/zero", O_RDWR | O_CLOEXEC);
-    case 11:
-        return open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    case 12: { /* sealed, but not open for writing */
-        char path[32];
-
-        file = new_memory(FILE_BYTES, F_SEAL_SHRINK);
-        must(snprintf(path, sizeof path, "/proc/self/fd/%d", file) > 0);
-        pair[0] = open(path, O_RDONLY | O_CLOEXEC);
-        close(file);
-        return pair[0];
-    }
-    case 13:
-        return open("/", O_PATH | O_CLOEXEC);
-    case 14:
-        return new_lingering();
-    default:
-        file = dup(front_end.file);
-        break;
-    }
-    if (held_count < MAX_HELD) {
-        held[held_count++] = dup(file);
-    }
-    return file;
-}
-
-/* Close our copies; where nobody else has one, we are not to wait for it ourselves. */
-static void close_all(bool handed_over, const int *files, unsigned n) {
-    const struct linger none = {0};
-
-    for (unsigned i = 0; i < n; i++) {
-        if (!handed_over) {
-            (void)setsockopt(files[i], SOL_SOCKET, SO_LINGER, &none, sizeof none);
-        }
-        close(files[i]);
-    }
-}
-
-static struct say_region region_of(unsigned kind, uint64_t e) {
-    static const struct say_region honest[2] = {{GUEST_0, REGION_BYTES, USER_0, 0},
-                                                {GUEST_1, REGION_BYTES, USER_1, REGION_BYTES}};
-    struct say_region region = honest[kind & 1];
-
-    switch (kind >> 1 & 7) {
-    case 0:
-    case 1:
-    case 2:
-        break;
-    case 3:
-        region.size = e;
-        break;
-    case 4:
-        region.guest = e;
-        break;
-    case 5:
-        region.user = e;
-        break;
-    case 6:
-        region.offset = e;
-        break;
-    case 7:
-        region = (struct say_region){
-            .guest = (e & 0xff) * PAGE, .size = PAGE, .user = USER_0 + (e >> 8 & 0xff) * PAGE, .offset = e >> 16};
-        break;
-    }
-    return region;
-}
-
-/* A message of the request's own form, but for what `b` changes: bit 0: a reply is asked for; bit 1: other flags; bit
- * 2: another size; bits 3 to 6: descriptors of another kind; bit 7: their number.
- */
-static void do_say(const struct record *record) {
-    static const uint8_t requests[] = {1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 0, 6, 20, 24, 37};
-    uint32_t request = requests[record->a % sizeof requests], flags = VHOST_VERSION, len = 0, n = 0;
-    uint32_t ring = record->c & 3;
-    uint8_t bytes[sizeof(struct say_regions)] = {0};
-    int files[MAX_FILES];
-
-    switch (request) {
-    case SAY_SET_FEATURES:
-    case SAY_SET_PROTOCOL_FEATURES:
-    case SAY_SEND_RARP:
-    case 0:
-        len = 8;
-        memcpy(bytes, &record->e, len);
-        break;
-    case SAY_SET_MEM_TABLE: {
-        struct say_regions regions = {.regions = record->d % (GUEST_REGIONS + 3)};
-
-        n = regions.regions < GUEST_REGIONS + 2 ? regions.regions : GUEST_REGIONS + 2;
-        for (uint32_t i = 0; i < n; i++) {
-            regions.region[i] = region_of((record->c >> 2 & 15) ^ i, record->e + (uint64_t)i * (record->d >> 8));
-        }
-        len = 8 + n * (uint32_t)sizeof(struct say_region);
-        memcpy(bytes, &regions, len);
-        break;
-    }
-    case SAY_SET_VRING_NUM:
-    case SAY_SET_VRING_BASE:
-    case SAY_GET_VRING_BASE:
-    case SAY_SET_VRING_ENABLE:
-        len = 8;
-        memcpy(bytes, &ring, 4);
-        memcpy(bytes + 4, &record->d, 4);
-        break;
-    case SAY_SET_VRING_ADDR: {
-        struct say_addresses addresses = {.index = ring,
-                                          .flags = record->c >> 7,
-                                          .table = USER_0 + TABLE_AT(ring & 1),
-                                          .used = USER_0 + USED_AT(ring & 1),
-                                          .available = USER_0 + AVAILABLE_AT(ring & 1)};
-
-        addresses.table += record->c & 16 ? record->e : 0;
-        addresses.used += record->c & 32 ? record->e : 0;
-        addresses.available += record->c & 64 ? record->e : 0;
-        len = sizeof addresses;
-        memcpy(bytes, &addresses, len);
-        break;
-    }
-    case SAY_SET_VRING_KICK:
-    case SAY_SET_VRING_CALL:
-    case SAY_SET_VRING_ERR: {
-        uint64_t word = ring | (record->c & 4 ? 1U << 8 : 0) | (record->c & 8 ? record->e : 0);
-
-        n = record->c & 4 ? 0 : 1;
-        len = 8;
-        memcpy(bytes, &word, len);
-        break;
-    }
-    default:
-        break;
-    }
-    flags |= record->b & 1 ? VHOST_NEED_REPLY : 0;
-    flags ^= record->b & 2 ? record->d : 0;
-    if (record->b & 4) {
-        len = record->d % (sizeof(struct say_regions) + 1);
-    }
-    if (record->b & 128) {
-        n = record->d % (MAX_FILES + 1);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        unsigned kind = record->b >> 3 & 15;
-
-        files[i] = new_file(kind != 0 || request == SAY_SET_VRING_KICK || request == SAY_SET_VRING_CALL ? kind : 15);
-    }
-    close_all(say(front_end.connection, request, flags, bytes, len, files, n), files, n);
-}
 
 static size_t do_raw(const struct record *record, const uint8_t *data, size_t size) {
     size_t len = record->d % 513;
@@ -278,9 +56,9 @@ static size_t do_raw(const struct record *record, const uint8_t *data, size_t si
 
     len = len < size ? len : size;
     for (unsigned i = 0; i < n; i++) {
-        files[i] = new_file(record->b + i);
+        files[i] = files_new(record->b + i, front_end.file);
     }
-    close_all(len > 0 && say_bytes(front_end.connection, data, len, files, n), files, n);
+    files_close(len > 0 && say_bytes(front_end.connection, data, len, files, n), files, n);
     return len;
 }
 
@@ -457,23 +235,6 @@ static void do_connection(const struct record *record) {
     }
 }
 
-static void do_files(const struct record *record) {
-    for (unsigned i = 0; i < held_count; i++) {
-        switch (record->a % 3) {
-        case 0:
-            (void)ftruncate(held[i], record->d % (FILE_BYTES + PAGE));
-            break;
-        case 1:
-            (void)fallocate(held[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, FILE_BYTES);
-            break;
-        default:
-            (void)fcntl(held[i], F_ADD_SEALS, record->d & 15);
-            break;
-        }
-    }
-    (void)ftruncate(front_end.file, record->d % FILE_BYTES);
-}
-
 static void do_flood(const struct record *record) {
     static const uint8_t requests[] = {SAY_GET_FEATURES, SAY_GET_QUEUE_NUM, SAY_GET_VRING_BASE, SAY_SEND_RARP};
     const uint32_t state[2] = {record->c & 1, 0};
@@ -493,7 +254,7 @@ static size_t do_record(const struct record *record, const uint8_t *data, size_t
         front_end_negotiate(&front_end, record->e | 1ULL << 32, 1U << record->a % 9, 1U << record->b % 9);
         break;
     case SAY:
-        do_say(record);
+        front_end_say_any(&front_end, record);
         break;
     case RAW:
         return do_raw(record, data, size);
@@ -523,7 +284,8 @@ static size_t do_record(const struct record *record, const uint8_t *data, size_t
         do_connection(record);
         break;
     case FILES:
-        do_files(record);
+        files_spoil(record->a % 3, record->d);
+        (void)ftruncate(front_end.file, record->d % FILE_BYTES);
         break;
     case FLOOD:
         do_flood(record);
@@ -574,12 +336,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (port == NULL) {
         port_open(true);
-        open_reader();
+        files_set_up();
         check_alive();
         (void)count_files();
     }
     files = count_files(); /* libFuzzer opens some now and then */
-    held_count = 0;
     front_end_open(&front_end);
     for (unsigned i = 0; i < MAX_RECORDS && size >= sizeof record; i++) {
         size_t used;
@@ -594,9 +355,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             port_turn(true, i % 2 == 0);
         }
     }
-    for (unsigned i = 0; i < held_count; i++) {
-        close(held[i]);
-    }
+    files_forget();
     front_end_close(&front_end);
     check_reasons();
     check_alive();

@@ -74,13 +74,18 @@ def _core(*names: str) -> tuple[str, ...]:
     return tuple(f"backend/forwarder/core/{name}" for name in names)
 
 
-_VHOST = _core("vhost_user.c", "vhost_net.c", "vhost_message.c", "virtqueue.c", "guest_memory.c", "offload.c")
+_VHOST = _core(
+    *(f"vhost_{name}.c" for name in ("fault", "message", "net", "put", "request", "ring", "user")),
+    "virtqueue.c",
+    "guest_memory.c",
+    "offload.c",
+)
 _LAN = tuple(f"backend/lan/core/{name}" for name in ("lan.c", "lan_frame.c", "table.c"))
 _FRONT_END = ("front_end.c", "records.c")
 _GUARD = ("-Wl,--wrap=mmap,--wrap=munmap",)  # the pages around guest memory, see front_end.h
 
 TARGETS = (
-    Target("vhost_user", _VHOST, _FRONT_END, 2048, _GUARD),
+    Target("vhost_user", _VHOST, (*_FRONT_END, "files.c", "say_any.c"), 2048, _GUARD),
     Target("virtqueue", _VHOST, _FRONT_END, 1536, _GUARD),
     Target("offload", _core("offload.c"), longest=400),
     Target("policy", (), longest=160),

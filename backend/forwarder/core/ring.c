@@ -1,41 +1,30 @@
 #include "ring.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/virtio_net.h>
-#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "clock.h"
+#include "frame_tag.h"
 #include "offload.h"
+#include "ring_sockets.h"
 
 /* linux/if_vlan.h of the kernel: what the TPID is when the ring does not say. */
 #define DEFAULT_TPID ETH_P_8021Q
-#define TAG_BYTES 4
-#define MAC_BYTES 12
 #define HEADER_BYTES ((uint32_t)sizeof(struct virtio_net_hdr))
 #define BLOCK (64U * RING_SLOT)
-#define SOCKET_BUFFER (8 << 20)      /* bytes: about a hundred GSO frames on their way */
-#define SEND_PARTS (FRAME_PARTS + 4) /* virtio header, and a tag between the addresses and the rest */
-#define RETRY_NS 20000               /* how long a batch waits for a transmit queue that is full */
-#define RETURN_NS 100000000          /* between looks for an interface that vanished */
+#define SEND_PARTS (FRAME_TAGGED_PARTS + 1) /* with the virtio header */
+#define RETRY_NS 20000                      /* how long a batch waits for a transmit queue that is full */
+#define RETURN_NS 100000000                 /* between looks for an interface that vanished */
 
 struct ring {
     struct endpoint endpoint;
-    char interface[IFNAMSIZ];
-    uint8_t mac[ETH_ALEN];
-    bool has_mac;
-    int receiver;
-    int sender;     /* past the queueing discipline (PACKET_QDISC_BYPASS) */
-    int gso_sender; /* through it: for GSO frames, which it cuts if the card cannot, while the bypass drops them */
-    int index;      /* of the interface that both sockets are bound to */
+    struct ring_sockets sockets;
     bool up;
     bool look;           /* the interface went down, and may have vanished */
     uint64_t look_at_ns; /* when to look for it next */
@@ -47,67 +36,13 @@ struct ring {
     struct mmsghdr message[FRAME_BATCH];
     struct iovec part[FRAME_BATCH][SEND_PARTS];
     struct virtio_net_hdr header[FRAME_BATCH];
-    uint8_t tag[FRAME_BATCH][TAG_BYTES];
+    uint8_t tag[FRAME_BATCH][POLICY_TAG];
 };
 
 #define LARGE_BYTES (FRAME_MAX + 64)
 
 static struct ring *ring_of(struct endpoint *endpoint) {
     return (struct ring *)endpoint; /* its first member */
-}
-
-static int interface_index(int socket, const char *interface) {
-    struct ifreq request = {0};
-
-    memcpy(request.ifr_name, interface, IFNAMSIZ);
-    return ioctl(socket, SIOCGIFINDEX, &request) == 0 ? request.ifr_ifindex : -1;
-}
-
-static int join(int socket, int index, unsigned short type, const uint8_t *mac) {
-    struct packet_mreq request = {.mr_ifindex = index, .mr_type = type};
-
-    if (mac != NULL) {
-        request.mr_alen = ETH_ALEN;
-        memcpy(request.mr_address, mac, ETH_ALEN);
-    }
-    return setsockopt(socket, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request, sizeof request);
-}
-
-/* Tie all sockets to the interface of that name; the receiver last, when the sender can take an answer. */
-static int ring_bind(struct ring *ring, const char **step) {
-    int index = interface_index(ring->sender, ring->interface);
-    struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_ifindex = index};
-
-    *step = "no such network interface here";
-    if (index < 0) {
-        return -1;
-    }
-    *step = "cannot bind a packet socket";
-    if (bind(ring->sender, (struct sockaddr *)&address, sizeof address) != 0 ||
-        bind(ring->gso_sender, (struct sockaddr *)&address, sizeof address) != 0) {
-        return -1;
-    }
-    if (ring->has_mac) {
-        *step = "cannot add the VM's address to the interface";
-        if (join(ring->receiver, index, PACKET_MR_UNICAST, ring->mac) != 0 ||
-            join(ring->receiver, index, PACKET_MR_ALLMULTI, NULL) != 0) {
-            return -1;
-        }
-    }
-    *step = "cannot bind a packet socket";
-    address.sll_protocol = htons(ETH_P_ALL);
-    if (bind(ring->receiver, (struct sockaddr *)&address, sizeof address) != 0) {
-        return -1;
-    }
-    ring->index = index;
-    return 0;
-}
-
-static bool interface_is_up(int socket, const char *interface) {
-    struct ifreq request = {0};
-
-    memcpy(request.ifr_name, interface, IFNAMSIZ);
-    return ioctl(socket, SIOCGIFFLAGS, &request) == 0 && request.ifr_flags & IFF_UP;
 }
 
 /* After it went down: is it up again, or another one of that name there? The kernel tells neither. Returns false if it
@@ -121,16 +56,31 @@ static bool ring_look(struct ring *ring) {
         return true;
     }
     ring->look_at_ns = now + RETURN_NS;
-    index = interface_index(ring->sender, ring->interface);
-    if (index == ring->index) {
-        ring->up = interface_is_up(ring->sender, ring->interface);
+    index = ring_sockets_index(&ring->sockets);
+    if (index == ring->sockets.index) {
+        ring->up = ring_sockets_up(&ring->sockets);
         ring->look = !ring->up;
     }
-    return index == ring->index || index < 0;
+    return index == ring->sockets.index || index < 0;
 }
 
-static int set(int socket, int option, int value) {
-    return setsockopt(socket, SOL_PACKET, option, &value, sizeof value);
+/* Map the slots. */
+static int ring_map(struct ring *ring, const char **step) {
+    struct tpacket_req request = {
+        .tp_block_size = BLOCK,
+        .tp_block_nr = RING_SLOTS * RING_SLOT / BLOCK,
+        .tp_frame_size = RING_SLOT,
+        .tp_frame_nr = RING_SLOTS,
+    };
+
+    *step = "cannot make the ring";
+    if (setsockopt(ring->sockets.receiver, SOL_PACKET, PACKET_RX_RING, &request, sizeof request) != 0) {
+        return -1;
+    }
+    ring->slots = mmap(NULL, (size_t)RING_SLOTS * RING_SLOT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+                       ring->sockets.receiver, 0);
+    ring->large = malloc((size_t)FRAME_BATCH * LARGE_BYTES);
+    return ring->slots == MAP_FAILED || ring->large == NULL ? -1 : 0;
 }
 
 static void ring_close(struct endpoint *endpoint) {
@@ -139,62 +89,9 @@ static void ring_close(struct endpoint *endpoint) {
     if (ring->slots != MAP_FAILED) {
         munmap(ring->slots, (size_t)RING_SLOTS * RING_SLOT);
     }
-    if (ring->receiver >= 0) {
-        close(ring->receiver);
-    }
-    if (ring->sender >= 0) {
-        close(ring->sender);
-    }
-    if (ring->gso_sender >= 0) {
-        close(ring->gso_sender);
-    }
+    ring_sockets_close(&ring->sockets);
     free(ring->large);
     free(ring);
-}
-
-static int ring_set_up(struct ring *ring, const char **step) {
-    struct tpacket_req request = {
-        .tp_block_size = BLOCK,
-        .tp_block_nr = RING_SLOTS * RING_SLOT / BLOCK,
-        .tp_frame_size = RING_SLOT,
-        .tp_frame_nr = RING_SLOTS,
-    };
-    int buffer = SOCKET_BUFFER, mark = POLICY_MARK;
-
-    *step = "cannot open a packet socket";
-    /* Protocol 0: no frame arrives before all is set. */
-    ring->receiver = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    ring->sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    ring->gso_sender = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (ring->receiver < 0 || ring->sender < 0 || ring->gso_sender < 0) {
-        return -1;
-    }
-    *step = "this kernel's packet sockets lack what the ring needs (TPACKET_V2, PACKET_VNET_HDR, Linux 4.20)";
-    if (set(ring->receiver, PACKET_VERSION, TPACKET_V2) != 0 || set(ring->receiver, PACKET_VNET_HDR, 1) != 0 ||
-        set(ring->receiver, PACKET_COPY_THRESH, 1) != 0 || set(ring->receiver, PACKET_IGNORE_OUTGOING, 1) != 0 ||
-        set(ring->sender, PACKET_VNET_HDR, 1) != 0 || set(ring->sender, PACKET_QDISC_BYPASS, 1) != 0 ||
-        set(ring->gso_sender, PACKET_VNET_HDR, 1) != 0) {
-        return -1;
-    }
-    *step = "cannot size a packet socket's buffer";
-    if (setsockopt(ring->receiver, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer) != 0 ||
-        setsockopt(ring->sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0 ||
-        setsockopt(ring->gso_sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0) {
-        return -1;
-    }
-    *step = "cannot mark what a packet socket sends";
-    if (setsockopt(ring->sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0 ||
-        setsockopt(ring->gso_sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
-        return -1;
-    }
-    *step = "cannot make the ring";
-    if (setsockopt(ring->receiver, SOL_PACKET, PACKET_RX_RING, &request, sizeof request) != 0) {
-        return -1;
-    }
-    ring->slots = mmap(NULL, (size_t)RING_SLOTS * RING_SLOT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
-                       ring->receiver, 0);
-    ring->large = malloc((size_t)FRAME_BATCH * LARGE_BYTES);
-    return ring->slots == MAP_FAILED || ring->large == NULL ? -1 : 0;
 }
 
 static struct tpacket2_hdr *slot_at(const struct ring *ring, uint32_t index) {
@@ -211,7 +108,7 @@ static void take_offload(struct frame *frame, const uint8_t *at) {
 /* The frame that did not fit its slot, from the socket's queue. Returns false if it is not there. */
 static bool receive_large(struct ring *ring, struct frame *frame) {
     uint8_t *buffer = ring->large + (size_t)ring->larges * LARGE_BYTES;
-    ssize_t got = recv(ring->receiver, buffer, LARGE_BYTES, MSG_DONTWAIT | MSG_TRUNC);
+    ssize_t got = recv(ring->sockets.receiver, buffer, LARGE_BYTES, MSG_DONTWAIT | MSG_TRUNC);
 
     if (got < (ssize_t)HEADER_BYTES + POLICY_ETHER || got > LARGE_BYTES) {
         return false;
@@ -265,7 +162,7 @@ static unsigned ring_receive(struct endpoint *endpoint, struct frame *frames, un
             socklen_t size = sizeof lost;
 
             /* Reading them clears them and the flag. */
-            if (getsockopt(ring->receiver, SOL_PACKET, PACKET_STATISTICS, &lost, &size) == 0) {
+            if (getsockopt(ring->sockets.receiver, SOL_PACKET, PACKET_STATISTICS, &lost, &size) == 0) {
                 counter_add(endpoint->counters, VERDICT_NO_BUFFER, lost.tp_drops, 0);
             }
         }
@@ -293,34 +190,11 @@ static unsigned ring_room(struct endpoint *endpoint) {
 static unsigned ring_gather(struct ring *ring, unsigned slot, const struct frame *frame) {
     struct iovec *part = ring->part[slot];
     struct virtio_net_hdr *header = &ring->header[slot];
-    unsigned n = 0;
 
     offload_to_header(frame, header);
-    part[n++] = (struct iovec){.iov_base = header, .iov_len = HEADER_BYTES};
-    if (frame->tag_tpid != 0) {
-        uint8_t *first = frame->part[0].iov_base;
-        uint8_t *tag = ring->tag[slot];
-
-        tag[0] = (uint8_t)(frame->tag_tpid >> 8);
-        tag[1] = (uint8_t)frame->tag_tpid;
-        tag[2] = (uint8_t)(frame->tag_tci >> 8);
-        tag[3] = (uint8_t)frame->tag_tci;
-        part[n++] = (struct iovec){.iov_base = first, .iov_len = MAC_BYTES};
-        part[n++] = (struct iovec){.iov_base = tag, .iov_len = TAG_BYTES};
-        part[n++] = (struct iovec){.iov_base = first + MAC_BYTES, .iov_len = frame->part[0].iov_len - MAC_BYTES};
-        if (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
-            header->csum_start = (uint16_t)(header->csum_start + TAG_BYTES);
-        }
-        if (header->gso_size != 0) {
-            header->hdr_len = (uint16_t)(header->hdr_len + TAG_BYTES);
-        }
-    } else {
-        part[n++] = frame->part[0];
-    }
-    for (uint32_t i = 1; i < frame->parts; i++) {
-        part[n++] = frame->part[i];
-    }
-    return n;
+    frame_tag_header(frame, header);
+    part[0] = (struct iovec){.iov_base = header, .iov_len = HEADER_BYTES};
+    return 1 + frame_tagged_parts(frame, ring->tag[slot], part + 1);
 }
 
 /* What a failed send means for the frame; VERDICT_PASSED: try again. */
@@ -356,15 +230,15 @@ static void ring_send(struct endpoint *endpoint, struct frame *const *frames, un
         ring->message[i].msg_hdr.msg_iovlen = ring_gather(ring, i, frames[i]);
     }
     while (done < n) {
-        bool super = frames[done]->offload.gso_size != 0;
+        bool gso = frames[done]->offload.gso_size != 0;
         unsigned run = 1;
         int sent;
         enum verdict verdict;
 
-        while (done + run < n && (frames[done + run]->offload.gso_size != 0) == super) {
+        while (done + run < n && (frames[done + run]->offload.gso_size != 0) == gso) {
             run++;
         }
-        sent = sendmmsg(super ? ring->gso_sender : ring->sender, ring->message + done, run, MSG_DONTWAIT);
+        sent = sendmmsg(gso ? ring->sockets.gso_sender : ring->sockets.sender, ring->message + done, run, MSG_DONTWAIT);
         if (sent > 0) {
             uint64_t bytes = 0;
 
@@ -407,7 +281,7 @@ static int ring_arm(struct endpoint *endpoint, struct pollfd *fds, bool want_fra
         return ENDPOINT_LOST;
     }
     /* Errors are always told. */
-    fds[0] = (struct pollfd){.fd = ring->receiver, .events = want_frames ? POLLIN : 0};
+    fds[0] = (struct pollfd){.fd = ring->sockets.receiver, .events = want_frames ? POLLIN : 0};
     return 1;
 }
 
@@ -418,7 +292,7 @@ static void ring_wake(struct endpoint *endpoint, const struct pollfd *fds, unsig
 
     if (n == 1 && fds[0].revents & POLLERR) {
         /* Reading it clears it. */
-        getsockopt(ring->receiver, SOL_SOCKET, SO_ERROR, &error, &size);
+        getsockopt(ring->sockets.receiver, SOL_SOCKET, SO_ERROR, &error, &size);
         ring->up = false;
         ring->look = true;
     }
@@ -450,15 +324,16 @@ struct endpoint *ring_open(const char *interface, const uint8_t *mac, enum direc
         return NULL;
     }
     ring->endpoint = (struct endpoint){.ops = &ring_ops, .from = from};
-    ring->receiver = ring->sender = ring->gso_sender = -1;
+    ring->sockets = (struct ring_sockets){.receiver = -1, .sender = -1, .gso_sender = -1};
     ring->slots = MAP_FAILED;
     ring->up = true;
-    strncpy(ring->interface, interface, IFNAMSIZ - 1);
+    strncpy(ring->sockets.interface, interface, IFNAMSIZ - 1);
     if (mac != NULL) {
-        ring->has_mac = true;
-        memcpy(ring->mac, mac, ETH_ALEN);
+        ring->sockets.has_mac = true;
+        memcpy(ring->sockets.mac, mac, ETH_ALEN);
     }
-    if (ring_set_up(ring, step) != 0 || ring_bind(ring, step) != 0) {
+    if (ring_sockets_open(&ring->sockets, step) != 0 || ring_map(ring, step) != 0 ||
+        ring_sockets_bind(&ring->sockets, step) != 0) {
         int error = errno;
 
         ring_close(&ring->endpoint);

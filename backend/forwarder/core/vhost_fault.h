@@ -33,4 +33,8 @@
 enum fault { VHOST_FAULTS(VHOST_FAULT_NUMBER) FAULTS };
 #undef VHOST_FAULT_NUMBER
 
+/* The name and the sentence of a fault. */
+const char *vhost_fault_name(enum fault fault);
+const char *vhost_fault_sentence(enum fault fault);
+
 #endif

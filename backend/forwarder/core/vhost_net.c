@@ -1,15 +1,11 @@
 #include "vhost_net.h"
 
-#include <endian.h>
 #include <linux/virtio_config.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "cursor.h"
 #include "offload.h"
-
-#define HEADER ((uint32_t)sizeof(struct virtio_net_hdr_mrg_rxbuf)) /* with VIRTIO_F_VERSION_1 always (5.1.6) */
-#define MAC_BYTES 12
-#define SOURCES (FRAME_PARTS + 3) /* a tag splits the first part */
+#include "vhost_put.h"
 
 struct vhost_net {
     struct endpoint endpoint;
@@ -24,36 +20,6 @@ struct vhost_net {
 
 static struct vhost_net *net_of(struct endpoint *endpoint) {
     return (struct vhost_net *)endpoint; /* its first member */
-}
-
-/* A cursor in a list of ranges. */
-struct cursor {
-    const struct iovec *part;
-    uint32_t parts;
-    size_t offset;
-};
-
-/* Copy `len` bytes, or as many as both have. Returns how many. */
-static size_t copy(struct cursor *to, struct cursor *from, size_t len) {
-    size_t left = len;
-
-    while (left > 0 && to->parts > 0 && from->parts > 0) {
-        size_t room = to->part->iov_len - to->offset, have = from->part->iov_len - from->offset;
-        size_t n = room < have ? room : have;
-
-        n = n < left ? n : left;
-        memcpy((uint8_t *)to->part->iov_base + to->offset, (const uint8_t *)from->part->iov_base + from->offset, n);
-        left -= n;
-        to->offset += n;
-        from->offset += n;
-        if (to->offset == to->part->iov_len) {
-            *to = (struct cursor){.part = to->part + 1, .parts = to->parts - 1};
-        }
-        if (from->offset == from->part->iov_len) {
-            *from = (struct cursor){.part = from->part + 1, .parts = from->parts - 1};
-        }
-    }
-    return len - left;
 }
 
 /* From the guest. */
@@ -83,21 +49,21 @@ static bool negotiated(const struct vhost_user *device, const struct virtio_net_
 /* Make a chain a frame: the header, the head copied, ranges for the rest. */
 static enum verdict take_chain(const struct vhost_user *device, const struct chain *chain, struct frame *frame) {
     struct cursor from = {.part = chain->part, .parts = chain->parts};
-    struct virtio_net_hdr_mrg_rxbuf header;
-    struct iovec header_part = {.iov_base = &header, .iov_len = HEADER};
+    struct virtio_net_hdr_mrg_rxbuf header = {0};
+    struct iovec header_part = {.iov_base = &header, .iov_len = VHOST_HEADER};
     struct iovec head_part = {.iov_base = frame->head, .iov_len = FRAME_HEAD};
     struct cursor to_header = {.part = &header_part, .parts = 1}, to_head = {.part = &head_part, .parts = 1};
 
     frame->len = 0;
-    if (chain->too_long || chain->len > HEADER + FRAME_MAX) {
+    if (chain->too_long || chain->len > VHOST_HEADER + FRAME_MAX) {
         return VERDICT_OVERSIZED;
     }
-    if (chain->len < HEADER + POLICY_ETHER) {
+    if (chain->len < VHOST_HEADER + POLICY_ETHER) {
         return VERDICT_RUNT;
     }
-    frame->len = (uint32_t)chain->len - HEADER;
-    copy(&to_header, &from, HEADER);
-    frame->part[0] = (struct iovec){.iov_base = frame->head, .iov_len = copy(&to_head, &from, FRAME_HEAD)};
+    frame->len = (uint32_t)chain->len - VHOST_HEADER;
+    cursor_copy(&to_header, &from, VHOST_HEADER);
+    frame->part[0] = (struct iovec){.iov_base = frame->head, .iov_len = cursor_copy(&to_head, &from, FRAME_HEAD)};
     /* What was copied is what counts, whatever the guest writes there now. */
     __asm__ volatile("" : : "r"(&header), "r"(frame->head) : "memory");
     frame->parts = 1;
@@ -197,135 +163,6 @@ static unsigned net_room(struct endpoint *endpoint) {
     return available / buffers_of_frame(net);
 }
 
-/* The parts of a frame with its tag where it belongs. Returns how many. */
-static uint32_t gather(const struct frame *frame, uint8_t tag[POLICY_TAG], struct iovec *part) {
-    uint32_t n = 0, i = 0;
-
-    if (frame->tag_tpid != 0) {
-        uint8_t *first = frame->part[0].iov_base;
-
-        tag[0] = (uint8_t)(frame->tag_tpid >> 8);
-        tag[1] = (uint8_t)frame->tag_tpid;
-        tag[2] = (uint8_t)(frame->tag_tci >> 8);
-        tag[3] = (uint8_t)frame->tag_tci;
-        part[n++] = (struct iovec){.iov_base = first, .iov_len = MAC_BYTES};
-        part[n++] = (struct iovec){.iov_base = tag, .iov_len = POLICY_TAG};
-        if (frame->part[0].iov_len > MAC_BYTES) {
-            part[n++] = (struct iovec){.iov_base = first + MAC_BYTES, .iov_len = frame->part[0].iov_len - MAC_BYTES};
-        }
-        i = 1;
-    }
-    for (; i < frame->parts; i++) {
-        if (frame->part[i].iov_len > 0) {
-            part[n++] = frame->part[i];
-        }
-    }
-    return n;
-}
-
-/* Copy one frame into as many buffers as it needs. */
-static enum verdict put_frame(struct vhost_net *net, const struct frame *frame, uint32_t *most_buffers) {
-    struct vhost_user *device = &net->device;
-    struct virtqueue *queue = &device->ring[VHOST_RX].queue;
-    bool mergeable = vhost_user_has(device, VIRTIO_NET_F_MRG_RXBUF);
-    uint32_t left = frame->len + (frame->tag_tpid != 0 ? POLICY_TAG : 0), buffers = 0;
-    struct virtio_net_hdr_mrg_rxbuf header;
-    struct iovec source[SOURCES], header_part = {.iov_base = &header, .iov_len = HEADER};
-    struct cursor from = {.part = source}, from_header = {.part = &header_part, .parts = 1};
-    struct chain first, more;
-    uint8_t tag[POLICY_TAG];
-
-    from.parts = gather(frame, tag, source);
-    do {
-        struct chain *chain = buffers == 0 ? &first : &more;
-        struct cursor to;
-        size_t skip = buffers == 0 ? HEADER : 0, n;
-
-        if (buffers > 0 && !mergeable) {
-            virtqueue_rewind(queue, 1, 1);
-            return VERDICT_OVERSIZED;
-        }
-        if (!virtqueue_pop(queue, &device->memory, chain)) {
-            virtqueue_rewind(queue, buffers, buffers);
-            return queue->fault == FAULT_NONE ? VERDICT_NO_BUFFER : VERDICT_DOWN;
-        }
-        if (chain->len < HEADER) {
-            queue->fault = FAULT_CHAIN_LENGTH; /* each buffer holds at least the header (5.1.6.3.1) */
-            return VERDICT_DOWN;
-        }
-        to = (struct cursor){.part = chain->part, .parts = chain->parts};
-        for (; skip > 0 && skip >= to.part->iov_len; to.part++, to.parts--) {
-            skip -= to.part->iov_len;
-        }
-        to.offset = skip;
-        n = copy(&to, &from, left);
-        left -= (uint32_t)n;
-        virtqueue_push(queue, chain->head, (uint32_t)n + (buffers == 0 ? HEADER : 0));
-        buffers++;
-    } while (left > 0);
-    memset(&header, 0, sizeof header);
-    offload_to_header(frame, &header.hdr);
-    if (frame->tag_tpid != 0 && header.hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
-        header.hdr.csum_start = htole16((uint16_t)(le16toh(header.hdr.csum_start) + POLICY_TAG));
-    }
-    if (frame->tag_tpid != 0 && header.hdr.gso_size != 0) {
-        header.hdr.hdr_len = htole16((uint16_t)(le16toh(header.hdr.hdr_len) + POLICY_TAG));
-    }
-    header.num_buffers = htole16((uint16_t)buffers);
-    copy(&(struct cursor){.part = first.part, .parts = first.parts}, &from_header, HEADER);
-    if (buffers > *most_buffers) {
-        *most_buffers = buffers;
-    }
-    return VERDICT_PASSED;
-}
-
-/* Does the guest take the GSO frame whole? */
-static bool takes_whole(const struct vhost_user *device, const struct frame *frame) {
-    uint8_t kind = frame->offload.gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
-
-    if (frame->offload.gso_type & VIRTIO_NET_HDR_GSO_ECN && !vhost_user_has(device, VIRTIO_NET_F_GUEST_ECN)) {
-        return false;
-    }
-    return (kind == VIRTIO_NET_HDR_GSO_TCPV4 && vhost_user_has(device, VIRTIO_NET_F_GUEST_TSO4)) ||
-           (kind == VIRTIO_NET_HDR_GSO_TCPV6 && vhost_user_has(device, VIRTIO_NET_F_GUEST_TSO6));
-}
-
-/* Cut a GSO frame for a guest that does not take it whole. It passes if its first piece does: the rest is then lost
- * as on a wire.
- */
-static enum verdict put_segments(struct vhost_net *net, const struct frame *frame, uint32_t *most_buffers) {
-    uint32_t segments = frame_segments(frame);
-
-    for (uint32_t i = 0; i < segments; i++) {
-        enum verdict verdict =
-            offload_segment(frame, i, &net->segment) ? put_frame(net, &net->segment, most_buffers) : VERDICT_OFFLOAD;
-
-        if (verdict != VERDICT_PASSED) {
-            return i == 0 ? verdict : VERDICT_PASSED;
-        }
-    }
-    *most_buffers = segments > *most_buffers ? segments : *most_buffers;
-    return VERDICT_PASSED;
-}
-
-static enum verdict send_one(struct vhost_net *net, struct frame *frame, uint32_t *most_buffers) {
-    const struct vhost_user *device = &net->device;
-
-    if (frame->len < POLICY_ETHER) {
-        return VERDICT_RUNT;
-    }
-    if (frame->offload.gso_size != 0 && !takes_whole(device, frame)) {
-        return put_segments(net, frame, most_buffers);
-    }
-    if (!vhost_user_has(device, VIRTIO_NET_F_GUEST_CSUM)) {
-        if (!offload_complete_checksum(frame)) {
-            return VERDICT_OFFLOAD;
-        }
-        frame->offload.flags = 0;
-    }
-    return put_frame(net, frame, most_buffers);
-}
-
 static void net_send(struct endpoint *endpoint, struct frame *const *frames, unsigned n, struct counter *counters) {
     struct vhost_net *net = net_of(endpoint);
     struct vhost_user *device = &net->device;
@@ -339,7 +176,7 @@ static void net_send(struct endpoint *endpoint, struct frame *const *frames, uns
         if (vhost_user_running(device, VHOST_RX)) {
             uint32_t len = frames[i]->len;
 
-            verdict = send_one(net, frames[i], &most_buffers);
+            verdict = vhost_put(device, frames[i], &net->segment, &most_buffers);
             if (queue->fault != FAULT_NONE) {
                 vhost_user_fail(device, queue->fault);
                 verdict = VERDICT_DOWN;

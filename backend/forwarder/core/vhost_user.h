@@ -19,22 +19,9 @@
 
 #include "guest_memory.h"
 #include "vhost_message.h"
-#include "virtqueue.h"
+#include "vhost_ring.h"
 
 enum { VHOST_RX, VHOST_TX, VHOST_QUEUES }; /* as the guest sees them (virtio 1.2, 5.1.2) */
-
-struct vhost_ring {
-    struct virtqueue queue;
-    uint64_t table, available, used; /* the front-end's addresses */
-    uint32_t size;
-    uint16_t base;  /* the front-end's idea of the next available index, for a ring that is not started */
-    bool addressed; /* SET_VRING_ADDR came */
-    bool enabled;
-    bool disabled; /* by SET_VRING_ENABLE, rather than not enabled yet: what the guest sends is discarded */
-    bool started;  /* the queue may be touched if it is enabled, too */
-    int kick;      /* eventfds, -1: none */
-    int call;
-};
 
 struct vhost_user {
     int listener;
@@ -60,6 +47,9 @@ void vhost_user_init(struct vhost_user *device, int listener, uint64_t max_memor
 
 /* Stop and close everything. */
 void vhost_user_close(struct vhost_user *device);
+
+/* Forget both rings, as after RESET_OWNER. */
+void vhost_user_stop_rings(struct vhost_user *device);
 
 /* The port is bad: nothing is taken from or put to it any more. The first reason counts. */
 void vhost_user_fail(struct vhost_user *device, enum fault fault);
@@ -96,9 +86,5 @@ void vhost_user_kicked(struct vhost_user *device, unsigned queue);
 
 /* Interrupt the guest if it wants to hear of what was published. */
 void vhost_user_signal(struct vhost_user *device, unsigned queue);
-
-/* The name and the sentence of a fault. */
-const char *vhost_fault_name(enum fault fault);
-const char *vhost_fault_sentence(enum fault fault);
 
 #endif

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../../forwarder/core/frame_tag.h"
 #include "../../forwarder/core/offload.h"
 
 #define HEADER sizeof(struct virtio_net_hdr)
@@ -145,38 +146,21 @@ static enum verdict tap_verdict(struct tap *tap, ssize_t written) {
 }
 
 static enum verdict tap_send_one(struct tap *tap, const struct frame *frame) {
-    const uint8_t tag[POLICY_TAG] = {(uint8_t)(frame->tag_tpid >> 8), (uint8_t)frame->tag_tpid,
-                                     (uint8_t)(frame->tag_tci >> 8), (uint8_t)frame->tag_tci};
-    struct iovec parts[FRAME_PARTS + 3];
+    struct iovec parts[1 + FRAME_TAGGED_PARTS];
     struct virtio_net_hdr header;
-    int n = 1;
-    unsigned next = 0;
+    uint8_t tag[POLICY_TAG];
+    unsigned n;
     ssize_t written;
 
     if (frame->len < POLICY_ETHER) {
         return VERDICT_RUNT;
     }
     offload_to_header(frame, &header);
+    frame_tag_header(frame, &header);
     parts[0] = (struct iovec){.iov_base = &header, .iov_len = HEADER};
-    if (frame->tag_tpid != 0) {
-        /* Behind the two addresses (IEEE 802.1Q, 9.3), which are in part[0]; what the header counts moves along. */
-        parts[n++] = (struct iovec){.iov_base = frame->part[0].iov_base, .iov_len = 12};
-        parts[n++] = (struct iovec){.iov_base = (void *)(uintptr_t)tag, .iov_len = POLICY_TAG};
-        parts[n++] =
-            (struct iovec){.iov_base = (uint8_t *)frame->part[0].iov_base + 12, .iov_len = frame->part[0].iov_len - 12};
-        next = 1;
-        if ((header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) {
-            header.csum_start = (uint16_t)(header.csum_start + POLICY_TAG);
-        }
-        if (header.gso_type != VIRTIO_NET_HDR_GSO_NONE) {
-            header.hdr_len = (uint16_t)(header.hdr_len + POLICY_TAG);
-        }
-    }
-    while (next < frame->parts) {
-        parts[n++] = frame->part[next++];
-    }
+    n = 1 + frame_tagged_parts(frame, tag, parts + 1);
     do {
-        written = writev(tap->fd, parts, n);
+        written = writev(tap->fd, parts, (int)n);
     } while (written < 0 && errno == EINTR);
     return tap_verdict(tap, written);
 }

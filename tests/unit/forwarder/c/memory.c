@@ -1,9 +1,6 @@
 /* An endpoint in this process's own memory.
  *
- * Theory of operation. Two rings of slots, one each way, each with one producer and one consumer. The indices run
- * freely and wrap at 2^32; storage is rounded up to a power of two so that an index leads to its slot by a mask. Each
- * side keeps its shared index on a cache line of its own, and remembers the other's last value, so that a batch touches
- * the other's line once.
+ * Theory of operation. Two rings of slots (memory_ring.h), one each way, each with one producer and one consumer.
  *
  * Who sleeps says so in a flag first and looks at the ring once more; who publishes looks at the flag afterwards. A
  * full fence on either side between its store and its load is what makes a lost wake-up impossible.
@@ -17,86 +14,22 @@
 #include <unistd.h>
 
 #include "../../../../backend/forwarder/core/clock.h"
-
-#define LINE 64 /* bytes of a cache line */
-
-struct ring {
-    uint32_t slots;
-    uint32_t mask;
-    size_t stride; /* bytes from slot to slot */
-    uint8_t *storage;
-
-    _Alignas(LINE) uint32_t written; /* the producer's, shared */
-    uint32_t put;                    /* the producer's own */
-    uint32_t seen_read;
-
-    _Alignas(LINE) uint32_t read; /* the consumer's, shared */
-    uint32_t taken;               /* the consumer's own */
-    uint32_t seen_written;
-
-    _Alignas(LINE) bool consumer_sleeps;
-    bool producer_sleeps;
-};
+#include "../../../../backend/forwarder/core/frame_tag.h"
+#include "memory_ring.h"
 
 struct memory {
     struct endpoint endpoint; /* first: the two are cast into each other */
     unsigned slot_bytes;
     bool up;
-    bool sent;        /* since the last flush() */
-    int data_path_fd; /* eventfd: wakes the data path */
-    int other_fd;     /* eventfd: wakes the other side */
-    struct ring in;   /* from the other side */
-    struct ring out;  /* to the other side */
+    bool sent;              /* since the last flush() */
+    int data_path_fd;       /* eventfd: wakes the data path */
+    int other_fd;           /* eventfd: wakes the other side */
+    struct memory_ring in;  /* from the other side */
+    struct memory_ring out; /* to the other side */
 };
 
 static struct memory *memory_of(struct endpoint *endpoint) {
     return (struct memory *)endpoint;
-}
-
-static int ring_init(struct ring *ring, unsigned slots, unsigned slot_bytes) {
-    uint32_t storage_slots = 1;
-
-    while (storage_slots < slots) {
-        storage_slots *= 2;
-    }
-    ring->slots = slots;
-    ring->mask = storage_slots - 1;
-    ring->stride = (sizeof(struct memory_slot) + slot_bytes + LINE - 1) / LINE * LINE;
-    ring->storage = aligned_alloc(LINE, ring->stride * storage_slots);
-    return ring->storage == NULL ? -1 : 0;
-}
-
-static struct memory_slot *ring_slot(const struct ring *ring, uint32_t index) {
-    return (struct memory_slot *)(void *)(ring->storage + ring->stride * (index & ring->mask));
-}
-
-/* Slots that the producer may fill; looks at the consumer's index only if fewer than `want` are known of. */
-static uint32_t ring_room(struct ring *ring, uint32_t want) {
-    uint32_t room = ring->slots - (ring->put - ring->seen_read);
-
-    if (room < want) {
-        ring->seen_read = __atomic_load_n(&ring->read, __ATOMIC_ACQUIRE);
-        room = ring->slots - (ring->put - ring->seen_read);
-    }
-    return room;
-}
-
-static uint32_t ring_ready(struct ring *ring, uint32_t want) {
-    uint32_t ready = ring->seen_written - ring->taken;
-
-    if (ready < want) {
-        ring->seen_written = __atomic_load_n(&ring->written, __ATOMIC_ACQUIRE);
-        ready = ring->seen_written - ring->taken;
-    }
-    return ready;
-}
-
-static void ring_publish(struct ring *ring) {
-    __atomic_store_n(&ring->written, ring->put, __ATOMIC_RELEASE);
-}
-
-static void ring_return(struct ring *ring) {
-    __atomic_store_n(&ring->read, ring->taken, __ATOMIC_RELEASE);
 }
 
 static void signal_sleeper(bool *sleeps, int fd) {
@@ -124,12 +57,12 @@ static void drain(int fd) {
 /* The data path's side. */
 
 static unsigned memory_receive(struct endpoint *endpoint, struct frame *frames, unsigned max) {
-    struct ring *ring = &memory_of(endpoint)->in;
-    unsigned ready = ring_ready(ring, max);
+    struct memory_ring *ring = &memory_of(endpoint)->in;
+    unsigned ready = memory_ring_ready(ring, max);
     unsigned n = ready < max ? ready : max;
 
     for (unsigned i = 0; i < n; i++) {
-        struct memory_slot *slot = ring_slot(ring, ring->taken + i);
+        struct memory_slot *slot = memory_ring_slot(ring, ring->taken + i);
         struct frame *frame = &frames[i];
 
         frame->part[0].iov_base = slot->bytes;
@@ -148,14 +81,14 @@ static void memory_release(struct endpoint *endpoint) {
     struct memory *memory = memory_of(endpoint);
 
     if (memory->in.taken != memory->in.read) {
-        ring_return(&memory->in);
+        memory_ring_return(&memory->in);
     }
 }
 
 static unsigned memory_room(struct endpoint *endpoint) {
     struct memory *memory = memory_of(endpoint);
 
-    return memory->endpoint.ops->up(endpoint) ? ring_room(&memory->out, FRAME_BATCH) : FRAME_BATCH;
+    return memory->endpoint.ops->up(endpoint) ? memory_ring_room(&memory->out, FRAME_BATCH) : FRAME_BATCH;
 }
 
 static uint8_t *copy(uint8_t *to, const struct frame *frame, unsigned part, size_t skip) {
@@ -170,12 +103,9 @@ static uint8_t *copy(uint8_t *to, const struct frame *frame, unsigned part, size
 
 /* Put the tag back behind the two addresses (IEEE 802.1Q, 9.3), which are in part[0]. */
 static void copy_tagged(struct memory_slot *slot, const struct frame *frame) {
-    const uint8_t tag[POLICY_TAG] = {(uint8_t)(frame->tag_tpid >> 8), (uint8_t)frame->tag_tpid,
-                                     (uint8_t)(frame->tag_tci >> 8), (uint8_t)frame->tag_tci};
-
-    memcpy(slot->bytes, frame->part[0].iov_base, 12);
-    memcpy(slot->bytes + 12, tag, POLICY_TAG);
-    copy(slot->bytes + 12 + POLICY_TAG, frame, 0, 12);
+    memcpy(slot->bytes, frame->part[0].iov_base, FRAME_ADDRESSES);
+    frame_tag_bytes(frame, slot->bytes + FRAME_ADDRESSES);
+    copy(slot->bytes + FRAME_ADDRESSES + POLICY_TAG, frame, 0, FRAME_ADDRESSES);
     slot->len += POLICY_TAG;
     if (slot->offload.flags != 0) {
         slot->offload.csum_start = (uint16_t)(slot->offload.csum_start + POLICY_TAG);
@@ -195,10 +125,10 @@ static enum verdict memory_send_one(struct memory *memory, const struct frame *f
     if (frame->len + (tagged ? POLICY_TAG : 0) > memory->slot_bytes) {
         return VERDICT_OVERSIZED;
     }
-    if (ring_room(&memory->out, 1) == 0) {
+    if (memory_ring_room(&memory->out, 1) == 0) {
         return VERDICT_NO_BUFFER;
     }
-    slot = ring_slot(&memory->out, memory->out.put);
+    slot = memory_ring_slot(&memory->out, memory->out.put);
     slot->len = frame->len;
     slot->tag_tpid = 0;
     slot->tag_tci = 0;
@@ -230,7 +160,7 @@ static void memory_send(struct endpoint *endpoint, struct frame *const *frames, 
     }
     if (passed != 0) {
         counter_add(counters, VERDICT_PASSED, passed, bytes);
-        ring_publish(&memory->out);
+        memory_ring_publish(&memory->out);
         memory->sent = true;
     }
 }
@@ -253,7 +183,7 @@ static int memory_arm(struct endpoint *endpoint, struct pollfd *fds, bool want_f
     if (want_room) {
         fall_asleep(&memory->out.producer_sleeps);
     }
-    if ((want_frames && ring_ready(&memory->in, 1) != 0) || (want_room && endpoint->ops->room(endpoint) != 0)) {
+    if ((want_frames && memory_ring_ready(&memory->in, 1) != 0) || (want_room && endpoint->ops->room(endpoint) != 0)) {
         __atomic_store_n(&memory->in.consumer_sleeps, false, __ATOMIC_RELAXED);
         __atomic_store_n(&memory->out.producer_sleeps, false, __ATOMIC_RELAXED);
         return -1;
@@ -310,7 +240,7 @@ struct endpoint *memory_open(unsigned slots, unsigned slot_bytes, enum direction
         errno = EINVAL;
         return NULL;
     }
-    memory = aligned_alloc(LINE, (sizeof(*memory) + LINE - 1) / LINE * LINE);
+    memory = aligned_alloc(MEMORY_LINE, (sizeof(*memory) + MEMORY_LINE - 1) / MEMORY_LINE * MEMORY_LINE);
     if (memory == NULL) {
         return NULL;
     }
@@ -321,8 +251,8 @@ struct endpoint *memory_open(unsigned slots, unsigned slot_bytes, enum direction
     memory->up = true;
     memory->data_path_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     memory->other_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (memory->data_path_fd < 0 || memory->other_fd < 0 || ring_init(&memory->in, slots, slot_bytes) != 0 ||
-        ring_init(&memory->out, slots, slot_bytes) != 0) {
+    if (memory->data_path_fd < 0 || memory->other_fd < 0 || memory_ring_init(&memory->in, slots, slot_bytes) != 0 ||
+        memory_ring_init(&memory->out, slots, slot_bytes) != 0) {
         failure = errno;
         memory_close(&memory->endpoint);
         errno = failure;
@@ -342,9 +272,9 @@ unsigned memory_slot_bytes(const struct endpoint *endpoint) {
 }
 
 struct memory_slot *memory_next(struct endpoint *endpoint) {
-    struct ring *ring = &memory_of(endpoint)->in;
+    struct memory_ring *ring = &memory_of(endpoint)->in;
 
-    return ring_room(ring, 1) == 0 ? NULL : ring_slot(ring, ring->put);
+    return memory_ring_room(ring, 1) == 0 ? NULL : memory_ring_slot(ring, ring->put);
 }
 
 void memory_put(struct endpoint *endpoint) {
@@ -354,14 +284,14 @@ void memory_put(struct endpoint *endpoint) {
 void memory_publish(struct endpoint *endpoint) {
     struct memory *memory = memory_of(endpoint);
 
-    ring_publish(&memory->in);
+    memory_ring_publish(&memory->in);
     signal_sleeper(&memory->in.consumer_sleeps, memory->data_path_fd);
 }
 
 const struct memory_slot *memory_peek(struct endpoint *endpoint) {
-    struct ring *ring = &memory_of(endpoint)->out;
+    struct memory_ring *ring = &memory_of(endpoint)->out;
 
-    return ring_ready(ring, 1) == 0 ? NULL : ring_slot(ring, ring->taken);
+    return memory_ring_ready(ring, 1) == 0 ? NULL : memory_ring_slot(ring, ring->taken);
 }
 
 void memory_take(struct endpoint *endpoint) {
@@ -371,7 +301,7 @@ void memory_take(struct endpoint *endpoint) {
 void memory_return(struct endpoint *endpoint) {
     struct memory *memory = memory_of(endpoint);
 
-    ring_return(&memory->out);
+    memory_ring_return(&memory->out);
     signal_sleeper(&memory->out.producer_sleeps, memory->data_path_fd);
 }
 
