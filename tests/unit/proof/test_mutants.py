@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
+import importlib
 import socket
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 
 import pytest
 
@@ -54,7 +57,16 @@ def test_what_is_changed_stands_in_the_code_exactly_once(m: Mutant) -> None:
         assert sources[edit.module].count(edit.old) == 1, edit
         sources[edit.module] = sources[edit.module].replace(edit.old, edit.new)
     for module, source in sources.items():
-        compile(source, module, "exec")
+        unknown = global_names(compile(source, module, "exec")) - set(dir(builtins))
+        unknown -= set(vars(importlib.import_module(module.removesuffix(".py").replace("/", "."))))
+        assert not unknown, f"{module}: what is planted uses names that the module does not have, so it cannot run"
+
+
+def global_names(code: CodeType) -> set[str]:
+    """Names that a piece of code and the functions in it look up in their module."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return own.union(*map(global_names, inner))
 
 
 def test_what_is_laid_over_the_image_is_there() -> None:
