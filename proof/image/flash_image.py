@@ -32,8 +32,8 @@ MAX_SECONDS = 60
 
 def disk_of(image: ImageFile, view: View) -> Disk:
     """Return the image with the sizes that its profile declares."""
-    said = image.profile.disk
-    mib = {"esp": said.esp_mib, "slot-a": said.slot_mib, "slot-b": said.slot_mib, "data": said.data_mib}
+    sizes = image.profile.disk
+    mib = {"esp": sizes.esp_mib, "slot-a": sizes.slot_mib, "slot-b": sizes.slot_mib, "data": sizes.data_mib}
     return Disk(view, {name: number * _MIB for name, number in mib.items()})
 
 
@@ -70,9 +70,9 @@ class Flash:
                 return [not_tested("whole", regions.WHOLE.tried, str(error))]
             try:
                 found = self._kernel_image(view, *parts["esp"])
-                made, said = self._made(view, *parts["slot-a"], found)
+                made, command_line = self._made(view, *parts["slot-a"], found)
                 with View.open(made.image) as other:
-                    return [slot_b, *self._compared(view, other, made, said, found, parts)]
+                    return [slot_b, *self._compared(view, other, made, command_line, found, parts)]
             except (TreeError, OSError) as error:
                 return [slot_b, not_tested("whole", regions.WHOLE.tried, str(error))]
 
@@ -81,13 +81,13 @@ class Flash:
             raise TreeError("the image was built with other tools than this checkout's: use the checkout that built it")
         if self._image.manifest.boot.stub != hashlib.sha256(self._rebuilder.stub).hexdigest():
             raise TreeError("the manifest has the digest of another systemd stub than this checkout's packages")
-        said = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
-        blocks = _blocks(said)
+        command_line = uki.content(found, ".cmdline").rstrip(b"\0").decode(errors="replace")
+        blocks = _blocks(command_line)
         if not 0 < blocks * regions.BLOCK < end - start:
             raise TreeError(f"the command line says {blocks} blocks, which do not fit in slot-a")
         kernel = uki.content(found, ".linux")
         made = self._rebuilder.rebuild(self._image, view, start, blocks * regions.BLOCK, self._host, kernel)
-        return made, said
+        return made, command_line
 
     def _kernel_image(self, view: View, start: int, end: int) -> bytes:
         """Return the unified kernel image, read from the system partition's file system."""
@@ -102,7 +102,13 @@ class Flash:
         return left(target, uki.MAX_UKI)
 
     def _compared(
-        self, view: View, other: View, made: RebuiltImage, said: str, found: bytes, parts: dict[str, tuple[int, int]]
+        self,
+        view: View,
+        other: View,
+        made: RebuiltImage,
+        command_line: str,
+        found: bytes,
+        parts: dict[str, tuple[int, int]],
     ) -> list[Result]:
         def region(name: str) -> Region:
             return Region(name, view, other, *parts[name])
@@ -112,17 +118,17 @@ class Flash:
         start, _ = parts["slot-a"]
         # squashfs: struct squashfs_super_block, bytes_used (kernel: fs/squashfs/squashfs_fs.h)
         (system,) = struct.unpack("<Q", view.read(start + 40, 8).ljust(8, b"\0"))
-        slot_a = Verity(region("slot-a"), _blocks(said), made.tree, system, said, made.argument)
+        slot_a = Verity(region("slot-a"), _blocks(command_line), made.tree, system, command_line, made.argument)
         esp = Files(region("esp"), self._esp(view, *parts["esp"]), frozenset({f"::/{boots}"}))
         data = Files(region("data"), self._data(view, *parts["data"]), frozenset({"lost+found"}))
         kernel = hashlib.sha256(uki.content(found, ".linux")).hexdigest()
-        tells = f"the manifest's kernel has SHA-256 {known.kernel[:16]}…; "
+        kernel_digest = f"the manifest's kernel has SHA-256 {known.kernel[:16]}…; "
         return [
             run_flash_check(regions.VERITY, slot_a),
             run_flash_check(
                 regions.esp(lambda: self._esp(view, *parts["esp"], plant=f"{boots}.extra.d/x.addon.efi")), esp
             ),
-            run_flash_check(uki.CHECK, uki.Uki(found, made.uki, known.kernel, kernel), tells),
+            run_flash_check(uki.CHECK, uki.Uki(found, made.uki, known.kernel, kernel), kernel_digest),
             self._initramfs(found, made),
             run_flash_check(regions.data(lambda: self._data(view, *parts["data"], plant="planted")), data),
             run_flash_check(regions.WHOLE, regions.whole(view, other)),
@@ -162,10 +168,10 @@ class Flash:
                 folder = plant.rpartition("/")[0]
                 self._ask(copy, "mmd", "-i", copy.name, f"::/{folder}")
                 self._ask(copy, "mcopy", "-i", copy.name, "addon", f"::/{plant}")
-            said = self._ask(copy, "mdir", "-/", "-a", "-b", "-i", copy.name, "::")
+            output = self._ask(copy, "mdir", "-/", "-a", "-b", "-i", copy.name, "::")
         except SallyportError:
             return None
-        return frozenset(line for line in said.splitlines() if not _folder_of(line, self._rebuilder.arch.uki))
+        return frozenset(line for line in output.splitlines() if not _folder_of(line, self._rebuilder.arch.uki))
 
     def _data(self, view: View, start: int, end: int, *, plant: str = "") -> frozenset[str] | None:
         """Return the root directory of the data partition (debugfs(8)), with ``plant`` added; None: not readable."""
@@ -174,10 +180,10 @@ class Flash:
             if plant:
                 (copy.parent / "addon").write_bytes(b"MZ")
                 self._ask(copy, "debugfs", "-w", "-R", f"write addon {plant}", copy.name)
-            said = self._ask(copy, "debugfs", "-R", "ls -p /", copy.name)
+            output = self._ask(copy, "debugfs", "-R", "ls -p /", copy.name)
         except SallyportError:
             return None
-        names = [line.split("/")[5] for line in said.splitlines() if line.startswith("/") and line.count("/") >= 6]
+        names = [line.split("/")[5] for line in output.splitlines() if line.startswith("/") and line.count("/") >= 6]
         return frozenset(names) - {".", ".."} if names else None
 
     def _ask(self, file: Path, *argv: str) -> str:
@@ -228,13 +234,13 @@ def _folder_of(line: str, boots: str) -> bool:
     return line.endswith("/") and f"::/{boots}".startswith(line)
 
 
-def _blocks(said: str) -> int:
+def _blocks(command_line: str) -> int:
     """Return how many blocks of the root file system are verified, from the kernel's command line.
 
     Raises:
         TreeError: the command line does not say it.
     """
-    found = [word.partition("=")[2] for word in said.split() if word.startswith("sallyport.verity=")]
+    found = [word.partition("=")[2] for word in command_line.split() if word.startswith("sallyport.verity=")]
     number = found[0].partition(",")[0] if found else ""
     if not number.isascii() or not number.isdigit() or len(number) > 12:
         raise TreeError("the command line does not say how many blocks are verified")

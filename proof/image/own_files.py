@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from proof.image.tree.entries import MAX_FILE, Tree
-from proof.image.tree.objections import OwnFile
+from proof.image.tree.findings import OwnFile
 from rootfs.artifact.imagefile import ImageFile
 from rootfs.base.bytecode import compile_python
 from rootfs.base.package_sets import PackageSets

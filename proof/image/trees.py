@@ -13,7 +13,7 @@ from proof.image import flash_image
 from proof.image.own_files import own_files
 from proof.image.rebuild import ImageRebuilder
 from proof.image.tree import run_tree
-from proof.image.tree.objections import OwnFile
+from proof.image.tree.findings import OwnFile
 from proof.progress import Progress
 from proof.result import Result, Verdict
 from rootfs.artifact import unpack as unpacking

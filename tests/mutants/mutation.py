@@ -26,7 +26,7 @@ from proof import verify
 from proof.image import flash_image, trees
 from proof.image.own_files import own_files
 from proof.image.rebuild import ImageRebuilder
-from proof.image.tree.objections import OwnFile
+from proof.image.tree.findings import OwnFile
 from proof.progress import Progress
 from proof.report.whole_file import replace_text
 from proof.result import Result, Verdict

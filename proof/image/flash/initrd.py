@@ -110,24 +110,24 @@ def find(initrd: Initrd) -> Iterator[str]:
         return
     known = {member.name: member for member in made}
     seen: set[str] = set()
-    told = False
+    explained = False
     for member in actual:
         other = known.get(member.name)
         if member.name in seen or other is None:
-            told = True
+            explained = True
             yield f"{'twice' if member.name in seen else 'not in the rebuilt archive'}: {member}"
         elif (member.mode, member.uid, member.gid) != (other.mode, other.uid, other.gid):
-            told = True
+            explained = True
             yield f"{member}, not {other}"
         elif member.content != other.content:
-            told = True
+            explained = True
             yield f"not what this checkout builds: {member}"
         seen.add(member.name)
     missing = sorted(known.keys() - seen)
     yield from (f"missing: {name!r}" for name in missing)
     if behind:
         yield f"{len(behind)} bytes follow the archive"
-    elif not told and not missing:
+    elif not explained and not missing:
         yield "the same files, but archived or compressed differently, or followed by other bytes"
 
 

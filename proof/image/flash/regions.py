@@ -28,7 +28,7 @@ def _files(files: Files) -> Iterator[str]:
     else:
         yield from (f"{files.region.what}: not declared: {name!r}" for name in sorted(files.listed - files.declared))
         yield from (f"{files.region.what}: missing: {name!r}" for name in sorted(files.declared - files.listed))
-    yield from files.region.objections()
+    yield from files.region.findings()
 
 
 def _flip(at: int) -> Callable[[Files], Files]:
@@ -83,12 +83,12 @@ class Verity:
     blocks: int
     tree: int
     system: int
-    said: str
+    command_line: str
     argument: str
 
 
 def _verity(verity: Verity) -> Iterator[str]:
-    words = verity.said.split()
+    words = verity.command_line.split()
     yield from (f"the command line does not say {word}" for word in verity.argument.split() if word not in words)
     if -(-verity.system // BLOCK) != verity.blocks:
         yield f"{verity.blocks} blocks are verified, but the file system has {verity.system} bytes"
@@ -113,14 +113,16 @@ VERITY: FlashCheck[Verity] = FlashCheck(
         "leaf": _slot_a(lambda verity: verity.tree - BLOCK),
         "behind the tree": _slot_a(lambda verity: verity.tree),
         "end": _slot_a(lambda verity: -1),
-        "another root hash": lambda verity: replace(verity, said=verity.said.replace("roothash=", "roothash=0", 1)),
+        "another root hash": lambda verity: replace(
+            verity, command_line=verity.command_line.replace("roothash=", "roothash=0", 1)
+        ),
         "fewer blocks": lambda verity: replace(verity, system=verity.system + BLOCK),
     },
 )
 
 
 def _region(region: Region) -> Iterator[str]:
-    yield from region.objections()
+    yield from region.findings()
     if region.made is not None and region.made.size != region.actual.size:
         yield f"{region.what} has {region.actual.size} bytes, not {region.made.size}"
 

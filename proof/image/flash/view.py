@@ -117,7 +117,7 @@ class Region:
         """Return the region with one byte inverted: ``at`` counts from the start, or from the end if it is negative."""
         return replace(self, actual=self.actual.flip((self.end if at < 0 else self.start) + at))
 
-    def objections(self) -> Iterator[str]:
+    def findings(self) -> Iterator[str]:
         """Yield a line for each range that differs."""
         should = "is not zero" if self.made is None else "is not what this checkout builds"
         for first, last in self.actual.differences(self.made, self.start, self.end):

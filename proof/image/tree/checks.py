@@ -7,7 +7,7 @@ from functools import partial
 
 from proof.declared.kernel_settings import SYSCTL, VM_SYSCTL
 from proof.image.tree.check import Check
-from proof.image.tree.objections import (
+from proof.image.tree.findings import (
     OwnFile,
     accounts,
     capabilities,

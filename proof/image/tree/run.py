@@ -10,8 +10,8 @@ from pathlib import Path
 from proof.image.tree.checks import HOST_CHECKS, VM_CHECKS, manifest_check, own_check
 from proof.image.tree.entries import Tree, TreeError
 from proof.image.tree.exposure import Analyze, exposure
+from proof.image.tree.findings import OwnFile
 from proof.image.tree.kernel import command_line, command_line_of
-from proof.image.tree.objections import OwnFile
 from proof.image.tree.outcome import Outcome, result, run_check
 from proof.result import Result
 

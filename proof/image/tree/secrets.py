@@ -92,7 +92,7 @@ PUBLISHED: Mapping[str, frozenset[str]] = {
     "usr/bin/openssl": words("18cf6b3e01d87f03 7be1e738b70160d9 54feb9d6f750b36d"),
     "usr/share/sallyport/frontend/vmlinuz": words("abaaa2f4e76d8f07 cabc0cb4248d7e2e"),
 }
-"""Digests of published keys (`proof.image.tree.objections.digest`), by the file that has them.
+"""Digests of published keys (`proof.image.tree.findings.digest`), by the file that has them.
 
 GnuTLS has the vectors of its self-test (FIPS 140-3), ``openssl speed`` the RSA keys that it measures with, Linux the
 vectors of crypto/testmgr.h, which are visible where the kernel is not compressed: aarch64.

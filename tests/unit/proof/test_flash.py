@@ -67,7 +67,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
         yield Disk(view, dict.fromkeys(KINDS, SIZE))
 
 
-def objections(disk: Disk) -> list[str]:
+def findings(disk: Disk) -> list[str]:
     try:
         return list(table.find(disk))
     except TreeError as error:
@@ -90,7 +90,7 @@ def test_no_byte_outside_of_partitions_can_change(disk: Disk) -> None:
     for at in places:
         # The boot record's geometry is read by nobody: sectors of a disk that has none.
         if not any(first <= at < end for first, end in used) and at not in (*range(447, 450), *range(451, 454)):
-            assert objections(replace(disk, view=disk.view.flip(at))), hex(at)
+            assert findings(replace(disk, view=disk.view.flip(at))), hex(at)
 
 
 def test_a_forged_table_of_any_content_is_objected_to(disk: Disk) -> None:
@@ -289,7 +289,7 @@ def test_partitions_beside_those_made_anew(tmp_path: Path) -> None:
         assert run_flash_check(regions.SLOT_B, replace(empty, start=0)).verdict is Verdict.HOLE
         slot = Verity(region, 4, 6 * 4096, 4 * 4096 - 1, "roothash=1 verity=4,2", "roothash=1 verity=4,2")
         assert run_flash_check(regions.VERITY, slot).verdict is Verdict.SEALED
-        assert list(regions.VERITY.find(replace(slot, said="roothash=1 verity=4,3")))
+        assert list(regions.VERITY.find(replace(slot, command_line="roothash=1 verity=4,3")))
         assert list(regions.VERITY.find(replace(slot, system=4 * 4096 + 1)))
 
 

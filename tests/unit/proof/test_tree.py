@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from backend.protocol import link_plan
-from proof.image.tree import entries, objections, paths, run, run_tree
+from proof.image.tree import entries, findings, paths, run, run_tree
 from proof.image.tree.check import Check
 from proof.image.tree.checks import HOST_CHECKS, VM_CHECKS
 from proof.image.tree.entries import Tree, TreeError
-from proof.image.tree.objections import OwnFile
+from proof.image.tree.findings import OwnFile
 from proof.image.tree.outcome import run_check
 from proof.image.tree.plants import HASH, PEM, PKCS8, capable, edit, ln, put
 from proof.image.tree.services import VENDOR_LINES
@@ -171,7 +171,7 @@ def test_nothing_outside_of_the_tree_is_read(tmp_path: Path) -> None:
     ln("usr", "..")(root)
     os.mkfifo(root / "etc/pipe")
     tree = Tree(root)
-    assert list(objections.secrets(tree)) == []
+    assert list(findings.secrets(tree)) == []
     for path in ("etc/link", "usr/secret", "etc/pipe", "../secret", "/etc/passwd", "etc", "etc/a\0b"):
         with pytest.raises(TreeError):
             tree.read(path)
@@ -190,15 +190,15 @@ def test_a_tree_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_published_keys_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, other = PEM.format("EC "), PEM.format("EC ").replace("0\n", "1\n")
-    published = {"usr/lib/lib.so": frozenset({objections.digest(known.encode())})}
-    monkeypatch.setattr(objections, "PUBLISHED", published)
+    published = {"usr/lib/lib.so": frozenset({findings.digest(known.encode())})}
+    monkeypatch.setattr(findings, "PUBLISHED", published)
     put("usr/lib/lib.so", known)(tmp_path)
-    assert list(objections.secrets(Tree(tmp_path))) == []
+    assert list(findings.secrets(Tree(tmp_path))) == []
     put("usr/lib/lib.so", known + "\n" + other)(tmp_path)
-    assert len(list(objections.secrets(Tree(tmp_path)))) == 1
+    assert len(list(findings.secrets(Tree(tmp_path)))) == 1
     put("usr/lib/lib.so", "")(tmp_path)
     put("usr/lib/other.so", known)(tmp_path)
-    assert len(list(objections.secrets(Tree(tmp_path)))) == 1
+    assert len(list(findings.secrets(Tree(tmp_path)))) == 1
 
 
 def test_units_are_read_as_systemd_reads_them() -> None:
