@@ -85,7 +85,7 @@ SCRIPT = RemoteScript(
 
 def plan(attack: str, *, seed: int, quick: bool, settings: Settings, folder: str) -> str:
     """Return the script's argument for one class."""
-    looks = (settings.password_rates.new, settings.password_rates.common)  # the third is for who has logged in
+    password_rates = (settings.password_rates.new, settings.password_rates.common)  # the third is for who has logged in
     return json.dumps(
         {
             "attack": attack,
@@ -102,8 +102,8 @@ def plan(attack: str, *, seed: int, quick: bool, settings: Settings, folder: str
             "idle_s": settings.idle_s,
             "request_rate": settings.request_rate,
             "request_burst": settings.request_burst,
-            "look_rate": sum(rate for rate, _ in looks),
-            "look_burst": sum(burst for _, burst in looks),
+            "password_rate": sum(rate for rate, _ in password_rates),
+            "password_burst": sum(burst for _, burst in password_rates),
             "margin": MARGIN,
             "recovery": RECOVERY,
             "budget": BUDGET_QUICK if quick else BUDGET,

@@ -110,17 +110,17 @@ def send_batch(
     except WireError as error:
         trouble = f"wire failed: {error}"
     tally, offences = run.tally, run.offences
-    seen = f"{tally.answered} of {tally.sent} interleaved SYNs answered, {run.asked} brackets of ARP and the like"
+    seen = (
+        f"{tally.answered} of {tally.sent} interleaved SYNs answered, {run.brackets} checks by ARP or ping around them"
+    )
     if run.resent:
-        seen += f", {run.resent} batches sent again"
+        seen += f", {run.resent} pieces sent again"
     sent = f"{total} frames sent"
     if offences:
         verdict, evidence = Verdict.HOLE, f"{sent}; {offences.reasons()}"
     elif trouble or not total:
-        verdict, evidence = (
-            Verdict.NOT_TESTED,
-            trouble or "no frame of it can be sent on this wire: its MTU is too small",
-        )
+        why = trouble or "no frame of it can be sent on this wire: its MTU is too small"
+        verdict, evidence = Verdict.NOT_TESTED, why
     else:
         verdict, evidence = Verdict.SEALED, f"{sent}, no forbidden answer"
     took = time.monotonic() - began
@@ -135,7 +135,7 @@ class _BatchRun:
     ) -> None:
         self._wire, self._control, self._bracket, self._judge, self._pace = wire, control, bracket, judge, pace
         self.offences, self.tally = Offences(), Tally(0, 0)
-        self.asked = self.resent = 0
+        self.brackets = self.resent = 0
         self._open = False
         """Whether the bracket behind the last piece was answered; it also stands before the next piece."""
 
@@ -153,7 +153,7 @@ class _BatchRun:
             start, stop, attempt = waiting.pop()
             piece = tuple(frames[start:stop])
             # Where a control was lost once, one clean try may be chance: the piece must be clean twice.
-            if all(self._fire(tap, piece) for _ in range(2 if attempt else 1)):
+            if all(self._send_piece(tap, piece) for _ in range(2 if attempt else 1)):
                 continue
             if attempt + 1 == len(PIECES):
                 # The batch is not tested whatever the rest shows, and on a lossy wire the rest takes long.
@@ -164,17 +164,17 @@ class _BatchRun:
             waiting += [(at, min(at + size, stop), attempt + 1) for at in range(start, stop, size)][::-1]
         return ""
 
-    def _fire(self, tap: Tap, piece: Sequence[bytes]) -> bool:
+    def _send_piece(self, tap: Tap, piece: Sequence[bytes]) -> bool:
         """Send one piece; return whether its controls and the brackets around it were answered."""
-        before = self._open or self._ask(tap)
+        before = self._open or self._send_bracket(tap)
         once = clocked(self._wire, tap, piece, self._control, self._pace, self.on_frame)
         self.tally += once
-        self._open = self._ask(tap)
+        self._open = self._send_bracket(tap)
         return before and self._open and once.clean
 
-    def _ask(self, tap: Tap) -> bool:
+    def _send_bracket(self, tap: Tap) -> bool:
         """Send the controls around a piece and return whether all were answered; every other frame is judged."""
-        self.asked += 1
+        self.brackets += 1
 
         def match_or_judge(probe: ControlProbe) -> ControlProbe:
             def match(frame: Frame) -> bool:

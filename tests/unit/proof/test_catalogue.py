@@ -324,7 +324,7 @@ def test_every_frame_of_a_long_batch_is_sent_once_and_in_order() -> None:
     result = send_frames(Peer([vm_stack()], extra=note), GeneratedFrames(PIECES[0] + 500, number))
     assert result.verdict is Verdict.SEALED
     assert order == list(range(PIECES[0] + 500))
-    assert "3 brackets" in result.control
+    assert "3 checks" in result.control
 
 
 def test_a_batch_with_a_lost_control_is_sent_again_in_pieces() -> None:
@@ -343,7 +343,7 @@ def test_a_batch_with_a_lost_control_is_sent_again_in_pieces() -> None:
 
     result = send_frames(Peer([], extra=answer), GeneratedFrames(2000, number))
     assert result.verdict is Verdict.SEALED
-    assert "1 batches sent again" in result.control
+    assert "1 pieces sent again" in result.control
     assert set(heard) == set(range(2000))
     assert order[-1] == 1999
     assert heard[0] == 3  # once lost, then twice without a loss

@@ -279,7 +279,7 @@ def die_of_it(patch: pytest.MonkeyPatch) -> None:
         (no_rate, "pipelined", "are granted"),
         (take_any_number, "connections", "at most 8 connections"),
         (guess_away, "approval", "slowed down"),
-        (no_rate, "approval", "from as many addresses are looked at"),
+        (no_rate, "approval", "from as many addresses are checked"),
         (any_session_will_do, "approval", "status.get with the token"),
         (die_of_it, "oversized", "did not recover"),
     ],
