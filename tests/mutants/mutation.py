@@ -1,6 +1,6 @@
-"""`invoke verify.mutants`: plants each hole and asks whether the proof names it; then whether it is quiet without one.
+"""`invoke verify.mutants`: plants each hole and checks that the proof names it; then that it names none without one.
 
-Most holes are planted into one booted machine that a snapshot takes back before each of them.
+Most holes are planted into one booted machine, which is resumed from its saved state (`proof.rig`) before each of them.
 """
 
 from __future__ import annotations
