@@ -25,7 +25,8 @@ from driver.ports import Forward, free_port
 from driver.saved import Saved
 from driver.shell import HostShell, vm_shell, wait_host_shell
 from driver.steps import step
-from proof.result import Verdict
+from proof.outside.early import probing_from_power_on
+from proof.result import Result, Verdict
 from proof.scan.controls import port_controls, run_controls, wait_until_up
 from proof.wire.frame_log import FrameLog
 from proof.wire.judge import PortJudge
@@ -58,15 +59,27 @@ class Rig:
         folder: for captures and logs.
         say: told what is done.
         tap: file descriptor of a tap that is joined to the port, too.
+        early_seed: of the probes at the port from power-on until the VM answers; None: there are none. What came of
+            them is ``early``.
     """
 
     def __init__(
-        self, tools: Tools, image: ImageFile, target: Target, folder: Path, *, say: Say, tap: int | None = None
+        self,
+        tools: Tools,
+        image: ImageFile,
+        target: Target,
+        folder: Path,
+        *,
+        say: Say,
+        tap: int | None = None,
+        early_seed: int | None = None,
     ) -> None:
         self.image, self.target, self.folder = image, target, folder
         self.seconds = 0.0
         """From power-on to both root shells."""
         self.tools, self._say, self._tap = tools, say, tap
+        self._early_seed = early_seed
+        self.early: Result | None = None
         self._port = free_port()
         self._kept, self._running = ExitStack(), ExitStack()
         self._vm: paramiko.SSHClient | None = None
@@ -100,7 +113,7 @@ class Rig:
             (folder / "disk.img").chmod(0o600)
             with step("boot", self.image.name):
                 self._start("inside-boot", disk=folder / "disk.img")
-                wait_until_up(self.wire, self.target, UP_TIMEOUT)
+                self._power_on()
                 self._enter_host()
                 self._await_services()
                 self.vm()
@@ -111,6 +124,19 @@ class Rig:
         finally:
             self._running.close()
 
+    def _power_on(self) -> None:
+        """Let the machine run, and wait until the VM answers at the port; with probes from power-on, if wanted."""
+        if self._early_seed is None:
+            self.machine.run()
+            wait_until_up(self.wire, self.target, UP_TIMEOUT)
+            return
+        with self.alone():
+            self.wire.mark_power_on()
+            with probing_from_power_on(self.wire, self.target, random.Random(self._early_seed)) as early:
+                self.machine.run()
+                wait_until_up(self.wire, self.target, UP_TIMEOUT, seed=self._early_seed)
+            self.early = early.result()
+
     def _await_services(self) -> None:
         """Wait until every port that must be open is: what is saved is an appliance that has settled."""
         probes = port_controls(self.target, random.Random(0))
@@ -120,7 +146,7 @@ class Rig:
             raise MachineError(f"no answer at the port within {UP_TIMEOUT:.0f} s: {', '.join(closed)}")
 
     def _start(self, name: str, *, saved: Saved | None = None, disk: Path | None = None) -> None:
-        """Start a machine and what leads to it; ``name`` is that of its capture and its log."""
+        """Start a paused machine and what leads to it; ``name`` is that of its capture and its log."""
         self._running = stack = ExitStack()
         self.wire, path = stack.enter_context(listening(self.folder / f"{name}.pcapng", None))
         forward, log = Forward(test_shell=self._port), self.folder / f"{name}.serial.log"
@@ -136,7 +162,6 @@ class Rig:
         )
         self.machine = stack.enter_context(machine)
         self.wire.wait_connected(10)
-        self.machine.run()
         stack.callback(self._drop_vm)
 
     def _enter_host(self) -> None:
@@ -208,6 +233,7 @@ class Rig:
         self._running.close()
         with step("resume", self.image.name):
             self._start(name, saved=self._saved)
+            self.machine.run()
             self._enter_host()
             self.host.check(_GO_ON)
             with self.alone():
@@ -217,6 +243,8 @@ class Rig:
     @contextmanager
     def twin(self, name: str) -> Iterator[Rig]:
         """Another machine that goes on from the same saved moment as this one, beside it.
+
+        What was done to this one since then was not done to the other.
 
         Args:
             name: of its capture and its log.
