@@ -400,7 +400,7 @@ def test_files_that_are_no_key(run: Run, tmp_path: Path) -> None:
         check(run.statement, run.image, run.statement)
     big = tmp_path / "big"
     big.write_bytes(bytes(1 << 20))
-    with pytest.raises(SallyportError, match="longer than"):
+    with pytest.raises(SallyportError, match="has more than"):
         check(run.statement, run.image, big)
     with pytest.raises(SallyportError, match="cannot be read"):
         check(run.statement, run.image, tmp_path / "nothing")
