@@ -8,14 +8,14 @@ from backend.forwarder.errors import FeatureMissingError
 
 
 class Capture(Protocol):
-    """What can capture, or says that it cannot."""
+    """Captures the port's frames, or refuses to."""
 
     def capture_start(self, file: int, limit: int) -> None:
         """Write a pcapng of at most ``limit`` bytes to an open file.
 
         Raises:
             OSError: one is running, or the limit is too small.
-            FeatureMissingError: this datapath has none.
+            FeatureMissingError: frames of this datapath do not pass the process.
         """
 
     def capture_stop(self) -> bool:
@@ -32,7 +32,7 @@ class NoCapture:
         self._datapath = datapath
 
     def capture_start(self, file: int, limit: int) -> None:
-        """Not here."""
+        """Refuse."""
         raise FeatureMissingError(
             f"datapath `{self._datapath}` has no capture", "choose datapath `ring` to capture frames"
         )

@@ -90,7 +90,7 @@ def check_together(port: PortDatapath, vm: VmDatapath, tags: int) -> None:
 
 
 def read(path: Path = PATH) -> Config:
-    """Read and check it.
+    """Read and check the file.
 
     Raises:
         ConfigError: absent, not JSON, a field is unknown, missing or out of range, or two do not go together.

@@ -19,14 +19,14 @@ from backend.protocol.port import Port
 RUN = Path("/run/sallyport/port")
 CAPTURE_NAME = "capture.pcapng"
 CAPTURE_LIMIT = 4 << 20
-"""Bytes, if nobody says. /run is memory."""
+"""Bytes of a capture whose request names no limit. The file is in /run, which is memory."""
 MAX_CAPTURE = 32 << 20
 LINE = 4096
 DEADLINE_S = 5.0
 
 
 class StatusAsk(Struct, frozen=True, forbid_unknown_fields=True, tag="status"):
-    """How it does."""
+    """Ask for the port's state and counters."""
 
 
 class CaptureStart(Struct, frozen=True, forbid_unknown_fields=True, tag="capture.start"):
@@ -40,7 +40,7 @@ class CaptureStop(Struct, frozen=True, forbid_unknown_fields=True, tag="capture.
 
 
 class Answer(Struct, frozen=True):
-    """What came of it. ``problem`` is empty when all is well."""
+    """What the forwarder answers. ``problem`` says why it did not do what was asked; empty if it did."""
 
     problem: str = ""
     port: Port | None = None
@@ -99,7 +99,7 @@ async def ask(request: Ask, run: Path = RUN) -> Answer:
     """Ask the running forwarder.
 
     Raises:
-        ForwarderError: there is none, or we may not ask it.
+        ForwarderError: none is running, or this user may not connect to its socket.
     """
     try:
         async with asyncio.timeout(DEADLINE_S):

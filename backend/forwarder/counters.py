@@ -1,4 +1,4 @@
-"""Verdict counters: their names, and how they are told (``ports.list``, the page, ``forwarder status``)."""
+"""Verdict counters: their names, and how they are reported (``ports.list``, the page, ``forwarder status``)."""
 
 from __future__ import annotations
 

@@ -153,7 +153,9 @@ class KernelDatapath(NoCapture):
         try:
             return socket.if_nametoindex(self._names[0]), socket.if_nametoindex(self._names[1])
         except OSError as error:
-            raise errors.InterfaceMissingError(f"{' or '.join(self._names)}: no such network interface here") from error
+            raise errors.InterfaceMissingError(
+                f"{' or '.join(self._names)}: no such network interface in this network namespace"
+            ) from error
 
     def run(self) -> None:
         """Wait; the kernel moves the frames.
@@ -164,7 +166,9 @@ class KernelDatapath(NoCapture):
         while not self._stopped.wait(self.CHECK_S):
             self._beats += 1
             if self._look_up() != self._indexes:
-                raise errors.InterfaceMissingError(f"{' or '.join(self._names)} is another interface now")
+                raise errors.InterfaceMissingError(
+                    f"{' or '.join(self._names)} was removed, and another interface has its name"
+                )
 
     def stop(self) -> None:
         """See `Datapath`."""

@@ -26,7 +26,7 @@ MARK: Final = _kernel.MARK
 BPF_CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN")
 """Needed to open the datapath, not after that."""
 FAST_CAPABILITIES: Final = ("CAP_PERFMON",)
-"""Not needed, but worth having at that moment: see above."""
+"""Not needed, but worth having while the programs are loaded: without it the kernel makes them slower."""
 
 
 class KernelPrograms:
@@ -61,7 +61,7 @@ class KernelPrograms:
                 self._programs.attach()
             except OSError as error:
                 raise self._refused(error.strerror or "cannot attach", error) from error
-            # Whoever was not there at the first look has made the same mistake, and backs off as well.
+            # A process that attached in the meantime finds our program beside its own now; both give up.
             self._expect(ends, 1)
         except errors.ForwarderError:
             self.close()

@@ -8,9 +8,9 @@ Theory of operation. Four stages, in this order, because each takes away what th
    sockets, and open the VM's tap, which belongs to its user.
 4. The data path's thread, in C, without the GIL, looks at its first frame and takes the VM's first connection.
 
-The port is up before and stays up after: closed is what rules make it (``port.nft``: all that its stack gets or says
-is dropped) and that nothing else moves frames. So a restart lets nothing through, and the VM does not notice it but for
-the frames that were lost.
+The port's interface is up before and stays up after. It is closed by rules (``port.nft`` drops all that the host's own
+stack receives or sends there), and because nothing else moves frames. So a restart lets nothing through, and the VM
+notices only that frames were lost.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ async def _hand_out(listener: socket.socket) -> None:
             try:
                 descriptor = tap.open_tap(datapaths.TAP)
             except OSError as error:
-                log.error("the VM's tap: %s", error)
+                log.error("QEMU asked for the VM's tap and did not get it: %s", error)
                 continue
             with contextlib.suppress(OSError):
                 socket.send_fds(peer, [datapaths.TAP.encode()], [descriptor])
@@ -180,7 +180,7 @@ async def _listen(
         try:
             document = msgspec.json.encode(Ports(ports=[await status()]))
         except (OSError, msgspec.DecodeError) as error:
-            log.error("counters: %s", error)
+            log.error("the port's counters cannot be read, so who asked gets no answer: %s", error)
         await _answer(writer, document)
 
     for listener, answer in (

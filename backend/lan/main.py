@@ -252,7 +252,7 @@ async def serve(path: Path) -> None:
         try:
             lan.provision(read(path))
         except ForwarderError as error:
-            log.error("the old table stays: %s", error)
+            log.error("the new table is refused, the old one stays in use: %s", error)
 
     def show() -> None:
         print(msgspec.json.encode({"up": lan.up(), "counters": lan.counters()}).decode(), flush=True)
@@ -266,7 +266,7 @@ async def serve(path: Path) -> None:
         loop.add_signal_handler(number, action)
     thread = DataPath(lan.run, ended)
     thread.begin()
-    log.info("%d ports", len(lan.up()))
+    log.info("the guest LAN runs with %d ports", len(lan.up()))
     await ended.wait()
     lan.stop()
     thread.join(2.0)

@@ -48,7 +48,7 @@ static PyObject *path_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
             return NULL;
         }
         if (endpoint[i]->from != (enum direction)i) {
-            PyErr_SetString(PyExc_ValueError, "an Endpoint of the other direction");
+            PyErr_SetString(PyExc_ValueError, "port must be an Endpoint of direction 0, vm one of direction 1");
             return NULL;
         }
     }
@@ -105,10 +105,10 @@ static PyObject *path_run_python(PyObject *object, PyObject *Py_UNUSED(ignored))
     Py_BEGIN_ALLOW_THREADS result = path_run(self->path);
     Py_END_ALLOW_THREADS self->running = false;
     if (result != 0) {
-        return raise_errno("the path's poll failed");
+        return raise_errno("poll(2) failed while frames were moved");
     }
     if (read(self->stop_fd, &count, sizeof count) < 0 && errno != EAGAIN) {
-        return raise_errno("the path's stop signal");
+        return raise_errno("cannot read the eventfd that stops the path");
     }
     Py_RETURN_NONE;
 }

@@ -73,7 +73,7 @@ static int ring_map(struct ring *ring, const char **step) {
         .tp_frame_nr = RING_SLOTS,
     };
 
-    *step = "cannot make the ring";
+    *step = "cannot make the ring of a packet socket (PACKET_RX_RING)";
     if (setsockopt(ring->sockets.receiver, SOL_PACKET, PACKET_RX_RING, &request, sizeof request) != 0) {
         return -1;
     }
@@ -319,7 +319,7 @@ static const struct endpoint_ops ring_ops = {
 struct endpoint *ring_open(const char *interface, const uint8_t *mac, enum direction from, const char **step) {
     struct ring *ring = calloc(1, sizeof *ring);
 
-    *step = "no memory";
+    *step = "no memory for a packet ring";
     if (ring == NULL) {
         return NULL;
     }

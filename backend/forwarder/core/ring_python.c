@@ -13,7 +13,7 @@ PyObject *ring_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
         return NULL;
     }
     if ((mac.data != NULL && mac.len != 6) || from < 0 || from >= DIRECTIONS) {
-        PyErr_SetString(PyExc_ValueError, "want a MAC address of 6 bytes and a direction");
+        PyErr_SetString(PyExc_ValueError, "mac must be None or 6 bytes, direction_from 0 (port) or 1 (VM)");
         return NULL;
     }
     endpoint = ring_open(interface, (const uint8_t *)mac.data, (enum direction)from, &step);

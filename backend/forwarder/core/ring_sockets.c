@@ -75,7 +75,7 @@ int ring_sockets_bind(struct ring_sockets *sockets, const char **step) {
     int index = ring_sockets_index(sockets);
     struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_ifindex = index};
 
-    *step = "no such network interface here";
+    *step = "no such network interface in this network namespace";
     if (index < 0) {
         return -1;
     }

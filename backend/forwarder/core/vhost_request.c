@@ -195,7 +195,7 @@ static enum fault set_file(struct vhost_user *device, struct vhost_message *mess
             /* Once too often rather than never: who served this ring before us may have ended between the used ring and
              * the interrupt.
              */
-            return vhost_ring_knock(ring);
+            return vhost_ring_interrupt(ring);
         }
         return FAULT_NONE;
     default: /* SET_VRING_ERR: we have nothing to say there; the connection ends instead */

@@ -68,7 +68,7 @@ bool vhost_ring_drain(int file) {
     return got == (ssize_t)sizeof value || (got < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
-enum fault vhost_ring_knock(const struct vhost_ring *ring) {
+enum fault vhost_ring_interrupt(const struct vhost_ring *ring) {
     struct pollfd event = {.fd = ring->call, .events = POLLOUT};
     const uint64_t one = 1;
 

@@ -35,8 +35,8 @@ bool vhost_ring_is_event(int file);
 /* Empty an eventfd without waiting, whatever the front-end set its flags to. Returns false if it is none. */
 bool vhost_ring_drain(int file);
 
-/* Wake the guest, without waiting. */
-enum fault vhost_ring_knock(const struct vhost_ring *ring);
+/* Interrupt the guest by the call eventfd that it gave, without waiting. */
+enum fault vhost_ring_interrupt(const struct vhost_ring *ring);
 
 /* Close a file descriptor that the front-end gave, if there is one, and forget it. */
 void vhost_ring_close_file(int *file);

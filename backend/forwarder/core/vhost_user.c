@@ -119,7 +119,7 @@ void vhost_user_signal(struct vhost_user *device, unsigned queue) {
         return;
     }
     count(&device->signals);
-    fault = vhost_ring_knock(ring);
+    fault = vhost_ring_interrupt(ring);
     if (fault != FAULT_NONE) {
         vhost_user_fail(device, fault);
     }

@@ -3,8 +3,8 @@
  *
  * Theory of operation. The front-end connects to our listening socket; there is one connection at a time, and all state
  * of the device lives and dies with it. It negotiates features, hands over the guest's memory as files
- * (guest_memory.h), tells where the rings of the two queues are, and with which eventfd each side knocks. A ring runs
- * from SET_VRING_KICK to GET_VRING_BASE; frames flow while it is enabled, too.
+ * (guest_memory.h), tells where the rings of the two queues are, and by which eventfds guest and device wake each
+ * other. A ring runs from SET_VRING_KICK to GET_VRING_BASE; frames flow while it is enabled, too.
  *
  * Front-end and guest are both taken for hostile. The first bad value stops the port: the connection is closed, the
  * rings forgotten, the memory unmapped, the reason counted. The front-end may connect again. Nothing here waits:
@@ -81,7 +81,7 @@ void vhost_user_accept(struct vhost_user *device);
 /* The connection can be read or is broken (`hung_up`). */
 void vhost_user_converse(struct vhost_user *device, bool hung_up);
 
-/* The guest knocked. */
+/* The guest kicked the queue: its kick eventfd is readable. */
 void vhost_user_kicked(struct vhost_user *device, unsigned queue);
 
 /* Interrupt the guest if it wants to hear of what was published. */

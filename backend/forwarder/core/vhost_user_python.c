@@ -17,7 +17,7 @@ PyObject *vhost_user_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
         return NULL;
     }
     if (max_memory <= 0 || from < 0 || from >= DIRECTIONS) {
-        PyErr_SetString(PyExc_ValueError, "want a number of bytes and a direction");
+        PyErr_SetString(PyExc_ValueError, "max_memory must be 1 byte or more, direction_from 0 (port) or 1 (VM)");
         return NULL;
     }
     if (getsockopt(listen_fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0) {

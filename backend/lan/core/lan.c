@@ -25,23 +25,6 @@
 
 #define LOOK_FRAMES 4096 /* after so many there is a look at control traffic */
 
-static void read_batch(struct lan *lan, unsigned n) {
-    for (unsigned i = 0; i < n; i++) {
-        __builtin_prefetch(lan->frames[i].part[0].iov_base);
-    }
-    for (unsigned i = 0; i < n; i++) {
-        struct lan_look *look = &lan->looks[i];
-
-        look->verdict = lan_frame_read(look, &lan->frames[i], lan->max_frame);
-        if (look->verdict == VERDICT_PASSED) {
-            look->source_place = table_place(lan->table, &look->source);
-            look->destination_place = table_place(lan->table, &look->destination);
-            __builtin_prefetch(look->source_place);
-            __builtin_prefetch(look->destination_place);
-        }
-    }
-}
-
 static bool owns(const struct entry *entry, unsigned port, const uint8_t *mac) {
     return entry != NULL && entry->port == port && policy_same_mac(entry->mac, mac);
 }
@@ -91,7 +74,7 @@ static unsigned move(struct lan *lan, unsigned from, uint64_t now_ns, uint64_t *
     uint64_t receivers = 0;
 
     if (n != 0) {
-        read_batch(lan, n);
+        lan_frame_read(lan->looks, lan->frames, n, lan->max_frame, lan->table);
     }
     for (unsigned i = 0; i < n; i++) {
         struct frame *frame = &lan->frames[i];

@@ -122,7 +122,7 @@ static enum verdict read_ipv6(struct lan_look *look, const uint8_t *at, uint32_t
     return at[7] == 255 ? read_nd(look, at, have) : VERDICT_PASSED;
 }
 
-enum verdict lan_frame_read(struct lan_look *look, const struct frame *frame, uint32_t max_frame) {
+static enum verdict read_frame(struct lan_look *look, const struct frame *frame, uint32_t max_frame) {
     uint32_t have = (uint32_t)frame->part[0].iov_len;
     const uint8_t *at;
     uint32_t len;
@@ -151,6 +151,24 @@ enum verdict lan_frame_read(struct lan_look *look, const struct frame *frame, ui
         return read_arp(look, at, have);
     default:
         return policy_is_tag(policy_be16(look->head + 12)) ? VERDICT_TAGS : VERDICT_ETHERTYPE;
+    }
+}
+
+void lan_frame_read(struct lan_look *looks, const struct frame *frames, unsigned n, uint32_t max_frame,
+                    const struct table *table) {
+    for (unsigned i = 0; i < n; i++) {
+        __builtin_prefetch(frames[i].part[0].iov_base);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct lan_look *look = &looks[i];
+
+        look->verdict = read_frame(look, &frames[i], max_frame);
+        if (look->verdict == VERDICT_PASSED) {
+            look->source_place = table_place(table, &look->source);
+            look->destination_place = table_place(table, &look->destination);
+            __builtin_prefetch(look->source_place);
+            __builtin_prefetch(look->destination_place);
+        }
     }
 }
 

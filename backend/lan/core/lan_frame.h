@@ -18,10 +18,12 @@ struct lan_look {
     bool claims; /* a neighbour advertisement: its target, too, must be the sender's */
 };
 
-/* Read a frame of at most `max_frame` bytes on the wire, Ethernet header included. Fills in everything of `look` but
- * the places and the verdict; returns VERDICT_PASSED if such a frame may pass between the addresses that it names.
+/* Read `n` frames, each of at most `max_frame` bytes on the wire, Ethernet header included. The verdict of one that may
+ * pass between the addresses that it names is VERDICT_PASSED, and the table's slots for both are on their way into the
+ * cache.
  */
-enum verdict lan_frame_read(struct lan_look *look, const struct frame *frame, uint32_t max_frame);
+void lan_frame_read(struct lan_look *looks, const struct frame *frames, unsigned n, uint32_t max_frame,
+                    const struct table *table);
 
 /* The address that the neighbour advertisement in `head`, for which lan_frame_read() set `claims`, is about. */
 struct address lan_frame_claimed(const uint8_t *head);

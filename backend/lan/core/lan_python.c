@@ -93,7 +93,7 @@ static PyObject *python_lan_new(PyTypeObject *type, PyObject *args, PyObject *kw
     self->endpoints = endpoints;
     self->lan = lan_new(max_frame);
     if (self->lan == NULL) {
-        raise_errno("make a guest LAN");
+        raise_errno("cannot make a guest LAN");
         Py_DECREF(self);
         return NULL;
     }
@@ -176,7 +176,7 @@ static struct table *read_table(PyObject *tuple, unsigned ports) {
     } else if (errno == E2BIG) {
         PyErr_Format(PyExc_ValueError, "a table has %d entries at most", TABLE_ENTRIES);
     } else {
-        raise_errno("make a table");
+        raise_errno("cannot make the table of addresses");
     }
     return NULL;
 }
@@ -218,7 +218,7 @@ static PyObject *python_lan_run(PyObject *object, PyObject *Py_UNUSED(ignored)) 
         return NULL;
     }
     errno = failure;
-    return raise_errno("the guest LAN's poll failed");
+    return raise_errno("poll(2) failed while frames were moved");
 }
 
 static PyObject *python_lan_stop(PyObject *object, PyObject *Py_UNUSED(ignored)) {

@@ -256,7 +256,7 @@ def test_a_new_table_is_read_while_it_runs_and_a_wrong_one_is_not_taken(stacks: 
     assert reaches(stacks, "10.7.0.77", WAIT_S)
     for wrong, sentence in (
         ({"ports": value["ports"][:1]}, "only addresses and MAC addresses can change"),
-        ({"ports": []}, "the old table stays"),
+        ({"ports": []}, "the old one stays in use"),
     ):
         written(stacks.file, wrong)
         stacks.process.send_signal(signal.SIGHUP)

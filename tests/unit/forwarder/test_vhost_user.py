@@ -1055,7 +1055,7 @@ def test_it_takes_a_listening_socket_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("memory", "direction"), [(0, 1), (-1, 1), (1, 2), (1, -1)])
 def test_its_numbers_are_checked(memory: int, direction: int) -> None:
-    with pytest.raises(ValueError, match="want a number of bytes"):
+    with pytest.raises(ValueError, match="max_memory must be 1 byte or more, direction_from 0"):
         _testing.vhost_user(0, memory, True, direction)
 
 

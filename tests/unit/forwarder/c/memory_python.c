@@ -25,7 +25,7 @@ PyObject *memory_python_open(PyObject *Py_UNUSED(module), PyObject *args) {
     }
     endpoint = memory_open((unsigned)slots, (unsigned)slot_bytes, (enum direction)from);
     if (endpoint == NULL) {
-        return raise_errno("make an endpoint in memory");
+        return raise_errno("cannot make an endpoint in memory");
     }
     return endpoint_python_wrap(endpoint);
 }
