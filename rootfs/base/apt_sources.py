@@ -1,8 +1,8 @@
-"""Where this machine's own apt gets Debian, and from there the suite that images are made of (sources.list(5)).
+"""Derives the archives of the suite that images are made of from this machine's own apt sources (sources.list(5)).
 
-Which of apt's sources are Debian's, apt tells by the origin in their Release files, whatever the suites are called
-here. How each is to be reached and checked (`signed-by`, `trusted`, `check-valid-until` ...) its entry says, in either
-format: that is kept.
+A source is recognised as Debian's by the origin in its Release file, whatever suite the machine itself uses. Kept are
+the options of its entry, in either format, that say how the archive is reached and checked (`signed-by`, `trusted`,
+`check-valid-until`, ...).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from rootfs.base.process import run
 
 SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-"""Of sources that name no key."""
+"""Checks the signatures of sources that name no key themselves."""
 _FIELDS = ("SOURCESENTRY", "REPO_URI", "RELEASE", "SUITE", "COMPONENT", "ORIGIN", "LABEL")
 _OTHER_FIELDS = (
     "types", "uris", "suites", "components", "enabled", "description", "architectures", "arch", "languages", "lang",
     "targets", "target", "x-repolib-name",
 )  # fmt: skip
-"""What of an entry tells apart its targets, and not how the archive is to be reached and checked."""
+"""Fields of an entry that select what is fetched: not kept, unlike those that say how the archive is reached."""
 _OTHER_SUITES = re.compile(r"backports|proposed-updates|experimental|rc-buggy|fasttrack")
-"""Of Debian's archive, and no part of a release."""
+"""Suites of Debian's archive that are no part of a release."""
 _SETTING = re.compile(
     r"Acquire::(https?::.+|Check-Valid-Until|Check-Date|M(ax|in)-ValidTime(::.+)?|Retries|ForceIPv[46])"
     r' "[^"]+";$'
 )
 _LOGINS = ('Dir::Etc::netrc "/etc/apt/auth.conf";', 'Dir::Etc::netrcparts "/etc/apt/auth.conf.d";')
-"""Names and passwords for archives stay where this machine's apt has them (apt_auth.conf(5))."""
+"""Lets apt read user names and passwords for archives where this machine has them (apt_auth.conf(5))."""
 _ONE_LINE = re.compile(r"\s*deb(?:-src)?\s+(?:\[(?P<options>[^\]]*)\])?")
 _OPTION = re.compile(r"(?P<name>[a-z0-9-]+?)(?P<how>[-+]?)=(?P<value>\S*)", re.IGNORECASE)
 
@@ -52,19 +52,24 @@ class Source:
     """The entry that it was derived from: file, and number of the line or stanza."""
 
     def stanza(self, kind: str = "deb", suites: Sequence[str] = ()) -> str:
-        """As a stanza of a ``.sources`` file; of other suites of the same archive, if they are named."""
+        """The source as a stanza of a ``.sources`` file (deb822 format).
+
+        Args:
+            kind: ``deb`` or ``deb-src``.
+            suites: other suites of the same archive; none: its own.
+        """
         lines = [f"Types: {kind}", f"URIs: {self.uri}", f"Suites: {' '.join(suites) or self.suite}", "Components: main"]
         return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.options)]) + "\n"
 
 
 def archive(arch: str = "amd64") -> list[Source]:
-    """Sources of `SUITE`, its updates and its security updates, derived from those that apt has of any suite.
+    """Sources of `SUITE`, its updates and its security updates, derived from apt's sources of any suite.
 
     Args:
-        arch: Debian's name of the architecture that is wanted; entries that leave it out are not taken.
+        arch: Debian's name of the wanted architecture; entries that exclude it are not used.
 
     Raises:
-        SallyportError: apt knows no Debian archive, or none for this architecture; or an entry is not understood.
+        SallyportError: apt has no source of Debian, or none for this architecture, or an entry cannot be read.
     """
     asked = "\t".join(f"$({name})" for name in _FIELDS)
     found: dict[tuple[str, str], Source] = {}
@@ -73,12 +78,12 @@ def archive(arch: str = "amd64") -> list[Source]:
         line.split("\t")
         for line in run(["apt-get", "indextargets", "--format", asked, "Created-By: Packages"]).splitlines()
     ]
-    # What is of our suite already says best how to check it.
+    # An entry of the wanted suite itself comes first: its options fit best.
     for words in sorted(rows, key=lambda words: not words[2:3] or not words[2].startswith(SUITE)):
         if len(words) != len(_FIELDS):
             continue
         entry, uri, release, suite, component, origin, label = words
-        # By origin: a browser's archive has a suite `stable` with a component `main`, too.
+        # Not by the suite's name: other vendors' archives have a suite `stable` with a component `main`, too.
         if (component, origin) != ("main", "Debian") or _OTHER_SUITES.search(f"{release} {suite}"):
             continue
         options = _options(entry, release)
@@ -92,32 +97,32 @@ def archive(arch: str = "amd64") -> list[Source]:
     if not any(source.suite == SUITE for source in found.values()):
         if left_out:
             raise SallyportError(
-                f"apt's sources of Debian leave out {arch}: {', '.join(dict.fromkeys(left_out))}",
+                f"apt's sources of Debian exclude the architecture {arch}: {', '.join(dict.fromkeys(left_out))}",
                 f"add {arch} to that entry, or an entry without architectures; then `apt-get update`",
             )
         raise SallyportError(
             "apt on this machine has no Debian archive among its sources",
-            "it wants Debian 12 or newer, component main, in /etc/apt/sources.list(.d); then `apt-get update`",
+            "add Debian 12 or newer, component main, to /etc/apt/sources.list(.d), then run `apt-get update`",
         )
     return sorted(found.values(), key=lambda source: source.suite)
 
 
 def settings() -> str:
-    """What this machine's apt is told about reaching archives and the age of their lists, as apt.conf(5) has it.
+    """This machine's apt settings about proxies, retries and the age of lists, in the format of apt.conf(5).
 
-    mmdebstrap has a configuration of its own. That unsigned archives are good enough is not taken over.
+    mmdebstrap needs them, as it has a configuration of its own. Settings that allow unsigned archives are left out.
     """
     lines = [line for line in run(["apt-config", "dump", "Acquire"]).splitlines() if _SETTING.match(line)]
     return "".join(f"{line}\n" for line in [*lines, *_LOGINS])
 
 
 def told(sources: Sequence[Source]) -> str:
-    """Which entries of apt these sources were derived from, for messages."""
+    """From which entries of apt these sources were derived: ``suite by file:number``, for messages."""
     return ", ".join(dict.fromkeys(f"{source.suite} by {source.where}" for source in sources))
 
 
 def _part(release: str, suite: str, label: str) -> str:
-    """Which part of a release it is: what follows `SUITE` in its name."""
+    """The part of a release that a source has: ``-security``, ``-updates``, or empty for the release itself."""
     if label == "Debian-Security" or release.endswith(("-security", "/updates")):
         return "-security"
     return "-updates" if release.endswith("-updates") or suite.endswith("-updates") else ""
@@ -133,8 +138,8 @@ def _options(entry: str, release: str) -> dict[str, str]:
         return _line(text.splitlines()[int(number) - 1])
     except (OSError, ValueError, IndexError) as error:
         raise SallyportError(
-            f"{entry}: apt has a source of Debian here, and it cannot be read: {error}",
-            "let us read it: its options say how the archive is checked",
+            f"{entry}: this entry of apt's sources cannot be read: {error}",
+            "make it readable: its options say how the archive is checked",
         ) from error
 
 
@@ -167,7 +172,7 @@ def _line(line: str) -> dict[str, str]:
 
 
 def _serves(options: dict[str, str], arch: str) -> bool:
-    """Whether the entry has this architecture, or speaks of none."""
+    """Whether an entry includes this architecture, or names none."""
     named = options.get("architectures", "").split()
     if named:
         named += options.get("architectures-add", "").split()
@@ -177,7 +182,8 @@ def _serves(options: dict[str, str], arch: str) -> bool:
 def _kept(options: dict[str, str], entry: str) -> tuple[tuple[str, str], ...]:
     if "inrelease-path" in options:
         raise SallyportError(
-            f"{entry}: inrelease-path is of one suite, and {SUITE} is wanted", "add an entry of the archive without it"
+            f"{entry}: inrelease-path belongs to one suite, but {SUITE} is wanted",
+            "add an entry without it",
         )
     kept = {
         name: value

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.markup import escape
 
-from rootfs.base import apt_sources, packages, process
+from rootfs.base import apt_sources, packages
 from rootfs.base.cache import Cache, digest_code
 from rootfs.base.errors import OfflineError, SallyportError
 from rootfs.base.tools_tree import Tools
@@ -118,7 +118,7 @@ class PackageSets:
         inputs |= {} if native else {"arch": debian}
         versions = self._as_of if self.newest else json.dumps([asdict(package) for package in lock])
         inputs |= {"newest of" if self.newest else packages.LOCK.name: versions}
-        inputs |= digest_code(packages, process, apt_sources)
+        inputs |= digest_code(packages, apt_sources)
         if self.offline and not self.cache.has(f"packages-{name}", inputs):
             raise OfflineError(f"Debian packages for {name}")
 

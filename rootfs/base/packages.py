@@ -1,8 +1,7 @@
-"""Fetches packages with mmdebstrap: a named set of packages becomes a directory tree and a list of what is in it.
+"""Fetches Debian packages with mmdebstrap(1): a named set becomes a directory tree and a list of its packages.
 
-The lock file (``packages.lock``) names every package of every set with version and hash: that, and nothing else, is
-what is built. When the archive no longer has it the build stops and names the packages; whoever wants what the archive
-has today asks for it (`newest`).
+The lock file (``packages.lock``) names every package of every set with its version and hash, and only these are
+accepted. If the archive no longer has one of them, the build stops and names it; `newest` takes the present versions.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ NEWEST = "SALLYPORT_NEWEST"
 _OTHER_VERSION = re.compile(r"Version '([^']+)' for '([^']+)' was not found")
 _NO_PACKAGE = re.compile(r"Unable to locate package (\S+)")
 _ORIGIN = ("dev/*", "etc/apt/*", "etc/hostname", "var/lib/apt/*", "var/cache/apt/*", "var/log/*")
-"""What mmdebstrap leaves of where packages came from, and of the machine."""
+"""Files that mmdebstrap leaves about where packages came from and about the build machine: not unpacked."""
 _NAMED = 5
-"""Packages that a message names; it counts the others."""
+"""How many packages a message names; it only counts the others."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,19 +41,19 @@ class Package:
     arch: str
     sha256: str
     source: str = field(default="", compare=False)
-    """The source package, and its version: security advisories speak of these. The lock file does not name them."""
+    """The source package and (below) its version, by which security advisories name it. Not in the lock file."""
     source_version: str = field(default="", compare=False)
     by: str = field(default="debian", compare=False)
-    """Who made it: the distribution, or `buildroot` from source."""
+    """Who built it: ``debian``, or ``buildroot`` from source."""
     cpe: str = field(default="", compare=False)
-    """What advisories call it, where no distribution's do (NIST IR 7695)."""
+    """Its CPE name (NIST IR 7695), for packages that no distribution's advisories cover."""
 
 
 def read_lock() -> dict[str, list[Package]]:
     """The lock file: set name to its packages.
 
     Raises:
-        SallyportError: a line has not five words.
+        SallyportError: a line does not have five words; names file and line.
     """
     sets: dict[str, list[Package]] = {}
     if not LOCK.exists():
@@ -64,7 +63,10 @@ def read_lock() -> dict[str, list[Package]]:
             continue
         words = line.split()
         if len(words) != 5:
-            raise SallyportError(f"{LOCK}:{number}: want: set name version arch sha256", "run `invoke image.lock`")
+            raise SallyportError(
+                f"{LOCK}:{number}: a line must have five words: set, name, version, architecture, SHA-256",
+                "run `invoke image.lock`",
+            )
         sets.setdefault(words[0], []).append(Package(*words[1:]))
     return sets
 
@@ -83,7 +85,7 @@ def write_lock(sets: dict[str, list[Package]]) -> None:
 
 
 def newest() -> bool:
-    """Whether the user wants the archive's present versions, in the environment (`--newest` puts it there)."""
+    """Whether `NEWEST` is set in the environment; the option ``--newest`` sets it."""
     return os.environ.get(NEWEST, "") not in ("", "0")
 
 
@@ -98,18 +100,19 @@ def fetch(
 ) -> list[Package]:
     """Make ``output/tree`` from the packages and all they depend on, and ``output/packages.json``.
 
-    No maintainer script runs and nobody owns a file: what a root file system needs beyond files is in the overlays.
+    No maintainer script runs, and all files belong to the user who builds: what a root file system needs besides
+    files is in the overlays.
 
     Args:
         name: the set, as in the lock file.
-        include: packages to ask for.
-        output: an empty directory.
+        include: names of the packages to ask for; what they depend on is added.
+        output: an empty directory; also gets ``files.json``, the files that each package brought.
         arch: Debian's name of the architecture.
-        newest: take what the archive has now, whatever the lock file says.
-        progress: gets mmdebstrap's own words as it goes on.
+        newest: take the archive's present versions, whatever the lock file says.
+        progress: is called with each line that mmdebstrap prints.
 
     Raises:
-        SallyportError: mmdebstrap is missing, or locked versions cannot be had, or a hash differs.
+        SallyportError: mmdebstrap is not installed, the archive no longer has a locked version, or a hash differs.
     """
     if shutil.which("mmdebstrap") is None:
         raise SallyportError("mmdebstrap is not installed", "sudo apt-get install mmdebstrap (`.ci/setup` does it)")
@@ -154,7 +157,7 @@ def _mmdebstrap(
         debs, tar, tree, listed = work / "debs", work / "tree.tar", output / "tree", work / "debian.sources"
         debs.mkdir()
         tree.mkdir()
-        # In files, as the address of a mirror or proxy may have a password: everybody may see a command line.
+        # In files: the address of a mirror or proxy may have a password, and every user can see command lines.
         settings = work / "settings"
         for file, text in (
             (listed, "\n".join(source.stanza() for source in archive)),
@@ -190,8 +193,7 @@ def _mmdebstrap(
             listing = run(["dpkg-deb", "--contents", deb])
             names = [line.split(None, 5)[5].split(" -> ")[0].split(" link to ")[0] for line in listing.splitlines()]
             files[value["Package"]] = [n.removeprefix("./") for n in names if not n.endswith("/")]
-        # tar and not tarfile: a tree of device nodes and odd modes becomes plain files that we own. Where the packages
-        # came from stays outside.
+        # tar(1) and not tarfile: it turns device nodes and unusual modes into plain files of the user who builds.
         left_out = [f"--exclude=./{path}" for path in _ORIGIN]
         run(["tar", "-C", tree, "-xf", tar, "--no-same-owner", "--no-same-permissions", *left_out])
     (output / "packages.json").write_text(json.dumps([asdict(package) for package in packages]))
@@ -210,8 +212,8 @@ def _check(name: str, packages: list[Package], lock: list[Package]) -> list[Pack
     for package in packages:
         if wanted.pop(package.name, None) != package:
             raise SallyportError(
-                f"{LOCK}: set {name!r}: {package.name} {package.version} ({package.sha256[:12]}) is not what is locked",
-                "the archive served other bytes than when the lock was made; `invoke image.lock` if that is right",
+                f"{LOCK}: set {name!r}: {package.name} {package.version} ({package.sha256[:12]}) is not as locked",
+                "the archive serves other bytes than when the lock was made; if that is right, run `invoke image.lock`",
             )
     return packages
 
@@ -222,7 +224,7 @@ def load(output: Path) -> list[Package]:
 
 
 def differences(packages: Sequence[Package], lock: Sequence[Package]) -> list[str]:
-    """What is in a set in another version than in the lock, or in one of both alone; each in a few words."""
+    """Packages whose version differs from the locked one, or that only one side has: ``name locked -> present``."""
     now, then = ({package.name: package.version for package in one} for one in (packages, lock))
     return [
         f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}"

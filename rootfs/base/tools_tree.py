@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from rootfs.base.environment import UMASK
 from rootfs.base.errors import SallyportError
@@ -180,6 +181,7 @@ class Tools:
         epoch: bool = True,
         confined: Confined | None = None,
         on_line: Callable[[str], None] | None = None,
+        stdin: BinaryIO | None = None,
     ) -> str:
         """Run a program of the tools tree to its end; returns what it printed.
 
@@ -203,7 +205,7 @@ class Tools:
         # Fixed times: outputs must not depend on when they were made. e2fsck(8) and libext2fs have their own variables.
         fixed = {"SOURCE_DATE_EPOCH": str(EPOCH)} if epoch else {}
         fixed |= {"E2FSCK_TIME": str(EPOCH), "E2FSPROGS_FAKE_TIME": str(EPOCH)}
-        return run(argv, env=INSIDE | fixed | (env or {}), on_line=on_line)
+        return run(argv, env=INSIDE | fixed | (env or {}), on_line=on_line, stdin=stdin)
 
     def start(
         self,

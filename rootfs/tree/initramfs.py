@@ -1,19 +1,19 @@
-"""Initial RAM file systems: cpio in the "newc" format (kernel: early-userspace/buffer-format.rst)."""
+"""Initial RAM file systems: cpio archives in format "newc" (kernel: driver-api/early-userspace/buffer-format.rst)."""
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from rootfs.base.file_tree import MERGED
-from rootfs.base.tools_tree import EPOCH, Tools
+from rootfs.base.tools_tree import BUILD, EPOCH, Tools
 from rootfs.engines import select_files
 from rootfs.spec.architecture import Arch
 from rootfs.tree import busybox
 from rootfs.tree.overlay import render
+from rootfs.tree.squashfs import settle
 
 
 class Modules(Protocol):
@@ -74,7 +74,7 @@ def build(
     (tree / "modules").write_text("".join(f"/modules.d/{Path(path).name.removesuffix('.xz')}\n" for path in paths))
     (tree / "init").write_text(render(overlay / "init.j2", values))
     (tree / "init").chmod(0o755)
-    (output / "initrd.cpio").write_bytes(archive(tree))
+    pack(tools, output, tree.name, "initrd.cpio")
     if compress:
         tools.run(["zstd", "-q", "-19", "--rm", "initrd.cpio", "-o", "initrd"], build=output)
     else:
@@ -82,27 +82,27 @@ def build(
     return output / "initrd"
 
 
-def archive(tree: Path) -> bytes:
-    """The tree as a cpio archive: all root's, names sorted, times fixed: the bytes depend on nothing else."""
-    parts: list[bytes] = []
-    entries = sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*"))
-    for number, name in enumerate(entries, start=1):
-        path = tree / name
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            mode, content = 0o120777, os.readlink(path).encode()
-        elif stat.S_ISDIR(status.st_mode):
-            mode, content = 0o40755, b""
-        else:
-            mode, content = (0o100755 if status.st_mode & 0o100 else 0o100644), path.read_bytes()
-        parts.append(_entry(number, mode, name, content))
-    parts.append(_entry(0, 0, "TRAILER!!!", b""))
-    return b"".join(parts)
+def pack(tools: Tools, output: Path, tree: str, name: str) -> None:
+    """Pack ``output/tree`` as a cpio archive: its bytes depend on names, contents and the executable bit alone.
 
+    All files belong to root; their modes and times are made the same in every build (`squashfs.settle`, `EPOCH`).
 
-def _entry(inode: int, mode: int, name: str, content: bytes) -> bytes:
-    encoded = name.encode() + b"\0"
-    links = 2 if mode & 0o40000 else 1
-    fields = (inode, mode, 0, 0, links, EPOCH, len(content), 0, 0, 0, 0, len(encoded), 0)
-    header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
-    return header + b"\0" * (-len(header) % 4) + content + b"\0" * (-len(content) % 4)
+    Args:
+        tools: has cpio(1).
+        output: the step's directory.
+        tree: the tree's directory in it.
+        name: the file to make in it.
+
+    Raises:
+        CommandError: cpio failed.
+    """
+    root, listed = output / tree, output / f"{name}.names"
+    settle(root)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+    for path in names:
+        os.utime(root / path, (EPOCH, EPOCH), follow_symlinks=False)
+    listed.write_text("".join(f"{path}\0" for path in names))
+    options = ["--null", "--format=newc", "--reproducible", "--owner=0:0", "--quiet", f"--directory={tree}"]
+    with listed.open("rb") as file:
+        tools.run(["cpio", "--create", *options, f"--file={BUILD / name}"], build=output, stdin=file)
+    listed.unlink()

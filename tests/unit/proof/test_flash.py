@@ -26,7 +26,6 @@ from proof.image.tree.entries import Tree, TreeError
 from proof.result import Verdict
 from rootfs.artifact.imagefile import partitions
 from rootfs.base.errors import SallyportError
-from rootfs.tree import initramfs
 
 KINDS = {"esp": table.ESP, "slot-a": table.ROOT, "slot-b": table.ROOT, "data": table.DATA}
 SIZE = 1 << 18
@@ -193,15 +192,16 @@ def test_the_kernel_image() -> None:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> bytes:
-    tree = tmp_path / "initrd"
-    for name in ("usr/bin/busybox", "init"):
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_text(f"#!/bin/{name}\n")
-        (tree / name).chmod(0o755)
-    (tree / "modules").write_text("/modules.d/x.ko\n")
-    (tree / "usr/bin/sh").symlink_to("busybox")
-    return initramfs.archive(tree)
+def archive() -> bytes:
+    programs = {name: f"#!/bin/{name}\n".encode() for name in ("init", "usr/bin/busybox")}
+    members = [
+        initrd.member("init", 0o100755, programs["init"]),
+        initrd.member("modules", 0o100644, b"/modules.d/x.ko\n"),
+        *(initrd.member(name, 0o40755) for name in ("usr", "usr/bin")),
+        initrd.member("usr/bin/busybox", 0o100755, programs["usr/bin/busybox"]),
+        initrd.member("usr/bin/sh", 0o120777, b"busybox"),
+    ]
+    return b"".join([*members, initrd.member("TRAILER!!!", 0)])
 
 
 def test_the_initial_ram_file_system(archive: bytes) -> None:

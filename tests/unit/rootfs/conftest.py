@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from rich.console import Console
@@ -38,6 +39,7 @@ class FakeTools(Tools):
         epoch: bool = True,
         confined: Confined | None = None,
         on_line: Callable[[str], None] | None = None,
+        stdin: BinaryIO | None = None,
     ) -> str:
         words = [str(word) for word in command]
         self.commands.append(words)

@@ -165,7 +165,7 @@ def test_an_entry_that_leaves_an_architecture_out_is_not_taken_and_named(
     if taken:
         assert len(apt_sources.archive(arch)) == 1
     else:
-        with pytest.raises(SallyportError, match=f"leave out {arch}: {entry}"):
+        with pytest.raises(SallyportError, match=f"exclude the architecture {arch}: {entry}"):
             apt_sources.archive(arch)
 
 

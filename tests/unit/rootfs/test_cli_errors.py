@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_nothing_that_somebody_said_is_markup(text: str, capsys: pytest.CaptureF
     assert "\x1b" not in said
 
 
-def test_who_looks_for_a_fault_sees_where_it_is(
+def test_who_looks_for_a_fault_sees_where_it_is_and_the_command_to_paste(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
@@ -120,4 +121,7 @@ def test_who_looks_for_a_fault_sees_where_it_is(
             report_errors(fail)()
         said = capsys.readouterr().err
         assert ("Traceback (most recent call last)" in said) == expected
+        assert ("this command failed: (cd " in said) == expected
         assert "error: the step failed" in said
+    pasted = said.split("this command failed: ")[1].splitlines()[0]
+    assert subprocess.run(["sh", "-c", pasted], check=False).returncode == 3

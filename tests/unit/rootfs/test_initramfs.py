@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs.base.tools_tree import EPOCH
-from rootfs.tree.initramfs import archive
+from rootfs.base.tools_tree import EPOCH, Tools
+from rootfs.tree import initramfs
 
 FILES = {"init": "#!/bin/sh\n", "etc/a": "", "etc/b": "four", "usr/bin/x": "five5", "usr-share": "sorts before usr/"}
 
@@ -39,7 +37,8 @@ def parse(data: bytes) -> dict[str, Member]:
         start = -(-(offset + 110 + length) // 4) * 4
         end = -(-(start + size) // 4) * 4
         if name == b"TRAILER!!!\0":
-            assert end == len(data)
+            assert not any(data[end:])  # to whole blocks, as for a tape
+            assert len(data) % 512 == 0
             return members
         members[name[:-1].decode()] = Member(inode, mode, uid, gid, links, mtime, data[start : start + size])
         offset = end
@@ -58,8 +57,13 @@ def make(directory: Path, names: list[str], mtime: int) -> Path:
     return directory
 
 
-def test_members_are_roots_with_normal_modes_and_a_fixed_time(tmp_path: Path) -> None:
-    members = parse(archive(make(tmp_path, list(FILES), 1)))
+def archive(tools: Tools, tree: Path) -> bytes:
+    initramfs.pack(tools, tree.parent, tree.name, "archive")
+    return (tree.parent / "archive").read_bytes()
+
+
+def test_members_are_roots_with_normal_modes_and_a_fixed_time(tools: Tools, tmp_path: Path) -> None:
+    members = parse(archive(tools, make(tmp_path / "tree", list(FILES), 1)))
     assert {name: oct(member.mode) for name, member in members.items()} == {
         "bin": "0o120777",
         "etc": "0o40755",
@@ -79,27 +83,16 @@ def test_members_are_roots_with_normal_modes_and_a_fixed_time(tmp_path: Path) ->
     assert len({member.inode for member in members.values()}) == len(members)
 
 
-def test_a_directory_comes_before_what_is_in_it(tmp_path: Path) -> None:
-    names = list(parse(archive(make(tmp_path, list(FILES), 1))))
+def test_a_directory_comes_before_what_is_in_it(tools: Tools, tmp_path: Path) -> None:
+    names = list(parse(archive(tools, make(tmp_path / "tree", list(FILES), 1))))
     for name in names:
         if "/" in name:
             assert names.index(name.rsplit("/", 1)[0]) < names.index(name)
 
 
-def test_the_bytes_depend_on_neither_times_nor_order_nor_place(tmp_path: Path) -> None:
+def test_the_bytes_depend_on_neither_times_nor_order_nor_place(tools: Tools, tmp_path: Path) -> None:
     one = make(tmp_path / "one", list(FILES), 1)
     two = make(tmp_path / "elsewhere/two", list(reversed(FILES)), 2_000_000_000)
-    assert archive(one) == archive(two)
+    assert archive(tools, one) == archive(tools, two)
     (two / "etc/a").write_text("!")
-    assert archive(one) != archive(two)
-
-
-def test_cpio_reads_it(tmp_path: Path) -> None:
-    data = archive(make(tmp_path, list(FILES), 1))
-    if shutil.which("cpio"):
-        listing = subprocess.run(["cpio", "-t", "--quiet"], input=data, capture_output=True, check=True)
-        assert listing.stderr == b""
-        names = listing.stdout.decode().split()
-    else:
-        names = list(parse(data))
-    assert names == sorted([*FILES, "bin", "etc", "sh", "usr", "usr/bin"])
+    assert archive(tools, one) != archive(tools, two)

@@ -213,7 +213,7 @@ def test_a_password_of_a_mirror_is_in_no_command_line_no_message_and_no_tree(
 
 def test_other_bytes_than_the_locks_are_refused(archive: Path, fetch: Caller) -> None:
     packages.write_lock({"host": [Package("foo", "2.0-1", "amd64", "0" * 64), ZLIB]})
-    with pytest.raises(SallyportError, match=r"set 'host': foo 2\.0-1 .* is not what is locked"):
+    with pytest.raises(SallyportError, match=r"set 'host': foo 2\.0-1 .* is not as locked"):
         fetch("foo")
 
 
