@@ -1,6 +1,6 @@
 """The manifest of an image: what it is, its sizes, its packages, and the digest of every file of the host.
 
-`write` makes it with the image; `Manifest` is what of it is read back, by whoever is handed an image.
+`write` makes it with the image; `Manifest` has the fields that are read back when an image is opened.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Cache:
             return output
         reason = self._reason(record, inputs)
         started = time.monotonic()
-        # Of a build that was killed, or that failed while somebody looked for a fault.
+        # Left by a build that was killed, or that failed with `debugging`.
         abandoned = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{{_KEY}}}\.\d+")
         for left in [path for path in self.directory.iterdir() if abandoned.fullmatch(path.name)]:
             remove(left)

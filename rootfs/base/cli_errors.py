@@ -42,8 +42,7 @@ NEWEST = {"newest": "take the package versions that the archive has now, not tho
 def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a task end with a sentence and a hint where an error was expected, and quietly after Ctrl-C.
 
-    Where somebody looks for a fault (`debugging`), the traceback comes first, then the command line of the child
-    process that failed, if one did.
+    With `debugging`, the traceback comes first, then the command line of the child process that failed, if one did.
     """
 
     @functools.wraps(function)
@@ -93,7 +92,7 @@ def build_task(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _trace(error: BaseException) -> None:
-    """For whoever looks for a fault: where an error comes from, and the command to paste."""
+    """With `debugging`, print the traceback of an error, and the command line of the child process that failed."""
     if not debugging():
         return
     console.print(Text("".join(traceback.format_exception(error)), style="dim"), highlight=False)

@@ -1,7 +1,7 @@
-"""Whether somebody looks for a fault in the build itself: by SALLYPORT_DEBUG, or by `invoke --debug TASK`.
+"""Whether the build itself is being debugged: by SALLYPORT_DEBUG, or by `invoke --debug TASK`.
 
-Then a task that fails shows its whole traceback, a failed step of the build keeps its directory and names it, and the
-command line of a failed child process is printed in a form that can be pasted.
+If it is, a task that fails shows its whole traceback, a failed step of the build keeps its directory and names it, and
+the command line of a failed child process is printed in a form that can be pasted.
 """
 
 from __future__ import annotations

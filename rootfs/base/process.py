@@ -25,7 +25,7 @@ before."""
 _POLL_S = 0.2
 """Between two looks at whether a command is to be ended."""
 FIRST_ID = 0x5A11_0000
-"""The user and group, outside, of a program that reads what somebody sent, if root started it; of a confined one
+"""User and group id, on this machine, of a program that reads an untrusted file, if root started it; of a confined one
 (`rootfs.base.tools_tree`) the first of 65,536. They lie above what Debian gives to accounts and to their subordinate
 ids (Debian policy, section 9.2.2)."""
 

@@ -7,7 +7,7 @@ PREBUILT = /prebuilt
 
 # --- Another version, or a distribution's copy of the same one
 
-# Buildroot's own patches do not fit these versions; they mend what this build does not do.
+# Buildroot's own patches do not apply to these versions; they correct parts that this build does not use.
 UNPATCHED = $(BR2_EXTERNAL_SALLYPORT_PATH)/patches
 
 override AUTOCONF_ARCHIVE_VERSION = 20241016
