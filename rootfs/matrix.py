@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,6 +64,8 @@ def build(profiles: Sequence[str], options: Sequence[str], jobs: int, folder: Pa
 async def _build(
     profiles: Sequence[str], options: Sequence[str], jobs: int, folder: Path, console: Console
 ) -> list[Row]:
+    # Like Ctrl-C, for which asyncio cancels this task; an exception raised by a signal could strike anywhere.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     free = asyncio.Semaphore(jobs)
 
     async def one(profile: str) -> Row:
@@ -82,22 +86,27 @@ async def _image(profile: str, options: Sequence[str], log: Path, console: Conso
     console.print(f"  … {profile} [dim](log: {log})[/]", highlight=False)
     began, answer = time.monotonic(), log.with_suffix(".json")
     with log.open("w") as said, answer.open("w") as told:
-        child = await asyncio.create_subprocess_exec(
-            *_command(profile, options),
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=said,
-            env=environment(settings),
-            # Ctrl-C reaches this process alone, which then ends each build.
-            start_new_session=True,
+        starting = asyncio.create_task(
+            asyncio.create_subprocess_exec(
+                *_command(profile, options),
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=said,
+                env=environment(settings),
+                # Ctrl-C reaches this process alone, which then ends each build.
+                start_new_session=True,
+            )
         )
-    try:
-        status = await child.wait()
-    except asyncio.CancelledError:
-        child.terminate()
-        await child.wait()
-        raise
+        try:
+            # A process that is just being started is ended like any other, not killed.
+            status = await (await asyncio.shield(starting)).wait()
+        except asyncio.CancelledError:
+            child = await starting
+            with suppress(ProcessLookupError):
+                child.terminate()
+            await child.wait()
+            raise
     image, size = "", 0
     if status == 0:
         found = json.loads(answer.read_text())
