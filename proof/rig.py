@@ -26,6 +26,7 @@ from driver.saved import Saved
 from driver.shell import HostShell, vm_shell, wait_host_shell
 from driver.steps import step
 from proof.outside.early import probing_from_power_on
+from proof.outside.passive import passive
 from proof.result import Result, Verdict
 from proof.scan.controls import port_controls, run_controls, wait_until_up
 from proof.wire.frame_log import FrameLog
@@ -60,7 +61,7 @@ class Rig:
         say: told what is done.
         tap: file descriptor of a tap that is joined to the port, too.
         early_seed: of the probes at the port from power-on until the VM answers; None: there are none. What came of
-            them is ``early``.
+            them, and of every frame until then, is ``early``.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Rig:
         """From power-on to both root shells."""
         self.tools, self._say, self._tap = tools, say, tap
         self._early_seed = early_seed
-        self.early: Result | None = None
+        self.early: list[Result] = []
         self._port = free_port()
         self._kept, self._running = ExitStack(), ExitStack()
         self._vm: paramiko.SSHClient | None = None
@@ -135,7 +136,7 @@ class Rig:
             with probing_from_power_on(self.wire, self.target, random.Random(self._early_seed)) as early:
                 self.machine.run()
                 wait_until_up(self.wire, self.target, UP_TIMEOUT, seed=self._early_seed)
-            self.early = early.result()
+            self.early = [early.result(), passive(self.wire, self.target)]
 
     def _await_services(self) -> None:
         """Wait until every port that must be open is: what is saved is an appliance that has settled."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -23,7 +22,6 @@ from rootfs.base.cache import Cache
 from rootfs.base.package_sets import PackageSets
 from rootfs.base.scratch import place
 from rootfs.base.tools_tree import Tools
-from rootfs.base.version import PROJECT
 from rootfs.build import Built, Recipe
 from rootfs.spec import profile
 from tests import medium
@@ -70,28 +68,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Take the times of this run."""
     config.pluginmanager.register(Timing(images.OUT / "test-times.json", config.getoption("--built")), "times")
-
-
-def _group(path: Path) -> tuple[int, str]:
-    """When a test file runs, and with which others one after the other.
-
-    What leaves a processor idle comes first, beside the unit tests: the emulator inside the emulator has one busy
-    thread. What boots machines and judges how a host does under load comes last, alone.
-    """
-    part = path.relative_to(PROJECT / "tests").parts[0]
-    if path.name == "test_accelerators.py":
-        return 0, path.stem
-    return {"fuzz": 1, "unit": 2, "lab": 2, "image": 3}.get(part, 4), str(path) if part in ("unit", "lab") else part
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes (``-n``): order and groups of the tests (pytest-xdist, ``--dist loadgroup``)."""
-    if config.getoption("dist", "no") != "loadgroup":
-        return
-    items.sort(key=lambda item: _group(item.path)[0])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item.path)[1]))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

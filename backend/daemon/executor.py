@@ -92,6 +92,7 @@ class Executor:
 
     def _admit(self, request: Request, call: Call) -> None:
         policy = request.do.policy
+        # What the VM asks for itself depends on no session; `poll` follows for it within a second.
         if policy.who != "vm":
             self._services.vm.follow()
         if policy.who == "session":

@@ -206,6 +206,9 @@ class Flooder:
                     before = self._once(done[-1], seed, before)
                 except (RemoteScriptError, SallyportError, OSError) as error:
                     done[-1].trouble = str(error)
+                    # It may still run, and its frames must not count for the next one.
+                    time.sleep(FLOOD_S + REST_S)
+                    before = counters(self._run_host(COUNTERS)[1])
                 done[-1].over = time.monotonic()
                 done[-1].seconds = done[-1].over - began
             time.sleep(REST_S)

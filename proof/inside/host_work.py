@@ -101,7 +101,13 @@ class HostWork:
     def __enter__(self) -> HostWork:
         self.called = time.monotonic()
         # Once: another try would start it anew, and nobody knows which of them `called` is of.
-        begun = BEGIN_WORK.run_on_host(self._run_host, str(MAX_WORK_S), WORK_FILE, tries=1)
+        try:
+            begun = BEGIN_WORK.run_on_host(self._run_host, str(MAX_WORK_S), WORK_FILE, tries=1)
+        except (RemoteScriptError, SallyportError, OSError):
+            # It may have begun all the same.
+            with suppress(RemoteScriptError, SallyportError, OSError):
+                self.series()
+            raise
         self.started = time.monotonic()
         if not begun:
             raise RemoteScriptError("the host's work did not start")

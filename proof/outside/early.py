@@ -160,8 +160,8 @@ class EarlyProbe:
         mac, address = mac_bytes(self._target.vm_mac), inet_aton(self._target.vm_ipv4)
         for frame in tap.take(timeout):
             said = (frame.proto, frame.icmp_type, frame.icmp_id, frame.src, frame.ip_src)
-            own_files = said == (fr.ICMP, 0, self._ident, mac, address) and frame.icmp_seq < len(self._controls)
-            if own_files and self._heard is None:
+            own_reply = said == (fr.ICMP, 0, self._ident, mac, address) and frame.icmp_seq < len(self._controls)
+            if own_reply and self._heard is None:
                 self._heard = (frame.time, frame.icmp_seq)
 
     def result(self) -> Result:

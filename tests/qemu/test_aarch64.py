@@ -41,8 +41,8 @@ def test_the_port_is_sealed(build_image: Callable[[Recipe], Built], tmp_path: Pa
             early_seed=QUICK.seed,
         ) as rig:
             _, processes = rig.run_host("ps -o args")
-            assert rig.early is not None
-            outside = [rig.early, *run_stages(rig, ("outside",), QUICK, bar.say)]
+            assert rig.early
+            outside = [*rig.early, *run_stages(rig, ("outside",), QUICK, bar.say)]
             rig.restore()
             inside = run_stages(rig, STAGES, QUICK, bar.say)
     assert " -M virt," in processes

@@ -249,7 +249,10 @@ HOST_CHECKS: tuple[Check, ...] = (
         "packages",
         "Python packages for code that is not the host's",
         partial(packages, package="backend"),
-        {"front-end": put("usr/lib/python3/dist-packages/frontend_vm/app.pyc")},
+        {
+            "front-end": put("usr/lib/python3/dist-packages/frontend_vm/app.pyc"),
+            "proof": put("usr/lib/python3/dist-packages/proof/stages.pyc"),
+        },
     ),
 )
 VM_CHECKS: tuple[Check, ...] = (
@@ -296,6 +299,7 @@ VM_CHECKS: tuple[Check, ...] = (
         vm_packages,
         {
             "backend": put("usr/lib/python3/dist-packages/backend/daemon/main.pyc"),
+            "driver": put("usr/lib/python3/dist-packages/driver/shell.pyc"),
             "systemd": put("usr/lib/systemd/x"),
         },
     ),

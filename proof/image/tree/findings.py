@@ -265,7 +265,7 @@ def packages(tree: Tree, *, package: str) -> Iterator[str]:
     """Yield Python code that belongs to the other side: the host runs nothing of the VM, the VM nothing of the host."""
     for entry in tree.entries:
         if re.match(
-            rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{package}(/|\Z))(backend|frontend_vm|rootfs|tests|overlays)\b",
+            rf"usr/lib/python3[^/]*/(dist|site)-packages/(?!{package}(/|\Z))(backend|docs|driver|frontend_vm|overlays|proof|rootfs|tests)\b",
             entry.path,
         ):
             yield f"must not be here: {entry}"

@@ -280,7 +280,7 @@ def die_of_it(patch: pytest.MonkeyPatch) -> None:
         (take_any_number, "connections", "at most 8 connections"),
         (guess_away, "approval", "slowed down"),
         (no_rate, "approval", "from as many addresses are checked"),
-        (any_session_will_do, "approval", "status.get with the token"),
+        (any_session_will_do, "approval", "system.reboot with the token"),
         (die_of_it, "oversized", "did not recover"),
     ],
 )
