@@ -384,7 +384,8 @@ def test_a_tap_that_cannot_be_opened_is_logged_and_asked_for_again(
         return received
 
     os.close(asyncio.run(play()))
-    assert [record.getMessage() for record in caplog.records] == ["the VM's tap: tap access0: Device or resource busy"]
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message == "QEMU asked for the VM's tap and did not get it: tap access0: Device or resource busy"
 
 
 def test_a_forwarder_that_gives_nothing_is_an_error(taps: Path) -> None:
