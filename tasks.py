@@ -99,7 +99,7 @@ def fuzz(_: Context, minutes: float = 10.0, target: str = "", seed: int = -1, re
 )
 @build_task
 def test(context: Context, part: str = "all", engine: str = "debian", all: bool = False, options: str = "") -> None:
-    """Run the tests: unit (minutes), image (reads the built tree), qemu (boots it; most of an hour), fuzz (minutes)."""
+    """Run the tests: unit (minutes), image (reads the built tree), qemu (boots it; half an hour), fuzz (minutes)."""
     parts = {
         "unit": ["tests/unit"],
         "image": ["tests/image"],
